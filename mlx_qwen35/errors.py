@@ -1,0 +1,61 @@
+"""Every error that a caller of this package may want to catch.
+
+Messages say the place, what was expected and what was found. All of them are
+raised before any work on the model, except :class:`GenerationCancelled`.
+"""
+
+
+class Qwen35Error(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class VersionError(Qwen35Error):
+    """An upstream library is outside the range this package was tested with."""
+
+
+class CheckpointError(Qwen35Error):
+    """A checkpoint cannot be found, read, or does not hold what its config announces."""
+
+
+class ConfigError(CheckpointError):
+    """config.json misses a field, or asks for something that is not supported."""
+
+
+class AdapterError(CheckpointError):
+    """A LoRA adapter cannot be read or does not fit the model."""
+
+
+class PromptError(Qwen35Error):
+    """Messages, tools or a finished prompt that cannot be turned into token ids."""
+
+
+class PromptMismatchError(PromptError):
+    """Placeholders and media differ in number or in length."""
+
+
+class ContextLengthError(PromptError):
+    """The prompt does not fit the context."""
+
+
+class MediaError(Qwen35Error):
+    """An image that cannot be read, or is refused."""
+
+
+class VisionUnavailableError(MediaError):
+    """The prompt has an image, the checkpoint has no vision tower."""
+
+
+class OptionError(Qwen35Error, ValueError):
+    """An option is unknown or out of range."""
+
+
+class CacheError(Qwen35Error):
+    """A cache is asked for something that would silently give wrong positions."""
+
+
+class GenerationCancelled(Qwen35Error):
+    """The progress callback asked for the end of a prefill."""
+
+
+class KitClosedError(Qwen35Error):
+    """A ModelKit was used after ``close()``."""

@@ -1,0 +1,232 @@
+"""Reading a prompt and writing an answer, on mlx-lm's generation.
+
+Everything here runs on the thread that owns MLX, one step at a time: a step is one chunk
+of a prompt or one token. So several requests can take turns, and a caller that stops
+asking has stopped the work.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_lm.generate import generate_step
+from numpy.typing import NDArray
+
+from mlx_qwen35.answer import AnswerText
+from mlx_qwen35.sampling import SamplingOptions
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One candidate for a position: its id, its text, and its natural log probability."""
+
+    token: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class PrefillProgress:
+    """How much of the prompt has been read, in tokens."""
+
+    processed: int
+    total: int
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """What one request cost.
+
+    Args:
+        prompt_tokens, image_tokens: Length of the prompt, and how much of it stands for images.
+        completion_tokens: Generated tokens, the end-of-sequence token included.
+        prompt_tps, generation_tps: Tokens per second of reading the prompt and of decoding.
+        time_to_first_token: Seconds from the start of the request, image encoding included.
+        peak_memory: Most bytes that MLX has held since the process began.
+    """
+
+    prompt_tokens: int
+    image_tokens: int
+    completion_tokens: int
+    prompt_tps: float
+    generation_tps: float
+    time_to_first_token: float
+    peak_memory: int
+
+
+@dataclass(frozen=True)
+class GenerationChunk:
+    """What one generated token adds to the answer.
+
+    Args:
+        text, reasoning: New text; both may be empty.
+        token: The id.
+        logprob: Its log probability after penalties and bias, before temperature; on request.
+        top_logprobs: The most likely tokens at this position, best first; on request.
+        finish_reason: "stop" or "length" on the last chunk, else None.
+        stats: On the last chunk, else None.
+    """
+
+    text: str
+    reasoning: str
+    token: int
+    logprob: float | None = None
+    top_logprobs: tuple[TokenLogprob, ...] | None = None
+    finish_reason: str | None = None
+    stats: GenerationStats | None = None
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A finished answer: the chunks of a stream put together."""
+
+    text: str
+    reasoning: str
+    tokens: tuple[int, ...]
+    finish_reason: str
+    stats: GenerationStats
+    logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[tuple[TokenLogprob, ...], ...] | None = None
+
+    @classmethod
+    def from_chunks(cls, chunks: Sequence[GenerationChunk]) -> "GenerationResult":
+        """Join all chunks of one stream; the last one carries the finish reason."""
+        last = chunks[-1]
+        assert last.finish_reason is not None and last.stats is not None
+        logprobs = tuple(chunk.logprob for chunk in chunks if chunk.logprob is not None)
+        tops = tuple(chunk.top_logprobs for chunk in chunks if chunk.top_logprobs is not None)
+        return cls(
+            text="".join(chunk.text for chunk in chunks),
+            reasoning="".join(chunk.reasoning for chunk in chunks),
+            tokens=tuple(chunk.token for chunk in chunks),
+            finish_reason=last.finish_reason,
+            stats=last.stats,
+            logprobs=logprobs or None,
+            top_logprobs=tops or None,
+        )
+
+
+def prefill(
+    model: nn.Module, input_ids: NDArray[np.int32], cache: Sequence[Any], step_size: int
+) -> Iterator[int]:
+    """Read tokens into a cache, chunk by chunk; yields the number read after each chunk.
+
+    Args:
+        input_ids: Shape (S,); continues whatever the cache holds.
+        step_size: Tokens per chunk.
+    """
+    for start in range(0, len(input_ids), step_size):
+        chunk = mx.array(input_ids[start : start + step_size])
+        # The logits are never evaluated, so the vocabulary projection is not computed.
+        model(chunk[None], cache=cache)
+        mx.eval([layer.state for layer in cache])
+        mx.clear_cache()
+        yield start + len(chunk)
+
+
+def decode(
+    model: nn.Module, last_token: int, cache: Sequence[Any], *, options: SamplingOptions, max_tokens: int
+) -> Iterator[tuple[int, mx.array]]:
+    """Write tokens after a prompt whose last token is not in the cache yet.
+
+    Yields:
+        Each token and the log probabilities (V,) it was chosen from.
+    """
+    yield from generate_step(
+        mx.array([last_token]),
+        model,
+        max_tokens=max_tokens,
+        sampler=options.sampler(),
+        logits_processors=options.logits_processors(prompt_tokens=1),
+        prompt_cache=cache,
+    )
+
+
+def answer(
+    model: nn.Module,
+    input_ids: NDArray[np.int32],
+    cache: Sequence[Any],
+    text: AnswerText,
+    *,
+    options: SamplingOptions,
+    max_tokens: int,
+    prefill_step_size: int,
+    logprobs: bool,
+    top_logprobs: int,
+    image_tokens: int,
+    decode_token: Any,
+    started: float,
+) -> Iterator[PrefillProgress | GenerationChunk]:
+    """One request from prompt to last token.
+
+    Args:
+        cache: Fresh, with the prompt's media attached.
+        text: Fresh; turns tokens to text and knows when to stop.
+        decode_token: From a token id to its text, for `top_logprobs`.
+        started: `time.perf_counter()` when the request began.
+    """
+    total = len(input_ids)
+    yield PrefillProgress(0, total)
+    reading = time.perf_counter()
+    for processed in prefill(model, input_ids[:-1], cache, prefill_step_size):
+        yield PrefillProgress(processed, total)
+    tokens = decode(model, int(input_ids[-1]), cache, options=options, max_tokens=max_tokens)
+    first = 0.0
+    for count, (token, scores) in enumerate(tokens, start=1):
+        now = time.perf_counter()
+        if count == 1:
+            first = now
+            yield PrefillProgress(total, total)
+        piece = text.add(token)
+        finish_reason = "stop" if piece.stopped else "length" if count == max_tokens else None
+        if finish_reason == "length":
+            rest = text.close()
+            finish_reason = "stop" if rest.stopped else "length"
+            piece = type(piece)(piece.text + rest.text, piece.reasoning + rest.reasoning)
+        yield GenerationChunk(
+            text=piece.text,
+            reasoning=piece.reasoning,
+            token=token,
+            logprob=float(scores[token].item()) if logprobs or top_logprobs else None,
+            top_logprobs=_top(scores, top_logprobs, decode_token) if top_logprobs else None,
+            finish_reason=finish_reason,
+            stats=None
+            if finish_reason is None
+            else GenerationStats(
+                prompt_tokens=total,
+                image_tokens=image_tokens,
+                completion_tokens=count,
+                prompt_tps=total / max(first - reading, 1e-9),
+                generation_tps=(count - 1) / (now - first) if count > 1 else 0.0,
+                time_to_first_token=first - started,
+                peak_memory=int(mx.get_peak_memory()),
+            ),
+        )
+        if finish_reason is not None:
+            return
+
+
+def _top(scores: mx.array, count: int, decode_token: Any) -> tuple[TokenLogprob, ...]:
+    best = mx.argpartition(-scores, kth=count - 1)[:count]
+    pairs = zip(best.tolist(), scores[best].tolist(), strict=True)  # type: ignore[arg-type]
+    return tuple(
+        TokenLogprob(token, decode_token(token), value) for token, value in sorted(pairs, key=lambda pair: -pair[1])
+    )
+
+
+def teacher_forced(
+    model: nn.Module, input_ids: NDArray[np.int32], cache: Sequence[Any], step_size: int
+) -> mx.array:
+    """Logits of every position of a prompt, shape (S, V), float32, evaluated."""
+    rows = []
+    for start in range(0, len(input_ids), step_size):
+        logits = model(mx.array(input_ids[start : start + step_size])[None], cache=cache)
+        rows.append(logits[0].astype(mx.float32))
+        mx.eval(rows[-1], [layer.state for layer in cache])
+    out = mx.concatenate(rows)
+    mx.eval(out)
+    return out

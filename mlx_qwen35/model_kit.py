@@ -1,0 +1,302 @@
+"""ModelKit: one loaded checkpoint, and everything a caller does with it."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+from mlx_qwen35.answer import AnswerText
+from mlx_qwen35.cache import attach_media
+from mlx_qwen35.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from mlx_qwen35.errors import ContextLengthError, GenerationCancelled, OptionError, PromptError, PromptMismatchError
+from mlx_qwen35.generate import (
+    GenerationChunk,
+    GenerationResult,
+    PrefillProgress,
+    answer,
+    teacher_forced,
+)
+from mlx_qwen35.mlx_thread import MlxThread
+from mlx_qwen35.prompt import Prompt, begins_in_reasoning, fill_sources, render_messages
+from mlx_qwen35.sampling import options_from
+from mlx_qwen35.tokenizer import Tokenizer
+from mlx_qwen35.versions import check_versions
+from mlx_qwen35.vision import make_vision_add_on
+
+Messages = Sequence[Mapping[str, Any]]
+ProgressCallback = Callable[[int, int], bool | None]
+
+PREFILL_STEP_SIZE = 2048
+MAX_TOKENS = 4096
+
+
+class ModelKit:
+    """A Qwen3.5 checkpoint that answers text and image prompts with one set of weights.
+
+    Made by `ModelKit.load`. Any thread may call it; the work runs on one thread that the kit
+    owns, and requests that are streamed at the same time take turns.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, model: Any, tokenizer: Tokenizer, thread: MlxThread, max_pixels: int | None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.config = checkpoint.config
+        self.model = model
+        self.tokenizer = tokenizer
+        self.vision = make_vision_add_on(checkpoint.config, model.vision_tower, checkpoint.directory)
+        self._thread = thread
+        self._max_pixels = max_pixels
+
+    @classmethod
+    def load(
+        cls,
+        path_or_hub_id: str | Path,
+        *,
+        adapter_path: str | Path | None = None,
+        revision: str | None = None,
+        max_pixels: int | None = None,
+        lazy: bool = False,
+    ) -> Self:
+        """Load a checkpoint directory or a hub repository.
+
+        Args:
+            adapter_path: A LoRA adapter made by mlx_lm.lora.
+            revision: Branch, tag or commit of a hub repository.
+            max_pixels: At most this many pixels per image after resizing, unless a prompt says
+                otherwise; None for the checkpoint's own limit.
+            lazy: Leave weights on disk until they are first used.
+        Raises:
+            CheckpointError: It is not there, is damaged, or does not fit its config.json.
+            VersionError: mlx-lm or mlx-vlm is outside the tested range.
+        """
+        check_versions()
+        checkpoint = Checkpoint.open(find_checkpoint(path_or_hub_id, revision=revision))
+        tokenizer = Tokenizer(checkpoint.directory, checkpoint.eos_token_ids)
+        thread = MlxThread()
+        try:
+            thread.call(maybe_set_recommended_wired_limit)
+            model = thread.call(load_checkpoint, checkpoint, adapter_path=adapter_path, lazy=lazy)
+            return cls(checkpoint, model, tokenizer, thread, max_pixels)
+        except BaseException:
+            thread.close()
+            raise
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of plain text: control tokens in it are spelled out."""
+        return self.tokenizer.encode_text(text)
+
+    def process_prompt(
+        self,
+        prompt: Messages | str | Sequence[int],
+        *,
+        images: Sequence[Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+        max_pixels: int | None = None,
+        add_generation_prompt: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> Prompt:
+        """Turn a request into token ids, pixels and positions.
+
+        Args:
+            prompt: Messages in OpenAI's form; or a finished string, in which control tokens count;
+                or token ids with one placeholder per image or expanded runs.
+            images: Images in prompt order, for a string, for ids, or for image parts without a source.
+            tools: Function descriptions, for messages.
+            enable_thinking: Whether the answer begins with reasoning, for messages; None leaves
+                it to the checkpoint's template.
+            max_pixels: Pixel budget of each image of this prompt.
+            add_generation_prompt, chat_template_kwargs: See `render_messages`.
+        Returns:
+            A prompt that can be run any number of times.
+        Raises:
+            PromptError: The prompt is malformed, or its placeholders do not fit the images.
+            MediaError: An image cannot be read, or the checkpoint cannot see.
+        """
+        self.vision.clear_prediction_state()
+        sources, places = list(images or ()), [f"images[{index}]" for index in range(len(images or ()))]
+        if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], Mapping):
+            rendered = render_messages(
+                self.tokenizer,
+                prompt,  # type: ignore[arg-type]
+                tools=tools,
+                enable_thinking=enable_thinking,
+                add_generation_prompt=add_generation_prompt,
+                chat_template_kwargs=chat_template_kwargs,
+            )
+            input_ids = rendered.input_ids
+            sources, places = fill_sources(rendered.sources, rendered.places, images), rendered.places
+        else:
+            for name, value in (("tools", tools), ("enable_thinking", enable_thinking)):
+                if value is not None:
+                    raise OptionError(f"{name}: expected only with messages, found with a finished prompt")
+            input_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._checked_ids(prompt)
+        if not input_ids:
+            raise PromptError("prompt: expected at least one token, found none")
+        for place in places:
+            self.vision.require(place)
+        budget = max_pixels if max_pixels is not None else self._max_pixels
+        prepared = tuple(
+            self.vision.prepare_image(source, max_pixels=budget, place=place)
+            for source, place in zip(sources, places, strict=True)
+        )
+        self._refuse_unmatched(input_ids)
+        expanded, layout = self.vision.lay_out(input_ids, prepared)
+        return Prompt(
+            input_ids=np.array(expanded, dtype=np.int32),
+            layout=layout,
+            images=prepared,
+            in_reasoning=begins_in_reasoning(expanded, self.tokenizer),
+        )
+
+    def logits(self, prompt: Prompt, *, prefill_step_size: int | None = None) -> mx.array:
+        """Teacher-forced logits of every position, shape (S, vocab_size), float32.
+
+        Args:
+            prefill_step_size: Tokens per chunk; None reads the prompt in one piece.
+        Raises:
+            ContextLengthError: The prompt is longer than the model's context.
+        """
+        self._check_length(prompt, 0)
+        step = _step_size(len(prompt.input_ids) if prefill_step_size is None else prefill_step_size)
+
+        def run() -> mx.array:
+            return teacher_forced(self.model, prompt.input_ids, self._fresh_cache(prompt), step)
+
+        return self._thread.call(run)
+
+    def stream(
+        self,
+        prompt: Prompt | Messages | str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: bool = False,
+        top_logprobs: int = 0,
+        prefill_step_size: int = PREFILL_STEP_SIZE,
+        on_progress: ProgressCallback | None = None,
+        **sampling: Any,
+    ) -> Iterator[GenerationChunk]:
+        """Generate an answer, token by token. Bad options are refused by the call itself.
+
+        Args:
+            prompt: From `process_prompt`, or anything that it takes.
+            max_tokens: At most this many tokens; None for as many as the context holds, at most 4096.
+            stop: Strings that end the answer.
+            logprobs: Give each token's log probability.
+            top_logprobs: Give this many most likely tokens at each position.
+            prefill_step_size: Tokens of the prompt that are read at once.
+            on_progress: Called in the caller's thread with the prompt tokens read and their total;
+                returning False cancels.
+            sampling: See `SamplingOptions`; what is not given comes from generation_config.json.
+        Raises:
+            OptionError, ContextLengthError, PromptError, MediaError: Before any work.
+            GenerationCancelled: `on_progress` returned False.
+        """
+        started = time.perf_counter()
+        ready = prompt if isinstance(prompt, Prompt) else self.process_prompt(prompt)
+        options = options_from(self.checkpoint.generation_config, sampling)
+        vocab_size = self.config.text.vocab_size
+        options.check_vocabulary(vocab_size)
+        room = self._check_length(ready, 1)
+        limit = min(room, MAX_TOKENS) if max_tokens is None else _positive("max_tokens", max_tokens)
+        if not 0 <= top_logprobs < vocab_size:
+            raise OptionError(f"top_logprobs: expected 0 to {vocab_size - 1}, found {top_logprobs}")
+        step = _step_size(prefill_step_size)
+        text = AnswerText(
+            self.tokenizer,
+            in_reasoning=ready.in_reasoning,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
+        )
+
+        def start() -> Iterator[PrefillProgress | GenerationChunk]:
+            return answer(
+                self.model,
+                ready.input_ids,
+                self._fresh_cache(ready),
+                text,
+                options=options,
+                max_tokens=min(limit, room),
+                prefill_step_size=step,
+                logprobs=logprobs,
+                top_logprobs=top_logprobs,
+                image_tokens=ready.image_tokens,
+                decode_token=lambda token: self.tokenizer.decode([token]),
+                started=started,
+            )
+
+        return self._consume(start, on_progress)
+
+    def generate(self, prompt: Prompt | Messages | str | Sequence[int], **options: Any) -> GenerationResult:
+        """The whole answer at once; arguments and errors as in `stream`."""
+        return GenerationResult.from_chunks(list(self.stream(prompt, **options)))
+
+    def close(self) -> None:
+        """Release the thread; the kit cannot be used afterwards."""
+        self._thread.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _consume(
+        self, start: Callable[[], Iterator[PrefillProgress | GenerationChunk]], on_progress: ProgressCallback | None
+    ) -> Iterator[GenerationChunk]:
+        for item in self._thread.iterate(start):
+            if isinstance(item, GenerationChunk):
+                yield item
+            elif on_progress is not None and on_progress(item.processed, item.total) is False:
+                raise GenerationCancelled(f"cancelled after {item.processed} of {item.total} prompt tokens")
+
+    def _fresh_cache(self, prompt: Prompt) -> list[Any]:
+        cache: list[Any] = self.model.make_cache()
+        attach_media(cache, self.vision.media(prompt))
+        return cache
+
+    def _check_length(self, prompt: Prompt, new_tokens: int) -> int:
+        """Tokens that may follow the prompt."""
+        limit = self.config.text.context_length
+        if len(prompt.input_ids) + new_tokens > limit:
+            raise ContextLengthError(
+                f"prompt: expected at most {limit - new_tokens} tokens (the model's context), "
+                f"found {len(prompt.input_ids)}"
+            )
+        return limit - len(prompt.input_ids)
+
+    def _checked_ids(self, ids: Sequence[Any]) -> list[int]:
+        vocab_size = self.config.text.vocab_size
+        out = [int(token) for token in ids]
+        bad = next((index for index, token in enumerate(out) if not 0 <= token < vocab_size), None)
+        if bad is not None:
+            raise PromptError(f"prompt[{bad}]: expected a token id below {vocab_size}, found {out[bad]}")
+        return out
+
+    def _refuse_unmatched(self, input_ids: Sequence[int]) -> None:
+        """Media placeholders that nothing will ever stand behind."""
+        kinds = [("<|video_pad|>", "video is not supported")]
+        if self.config.media_tokens is None:
+            kinds.append(("<|image_pad|>", "this checkpoint has no vision"))
+        for name, reason in kinds:
+            token = self.tokenizer.control_id(name)
+            if token is not None and token in input_ids:
+                raise PromptMismatchError(f"prompt token {input_ids.index(token)}: found {name}; {reason}")
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise OptionError(f"{name}: expected a whole number of at least 1, found {value!r}")
+    return value
+
+
+def _step_size(value: Any) -> int:
+    return _positive("prefill_step_size", value)

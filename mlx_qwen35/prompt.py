@@ -1,0 +1,256 @@
+"""Messages in OpenAI's form, through the checkpoint's chat template, to token ids."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_qwen35.errors import PromptError, PromptMismatchError
+from mlx_qwen35.media import PreparedImage
+from mlx_qwen35.positions import MediaLayout
+from mlx_qwen35.tokenizer import Tokenizer
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request, ready for the model. Holds no MLX array and may be used any number of times.
+
+    Args:
+        input_ids: Shape (S,), int32; one placeholder per merged image patch.
+        layout: Where the images stand; None without images.
+        images: In prompt order.
+        in_reasoning: Whether the answer begins inside a `<think>` block.
+    """
+
+    input_ids: NDArray[np.int32]
+    layout: MediaLayout | None = None
+    images: tuple[PreparedImage, ...] = field(default=(), repr=False)
+    in_reasoning: bool = False
+
+    @property
+    def position_ids(self) -> NDArray[np.int32] | None:
+        """Time, height and width positions, shape (3, S); None for a text prompt."""
+        return None if self.layout is None else self.layout.position_ids(0, len(self.input_ids))
+
+    @property
+    def rope_delta(self) -> int:
+        """Position of the first generated token minus S; at most 0."""
+        return 0 if self.layout is None else self.layout.rope_delta
+
+    @property
+    def image_tokens(self) -> int:
+        """Placeholders among `input_ids`."""
+        return sum(image.tokens for image in self.images)
+
+
+@dataclass(frozen=True)
+class RenderedMessages:
+    """A conversation as token ids, before placeholders are expanded.
+
+    Args:
+        input_ids: One placeholder per image.
+        sources: Image sources in prompt order; None where the caller passes them separately.
+        places: Where each stands in the messages, for errors.
+    """
+
+    input_ids: list[int]
+    sources: list[Any]
+    places: list[str]
+
+
+def render_messages(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    enable_thinking: bool | None = None,
+    add_generation_prompt: bool = True,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> RenderedMessages:
+    """Apply the checkpoint's chat template.
+
+    Args:
+        messages: Role and content each; content is a string or a list of text and image parts.
+        tools: Function descriptions in OpenAI's form.
+        enable_thinking: Whether the answer begins with reasoning; None leaves it to the template.
+        add_generation_prompt: Whether to end with the beginning of the assistant's turn.
+        chat_template_kwargs: Further variables for the template.
+    Raises:
+        PromptError: A message is malformed, or the template refuses the conversation.
+    """
+    from jinja2 import TemplateError
+
+    if tokenizer.chat_template is None:
+        raise PromptError("the checkpoint has no chat template: pass a finished prompt or token ids instead of messages")
+    escapes = tokenizer.escapes()
+    sources: list[Any] = []
+    places: list[str] = []
+    normal = [
+        _message(message, f"messages[{index}]", index, escapes.hide, sources, places)
+        for index, message in enumerate(_checked_list(messages, "messages"))
+    ]
+    if not any(message["role"] == "user" for message in normal):
+        raise PromptError("messages: expected at least one message with role 'user', found none")
+    options: dict[str, Any] = {**(chat_template_kwargs or {}), "add_generation_prompt": add_generation_prompt}
+    if enable_thinking is not None:
+        options["enable_thinking"] = enable_thinking
+    if tools:
+        options["tools"] = [_tool(tool, f"tools[{index}]", escapes.hide) for index, tool in enumerate(tools)]
+    try:
+        text = tokenizer.apply_chat_template(normal, **options)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise PromptError(f"messages: the checkpoint's chat template refused them: {error}") from error
+    return RenderedMessages(tokenizer.encode_rendered(text, escapes), sources, places)
+
+
+def fill_sources(sources: Sequence[Any], places: Sequence[str], images: Sequence[Any] | None) -> list[Any]:
+    """Give separately passed images to the image parts that came without one.
+
+    Raises:
+        PromptMismatchError: Their numbers differ.
+    """
+    empty = [index for index, source in enumerate(sources) if source is None]
+    given = list(images or ())
+    if len(empty) != len(given):
+        raise PromptMismatchError(
+            f"images: expected {len(empty)} (image parts without a source: "
+            f"{', '.join(places[index] for index in empty) or 'none'}), found {len(given)}"
+        )
+    filled = list(sources)
+    for index, image in zip(empty, given, strict=True):
+        filled[index] = image
+    return filled
+
+
+def begins_in_reasoning(input_ids: Sequence[int], tokenizer: Tokenizer) -> bool:
+    """Whether the last `<think>` of a prompt is still open."""
+    start, end = tokenizer.control_id("<think>"), tokenizer.control_id("</think>")
+    for token in reversed(input_ids):
+        if token == end or token == tokenizer.control_id("<|im_start|>"):
+            return False
+        if token == start:
+            return True
+    return False
+
+
+def _checked_list(value: Any, place: str) -> list[Any]:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence) or not value:
+        raise PromptError(f"{place}: expected a list with at least one entry, found {_found(value)}")
+    return list(value)
+
+
+def _found(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"
+
+
+def _message(
+    message: Any, place: str, index: int, hide: Any, sources: list[Any], places: list[str]
+) -> dict[str, Any]:
+    """One message in the form that the templates expect, with user text hidden."""
+    if not isinstance(message, Mapping):
+        raise PromptError(f"{place}: expected an object with role and content, found {_found(message)}")
+    role = message.get("role")
+    if role not in ROLES:
+        raise PromptError(f"{place}.role: expected one of {', '.join(ROLES)}, found {role!r}")
+    # OpenAI's newer name for the same thing, which the templates do not know.
+    role = "system" if role == "developer" else role
+    if role == "system" and index > 0:
+        raise PromptError(f"{place}: expected a system message only at the beginning, found one at {index}")
+    out: dict[str, Any] = {"role": role}
+    content = message.get("content")
+    if role == "assistant":
+        content, reasoning = _split_reasoning(message, content, place)
+        if reasoning is not None:
+            out["reasoning_content"] = hide(reasoning)
+        calls = message.get("tool_calls")
+        if calls:
+            out["tool_calls"] = [
+                _tool_call(call, f"{place}.tool_calls[{number}]", hide) for number, call in enumerate(calls)
+            ]
+        content = "" if content is None else content
+    if isinstance(content, str):
+        out["content"] = hide(content)
+    else:
+        parts = _checked_list(content, f"{place}.content")
+        out["content"] = [
+            _part(part, f"{place}.content[{number}]", role, hide, sources, places)
+            for number, part in enumerate(parts)
+        ]
+    return out
+
+
+def _split_reasoning(message: Mapping[str, Any], content: Any, place: str) -> tuple[Any, str | None]:
+    """An earlier answer's reasoning, from its own field or from a `<think>` block in the text.
+
+    Templates look for the block themselves, but cannot once user text is hidden.
+    """
+    reasoning = message.get("reasoning_content", message.get("reasoning"))
+    if reasoning is not None and not isinstance(reasoning, str):
+        raise PromptError(f"{place}.reasoning_content: expected a string, found {_found(reasoning)}")
+    if reasoning is None and isinstance(content, str) and "</think>" in content:
+        head, _, content = content.partition("</think>")
+        reasoning = head.partition("<think>")[2] if "<think>" in head else head
+        return content.lstrip("\n"), reasoning.strip("\n")
+    return content, reasoning
+
+
+def _tool_call(call: Any, place: str, hide: Any) -> dict[str, Any]:
+    """A call with its arguments as a mapping, as the templates want; OpenAI sends them as JSON text."""
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise PromptError(f"{place}: expected a function with a name, found {_found(call)}")
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except json.JSONDecodeError as error:
+            raise PromptError(f"{place}.arguments: expected a JSON object ({error})") from error
+    if not isinstance(arguments, Mapping):
+        raise PromptError(f"{place}.arguments: expected a JSON object, found {_found(arguments)}")
+    return {
+        "type": "function",
+        "function": {"name": hide(function["name"]), "arguments": hide(dict(arguments))},
+    }
+
+
+def _tool(tool: Any, place: str, hide: Any) -> Any:
+    if not isinstance(tool, Mapping) or not isinstance(tool.get("function", tool).get("name"), str):
+        raise PromptError(f"{place}: expected a function description with a name, found {_found(tool)}")
+    return hide(dict(tool))
+
+
+def _part(part: Any, place: str, role: str, hide: Any, sources: list[Any], places: list[str]) -> dict[str, Any]:
+    if not isinstance(part, Mapping):
+        raise PromptError(f"{place}: expected an object with a type, found {_found(part)}")
+    kind = part.get("type") or ("text" if "text" in part else "image" if "image" in part else None)
+    if kind in ("text", "input_text"):
+        if not isinstance(part.get("text"), str):
+            raise PromptError(f"{place}.text: expected a string, found {_found(part.get('text'))}")
+        return {"type": "text", "text": hide(part["text"])}
+    if kind in ("image", "image_url", "input_image"):
+        if role in ("system", "assistant"):
+            raise PromptError(f"{place}: expected text, found an image; a {role} message cannot hold one")
+        sources.append(_image_source(part, place))
+        places.append(place)
+        return {"type": "image"}
+    raise PromptError(f"{place}.type: expected 'text', 'image' or 'image_url', found {kind!r}")
+
+
+def _image_source(part: Mapping[str, Any], place: str) -> Any:
+    """What the part says the image is; None if it is passed separately."""
+    found = [value for value in _image_values(part) if value is not None]
+    if len(found) > 1:
+        raise PromptError(f"{place}: expected one image, found {len(found)}")
+    return found[0] if found else None
+
+
+def _image_values(part: Mapping[str, Any]) -> Iterator[Any]:
+    for key in ("image", "path", "url", "image_url", "data"):
+        value = part.get(key)
+        yield value.get("url") if isinstance(value, Mapping) else value

@@ -1,0 +1,158 @@
+"""How the next token is chosen."""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, make_logits_processors
+
+from mlx_qwen35.errors import OptionError
+
+Sampler = Callable[[mx.array], mx.array]
+LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
+
+# mlx-lm's penalties look back this many tokens; further than any answer is long.
+_WHOLE_OUTPUT = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """Options of one request; the defaults choose the most likely token.
+
+    Args:
+        temperature: Divides the logits; 0 is greedy.
+        top_k: Keep only this many tokens; 0 keeps all.
+        top_p: Keep the most likely tokens that together reach this probability; 1 keeps all.
+        min_p: Keep tokens at least this likely relative to the most likely one; 0 keeps all.
+        repetition_penalty: Divides positive and multiplies negative logits of tokens in the output; 1 is off.
+        presence_penalty: Subtracted once from the logits of tokens in the output.
+        frequency_penalty: Subtracted once per occurrence in the output.
+        logit_bias: Added to the logits of these token ids.
+        seed: Makes the choices of this request repeatable, whatever runs beside it; None draws one.
+    Raises:
+        OptionError: A value is out of range.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _number("temperature", self.temperature, 0.0, math.inf)
+        _integer("top_k", self.top_k, 0)
+        _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        _number("min_p", self.min_p, 0.0, 1.0)
+        _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, open_low=True)
+        _number("presence_penalty", self.presence_penalty, -math.inf, math.inf)
+        _number("frequency_penalty", self.frequency_penalty, -math.inf, math.inf)
+        if self.seed is not None:
+            _integer("seed", self.seed, 0)
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Refuse a bias on a token that does not exist.
+
+        Raises:
+            OptionError: An id is not in [0, vocab_size).
+        """
+        for token, bias in (self.logit_bias or {}).items():
+            if not isinstance(token, int) or not 0 <= token < vocab_size:
+                raise OptionError(f"logit_bias: expected token ids below {vocab_size}, found {token!r}")
+            _number(f"logit_bias[{token}]", bias, -math.inf, math.inf)
+
+    def sampler(self) -> Sampler:
+        """From log probabilities (1, V) to token ids (1,).
+
+        Filters apply in transformers' order: temperature, top_k, top_p, min_p.
+        """
+        if self.temperature == 0:
+            return lambda logprobs: mx.argmax(logprobs, axis=-1)
+        # A key of its own: mlx's global state is shared by whatever runs at the same time.
+        seed = self.seed if self.seed is not None else int.from_bytes(os.urandom(4), "little")
+        key = mx.random.key(seed)
+
+        def sample(logprobs: mx.array) -> mx.array:
+            nonlocal key
+            key, now = mx.random.split(key)
+            logits = logprobs * (1.0 / self.temperature)
+            if 0 < self.top_k < logits.shape[-1]:
+                logits = apply_top_k(logits, self.top_k)
+            if self.top_p < 1.0:
+                logits = apply_top_p(_normalised(logits), self.top_p)
+            if self.min_p > 0.0:
+                logits = apply_min_p(logits, self.min_p)
+            return mx.random.categorical(logits, key=now)
+
+        return sample
+
+    def logits_processors(self, prompt_tokens: int) -> list[LogitsProcessor]:
+        """Bias and penalties for mlx-lm's generation loop.
+
+        Args:
+            prompt_tokens: Leading tokens of the history that the loop passes which are not output.
+        """
+        processors = make_logits_processors(
+            logit_bias=dict(self.logit_bias) if self.logit_bias else None,
+            repetition_penalty=self.repetition_penalty if self.repetition_penalty != 1.0 else None,
+            repetition_context_size=_WHOLE_OUTPUT,
+            presence_penalty=self.presence_penalty,
+            presence_context_size=_WHOLE_OUTPUT,
+            frequency_penalty=self.frequency_penalty,
+            frequency_context_size=_WHOLE_OUTPUT,
+        )
+        return [_on_output(processor, prompt_tokens) for processor in processors]
+
+
+def options_from(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> SamplingOptions:
+    """A request's options on top of a checkpoint's.
+
+    Args:
+        defaults: generation_config.json of the checkpoint.
+        given: Keyword arguments of the caller; None means not given.
+    Raises:
+        OptionError: An option is unknown or out of range.
+    """
+    names = {field.name for field in fields(SamplingOptions)}
+    unknown = sorted(set(given) - names)
+    if unknown:
+        raise OptionError(f"unknown option {', '.join(unknown)}: expected one of {', '.join(sorted(names))}")
+    sampled = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    chosen = {
+        name: defaults[name]
+        # transformers ignores these unless do_sample is set.
+        for name in (sampled if defaults.get("do_sample") else ("repetition_penalty",))
+        if defaults.get(name) is not None
+    }
+    if defaults.get("do_sample"):
+        chosen.setdefault("temperature", 1.0)
+    chosen.update({name: value for name, value in given.items() if value is not None})
+    return SamplingOptions(**chosen)
+
+
+def _normalised(logits: mx.array) -> mx.array:
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _on_output(processor: LogitsProcessor, prompt_tokens: int) -> LogitsProcessor:
+    return lambda tokens, logits: processor(tokens[prompt_tokens:], logits)
+
+
+def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise OptionError(f"{name}: expected a number, found {value!r}")
+    if not low <= value <= high or (open_low and value == low) or math.isinf(value):
+        bounds = f"{'above' if open_low else 'at least'} {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
+        raise OptionError(f"{name}: expected {'a finite number' if low == -math.inf else bounds}, found {value!r}")
+
+
+def _integer(name: str, value: Any, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise OptionError(f"{name}: expected a whole number of at least {low}, found {value!r}")

@@ -1,0 +1,192 @@
+"""The checkpoint's tokenizer, with a strict line between control tokens and text.
+
+A token such as `<|im_end|>` or `<think>` is a control token only where the chat template
+(or a caller who passes a finished prompt) wrote it. The same characters inside a user's
+text are spelled out as ordinary text.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mlx_qwen35.errors import CheckpointError
+
+# Private-use characters, which no chat template writes. They bracket the number of a string
+# that `Escapes` took out of a user's text.
+_OPEN, _CLOSE = "\ue000", "\ue001"
+_ESCAPED = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
+
+
+class Escapes:
+    """Takes control-token strings out of user text, and puts them back after templating.
+
+    Args:
+        pattern: Matches every string that must not be read as a control token.
+    """
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+        self._originals: list[str] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._originals)
+
+    def hide(self, value: Any) -> Any:
+        """A copy of a JSON-like value with every control string in it replaced."""
+        if isinstance(value, str):
+            return self._pattern.sub(self._replace, value)
+        if isinstance(value, dict):
+            return {self.hide(key): self.hide(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.hide(item) for item in value]
+        return value
+
+    def restore(self, text: str) -> str:
+        """The text as the user wrote it."""
+        return _ESCAPED.sub(lambda match: self._originals[int(match[1])], text)
+
+    def _replace(self, match: re.Match[str]) -> str:
+        self._originals.append(match[0])
+        return f"{_OPEN}{len(self._originals) - 1}{_CLOSE}"
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Args:
+        directory: The checkpoint.
+        eos_token_ids: Ids that end an answer according to the checkpoint's configs; the
+            tokenizer's own is added.
+    Raises:
+        CheckpointError: The directory holds no fast tokenizer.
+    """
+
+    def __init__(self, directory: Path, eos_token_ids: Iterable[int] = ()) -> None:
+        # Slow to import.
+        from transformers import AutoTokenizer
+
+        try:
+            self._hf: Any = AutoTokenizer.from_pretrained(
+                str(directory), local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{directory}: the tokenizer cannot be loaded: {error}") from error
+        if not getattr(self._hf, "is_fast", False):
+            raise CheckpointError(f"{directory}: expected tokenizer.json, found only a slow tokenizer")
+        self._backend: Any = self._hf.backend_tokenizer
+        self._control: dict[str, int] = {
+            token.content: token_id for token_id, token in self._backend.get_added_tokens_decoder().items()
+        }
+        ids = set(eos_token_ids)
+        # Published configs name either; whichever comes first ends the answer.
+        ids.update(self._control[name] for name in ("<|im_end|>", "<|endoftext|>") if name in self._control)
+        if self._hf.eos_token_id is not None:
+            ids.add(int(self._hf.eos_token_id))
+        self.eos_token_ids: frozenset[int] = frozenset(ids)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The checkpoint's own Jinja template, if it has one."""
+        template = self._hf.chat_template
+        return template.get("default") if isinstance(template, dict) else template
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that the tokenizer knows; the model's vocabulary may be padded beyond it."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    def control_id(self, token: str) -> int | None:
+        """The id of a control token by its text, None if the checkpoint has no such token."""
+        return self._control.get(token)
+
+    def escapes(self) -> Escapes:
+        """A fresh escape table for one prompt."""
+        return Escapes(self._user_pattern)
+
+    def apply_chat_template(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
+        """Render the checkpoint's template to text; errors of the template pass through."""
+        return str(self._hf.apply_chat_template(list(messages), tokenize=False, **options))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a finished prompt: control tokens in it count as such."""
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of plain text: nothing in it is a control token."""
+        if self._control_pattern.search(text):
+            return list(self._plain.encode(text, add_special_tokens=False).ids)
+        return self.encode(text)
+
+    def encode_rendered(self, text: str, escapes: Escapes) -> list[int]:
+        """Token ids of a rendered template whose user text went through `escapes`."""
+        if not escapes:
+            return self.encode(text)
+        ids: list[int] = []
+        cursor = 0
+        for match in self._control_pattern.finditer(text):
+            ids += self.encode_text(escapes.restore(text[cursor : match.start()]))
+            ids.append(self._control[match[0]])
+            cursor = match.end()
+        return ids + self.encode_text(escapes.restore(text[cursor:]))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, control tokens included; ids beyond the tokenizer give nothing."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+
+    def detokenizer(self) -> "Detokenizer":
+        """A decoder for one stream of tokens."""
+        return Detokenizer(self._backend)
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        # Longest first: one control token may begin with another.
+        names = sorted(self._control, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+    @cached_property
+    def _user_pattern(self) -> re.Pattern[str]:
+        return re.compile(f"{self._control_pattern.pattern}|[{_OPEN}{_CLOSE}]")
+
+    @cached_property
+    def _plain(self) -> Any:
+        """The same tokenizer without control tokens; built when a text first needs it."""
+        from tokenizers import Tokenizer as Backend
+
+        settings = json.loads(self._backend.to_str())
+        settings["added_tokens"] = []
+        settings["post_processor"] = None
+        return Backend.from_str(json.dumps(settings))
+
+
+class Detokenizer:
+    """Turns a stream of token ids to text, never splitting a character."""
+
+    def __init__(self, backend: Any) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._backend = backend
+        self._make = DecodeStream
+        self._stream = DecodeStream(skip_special_tokens=False)
+        self._pending: list[int] = []
+
+    def add(self, token: int) -> str:
+        """The text that this token completes, possibly empty.
+
+        An id beyond the tokenizer (the model's vocabulary is padded) gives nothing.
+        """
+        self._pending.append(token)
+        text = self._stream.step(self._backend, token)
+        if text is None:
+            return ""
+        self._pending.clear()
+        return str(text)
+
+    def flush(self) -> str:
+        """What is left at the end; bytes that are no character become U+FFFD."""
+        text = str(self._backend.decode(self._pending, skip_special_tokens=False)) if self._pending else ""
+        self._pending.clear()
+        self._stream = self._make(skip_special_tokens=False)
+        return text

@@ -1,0 +1,184 @@
+"""mlx-lm's models/qwen3_5.py with media, and with the checkpoints that it does not read.
+
+Every class here is a subclass that changes as little as it can. A chunk without an image
+runs mlx-lm's own code, so text is bit-identical to mlx-lm.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.models import qwen3_5 as upstream
+from mlx_lm.models.cache import ArraysCache
+
+from mlx_qwen35.cache import AttentionCache, SequenceCache
+from mlx_qwen35.config import LayerType, ModelConfig
+from mlx_qwen35.patches.mrope import multimodal_angles, multimodal_attention
+from mlx_qwen35.patches.vision_tower import build_vision_tower
+from mlx_qwen35.tensors import check_tensors, to_canonical
+
+
+@dataclass
+class TextModelArgs(upstream.TextModelArgs):  # type: ignore[misc]
+    """mlx-lm's arguments plus what it does not read from a checkpoint."""
+
+    layer_types: tuple[LayerType, ...] = ()
+    mrope_section: tuple[int, int, int] | None = None
+    rotary_dims: int = 0
+
+    @classmethod
+    def from_config(cls, config: ModelConfig) -> "TextModelArgs":
+        """Every field of mlx-lm's is given, so none of its defaults can leak in."""
+        text = config.text
+        moe = text.moe
+        return cls(
+            model_type=config.model_type,
+            hidden_size=text.hidden_size,
+            intermediate_size=text.intermediate_size or 0,
+            num_hidden_layers=len(text.layer_types),
+            num_attention_heads=text.num_attention_heads,
+            rms_norm_eps=text.rms_norm_eps,
+            vocab_size=text.vocab_size,
+            num_key_value_heads=text.num_key_value_heads,
+            max_position_embeddings=text.max_position_embeddings,
+            linear_num_value_heads=text.linear_num_value_heads,
+            linear_num_key_heads=text.linear_num_key_heads,
+            linear_key_head_dim=text.linear_key_head_dim,
+            linear_value_head_dim=text.linear_value_head_dim,
+            linear_conv_kernel_dim=text.linear_conv_kernel_dim,
+            tie_word_embeddings=config.tie_word_embeddings,
+            attention_bias=text.attention_bias,
+            head_dim=text.head_dim,
+            full_attention_interval=_INTERVAL,
+            num_experts=moe.num_experts if moe else 0,
+            num_experts_per_tok=moe.num_experts_per_tok if moe else 0,
+            decoder_sparse_step=1,
+            shared_expert_intermediate_size=moe.shared_expert_intermediate_size if moe else 0,
+            moe_intermediate_size=moe.moe_intermediate_size if moe else 0,
+            norm_topk_prob=True,
+            rope_parameters=dict(text.rope.parameters),
+            layer_types=text.layer_types,
+            mrope_section=text.rope.mrope_section,
+            rotary_dims=text.rope.rotary_dims,
+        )
+
+
+# mlx-lm derives a layer's kind from its index alone. `layer_types` decides here, so each
+# layer is built under an index that stands for its kind.
+_INTERVAL = 2
+_INDEX_OF_KIND: dict[LayerType, int] = {"linear_attention": 0, "full_attention": _INTERVAL - 1}
+
+
+class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
+    """mlx-lm's decoder layer, which turns to multimodal RoPE for a chunk with an image."""
+
+    def __init__(self, args: TextModelArgs, layer_type: LayerType) -> None:
+        super().__init__(args, layer_idx=_INDEX_OF_KIND[layer_type])
+        self._rope = (args.rotary_dims, args.mrope_section)
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        """(B, L, hidden_size) to the same; `mask` and `cache` as in mlx-lm."""
+        media = None if self.is_linear or not isinstance(cache, SequenceCache) else cache.unread
+        if media is None or not media.unread(cache.size(), cache.size() + x.shape[1]):
+            return super().__call__(x, mask, cache)
+        cos, sin = media.angles(self._angles, cache.size(), x.shape[1])
+        h = x + multimodal_attention(self.self_attn, self.input_layernorm(x), cos, sin, mask, cache)
+        return h + self.mlp(self.post_attention_layernorm(h))
+
+    def _angles(self, position_ids: mx.array) -> tuple[mx.array, mx.array]:
+        return multimodal_angles(self.self_attn.rope, *self._rope, position_ids)
+
+
+class PatchedTextModel(upstream.Qwen3_5TextModel):  # type: ignore[misc]
+    """mlx-lm's decoder, which puts image embeddings where the cache says that images stand."""
+
+    def __init__(self, args: TextModelArgs) -> None:
+        # The parent would build its own layers first.
+        super(upstream.Qwen3_5TextModel, self).__init__()
+        self.embed_tokens = nn.Embedding(args.vocab_size, args.hidden_size)
+        self.layers = [PatchedDecoderLayer(args, kind) for kind in args.layer_types]
+        self.norm = nn.RMSNorm(args.hidden_size, eps=args.rms_norm_eps)
+        self.ssm_idx = _first(args.layer_types, "linear_attention")
+        self.fa_idx = _first(args.layer_types, "full_attention")
+
+    def __call__(
+        self, inputs: mx.array, cache: Any = None, input_embeddings: mx.array | None = None
+    ) -> mx.array:
+        """Token ids (B, L) to hidden states (B, L, hidden_size).
+
+        Args:
+            cache: One cache per layer; an attention cache may carry a prompt's media.
+            input_embeddings: (B, L, hidden_size) in place of the embeddings of `inputs`; images that
+                the cache carries are placed in them too.
+        """
+        attention_cache = cache[self.fa_idx] if cache and self.fa_idx is not None else None
+        media = attention_cache.unread if isinstance(attention_cache, SequenceCache) else None
+        if media is not None:
+            start = attention_cache.size()
+            if media.unread(start, start + inputs.shape[1]):
+                if input_embeddings is None:
+                    input_embeddings = self.embed_tokens(inputs)
+                input_embeddings = media.place(input_embeddings, start)
+        return super().__call__(inputs, cache, input_embeddings=input_embeddings)
+
+
+class PatchedTextLanguageModel(upstream.TextModel):  # type: ignore[misc]
+    """mlx-lm's TextModel (decoder and head) over the patched decoder."""
+
+    def __init__(self, args: TextModelArgs) -> None:
+        super(upstream.TextModel, self).__init__()
+        self.args = args
+        self.model_type = args.model_type
+        self.model = PatchedTextModel(args)
+        if not args.tie_word_embeddings:
+            self.lm_head = nn.Linear(args.hidden_size, args.vocab_size, bias=False)
+        self.sharding_group = None
+
+    def make_cache(self) -> list[Any]:
+        """One empty cache per layer of this rank."""
+        return [ArraysCache(size=2) if layer.is_linear else AttentionCache() for layer in self.layers]
+
+
+class Model(upstream.Model):  # type: ignore[misc]
+    """Decoder and, if the checkpoint has one, vision tower: one set of weights, dense or MoE.
+
+    `vision_tower` is None when the checkpoint holds no vision weights.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super(upstream.Model, self).__init__()
+        self.args = config
+        self.model_type = config.model_type
+        self.language_model = PatchedTextLanguageModel(TextModelArgs.from_config(config))
+        self.vision_tower = build_vision_tower(config)
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """Bring any of the three checkpoint layouts to the names and values of this model.
+
+        Raises:
+            CheckpointError: The tensors do not follow one layout.
+        """
+        weights = to_canonical(weights, self.args)
+        # mlx-lm sanitises an empty dict when it plans a distributed load.
+        if weights and not any(name.startswith("vision_tower.") for name in weights):
+            self.vision_tower = None
+        return {name: value for name, value in weights.items() if not name.startswith("mtp.")}
+
+    def load_weights(self, file_or_weights: Any, strict: bool = True) -> "Model":
+        """As nn.Module, except that it reports everything that does not fit at once.
+
+        Raises:
+            CheckpointError: Tensors are missing, surplus or misshapen (`strict` only).
+        """
+        if strict and isinstance(file_or_weights, list):
+            expected = {name: value.shape for name, value in tree_flatten(self.parameters())}
+            check_tensors(expected, {name: value.shape for name, value in file_or_weights})
+        super().load_weights(file_or_weights, strict=strict)
+        return self
+
+
+def _first(kinds: tuple[LayerType, ...], kind: LayerType) -> int | None:
+    return kinds.index(kind) if kind in kinds else None
+
