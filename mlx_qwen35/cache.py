@@ -164,8 +164,7 @@ class SequenceCache:
         span = self.media.layout.inside(kept) if self.media is not None else None
         if span is not None:
             raise CacheError(
-                f"cannot rewind to token {kept}: expected a cut outside the image at tokens "
-                f"{span.start} to {span.stop}"
+                f"cannot rewind to token {kept}: expected a cut outside the image at tokens {span.start} to {span.stop}"
             )
         return int(self._store.trim(n))
 

@@ -1,7 +1,6 @@
 """Find a checkpoint or download it, and load it."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +63,8 @@ class Checkpoint:
             missing = sorted(path.name for path in named if not path.is_file())
             if missing:
                 raise CheckpointError(
-                    f"{self.directory}: expected {len(named)} weight files, {len(missing)} missing: {', '.join(missing)}"
+                    f"{self.directory}: expected {len(named)} weight files, {len(missing)} missing: "
+                    f"{', '.join(missing)}"
                 )
         if not found:
             others = sorted(path.name for path in self.directory.glob("*.bin"))
@@ -87,10 +87,15 @@ def find_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) 
     name = str(path_or_hub_id)
     if path.exists():
         raise CheckpointError(f"{path}: expected a directory with config.json, found a file")
-    if isinstance(path_or_hub_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1 or os.sep * 2 in name:
+    if isinstance(path_or_hub_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(f"{name}: expected an existing directory or a hub id like 'owner/name'")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
@@ -122,9 +127,8 @@ def load_checkpoint(checkpoint: Checkpoint, *, adapter_path: str | Path | None =
 
     checkpoint.weight_files()
     with _named(checkpoint.directory):
-        model, _ = load_model(
-            checkpoint.directory, lazy=True, get_model_classes=lambda config: (Model, ModelConfig)
-        )
+        model, _ = load_model(checkpoint.directory, lazy=True, get_model_classes=lambda config: (Model, ModelConfig))
+    _check_backend(model, checkpoint.directory)
     if adapter_path is not None:
         load_adapter(model, Path(adapter_path).expanduser())
     if not lazy:
@@ -149,6 +153,22 @@ def load_adapter(model: Any, directory: Path) -> None:
     except (KeyError, ValueError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
         raise AdapterError(f"{directory}: the adapter does not fit: {error}") from error
     model.eval()
+
+
+def _check_backend(model: Any, directory: Path) -> None:
+    """MLX's CPU backend has no expert multiplication in half precision; it would fail in mid-answer."""
+    import mlx.core as mx
+    from mlx_lm.models.switch_layers import SwitchLinear
+
+    if mx.default_device() != mx.Device(mx.cpu):
+        return
+    if any(
+        isinstance(module, SwitchLinear) and module.weight.dtype != mx.float32 for _, module in model.named_modules()
+    ):
+        raise CheckpointError(
+            f"{directory}: expected float32 or quantised experts on the CPU backend, found half precision; "
+            "convert it with --dtype float32 or --bits 8"
+        )
 
 
 @contextmanager

@@ -141,9 +141,7 @@ class ModelConfig:
         """
         model_type = raw.get("model_type")
         if model_type not in MODEL_TYPES:
-            raise ConfigError(
-                f"{place}: model_type: expected one of {', '.join(MODEL_TYPES)}, found {model_type!r}"
-            )
+            raise ConfigError(f"{place}: model_type: expected one of {', '.join(MODEL_TYPES)}, found {model_type!r}")
         fields = _Fields(place)
         text_raw = raw.get("text_config", raw)
         if not isinstance(text_raw, dict):
@@ -307,9 +305,7 @@ def _layer_types(fields: _Fields, raw: dict[str, Any], prefix: str) -> tuple[Lay
         interval = max(fields.integer(raw, prefix, "full_attention_interval"), 1)
         return tuple(kinds[(index + 1) % interval == 0] for index in range(layers))
     if not isinstance(found, list) or len(found) != layers or not set(found) <= set(kinds):
-        fields.problem(
-            f"{prefix}layer_types: expected {layers} entries of {' or '.join(kinds)}, found {found!r}"
-        )
+        fields.problem(f"{prefix}layer_types: expected {layers} entries of {' or '.join(kinds)}, found {found!r}")
         return ()
     return tuple(found)
 
@@ -331,9 +327,7 @@ def _rope(fields: _Fields, raw: dict[str, Any], prefix: str, head_dim: int) -> R
     theta = fields.number(parameters, prefix, "rope_theta")
     rotary_dims = int(head_dim * fields.number(parameters, prefix, "partial_rotary_factor"))
     section = parameters.get("mrope_section")
-    if section is not None and (
-        not isinstance(section, list) or len(section) != 3 or 2 * sum(section) != rotary_dims
-    ):
+    if section is not None and (not isinstance(section, list) or len(section) != 3 or 2 * sum(section) != rotary_dims):
         fields.problem(
             f"{prefix}mrope_section: expected three numbers that sum to {rotary_dims // 2} "
             f"(head_dim x partial_rotary_factor / 2), found {section!r}"

@@ -96,7 +96,8 @@ class GenerationResult:
     def from_chunks(cls, chunks: Sequence[GenerationChunk]) -> "GenerationResult":
         """Join all chunks of one stream; the last one carries the finish reason."""
         last = chunks[-1]
-        assert last.finish_reason is not None and last.stats is not None
+        assert last.finish_reason is not None, "the stream was not read to its end"
+        assert last.stats is not None
         logprobs = tuple(chunk.logprob for chunk in chunks if chunk.logprob is not None)
         tops = tuple(chunk.top_logprobs for chunk in chunks if chunk.top_logprobs is not None)
         return cls(
@@ -110,9 +111,7 @@ class GenerationResult:
         )
 
 
-def prefill(
-    model: nn.Module, input_ids: NDArray[np.int32], cache: Sequence[Any], step_size: int
-) -> Iterator[int]:
+def prefill(model: nn.Module, input_ids: NDArray[np.int32], cache: Sequence[Any], step_size: int) -> Iterator[int]:
     """Read tokens into a cache, chunk by chunk; yields the number read after each chunk.
 
     Args:
@@ -191,7 +190,7 @@ def answer(
             text=piece.text,
             reasoning=piece.reasoning,
             token=token,
-            logprob=float(scores[token].item()) if logprobs or top_logprobs else None,
+            logprob=_value(scores[token]) if logprobs or top_logprobs else None,
             top_logprobs=_top(scores, top_logprobs, decode_token) if top_logprobs else None,
             finish_reason=finish_reason,
             stats=None
@@ -212,15 +211,16 @@ def answer(
 
 def _top(scores: mx.array, count: int, decode_token: Any) -> tuple[TokenLogprob, ...]:
     best = mx.argpartition(-scores, kth=count - 1)[:count]
-    pairs = zip(best.tolist(), scores[best].tolist(), strict=True)  # type: ignore[arg-type]
-    return tuple(
-        TokenLogprob(token, decode_token(token), value) for token, value in sorted(pairs, key=lambda pair: -pair[1])
-    )
+    best = best[mx.argsort(-scores[best])]
+    tokens, values = np.array(best).tolist(), np.array(scores[best].astype(mx.float32)).tolist()
+    return tuple(TokenLogprob(token, decode_token(token), value) for token, value in zip(tokens, values, strict=True))
 
 
-def teacher_forced(
-    model: nn.Module, input_ids: NDArray[np.int32], cache: Sequence[Any], step_size: int
-) -> mx.array:
+def _value(scalar: mx.array) -> float:
+    return float(scalar.item())  # type: ignore[arg-type]
+
+
+def teacher_forced(model: nn.Module, input_ids: NDArray[np.int32], cache: Sequence[Any], step_size: int) -> mx.array:
     """Logits of every position of a prompt, shape (S, V), float32, evaluated."""
     rows = []
     for start in range(0, len(input_ids), step_size):

@@ -75,9 +75,7 @@ def open_image(source: Any, place: str) -> "Image":
             raise MediaError(f"{place}: {label}: expected an image file, found {_describe(data)}") from error
     width, height = image.size
     if width * height > MAX_SOURCE_PIXELS:
-        raise MediaError(
-            f"{place}: {label}: expected at most {MAX_SOURCE_PIXELS} pixels, found {width} x {height}"
-        )
+        raise MediaError(f"{place}: {label}: expected at most {MAX_SOURCE_PIXELS} pixels, found {width} x {height}")
     if getattr(image, "is_animated", False):
         raise MediaError(
             f"{place}: {label}: expected a still image, found {getattr(image, 'n_frames', 'several')} frames; "
@@ -108,9 +106,7 @@ def _encoded(source: Any, place: str) -> tuple[bytes, str]:
             )
         source = unquote(url.path)
     if not isinstance(source, (str, Path)):
-        raise MediaError(
-            f"{place}: expected a path, bytes, data URL or PIL image, found {type(source).__name__}"
-        )
+        raise MediaError(f"{place}: expected a path, bytes, data URL or PIL image, found {type(source).__name__}")
     path = Path(source).expanduser()
     try:
         return path.read_bytes(), str(path)

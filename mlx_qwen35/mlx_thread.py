@@ -47,7 +47,7 @@ class MlxThread:
         steps = self.call(start)
         try:
             while (value := self.call(next, steps, _END)) is not _END:
-                yield value  # type: ignore[misc]
+                yield value
         finally:
             if not self._closed:
                 self.call(_close, steps)

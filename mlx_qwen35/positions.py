@@ -100,9 +100,7 @@ class MediaLayout:
         for index in self.overlapping(start, stop):
             span = self.spans[index]
             if cursor < span.start:
-                out[:, cursor - start : span.start - start] = _text_positions(
-                    cursor, span.start, self.delta_at(cursor)
-                )
+                out[:, cursor - start : span.start - start] = _text_positions(cursor, span.start, self.delta_at(cursor))
             low, high = max(start, span.start), min(stop, span.stop)
             axes = np.unravel_index(np.arange(low - span.start, high - span.start), span.grid_thw)
             out[:, low - start : high - start] = np.stack(axes) + span.position
@@ -122,9 +120,7 @@ def merged_grid(grid_thw: Sequence[int], spatial_merge_size: int) -> tuple[int, 
     return t, h // spatial_merge_size, w // spatial_merge_size
 
 
-def expand_placeholders(
-    input_ids: Sequence[int], lengths: Sequence[int], *, image_token_id: int
-) -> list[int]:
+def expand_placeholders(input_ids: Sequence[int], lengths: Sequence[int], *, image_token_id: int) -> list[int]:
     """Give every image as many placeholders as it has merged patches.
 
     Args:
@@ -191,7 +187,5 @@ def lay_out(
         delta = spans[-1].rope_delta
         token = stop
     if len(spans) < len(grids_thw):
-        raise PromptMismatchError(
-            f"prompt: expected placeholders for {len(grids_thw)} images, found {len(spans)}"
-        )
+        raise PromptMismatchError(f"prompt: expected placeholders for {len(grids_thw)} images, found {len(spans)}")
     return MediaLayout(tuple(spans), len(input_ids)) if spans else None

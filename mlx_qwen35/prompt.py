@@ -86,7 +86,7 @@ def render_messages(
     from jinja2 import TemplateError
 
     if tokenizer.chat_template is None:
-        raise PromptError("the checkpoint has no chat template: pass a finished prompt or token ids instead of messages")
+        raise PromptError("messages: the checkpoint has no chat template; pass a finished prompt or token ids")
     escapes = tokenizer.escapes()
     sources: list[Any] = []
     places: list[str] = []
@@ -149,9 +149,7 @@ def _found(value: Any) -> str:
     return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"
 
 
-def _message(
-    message: Any, place: str, index: int, hide: Any, sources: list[Any], places: list[str]
-) -> dict[str, Any]:
+def _message(message: Any, place: str, index: int, hide: Any, sources: list[Any], places: list[str]) -> dict[str, Any]:
     """One message in the form that the templates expect, with user text hidden."""
     if not isinstance(message, Mapping):
         raise PromptError(f"{place}: expected an object with role and content, found {_found(message)}")
@@ -179,8 +177,7 @@ def _message(
     else:
         parts = _checked_list(content, f"{place}.content")
         out["content"] = [
-            _part(part, f"{place}.content[{number}]", role, hide, sources, places)
-            for number, part in enumerate(parts)
+            _part(part, f"{place}.content[{number}]", role, hide, sources, places) for number, part in enumerate(parts)
         ]
     return out
 

@@ -149,8 +149,9 @@ def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = 
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
         raise OptionError(f"{name}: expected a number, found {value!r}")
     if not low <= value <= high or (open_low and value == low) or math.isinf(value):
-        bounds = f"{'above' if open_low else 'at least'} {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
-        raise OptionError(f"{name}: expected {'a finite number' if low == -math.inf else bounds}, found {value!r}")
+        bounds = f"{'above' if open_low else 'at least'} {low:g}" if low > -math.inf else "a finite number"
+        bounds += f" and at most {high:g}" if high < math.inf else ""
+        raise OptionError(f"{name}: expected {bounds}, found {value!r}")
 
 
 def _integer(name: str, value: Any, low: int) -> None:

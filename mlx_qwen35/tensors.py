@@ -46,8 +46,7 @@ def canonical_name(name: str) -> str:
         if name.startswith(prefix):
             return replacement + name.removeprefix(prefix)
     raise CheckpointError(
-        f"tensor {name}: expected a name that begins with one of "
-        f"{', '.join(prefix for prefix, _ in _PREFIXES)}"
+        f"tensor {name}: expected a name that begins with one of {', '.join(prefix for prefix, _ in _PREFIXES)}"
     )
 
 
@@ -140,9 +139,7 @@ def _unpack_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
     return out
 
 
-def check_tensors(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
-) -> None:
+def check_tensors(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
     """Compare a model's parameters with a checkpoint's tensors, both by canonical name.
 
     Raises:

@@ -35,8 +35,7 @@ class VisionAddOn:
     def __init__(self, config: ModelConfig, tower: Any, directory: Path) -> None:
         if config.model_type not in self.model_types:
             raise ConfigError(
-                f"{type(self).__name__}: expected model_type {' or '.join(self.model_types)}, "
-                f"found {config.model_type}"
+                f"{type(self).__name__}: expected model_type {' or '.join(self.model_types)}, found {config.model_type}"
             )
         self._config = config
         self._tower = tower

@@ -58,9 +58,7 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     return mx.concatenate([turned.astype(x.dtype), rest], axis=-1)
 
 
-def multimodal_attention(
-    attention: Any, x: mx.array, cos: mx.array, sin: mx.array, mask: Any, cache: Any
-) -> mx.array:
+def multimodal_attention(attention: Any, x: mx.array, cos: mx.array, sin: mx.array, mask: Any, cache: Any) -> mx.array:
     """mlx-lm's gated attention with the given rotation in place of its own RoPE.
 
     Args:
@@ -83,4 +81,4 @@ def multimodal_attention(
     keys, values = cache.update_and_fetch(rotate(keys, cos, sin), values)
     out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=attention.scale, mask=mask)
     out = out.transpose(0, 2, 1, 3).reshape(B, L, -1)
-    return attention.o_proj(out * mx.sigmoid(gate.reshape(B, L, -1)))
+    return attention.o_proj(out * mx.sigmoid(gate.reshape(B, L, -1)))  # type: ignore[no-any-return]

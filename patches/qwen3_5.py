@@ -4,6 +4,7 @@ Every class here is a subclass that changes as little as it can. A chunk without
 runs mlx-lm's own code, so text is bit-identical to mlx-lm.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,19 +77,20 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
 
     def __init__(self, args: TextModelArgs, layer_type: LayerType) -> None:
         super().__init__(args, layer_idx=_INDEX_OF_KIND[layer_type])
-        self._rope = (args.rotary_dims, args.mrope_section)
+        self._rotary_dims, self._mrope_section = args.rotary_dims, args.mrope_section
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
         """(B, L, hidden_size) to the same; `mask` and `cache` as in mlx-lm."""
         media = None if self.is_linear or not isinstance(cache, SequenceCache) else cache.unread
         if media is None or not media.unread(cache.size(), cache.size() + x.shape[1]):
-            return super().__call__(x, mask, cache)
+            return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
         cos, sin = media.angles(self._angles, cache.size(), x.shape[1])
         h = x + multimodal_attention(self.self_attn, self.input_layernorm(x), cos, sin, mask, cache)
-        return h + self.mlp(self.post_attention_layernorm(h))
+        return h + self.mlp(self.post_attention_layernorm(h))  # type: ignore[no-any-return]
 
     def _angles(self, position_ids: mx.array) -> tuple[mx.array, mx.array]:
-        return multimodal_angles(self.self_attn.rope, *self._rope, position_ids)
+        assert self._mrope_section is not None, "config.py requires it where there is vision"
+        return multimodal_angles(self.self_attn.rope, self._rotary_dims, self._mrope_section, position_ids)
 
 
 class PatchedTextModel(upstream.Qwen3_5TextModel):  # type: ignore[misc]
@@ -103,9 +105,7 @@ class PatchedTextModel(upstream.Qwen3_5TextModel):  # type: ignore[misc]
         self.ssm_idx = _first(args.layer_types, "linear_attention")
         self.fa_idx = _first(args.layer_types, "full_attention")
 
-    def __call__(
-        self, inputs: mx.array, cache: Any = None, input_embeddings: mx.array | None = None
-    ) -> mx.array:
+    def __call__(self, inputs: mx.array, cache: Any = None, input_embeddings: mx.array | None = None) -> mx.array:
         """Token ids (B, L) to hidden states (B, L, hidden_size).
 
         Args:
@@ -113,15 +113,14 @@ class PatchedTextModel(upstream.Qwen3_5TextModel):  # type: ignore[misc]
             input_embeddings: (B, L, hidden_size) in place of the embeddings of `inputs`; images that
                 the cache carries are placed in them too.
         """
-        attention_cache = cache[self.fa_idx] if cache and self.fa_idx is not None else None
-        media = attention_cache.unread if isinstance(attention_cache, SequenceCache) else None
-        if media is not None:
-            start = attention_cache.size()
+        layer_cache = cache[self.fa_idx] if cache and self.fa_idx is not None else None
+        if isinstance(layer_cache, SequenceCache) and (media := layer_cache.unread) is not None:
+            start = layer_cache.size()
             if media.unread(start, start + inputs.shape[1]):
                 if input_embeddings is None:
                     input_embeddings = self.embed_tokens(inputs)
                 input_embeddings = media.place(input_embeddings, start)
-        return super().__call__(inputs, cache, input_embeddings=input_embeddings)
+        return super().__call__(inputs, cache, input_embeddings=input_embeddings)  # type: ignore[no-any-return]
 
 
 class PatchedTextLanguageModel(upstream.TextModel):  # type: ignore[misc]
@@ -164,7 +163,8 @@ class Model(upstream.Model):  # type: ignore[misc]
         # mlx-lm sanitises an empty dict when it plans a distributed load.
         if weights and not any(name.startswith("vision_tower.") for name in weights):
             self.vision_tower = None
-        return {name: value for name, value in weights.items() if not name.startswith("mtp.")}
+        unused = ("mtp.",) if self.vision_tower is not None else ("mtp.", "vision_tower.")
+        return {name: value for name, value in weights.items() if not name.startswith(unused)}
 
     def load_weights(self, file_or_weights: Any, strict: bool = True) -> "Model":
         """As nn.Module, except that it reports everything that does not fit at once.
@@ -173,12 +173,27 @@ class Model(upstream.Model):  # type: ignore[misc]
             CheckpointError: Tensors are missing, surplus or misshapen (`strict` only).
         """
         if strict and isinstance(file_or_weights, list):
-            expected = {name: value.shape for name, value in tree_flatten(self.parameters())}
+            expected = {name: value.shape for name, value in dict(tree_flatten(self.parameters())).items()}
             check_tensors(expected, {name: value.shape for name, value in file_or_weights})
         super().load_weights(file_or_weights, strict=strict)
         return self
 
+    @property
+    def quant_predicate(self) -> Callable[[str, nn.Module], bool | dict[str, Any]]:
+        """Which modules `nn.quantize` may touch: the vision tower stays as it is, gates get 8 bits."""
+        return quantises
+
+
+# Small matrices that decide where tokens go (routing) and how fast GDN forgets (decay, update).
+_GATES = ("mlp.gate", "mlp.shared_expert_gate", "linear_attn.in_proj_a", "linear_attn.in_proj_b")
+
+
+def quantises(path: str, module: nn.Module) -> bool | dict[str, Any]:
+    """mlx-lm's form of a quantisation choice for the module at a canonical path."""
+    if path.startswith("vision_tower.") or not hasattr(module, "to_quantized"):
+        return False
+    return {"group_size": 64, "bits": 8, "mode": "affine"} if path.endswith(_GATES) else True
+
 
 def _first(kinds: tuple[LayerType, ...], kind: LayerType) -> int | None:
     return kinds.index(kind) if kind in kinds else None
-

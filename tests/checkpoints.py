@@ -67,8 +67,9 @@ YARN = replace(
 )  # fmt: skip
 SHAPES = {shape.name: shape for shape in (DENSE, WIDE_HEADS, MOE, MOE_WIDE_HEADS, YARN)}
 
-HIDDEN, FFN, HEADS, LINEAR_DIM, CONV = 48, 80, 4, 32, 4
-EXPERTS, TOP_K, EXPERT_FFN = 6, 2, 32
+# Multiples of 64, so that every matrix can be quantised.
+HIDDEN, FFN, HEADS, LINEAR_DIM, CONV = 64, 128, 4, 32, 4
+EXPERTS, TOP_K, EXPERT_FFN = 6, 2, 64
 VISION_DEPTH, VISION_HIDDEN, VISION_HEADS, VISION_FFN, GRID_SIDE = 2, 32, 2, 48, 4
 
 

@@ -1,0 +1,211 @@
+"""`mlx-qwen35 chat`: a conversation in the terminal."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_qwen35.cli.options import add_generation_flags, add_model_flags, generation_arguments, load_kit
+from mlx_qwen35.errors import OptionError, Qwen35Error
+
+if TYPE_CHECKING:
+    from mlx_qwen35.cli.conversation import Conversation
+    from mlx_qwen35.cli.screen import Screen
+    from mlx_qwen35.model_kit import ModelKit
+
+HISTORY = Path("~/.mlx_qwen35/history")
+
+HELP = """\
+/image PATH      add an image to the next message; dropping a file on the window does the same
+/think on|off    answer with or without reasoning; /think alone switches
+/system TEXT     set the system message; /system alone shows it
+/clear           forget the conversation
+/save FILE       write the conversation, with its images, to a file
+/load FILE       go on with a saved conversation
+/help            this list
+/quit            leave; so does Ctrl-D
+Enter sends; Alt-Enter, or Esc and then Enter, begins a new line. Ctrl-C stops an answer."""
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("chat", help="talk in the terminal", description="Talk to a model in the terminal.")
+    add_model_flags(parser)
+    parser.add_argument("--image", action="append", default=[], metavar="PATH", help="an image for the first message")
+    add_generation_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Load the model and talk until the input ends."""
+    from mlx_qwen35.cli.conversation import Conversation
+    from mlx_qwen35.cli.screen import Screen
+
+    conversation = Conversation(system=options.system_prompt, thinking=options.think)
+    for path in options.image:
+        conversation.attach(path)
+    screen = Screen()
+    with load_kit(options) as kit:
+        if screen.out.is_terminal:
+            screen.err.print(f"{kit.checkpoint.directory.name}: /help lists the commands", style="dim", markup=False)
+        Chat(kit, conversation, screen, generation_arguments(options)).talk(read_lines())
+
+
+def read_lines() -> Iterator[str]:
+    """What the user types; with editing and history on a terminal, plain lines otherwise."""
+    if not sys.stdin.isatty():
+        for line in sys.stdin:
+            yield line.rstrip("\n")
+        return
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _send(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    path = HISTORY.expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    session: PromptSession[str] = PromptSession(history=FileHistory(str(path)), multiline=True, key_bindings=keys)
+    while True:
+        try:
+            yield session.prompt(">>> ", prompt_continuation="... ")
+        except KeyboardInterrupt:
+            continue  # an empty line: Ctrl-C at the prompt discards what was typed
+        except EOFError:
+            return
+
+
+class Chat:
+    """Turns typed lines to commands and messages.
+
+    Args:
+        arguments: Keyword arguments of `ModelKit.stream`.
+    """
+
+    def __init__(
+        self, kit: "ModelKit", conversation: "Conversation", screen: "Screen", arguments: dict[str, Any]
+    ) -> None:
+        self.kit = kit
+        self.conversation = conversation
+        self.screen = screen
+        self.arguments = arguments
+        self._commands: dict[str, Callable[[str], str | None]] = {
+            "/image": self._image,
+            "/think": self._think,
+            "/system": self._system,
+            "/clear": self._clear,
+            "/save": self._save,
+            "/load": self._load,
+            "/help": lambda _: HELP,
+        }
+
+    def talk(self, lines: Iterator[str]) -> None:
+        """Handle every line until they end, or one of them is /quit."""
+        for line in lines:
+            text = line.strip()
+            if text in ("/quit", "/exit"):
+                return
+            if not text:
+                continue
+            try:
+                self.handle(text)
+            except Qwen35Error as error:
+                self.screen.err.print(str(error), style="red", markup=False)
+
+    def handle(self, text: str) -> None:
+        """One command or one message.
+
+        Raises:
+            Qwen35Error: It could not be carried out; the conversation is as it was.
+        """
+        from mlx_qwen35.cli.conversation import split_dropped_paths
+
+        name, _, argument = text.partition(" ")
+        if name in self._commands:
+            reply = self._commands[name](argument.strip())
+            if reply:
+                self.screen.err.print(reply, style="dim", markup=False)
+            return
+        message, paths = split_dropped_paths(text)
+        for path in paths:
+            self._attach(path)
+        if not paths and name.startswith("/") and name[1:].isalpha():
+            raise OptionError(f"{name}: no such command; /help lists them")
+        if message:
+            self._answer(message)
+
+    def _answer(self, message: str) -> None:
+        self.conversation.ask(message)
+        text, reasoning = "", ""
+        last = None
+        try:
+            prompt = self.kit.process_prompt(self.conversation.messages(), enable_thinking=self.conversation.thinking)
+            chunks = self.kit.stream(prompt, on_progress=self.screen.on_progress, **self.arguments)
+            for last in self.screen.stream(chunks):
+                text += last.text
+                reasoning += last.reasoning
+        except KeyboardInterrupt:
+            self.screen.err.print("(stopped)", style="dim", markup=False)
+        except BaseException:
+            self.conversation.take_back()
+            raise
+        if last is None:
+            self.conversation.take_back()
+            return
+        self.conversation.answer(text, reasoning)
+        if last.stats is not None:
+            self.screen.status(last.stats, str(last.finish_reason))
+
+    def _attach(self, path: Path) -> None:
+        self.kit.vision.require("image")
+        self.conversation.attach(path)
+        self.screen.err.print(f"{path}: goes with the next message", style="dim", markup=False)
+
+    def _image(self, argument: str) -> str | None:
+        from mlx_qwen35.cli.conversation import split_dropped_paths
+
+        if not argument:
+            raise OptionError("/image: expected a path, found nothing")
+        _, paths = split_dropped_paths(argument)
+        for path in paths or [Path(argument)]:
+            self._attach(path)
+        return None
+
+    def _think(self, argument: str) -> str:
+        states = {"on": True, "off": False, "": not self.conversation.thinking}
+        if argument not in states:
+            raise OptionError(f"/think: expected on or off, found {argument}")
+        self.conversation.thinking = states[argument]
+        return f"reasoning is {'on' if self.conversation.thinking else 'off'}"
+
+    def _system(self, argument: str) -> str:
+        if argument:
+            self.conversation.system = argument
+        return f"system message: {self.conversation.system or 'none'}"
+
+    def _clear(self, argument: str) -> str:
+        self.conversation.clear()
+        return "the conversation is empty"
+
+    def _save(self, argument: str) -> str:
+        if not argument:
+            raise OptionError("/save: expected a file, found nothing")
+        self.conversation.save(argument)
+        return f"saved to {argument}"
+
+    def _load(self, argument: str) -> str:
+        from mlx_qwen35.cli.conversation import Conversation
+
+        if not argument:
+            raise OptionError("/load: expected a file, found nothing")
+        self.conversation = Conversation.load(argument)
+        return f"{len(self.conversation.turns)} messages from {argument}"

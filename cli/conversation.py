@@ -1,0 +1,141 @@
+"""The state of a chat: messages, pictures that wait for the next message, and settings."""
+
+import base64
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.media import open_image
+
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif"}
+_FORMAT = "mlx-qwen35 chat 1"
+
+
+@dataclass
+class Conversation:
+    """What a chat has so far.
+
+    Args:
+        system: System message, if any.
+        thinking: Whether answers begin with reasoning; None leaves it to the checkpoint.
+        turns: Messages after the system message, in OpenAI's form.
+        waiting: Images for the next message, as data URLs.
+    """
+
+    system: str | None = None
+    thinking: bool | None = None
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Everything that the model is asked to continue."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, *self.turns]
+
+    def attach(self, path: str | Path) -> None:
+        """Keep an image for the next message; it is read now, so later changes of the file do not matter.
+
+        Raises:
+            MediaError: It cannot be read.
+        """
+        self.waiting.append(_data_url(path))
+
+    def ask(self, text: str) -> None:
+        """Add the user's message, with the images that wait."""
+        parts = [{"type": "image_url", "image_url": {"url": url}} for url in self.waiting]
+        self.turns.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
+        self.waiting = []
+
+    def answer(self, text: str, reasoning: str) -> None:
+        """Add the model's message."""
+        self.turns.append({"role": "assistant", "content": text, "reasoning_content": reasoning})
+
+    def take_back(self) -> None:
+        """Forget a question that was not answered; its images wait again."""
+        question = self.turns.pop()
+        self.waiting = [part["image_url"]["url"] for part in question["content"] if part["type"] == "image_url"]
+
+    def clear(self) -> None:
+        """Forget messages and waiting images; settings stay."""
+        self.turns, self.waiting = [], []
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a JSON file, images included.
+
+        Raises:
+            OptionError: The file cannot be written.
+        """
+        content = {"format": _FORMAT, "system": self.system, "thinking": self.thinking, "messages": self.turns}
+        target = Path(path).expanduser()
+        try:
+            target.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise OptionError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Conversation":
+        """Read what `save` wrote.
+
+        Raises:
+            OptionError: The file is missing, or is not a saved chat.
+        """
+        source = Path(path).expanduser()
+        try:
+            content = json.loads(source.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise OptionError(f"{source}: cannot be read ({error.strerror or error})") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise OptionError(f"{source}: expected a saved chat, found {error}") from error
+        known = isinstance(content, dict) and content.get("format") == _FORMAT
+        if not known or not isinstance(content.get("messages"), list):
+            raise OptionError(f"{source}: expected a chat saved by /save, found something else")
+        return cls(system=content.get("system"), thinking=content.get("thinking"), turns=content["messages"])
+
+
+def _data_url(path: str | Path) -> str:
+    """An image file as a data URL, after making sure that it is one."""
+    open_image(path, "image")
+    data = Path(path).expanduser().read_bytes()
+    return f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
+
+
+def split_dropped_paths(text: str) -> tuple[str, list[Path]]:
+    """Take the paths of images out of a line, as terminals paste them when a file is dropped.
+
+    A path counts if it is absolute or begins with ~, names an image file that exists, and is
+    written as a shell would need it: escaped, quoted or as a file: URL.
+
+    Returns:
+        The rest of the line, and the paths in order.
+    """
+    paths: list[Path] = []
+
+    def take(match: re.Match[str]) -> str:
+        path = _existing_image(match[0])
+        if path is None:
+            return match[0]
+        paths.append(path)
+        return " "
+
+    rest = re.sub(r"""'[^']*'|"[^"]*"|(?:\\.|[^\s'"\\])+""", take, text)
+    return (rest.strip() if paths else text), paths
+
+
+def _existing_image(word: str) -> Path | None:
+    try:
+        parts: Sequence[str] = shlex.split(word)
+    except ValueError:
+        return None
+    if len(parts) != 1:
+        return None
+    name = unquote(urlsplit(parts[0]).path) if parts[0].startswith("file://") else parts[0]
+    if not name.startswith(("/", "~")):
+        return None
+    path = Path(name).expanduser()
+    return path if path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file() else None

@@ -1,0 +1,47 @@
+"""`mlx-qwen35 generate`: one prompt, one answer."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from mlx_qwen35.cli.options import add_generation_flags, add_model_flags, generation_arguments, load_kit
+from mlx_qwen35.errors import OptionError
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("generate", help="answer one prompt", description="Answer one prompt and exit.")
+    add_model_flags(parser)
+    parser.add_argument("--prompt", "-p", required=True, help="what to ask; - reads standard input")
+    parser.add_argument("--image", action="append", default=[], metavar="PATH", help="an image; repeatable, in order")
+    add_generation_flags(parser)
+    parser.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Answer one prompt on stdout."""
+    text = sys.stdin.read() if options.prompt == "-" else options.prompt
+    if not text.strip() and not options.image:
+        raise OptionError("--prompt: expected some text, found none")
+    parts = [{"type": "image", "image": path} for path in options.image]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+    if options.system_prompt is not None:
+        messages.insert(0, {"role": "system", "content": options.system_prompt})
+    with load_kit(options) as kit:
+        prompt = kit.process_prompt(messages, enable_thinking=options.think)
+        if options.json:
+            result = kit.generate(prompt, **generation_arguments(options))
+            print(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
+            return
+        from mlx_qwen35.cli.screen import Screen
+
+        screen = Screen()
+        chunks = kit.stream(prompt, on_progress=screen.on_progress, **generation_arguments(options))
+        for chunk in screen.stream(chunks):
+            if chunk.stats is not None:
+                stats, reason = chunk.stats, chunk.finish_reason
+        if screen.err.is_terminal:
+            screen.status(stats, str(reason))

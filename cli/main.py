@@ -1,0 +1,53 @@
+"""`mlx-qwen35`: the commands, and what becomes of errors."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from mlx_qwen35 import __version__
+from mlx_qwen35.errors import Qwen35Error
+
+OK, USER_ERROR, INTERRUPTED = 0, 2, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; nothing heavy is imported to build it."""
+    from mlx_qwen35.cli import chat, convert, doctor, generate
+
+    parser = argparse.ArgumentParser(
+        prog="mlx-qwen35", description="Run Qwen3.5, text and images, on Apple silicon with MLX."
+    )
+    parser.add_argument("--version", action="version", version=f"mlx-qwen35 {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in (chat, generate, convert, doctor):
+        command.add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0; 2 for what the user can mend, after one line on stderr; 130 after Ctrl-C. Anything
+        unexpected keeps its traceback.
+    """
+    options = build_parser().parse_args(arguments)
+    # A progress bar of transformers for every load says nothing to a user of this command.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        options.run(options)
+    except Qwen35Error as error:
+        print(f"mlx-qwen35: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone, as in `| head`; nothing is wrong, and nothing can be printed.
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Flags that several commands share, under the names of mlx-lm's and mlx-vlm's."""
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any
+
+from mlx_qwen35.errors import OptionError
+
+if TYPE_CHECKING:
+    from mlx_qwen35.model_kit import ModelKit
+
+MODEL_VARIABLE = "MLX_QWEN35_MODEL"
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which checkpoint, and how it is loaded."""
+    parser.add_argument(
+        "--model", help=f"checkpoint directory or hub id; default: the environment variable {MODEL_VARIABLE}"
+    )
+    parser.add_argument("--adapter-path", help="directory of a LoRA adapter made by mlx_lm.lora")
+    parser.add_argument("--max-pixels", type=int, help="at most this many pixels per image after resizing")
+
+
+def add_generation_flags(parser: argparse.ArgumentParser) -> None:
+    """How an answer is written; what is not given comes from generation_config.json."""
+    parser.add_argument("--max-tokens", "-m", type=int, help="at most this many tokens in the answer")
+    parser.add_argument("--temp", type=float, help="temperature; 0 always takes the most likely token")
+    parser.add_argument("--top-p", type=float, help="keep the most likely tokens up to this probability")
+    parser.add_argument("--top-k", type=int, help="keep this many tokens")
+    parser.add_argument("--min-p", type=float, help="keep tokens at least this likely relative to the best")
+    parser.add_argument("--repetition-penalty", type=float, help="divide the logits of tokens already written")
+    parser.add_argument("--presence-penalty", type=float, help="subtract from the logits of tokens already written")
+    parser.add_argument("--frequency-penalty", type=float, help="the same, once per occurrence")
+    parser.add_argument("--seed", type=int, help="make sampling repeatable")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer at this text; repeatable")
+    parser.add_argument("--prefill-step-size", type=int, help="tokens of the prompt that are read at once")
+    parser.add_argument("--system-prompt", help="system message")
+    thinking = parser.add_mutually_exclusive_group()
+    thinking.add_argument("--think", action="store_true", default=None, help="let the answer begin with reasoning")
+    thinking.add_argument("--no-think", dest="think", action="store_false", help="answer without reasoning")
+
+
+def load_kit(options: argparse.Namespace) -> "ModelKit":
+    """The kit that the flags ask for.
+
+    Raises:
+        OptionError: No model is named.
+        CheckpointError: It cannot be loaded.
+    """
+    model = options.model or os.environ.get(MODEL_VARIABLE)
+    if not model:
+        raise OptionError(
+            f"--model: expected a checkpoint directory or hub id (or set {MODEL_VARIABLE}), found nothing"
+        )
+    from mlx_qwen35.model_kit import ModelKit
+
+    return ModelKit.load(model, adapter_path=options.adapter_path, max_pixels=options.max_pixels)
+
+
+def generation_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `ModelKit.stream` that the flags set."""
+    given = {
+        "max_tokens": options.max_tokens,
+        "temperature": options.temp,
+        "top_p": options.top_p,
+        "top_k": options.top_k,
+        "min_p": options.min_p,
+        "repetition_penalty": options.repetition_penalty,
+        "presence_penalty": options.presence_penalty,
+        "frequency_penalty": options.frequency_penalty,
+        "seed": options.seed,
+        "stop": options.stop,
+        "prefill_step_size": options.prefill_step_size,
+    }
+    return {name: value for name, value in given.items() if value is not None}

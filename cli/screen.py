@@ -1,0 +1,70 @@
+"""What an answer looks like in a terminal, and in a pipe."""
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+if TYPE_CHECKING:
+    from mlx_qwen35.generate import GenerationChunk, GenerationStats
+
+
+class Screen:
+    """Streams an answer to stdout; reasoning, progress and status only go to a terminal."""
+
+    def __init__(self) -> None:
+        self.out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._bar: tuple[Progress, TaskID] | None = None
+
+    def on_progress(self, processed: int, total: int) -> None:
+        """Show how much of the prompt is read; for `ModelKit.stream`."""
+        if not self.err.is_terminal or (self._bar is None and processed == total):
+            return
+        if self._bar is None:
+            count = TextColumn("{task.completed}/{task.total} tokens")
+            columns = (TextColumn("reading the prompt"), BarColumn(), count)
+            progress = Progress(*columns, console=self.err, transient=True)
+            progress.start()
+            self._bar = (progress, progress.add_task("prefill", total=total))
+        self._bar[0].update(self._bar[1], completed=processed)
+        if processed == total:
+            self.end_progress()
+
+    def end_progress(self) -> None:
+        """Take the bar away, also after an interruption."""
+        if self._bar is not None:
+            self._bar[0].stop()
+            self._bar = None
+
+    def stream(self, chunks: "Iterator[GenerationChunk]") -> "Iterator[GenerationChunk]":
+        """Print chunks as they pass through."""
+        in_reasoning = False
+        try:
+            for chunk in chunks:
+                self.end_progress()
+                if chunk.reasoning and self.out.is_terminal:
+                    in_reasoning = True
+                    self.out.print(chunk.reasoning, end="", style="dim", markup=False)
+                if chunk.text:
+                    if in_reasoning:
+                        self.out.print("\n")
+                        in_reasoning = False
+                    self.out.print(chunk.text, end="", markup=False)
+                yield chunk
+        finally:
+            self.end_progress()
+            self.out.print()
+
+    def status(self, stats: "GenerationStats", finish_reason: str) -> None:
+        """One line about the cost of an answer."""
+        images = f" ({stats.image_tokens} image)" if stats.image_tokens else ""
+        cut = ", cut at --max-tokens" if finish_reason == "length" else ""
+        self.err.print(
+            f"[{stats.prompt_tokens} prompt tokens{images} in {stats.time_to_first_token:.2f} s, "
+            f"{stats.completion_tokens} tokens at {stats.generation_tps:.1f} tokens/s{cut}]",
+            style="dim",
+            markup=False,
+        )

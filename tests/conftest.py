@@ -1,0 +1,104 @@
+"""Tiny checkpoints, loaded once per test run."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.cache import attach_media
+from mlx_qwen35.checkpoint import Checkpoint, load_checkpoint
+from mlx_qwen35.prompt import Prompt
+from mlx_qwen35.vision import VisionAddOn, make_vision_add_on
+from tests.checkpoints import DENSE, MOE, Shape, write_checkpoint
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine cannot show."""
+    if not mx.metal.is_available():
+        reason = pytest.mark.skip(reason="needs an Apple GPU: MLX runs on another backend here")
+        for item in items:
+            if "metal" in item.keywords:
+                item.add_marker(reason)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Shape], Path]:
+    """From a shape to its checkpoint directory; must not be changed by a test."""
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    def get(shape: Shape) -> Path:
+        directory = root / shape.name
+        return directory if directory.exists() else write_checkpoint(directory, shape)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def kits(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[[Shape], ModelKit]]:
+    """From a shape to a kit that the whole run shares."""
+    loaded: dict[str, ModelKit] = {}
+
+    def get(shape: Shape) -> ModelKit:
+        if shape.name not in loaded:
+            loaded[shape.name] = ModelKit.load(checkpoint_dir(shape))
+        return loaded[shape.name]
+
+    yield get
+    for kit in loaded.values():
+        kit.close()
+
+
+@pytest.fixture(scope="session")
+def kit(kits: Callable[[Shape], ModelKit]) -> ModelKit:
+    """A dense kit."""
+    return kits(DENSE)
+
+
+@pytest.fixture(scope="session", params=[DENSE, MOE], ids=lambda shape: shape.name)
+def dense_and_moe(request: pytest.FixtureRequest) -> Shape:
+    """Runs a test once with a dense and once with a mixture-of-experts checkpoint."""
+    shape: Shape = request.param
+    return shape
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model in the test's own thread, for tests that drive mlx-lm directly."""
+
+    checkpoint: Checkpoint
+    model: Any
+    vision: VisionAddOn
+
+    def prompt(self, ids: list[int], images: list[Image.Image] | None = None) -> Prompt:
+        """What ModelKit.process_prompt gives for ids."""
+        prepared = tuple(self.vision.prepare_image(image) for image in images or ())
+        expanded, layout = self.vision.lay_out(ids, prepared)
+        return Prompt(np.array(expanded, dtype=np.int32), layout, prepared)
+
+    def cache(self, prompt: Prompt) -> list[Any]:
+        """Fresh caches that will read the prompt's images."""
+        cache: list[Any] = self.model.make_cache()
+        attach_media(cache, self.vision.media(prompt))
+        return cache
+
+
+@pytest.fixture(scope="session")
+def benches(checkpoint_dir: Callable[[Shape], Path]) -> Callable[[Shape], Bench]:
+    """From a shape to a model in this thread."""
+    loaded: dict[str, Bench] = {}
+
+    def get(shape: Shape) -> Bench:
+        if shape.name not in loaded:
+            checkpoint = Checkpoint.open(checkpoint_dir(shape))
+            model = load_checkpoint(checkpoint)
+            vision = make_vision_add_on(checkpoint.config, model.vision_tower, checkpoint.directory)
+            loaded[shape.name] = Bench(checkpoint, model, vision)
+        return loaded[shape.name]
+
+    return get

@@ -1,0 +1,84 @@
+"""The prompts that every parity test reads: text, and images in every place that matters.
+
+Image sizes are multiples of 32 within the checkpoint's limits, so that resizing changes no pixel
+and the golden files do not depend on Pillow's resampling.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from tests.checkpoints import DENSE, IDS, MOE, MOE_WIDE_HEADS, WIDE_HEADS, YARN, Shape
+
+START, PAD, END = IDS["<|vision_start|>"], IDS["<|image_pad|>"], IDS["<|vision_end|>"]
+TURN = [IDS["<|im_end|>"], IDS["<|im_start|>"]]
+
+# The number of decimal places is the point: how far fp32 may drift, relative to the largest logit.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt.
+
+    Args:
+        input_ids: One placeholder per image.
+        image_sizes: Width and height of each image in pixels.
+        seed: Draws the pixels.
+    """
+
+    name: str
+    input_ids: tuple[int, ...]
+    image_sizes: tuple[tuple[int, int], ...]
+    seed: int
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """Noise with coarse structure, so that neighbouring patches differ."""
+        rng = np.random.Generator(np.random.PCG64(self.seed))
+        images = []
+        for width, height in self.image_sizes:
+            coarse = rng.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+            fine = rng.integers(0, 64, (height, width, 3), dtype=np.uint8)
+            images.append(Image.fromarray(np.kron(coarse, np.ones((16, 16, 1), np.uint8)) // 2 + fine))
+        return images
+
+
+def _text(length: int, seed: int) -> list[int]:
+    return np.random.Generator(np.random.PCG64(seed)).integers(0, 320, length).tolist()
+
+
+IMAGE = [START, PAD, END]
+
+
+def _cases() -> list[Case]:
+    def case(name: str, ids: list[int], *sizes: tuple[int, int]) -> Case:
+        return Case(name, tuple(ids), sizes, seed=len(name) * 1000 + len(ids))
+
+    return [
+        case("text", _text(70, 1)),
+        case("square image", _text(9, 2) + IMAGE + _text(20, 3), (64, 64)),
+        case("wide image", _text(9, 4) + IMAGE + _text(20, 5), (192, 64)),
+        case("tall image", _text(9, 6) + IMAGE + _text(20, 7), (64, 160)),
+        case("two images", _text(9, 8) + IMAGE + _text(11, 9) + IMAGE + _text(7, 10), (96, 64), (64, 160)),
+        case(
+            "three images",
+            _text(5, 11) + IMAGE + _text(3, 12) + IMAGE + _text(8, 13) + IMAGE + _text(6, 14),
+            *((64, 96), (160, 64), (96, 96)),
+        ),
+        case("adjacent images", [*_text(6, 15), PAD, PAD, *_text(9, 16)], (96, 64), (64, 128)),
+        case("image first", [PAD, *_text(12, 17)], (128, 64)),
+        case("image last", [*_text(12, 18), START, PAD], (128, 96)),
+        case("image after long text", _text(300, 19) + IMAGE + _text(9, 20), (96, 96)),
+        case(
+            "images over several turns",
+            _text(4, 21) + IMAGE + _text(6, 22) + TURN + _text(9, 23) + TURN + _text(3, 24) + IMAGE
+            + _text(5, 25) + TURN + _text(7, 26) + TURN + _text(8, 27),
+            *((128, 64), (64, 96)),
+        ),
+    ]  # fmt: skip
+
+
+CASES = {case.name: case for case in _cases()}
+SHAPES: tuple[Shape, ...] = (DENSE, WIDE_HEADS, MOE, MOE_WIDE_HEADS, YARN)

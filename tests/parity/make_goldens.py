@@ -1,0 +1,48 @@
+"""Write the golden files: logits of the reference for every case and shape.
+
+pip install -e '.[test,parity]'
+python -m tests.parity.make_goldens
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from mlx_qwen35 import ModelKit
+from tests.checkpoints import write_checkpoint
+from tests.parity.cases import CASES, SHAPES
+from tests.parity.reference import Reference
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+def rows_of(length: int) -> list[int]:
+    """Positions whose whole logits are kept; of all others only the argmax is."""
+    return sorted({*range(0, length, max(length // 4, 1)), length - 1})
+
+
+def main() -> None:
+    """Overwrite every golden file."""
+    for shape in SHAPES:
+        with tempfile.TemporaryDirectory() as root:
+            directory = write_checkpoint(Path(root) / shape.name, shape)
+            reference = Reference(directory)
+            arrays: dict[str, np.ndarray] = {}
+            with ModelKit.load(directory) as kit:
+                for name, case in CASES.items():
+                    prompt = kit.process_prompt(case.input_ids, images=case.images)
+                    logits = reference.logits(prompt)
+                    arrays[f"{name}/logits"] = logits[rows_of(len(logits))]
+                    arrays[f"{name}/argmax"] = logits.argmax(-1).astype(np.int16)
+                    arrays[f"{name}/scale"] = np.abs(logits).max()
+                    if prompt.layout is not None:
+                        positions, delta = reference.rope_index(prompt)
+                        arrays[f"{name}/positions"] = positions.astype(np.int16)
+                        arrays[f"{name}/rope_delta"] = np.array(delta)
+        np.savez_compressed(GOLDENS / f"{shape.name}.npz", **arrays)  # type: ignore[arg-type]
+        print(f"{shape.name}: {len(CASES)} cases, {(GOLDENS / f'{shape.name}.npz').stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Conversations with functions: call the right one with the right arguments, or answer without."""
+
+import json
+from random import Random
+from typing import Any
+
+from about_text import NAMES, TASKS as TEXT_TASKS, WORDS
+from dialogues import Dialogue, Tasks, Turn
+
+TASKS = Tasks()
+
+CITIES = ("Paris", "Rome", "Oslo", "Lima", "Cairo", "Delhi", "Tokyo", "Kyoto", "Quito", "Bern", "Riga", "Accra")
+
+# What the user asks for; {names} of functions and parameters vary, so they have to be read from the description.
+_PURPOSES: tuple[dict[str, Any], ...] = (
+    {
+        "functions": ("get_weather", "weather", "weather_now", "lookup_weather"),
+        "description": "The weather in a city.",
+        "parameters": ((("city", "place", "location", "town"), "string", "city"),),
+        "requests": ("What is the weather in {0}?", "How is the weather in {0}?", "Weather in {0}, please."),
+        "result": ("sunny", "rainy", "cloudy", "windy"),
+        "answer": "It is {result} in {0}.",
+    },
+    {
+        "functions": ("set_timer", "start_timer", "timer", "new_timer"),
+        "description": "Start a timer.",
+        "parameters": ((("minutes", "time", "duration", "length"), "integer", "number"),),
+        "requests": ("Set a timer for {0} minutes.", "Start a timer of {0} minutes.", "Wake me in {0} minutes."),
+        "result": ("started",),
+        "answer": "The timer runs for {0} minutes.",
+    },
+    {
+        "functions": ("send_message", "message", "text_person", "write_to"),
+        "description": "Send a message to a person.",
+        "parameters": ((("to", "person", "name", "receiver"), "string", "name"), (("text", "message", "words", "body"), "string", "words")),
+        "requests": ("Send {0} the message {1}.", "Write {1} to {0}.", "Tell {0}: {1}"),
+        "result": ("sent",),
+        "answer": "The message to {0} is sent.",
+    },
+    {
+        "functions": ("play_song", "play", "music", "start_song"),
+        "description": "Play a song.",
+        "parameters": ((("title", "song", "track", "name"), "string", "word"),),
+        "requests": ("Play the song {0}.", "Play {0}.", "I want to hear {0}."),
+        "result": ("playing",),
+        "answer": "The song {0} is playing.",
+    },
+    {
+        "functions": ("multiply", "times", "product", "mul"),
+        "description": "Multiply two numbers.",
+        "parameters": ((("a", "x", "first", "left"), "integer", "number"), (("b", "y", "second", "right"), "integer", "number")),
+        "requests": ("What is {0} times {1}?", "Multiply {0} by {1}.", "How much is {0} times {1}?"),
+        "result": None,
+        "answer": "{0} times {1} is {result}.",
+    },
+    {
+        "functions": ("search", "find", "look_up", "query"),
+        "description": "Search for something.",
+        "parameters": ((("query", "term", "what", "topic"), "string", "word"),),
+        "requests": ("Search for {0}.", "Look up {0}.", "Find {0}."),
+        "result": ("nothing found", "three pages", "one page"),
+        "answer": "The search for {0} gave {result}.",
+    },
+)  # fmt: skip
+
+
+def _value(kind: str, rng: Random) -> str | int:
+    if kind == "number":
+        return rng.randint(2, 30)
+    if kind == "words":
+        return " ".join(rng.sample(WORDS, rng.randint(1, 3)))
+    return rng.choice({"city": CITIES, "name": NAMES, "word": tuple(WORDS)}[kind])
+
+
+def _function(purpose: dict[str, Any], rng: Random) -> tuple[dict[str, Any], list[str]]:
+    """A description in OpenAI's form, and its parameters' names."""
+    names = [rng.choice(spellings) for spellings, _, _ in purpose["parameters"]]
+    properties = {name: {"type": kind} for name, (_, kind, _) in zip(names, purpose["parameters"], strict=True)}
+    function = {
+        "name": rng.choice(purpose["functions"]),
+        "description": purpose["description"],
+        "parameters": {"type": "object", "properties": properties, "required": names},
+    }
+    return {"type": "function", "function": function}, names
+
+
+@TASKS.add("call", 3.0)
+def call(rng: Random) -> Dialogue:
+    """A request that one of one to three functions serves; sometimes with its result and the answer."""
+    purposes = rng.sample(_PURPOSES, rng.choice([1, 1, 2, 2, 3]))
+    described = [_function(purpose, rng) for purpose in purposes]
+    chosen = rng.randrange(len(purposes))
+    purpose, (tool, names) = purposes[chosen], described[chosen]
+    values = [_value(kind, rng) for _, _, kind in purpose["parameters"]]
+    name = tool["function"]["name"]
+    arguments = dict(zip(names, values, strict=True))
+    turn = Turn(
+        "tool_call",
+        rng.choice(purpose["requests"]).format(*values),
+        "",
+        f"The function {name} does this.",
+        tool_calls=({"name": name, "arguments": arguments},),
+    )
+    tools = tuple(tool for tool, _ in described)
+    if rng.random() < 0.5:
+        return Dialogue((turn,), tools=tools)
+    result: Any = rng.choice(purpose["result"]) if purpose["result"] else int(values[0]) * int(values[1])
+    text = json.dumps({"result": result}) if rng.random() < 0.5 else str(result)
+    turn = Turn(**{**turn.__dict__, "tool_results": (text,)})
+    answer = purpose["answer"].format(*values, result=result)
+    return Dialogue((turn, Turn("tool_answer", "", answer, "The function gave its result.")), tools=tools)
+
+
+@TASKS.add("no call", 0.8)
+def no_call(rng: Random) -> Dialogue:
+    """Functions are there, but the question needs none."""
+    tools = tuple(_function(purpose, rng)[0] for purpose in rng.sample(_PURPOSES, rng.choice([1, 2])))
+    dialogue = TEXT_TASKS.draw(rng)
+    return Dialogue(dialogue.turns, tools=tools)

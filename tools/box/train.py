@@ -1,0 +1,185 @@
+"""Train the checkpoint in the box from nothing.
+
+    pip install -e '.[parity]'
+    python tools/box/train.py --out build/box
+
+Everything is seeded; the loss curve goes to loss.csv in the output directory, and a run that was
+interrupted goes on from its last saved state.
+"""
+
+import argparse
+import csv
+import json
+import math
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from batches import Batches, draw_dialogue
+from network import MultiTokenPrediction, make_config, make_model
+from safetensors.torch import save_file
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from vocabulary import VOCAB_SIZE, write_tokenizer
+
+HERE = Path(__file__).parent
+SEED = 20260
+
+
+def write_directory(out: Path) -> dict[str, int]:
+    """Everything of the checkpoint except the weights; returns the control tokens' ids."""
+    out.mkdir(parents=True, exist_ok=True)
+    rng = Random(SEED)
+    texts = []
+    for _ in range(6000):
+        dialogue = draw_dialogue(rng)
+        texts += [json.dumps(tool) for tool in dialogue.tools]
+        for turn in dialogue.turns:
+            texts += [turn.question, turn.answer, turn.reasoning, *turn.tool_results]
+            for call in turn.tool_calls:
+                texts += [f"<function={call['name']}>\n", *(f"<parameter={name}>\n" for name in call["arguments"])]
+    template = HERE / "chat_template.jinja"
+    texts += [template.read_text()] * 20
+    ids = write_tokenizer(out, texts, template)
+    config = make_config(VOCAB_SIZE, ids)
+    config.save_pretrained(out)
+    settings = {
+        "image_processor_type": "Qwen2VLImageProcessorFast", "processor_class": "Qwen3VLProcessor", "patch_size": 16,
+        "temporal_patch_size": 2, "merge_size": 2, "size": {"shortest_edge": 64 * 64, "longest_edge": 192 * 192},
+        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+    }  # fmt: skip
+    (out / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    generation = {"do_sample": False, "eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]], "pad_token_id": ids["<|endoftext|>"]}
+    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    return ids
+
+
+def loss_of(model: Any, mtp: Any, batch: dict[str, torch.Tensor], mtp_weight: float) -> tuple[torch.Tensor, ...]:
+    """Cross entropy of the assistant's tokens, and of the MTP module's guesses one token further."""
+    learn, input_ids = batch["learn"], batch["input_ids"]
+    arguments = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
+    hidden = model.model(
+        input_ids=input_ids, attention_mask=batch["attention_mask"], position_ids=batch["position_ids"], **arguments
+    ).last_hidden_state
+    chosen = learn[:, 1:]
+    logits = model.lm_head(hidden[:, :-1][chosen])
+    targets = input_ids[:, 1:][chosen]
+    loss = functional.cross_entropy(logits.float(), targets)
+    right = (logits.argmax(-1) == targets).float().mean()
+    if not mtp_weight:
+        return loss, right, torch.zeros(())
+    embed = model.get_input_embeddings()
+    position_ids = batch["position_ids"][:, :, :-2]
+    rotary = model.model.language_model.rotary_emb(hidden, position_ids)
+    guessed = mtp(embed(input_ids[:, 1:-1]), hidden[:, :-2], rotary)
+    chosen = learn[:, 2:] & learn[:, 1:-1]
+    mtp_logits = model.lm_head(guessed[chosen])
+    mtp_targets = input_ids[:, 2:][chosen]
+    mtp_loss = functional.cross_entropy(mtp_logits.float(), mtp_targets)
+    mtp_right = (mtp_logits.argmax(-1) == mtp_targets).float().mean()
+    return loss + mtp_weight * mtp_loss, right, mtp_right
+
+
+def make_optimizers(modules: list[torch.nn.Module], rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for everything else."""
+    named = [(name, p) for module in modules for name, p in module.named_parameters()]
+    inner = [p for name, p in named if p.ndim == 2 and "embed" not in name]
+    kept = {id(p) for p in inner}
+    outer = [p for _, p in named if id(p) not in kept]
+    return [
+        torch.optim.Muon(inner, lr=rate, momentum=0.95, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def rate_at(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up, then a cosine to a twentieth."""
+    warm = 200
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1))))
+
+
+def export(model: torch.nn.Module, mtp: torch.nn.Module, out: Path) -> None:
+    """Write model.safetensors as transformers and Qwen lay it out, in bfloat16."""
+    tensors = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    tensors |= {f"mtp.{name}": value for name, value in mtp.state_dict().items()}
+    save_file(
+        {
+            # The decay rates go through two exponentials; bfloat16 would be too coarse for them.
+            name: value.contiguous() if name.endswith("A_log") else value.to(torch.bfloat16).contiguous()
+            for name, value in tensors.items()
+        },
+        out / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--batch-tokens", type=int, default=3072)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--mtp-weight", type=float, default=0.2)
+    parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(SEED)
+    ids = write_directory(options.out)
+    config = make_config(VOCAB_SIZE, ids)
+    model = make_model(config)
+    mtp = MultiTokenPrediction(config)
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{count} parameters and {sum(p.numel() for p in mtp.parameters())} of MTP", flush=True)
+    optimizers = make_optimizers([model, mtp], options.rate)
+    state_file = options.out / "training_state.pt"
+    first, first_pool = 0, 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        first, first_pool = state["step"], state["pool"] + 1
+        model.load_state_dict(state["model"])
+        mtp.load_state_dict(state["mtp"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+    dataset = Batches(
+        options.out, seed=SEED, tokens=options.batch_tokens, pad=ids["<|endoftext|>"], first_pool=first_pool
+    )
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=8)
+    curve = csv.writer((options.out / "loss.csv").open("a" if first else "w", newline=""))
+    if not first:
+        curve.writerow(["step", "loss", "token_accuracy", "mtp_accuracy", "seconds"])
+    began, window = time.time(), []
+    for step, batch in zip(range(first, options.steps), loader, strict=False):
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(step, options.steps, options.rate)
+            optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, right, mtp_right = loss_of(model, mtp, batch, options.mtp_weight)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*model.parameters(), *mtp.parameters()], 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        window.append((loss.item(), right.item(), mtp_right.item()))
+        if (step + 1) % 50 == 0:
+            means = [sum(values) / len(window) for values in zip(*window, strict=True)]
+            curve.writerow([step + 1, *(f"{value:.4f}" for value in means), f"{time.time() - began:.0f}"])
+            print(step + 1, *(f"{value:.4f}" for value in means), f"{time.time() - began:.0f}s", flush=True)
+            window.clear()
+        if (step + 1) % options.save_every == 0 or step + 1 == options.steps:
+            torch.save(
+                {
+                    "step": step + 1, "pool": int(batch["pool"]), "model": model.state_dict(), "mtp": mtp.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                },
+                state_file,
+            )  # fmt: skip
+            export(model, mtp, options.out)
+
+
+if __name__ == "__main__":
+    main()
