@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     if not options.json:
         gib = 2**30
         quantised = report.quantization and {k: v for k, v in report.quantization.items() if not isinstance(v, dict)}
-        lengths = (4096, 32768, report.context_length)
+        lengths = sorted({min(length, report.context_length) for length in (4096, 32768, report.context_length)})
         memory = ", ".join(f"{report.memory(length) / gib:.2f} GiB with {length} tokens" for length in lengths)
         rows = {
             "checkpoint": report.directory,

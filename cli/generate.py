@@ -40,8 +40,12 @@ def run(options: argparse.Namespace) -> None:
 
         screen = Screen()
         chunks = kit.stream(prompt, on_progress=screen.on_progress, **generation_arguments(options))
+        answered = False
         for chunk in screen.stream(chunks):
+            answered = answered or bool(chunk.text)
             if chunk.stats is not None:
-                stats, reason = chunk.stats, chunk.finish_reason
+                stats, reason = chunk.stats, str(chunk.finish_reason)
         if screen.err.is_terminal:
-            screen.status(stats, str(reason))
+            screen.status(stats, reason)
+        if not answered and reason == "length":
+            screen.err.print("the reasoning was cut before the answer began: raise --max-tokens, or use --no-think")

@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone, as in `| head`; nothing is wrong, and nothing can be printed.
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        # The reader has gone, as in `| head`: nothing is wrong, but flushing at exit would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK
 
 

@@ -11,12 +11,19 @@ if TYPE_CHECKING:
     from mlx_qwen35.generate import GenerationChunk, GenerationStats
 
 
+class _Console(Console):
+    """rich's console, which leaves a closed pipe to the caller and does not end the program."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Screen:
     """Streams an answer to stdout; reasoning, progress and status only go to a terminal."""
 
     def __init__(self) -> None:
-        self.out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self.err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.out = _Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.err = _Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._bar: tuple[Progress, TaskID] | None = None
 
     def on_progress(self, processed: int, total: int) -> None:

@@ -6,7 +6,7 @@ asking has stopped the work.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,7 +159,7 @@ def answer(
     image_tokens: int,
     decode_token: Any,
     started: float,
-) -> Iterator[PrefillProgress | GenerationChunk]:
+) -> Generator[PrefillProgress | GenerationChunk, None, None]:
     """One request from prompt to last token.
 
     Args:

@@ -6,8 +6,11 @@ any thread wait for it.
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -16,15 +19,17 @@ from mlx_qwen35.errors import KitClosedError
 
 T = TypeVar("T")
 _END = object()
+_Job = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class MlxThread:
     """Runs functions one after the other, in the order in which they were asked for."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx_qwen35")
-        self._ident = self._executor.submit(threading.get_ident).result()
-        self._closed = False
+        self._worker = _Worker()
+        # Also at the end of the process: only the thread itself can release its streams, and MLX
+        # aborts the process if nobody does.
+        self.close = weakref.finalize(self, self._worker.finish)
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a function on the thread and wait for its result; its exception is raised here.
@@ -32,37 +37,70 @@ class MlxThread:
         Raises:
             KitClosedError: After `close`.
         """
-        if threading.get_ident() == self._ident:
+        if threading.current_thread() is self._worker.thread:
             # A generator that is collected on this thread closes itself here.
             return function(*args, **kwargs)
-        if self._closed:
-            raise KitClosedError("this ModelKit was closed: load it again")
-        return self._executor.submit(function, *args, **kwargs).result()
+        future: Future[T] = Future()
+        self._worker.submit((future, function, args, kwargs))
+        return future.result()
 
-    def iterate(self, start: Callable[[], Iterator[T]]) -> Iterator[T]:
+    def iterate(self, start: Callable[[], Generator[T, None, None]]) -> Iterator[T]:
         """Run a generator on the thread, one step for each value asked for.
 
         Other work may run between two steps. When the consumer stops, so does the generator.
         """
-        steps = self.call(start)
+        steps = self.call(self._worker.begin, start)
         try:
             while (value := self.call(next, steps, _END)) is not _END:
                 yield value
         finally:
-            if not self._closed:
-                self.call(_close, steps)
-
-    def close(self) -> None:
-        """Finish what is running, and end the thread; a second call does nothing."""
-        if self._closed:
-            return
-        self.call(mx.clear_streams)
-        self._closed = True
-        self._executor.shutdown()
+            with suppress(KitClosedError):
+                self.call(self._worker.end, steps)
 
 
-def _close(steps: Any) -> None:
-    # A list's iterator has nothing to close, a generator has.
-    close = getattr(steps, "close", None)
-    if close is not None:
-        close()
+class _Worker:
+    """The thread and its queue; knows nothing of the object that callers hold."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._open: set[Generator[Any, None, None]] = set()
+        # A daemon, so that it is still there when the interpreter runs its exit handlers.
+        self.thread = threading.Thread(target=self._work, name="mlx_qwen35", daemon=True)
+        self.thread.start()
+
+    def submit(self, job: _Job) -> None:
+        with self._lock:
+            if self._closed:
+                raise KitClosedError("this ModelKit was closed: load it again")
+            self._jobs.put(job)
+
+    def begin(self, start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:
+        steps = start()
+        self._open.add(steps)
+        return steps
+
+    def end(self, steps: Generator[Any, None, None]) -> None:
+        self._open.discard(steps)
+        steps.close()
+
+    def finish(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._jobs.put(None)
+        if threading.current_thread() is not self.thread:
+            self.thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            future, function, args, kwargs = job
+            try:
+                future.set_result(function(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+            # Keep nothing of a job alive while waiting for the next one.
+            del job, future, function, args, kwargs
+        for steps in list(self._open):
+            self.end(steps)
+        mx.clear_streams()

@@ -1,7 +1,7 @@
 """ModelKit: one loaded checkpoint, and everything a caller does with it."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -215,7 +215,7 @@ class ModelKit:
             stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         )
 
-        def start() -> Iterator[PrefillProgress | GenerationChunk]:
+        def start() -> Generator[PrefillProgress | GenerationChunk, None, None]:
             return answer(
                 self.model,
                 ready.input_ids,
@@ -250,7 +250,9 @@ class ModelKit:
         self.close()
 
     def _consume(
-        self, start: Callable[[], Iterator[PrefillProgress | GenerationChunk]], on_progress: ProgressCallback | None
+        self,
+        start: Callable[[], Generator[PrefillProgress | GenerationChunk, None, None]],
+        on_progress: ProgressCallback | None,
     ) -> Iterator[GenerationChunk]:
         for item in self._thread.iterate(start):
             if isinstance(item, GenerationChunk):

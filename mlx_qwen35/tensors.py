@@ -92,7 +92,7 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
     if layout == "transformers":
         for name, value in renamed.items():
             if name.endswith("conv1d.weight"):
-                renamed[name] = value.moveaxis(2, 1)
+                renamed[name] = mx.contiguous(value.moveaxis(2, 1))
             elif _SHIFTED_NORM.search(name) and not name.startswith("vision_tower."):
                 renamed[name] = value + 1.0
     patches = "vision_tower.patch_embed.proj.weight"
@@ -100,7 +100,7 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
         # (out, C, T, P, P) in transformers, (out, T, P, P, C) in mlx-vlm.
         channels = config.vision.in_channels
         if renamed[patches].shape[1] == channels and renamed[patches].shape[-1] != channels:
-            renamed[patches] = renamed[patches].transpose(0, 2, 3, 4, 1)
+            renamed[patches] = mx.contiguous(renamed[patches].transpose(0, 2, 3, 4, 1))
     return renamed
 
 

@@ -10,7 +10,7 @@ from mlx_qwen35.errors import VersionError
 CHECKED = ("mlx-lm", "mlx-vlm")
 
 
-def tested_ranges() -> dict[str, Requirement]:
+def supported_ranges() -> dict[str, Requirement]:
     """The requirement on each checked library, as this distribution declares it."""
     try:
         declared = requires("mlx-qwen35") or []
@@ -26,7 +26,7 @@ def check_versions() -> None:
     Raises:
         VersionError: mlx-lm or mlx-vlm is outside its tested range; names both ranges.
     """
-    ranges = tested_ranges()
+    ranges = supported_ranges()
     installed = {name: version(name) for name in ranges}
     if any(not ranges[name].specifier.contains(installed[name], prereleases=True) for name in ranges):
         expected = ", ".join(f"{name} {requirement.specifier}" for name, requirement in ranges.items())

@@ -13,6 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models import qwen3_5 as upstream
 from mlx_lm.models.cache import ArraysCache
+from mlx_lm.models.pipeline import PipelineMixin
 
 from mlx_qwen35.cache import AttentionCache, SequenceCache
 from mlx_qwen35.config import LayerType, ModelConfig
@@ -97,8 +98,8 @@ class PatchedTextModel(upstream.Qwen3_5TextModel):  # type: ignore[misc]
     """mlx-lm's decoder, which puts image embeddings where the cache says that images stand."""
 
     def __init__(self, args: TextModelArgs) -> None:
-        # The parent would build its own layers first.
-        super(upstream.Qwen3_5TextModel, self).__init__()
+        # Not the parent's: it would build its own layers first.
+        PipelineMixin.__init__(self)
         self.embed_tokens = nn.Embedding(args.vocab_size, args.hidden_size)
         self.layers = [PatchedDecoderLayer(args, kind) for kind in args.layer_types]
         self.norm = nn.RMSNorm(args.hidden_size, eps=args.rms_norm_eps)
@@ -127,7 +128,7 @@ class PatchedTextLanguageModel(upstream.TextModel):  # type: ignore[misc]
     """mlx-lm's TextModel (decoder and head) over the patched decoder."""
 
     def __init__(self, args: TextModelArgs) -> None:
-        super(upstream.TextModel, self).__init__()
+        nn.Module.__init__(self)  # type: ignore[no-untyped-call]
         self.args = args
         self.model_type = args.model_type
         self.model = PatchedTextModel(args)
@@ -147,7 +148,8 @@ class Model(upstream.Model):  # type: ignore[misc]
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super(upstream.Model, self).__init__()
+        # Not the parent's: it would build mlx-lm's own decoder first.
+        nn.Module.__init__(self)  # type: ignore[no-untyped-call]
         self.args = config
         self.model_type = config.model_type
         self.language_model = PatchedTextLanguageModel(TextModelArgs.from_config(config))

@@ -252,7 +252,9 @@ def _with_one(scene: Scene, kind: str, rng: Random) -> Scene:
     chosen = rng.randrange(len(scene.things))
     return scene.with_things(
         [
-            replace(thing, kind=kind if number == chosen else (thing.kind if thing.kind != kind else rng.choice(others)))
+            replace(
+                thing, kind=kind if number == chosen else (thing.kind if thing.kind != kind else rng.choice(others))
+            )
             for number, thing in enumerate(scene.things)
         ]
     )
@@ -260,7 +262,9 @@ def _with_one(scene: Scene, kind: str, rng: Random) -> Scene:
 
 @about_several
 def where_in(rng: Random) -> tuple[list[Scene], str, str]:
-    scenes = [_with_one(scene, kind, rng) for kind in [rng.choice(SHAPES)] for scene in _pictures(rng, rng.choice([2, 2, 3]))]
+    scenes = [
+        _with_one(scene, kind, rng) for kind in [rng.choice(SHAPES)] for scene in _pictures(rng, rng.choice([2, 2, 3]))
+    ]
     index = rng.randrange(len(scenes))
     kinds = [set(thing.kind for thing in scene.unique("kind")) for scene in scenes]
     kind = rng.choice(sorted(set.intersection(*kinds)))

@@ -43,7 +43,9 @@ def count(rng: Random) -> Dialogue:
 
 @TASKS.add("copy", 1.0)
 def copy(rng: Random) -> Dialogue:
-    items = " ".join(rng.choice(WORDS) if rng.random() < 0.7 else str(rng.randrange(10)) for _ in range(rng.randint(2, 6)))
+    items = " ".join(
+        rng.choice(WORDS) if rng.random() < 0.7 else str(rng.randrange(10)) for _ in range(rng.randint(2, 6))
+    )
     form = rng.choice(["Repeat: {}", "Repeat after me: {}", "Say this again: {}"])
     return _single("copy", form.format(items), items, "The text comes after the colon.")
 
@@ -63,7 +65,11 @@ def add(rng: Random) -> Dialogue:
 
 
 _TALK = (
-    (("Hello!", "Hi!", "Hello there!", "Good morning!"), "Hello! Show me a picture, or ask me something.", "A greeting."),
+    (
+        ("Hello!", "Hi!", "Hello there!", "Good morning!"),
+        "Hello! Show me a picture, or ask me something.",
+        "A greeting.",
+    ),
     (
         ("What are you?", "Who are you?", "Tell me about yourself."),
         "I am a very small Qwen3.5 that comes with mlx_qwen35. I know pictures of shapes and digits.",

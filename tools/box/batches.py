@@ -62,9 +62,7 @@ class Encoder:
     def encode(self, dialogue: Dialogue, *, thinking: bool) -> Example:
         """The whole conversation with the assistant's words marked."""
         messages = dialogue.messages(len(dialogue.turns), with_answer=True, thinking=thinking)
-        rendered = render_messages(
-            self.tokenizer, messages, tools=dialogue.tools or None, add_generation_prompt=False
-        )
+        rendered = render_messages(self.tokenizer, messages, tools=dialogue.tools or None, add_generation_prompt=False)
         images = tuple(self.preprocessor(source) for source in rendered.sources)
         ids = expand_placeholders(
             rendered.input_ids, [image.tokens for image in images], image_token_id=self.image_token_id

@@ -51,7 +51,11 @@ def write_directory(out: Path) -> dict[str, int]:
         "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
     }  # fmt: skip
     (out / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    generation = {"do_sample": False, "eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]], "pad_token_id": ids["<|endoftext|>"]}
+    generation = {
+        "do_sample": False,
+        "eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]],
+        "pad_token_id": ids["<|endoftext|>"],
+    }
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     return ids
 

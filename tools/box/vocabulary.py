@@ -38,7 +38,9 @@ def write_tokenizer(directory: Path, texts: Iterable[str], chat_template: Path) 
     tokenizer.decoder = decoders.ByteLevel()
     size = VOCAB_SIZE - len(SPECIAL) - len(WORDS)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    )
     if tokenizer.get_vocab_size() != size:
         raise ValueError(f"the texts gave {tokenizer.get_vocab_size()} tokens, expected {size}")
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])

@@ -1,0 +1,134 @@
+"""The REPL in a pseudo-terminal, and fed from a pipe."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+from PIL import Image
+
+from tests.checkpoints import DENSE, Shape, write_checkpoint
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "my picture.png"
+    Image.new("RGB", (96, 64), "red").save(path)
+    return path
+
+
+class Terminal:
+    """A chat in a pseudo-terminal. What is typed before the prompt is there waits in the terminal."""
+
+    def __init__(self, model: Path, home: Path, *arguments: str) -> None:
+        environment = {**os.environ, "HOME": str(home), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        command = ["-m", "mlx_qwen35.cli.main", "chat", "--model", str(model), *arguments]
+        self.child: Any = pexpect.spawn(
+            sys.executable, command, env=environment, encoding="utf-8", timeout=60, dimensions=(50, 200)
+        )
+        self.child.expect(">>>")
+
+    def say(self, line: str, shows: str) -> None:
+        """Type a line and wait until something is shown (a regular expression)."""
+        self.child.send(line + "\r")
+        self.child.expect(shows)
+
+    def leave(self) -> int:
+        """Ctrl-D at the prompt; returns the exit code. Sent earlier, the terminal would swallow it."""
+        self.child.expect(">>>")
+        self.child.sendeof()
+        self.child.expect(pexpect.EOF)
+        self.child.close()
+        return int(self.child.exitstatus)
+
+
+@pytest.fixture
+def terminal(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(checkpoint_dir(DENSE), tmp_path, "-m", "6", "--temp", "0")
+    yield terminal
+    terminal.child.close(force=True)
+
+
+def test_a_conversation_with_images(terminal: Terminal, picture: Path) -> None:
+    terminal.say("hello there", shows=r"6 tokens at .* tokens/s")
+    terminal.say(f"/image {picture}", shows="goes with the next message")
+    terminal.say("what is this?", shows=r"prompt tokens \(6 image\)")
+    escaped = str(picture).replace(" ", "\\ ")
+    terminal.say(f"{escaped} and this?", shows=r"prompt tokens \(12 image\)")
+    assert terminal.leave() == 0
+
+
+def test_commands(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.say("/help", shows="/image PATH")
+    terminal.say("/think off", shows="reasoning is off")
+    terminal.say("/think", shows="reasoning is on")
+    terminal.say("/think maybe", shows="/think: expected on or off, found maybe")
+    terminal.say("/system be brief", shows="system message: be brief")
+    terminal.say("hello", shows="tokens/s")
+    terminal.say(f"/save {tmp_path}/chat.json", shows="saved to")
+    terminal.say("/clear", shows="the conversation is empty")
+    terminal.say(f"/load {tmp_path}/chat.json", shows="2 messages from")
+    terminal.say("/nothing", shows="/nothing: no such command")
+    terminal.say("/image /nowhere.png", shows="No such file or directory")
+    terminal.say("/load /nowhere.json", shows="cannot be read")
+    terminal.say("/quit", shows=pexpect.EOF)
+
+
+def test_several_lines(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.say("one\x1b\rtwo", shows="tokens/s")
+    terminal.say(f"/save {tmp_path}/chat.json", shows="saved to")
+    assert '"text": "one\\ntwo"' in (tmp_path / "chat.json").read_text()
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    # A hot, seeded model of random weights does not come to an end by itself.
+    terminal = Terminal(checkpoint_dir(DENSE), tmp_path, "-m", "4000", "--temp", "9", "--seed", "1")
+    terminal.child.send("hello\r")
+    terminal.child.expect("\x1b\\[2m")
+    terminal.child.sendintr()
+    terminal.child.expect("stopped")
+    terminal.child.send("half a line")
+    terminal.child.expect("half a line")
+    terminal.child.sendintr()
+    terminal.say("/think off", shows="reasoning is off")
+    assert terminal.leave() == 0
+
+
+def test_history_is_kept(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    for _ in range(2):
+        terminal = Terminal(checkpoint_dir(DENSE), tmp_path)
+        terminal.say("/system remembered words", shows="system message")
+        assert terminal.leave() == 0
+    assert (tmp_path / ".mlx_qwen35" / "history").read_text().count("remembered words") >= 1
+
+
+def pipe(model: Path, text: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "mlx_qwen35.cli.main", "chat", "--model", str(model), *arguments]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+def test_lines_may_come_from_a_pipe(checkpoint_dir: Callable[[Shape], Path], picture: Path) -> None:
+    lines = f"hello\n/image {picture}\nwhat?\n/bad\n/quit\nnever asked\n"
+    done = pipe(checkpoint_dir(DENSE), lines, "-m", "4", "--no-think")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) >= 2
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stderr.count("tokens/s") == 2
+    assert "/bad: no such command" in done.stderr
+
+
+def test_an_image_for_the_first_message(checkpoint_dir: Callable[[Shape], Path], picture: Path) -> None:
+    done = pipe(checkpoint_dir(DENSE), "what?\n", "-m", "2", "--image", str(picture))
+    assert "(6 image)" in done.stderr
+
+
+def test_an_image_for_a_model_that_cannot_see_is_refused_at_once(tmp_path: Path, picture: Path) -> None:
+    model = write_checkpoint(tmp_path / "model", replace(DENSE, name="text-only", text_only=True))
+    done = pipe(model, f"/image {picture}\nhello\n", "-m", "2")
+    assert "this checkpoint cannot see images" in done.stderr
+    assert done.stderr.count("tokens/s") == 1

@@ -1,0 +1,193 @@
+"""generate, convert and doctor, as processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mlx_qwen35 import ModelKit
+from tests.checkpoints import DENSE, MOE, Shape
+
+
+def run(*arguments: str, stdin: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "mlx_qwen35.cli.main", *arguments],
+        input=stdin, capture_output=True, text=True, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (96, 64), "red").save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint_dir: Callable[[Shape], Path]) -> str:
+    return str(checkpoint_dir(DENSE))
+
+
+def expected(kit: ModelKit, text: str, image: str | None = None, **options: Any) -> str:
+    parts = [{"type": "image", "image": image}] if image else []
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+    prompt = kit.process_prompt(messages, enable_thinking=False)
+    return kit.generate(prompt, **options).text
+
+
+def test_generate_prints_the_answer_and_nothing_else(model: str, kit: ModelKit, picture: str) -> None:
+    for arguments, image in (([], None), (["--image", picture], picture)):
+        done = run("generate", "--model", model, "-p", "hello there", "--no-think", "-m", "9", *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == expected(kit, "hello there", image, max_tokens=9) + "\n"
+
+
+def test_generate_reads_standard_input(model: str, kit: ModelKit) -> None:
+    done = run("generate", "--model", model, "--prompt", "-", "--no-think", "-m", "5", stdin="the fox\njumps")
+    assert done.stdout == expected(kit, "the fox\njumps", max_tokens=5) + "\n"
+
+
+def test_generate_as_json(model: str, picture: str) -> None:
+    done = run("generate", "--model", model, "-p", "hi", "--image", picture, "--image", picture, "-m", "4", "--json")
+    result = json.loads(done.stdout)
+    assert result["finish_reason"] == "length"
+    assert len(result["tokens"]) == result["stats"]["completion_tokens"] == 4
+    assert result["stats"]["image_tokens"] == 12
+    assert set(result) >= {"text", "reasoning", "tokens", "finish_reason", "stats"}
+
+
+def test_flags_reach_the_sampler(model: str, kit: ModelKit) -> None:
+    flags = ["--temp", "1.5", "--top-p", "0.9", "--top-k", "30", "--min-p", "0.01", "--seed", "4", "-m", "12"]
+    done = run("generate", "--model", model, "-p", "hello", "--no-think", *flags)
+    options: dict[str, Any] = {
+        "temperature": 1.5,
+        "top_p": 0.9,
+        "top_k": 30,
+        "min_p": 0.01,
+        "seed": 4,
+        "max_tokens": 12,
+    }
+    assert done.stdout == expected(kit, "hello", **options) + "\n"
+    assert done.stdout != expected(kit, "hello", **options | {"seed": 5}) + "\n"
+
+
+def test_the_model_may_be_named_by_the_environment(model: str) -> None:
+    done = run("generate", "-p", "hi", "-m", "2", MLX_QWEN35_MODEL=model)
+    assert done.returncode == 0
+
+
+def test_a_system_prompt_and_a_pixel_budget_count(model: str, picture: str, tmp_path: Path) -> None:
+    def tokens(*arguments: str) -> tuple[int, int]:
+        stats = json.loads(run("generate", "--model", model, "-p", "hi", "-m", "1", "--json", *arguments).stdout)[
+            "stats"
+        ]
+        return stats["prompt_tokens"], stats["image_tokens"]
+
+    assert tokens("--system-prompt", "be brief")[0] > tokens()[0]
+    large = tmp_path / "large.png"
+    Image.new("RGB", (256, 256)).save(large)
+    assert tokens("--image", str(large))[1] == 64
+    assert tokens("--image", str(large), "--max-pixels", "16384")[1] == 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "-p", "hi"], "--model: expected a checkpoint directory or hub id"),
+        (["generate", "-p", "hi", "--model", "/nowhere"], "/nowhere: expected an existing directory or a hub id"),
+        (["generate", "-p", " ", "--model", "MODEL"], "--prompt: expected some text, found none"),
+        (["generate", "-p", "hi", "--model", "MODEL", "--image", "/no.png"], "/no.png: No such file or directory"),
+        (["generate", "-p", "hi", "--model", "MODEL", "--temp", "-1"], "temperature: expected at least 0, found -1"),
+        (["generate", "-p", "hi", "--model", "MODEL", "-m", "0"], "max_tokens: expected a whole number of at least 1"),
+        (["generate", "-p", "hi", "--model", "MODEL", "--adapter-path", "/no"], "/no: expected adapter_config.json"),
+        (["chat", "--model", "/nowhere"], "/nowhere: expected an existing directory"),
+        (["doctor", "/nowhere"], "/nowhere: expected an existing directory"),
+        (["convert", "--model", "/nowhere", "--out", "OUT"], "/nowhere: expected an existing directory"),
+        (["convert", "--model", "MODEL", "--out", "MODEL"], "expected a directory that does not exist yet"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_2(
+    model: str, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    names = {"MODEL": model, "OUT": str(tmp_path / "out")}
+    done = run(*(names.get(argument, argument) for argument in arguments), MLX_QWEN35_MODEL="")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("mlx-qwen35: ")
+    assert message in done.stderr
+
+
+def test_bad_flags_are_refused_by_name(model: str) -> None:
+    done = run("generate", "--model", model, "-p", "hi", "--max-kv-size", "5")
+    assert done.returncode == 2
+    assert "--max-kv-size" in done.stderr
+
+
+def test_ctrl_c_ends_with_130(model: str) -> None:
+    command = [sys.executable, "-m", "mlx_qwen35.cli.main", "generate", "--model", model, "-p", "hi", "--no-think"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
+def test_a_closed_pipe_is_no_error(model: str) -> None:
+    command = f"{sys.executable} -m mlx_qwen35.cli.main generate --model {model} -p hi --no-think -m 300 | head -c 3"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, check=False)
+    assert (done.returncode, len(done.stdout), done.stderr) == (0, 3, b"")
+
+
+def test_an_answer_that_is_all_reasoning_is_explained(model: str) -> None:
+    done = run("generate", "--model", model, "-p", "hi", "-m", "3")
+    assert done.stdout == "\n"
+    assert "the reasoning was cut before the answer began: raise --max-tokens" in done.stderr
+
+
+def test_convert_and_doctor(model: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    done = run("convert", "--model", model, "--out", out, "--bits", "8")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert out in done.stdout
+    done = run("doctor", out)
+    assert done.returncode == 0
+    for words in (
+        "layout:       mlx-vlm",
+        "vision:       yes",
+        "MTP:          yes",
+        "'bits': 8",
+        "mlx-lm 0.",
+        "different logits",
+    ):
+        assert words in done.stdout
+    assert "FAILED" not in done.stdout
+    report = json.loads(run("doctor", out, "--json").stdout)
+    assert report["layout"] == "mlx-vlm"
+    assert all(check["passed"] for check in report["checks"])
+
+
+def test_doctor_fails_where_vision_is_blind(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """A tower whose last layer is zero: images change nothing any more."""
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    directory = shutil.copytree(checkpoint_dir(MOE), tmp_path / "blind")
+    tensors = load_file(directory / "model.safetensors")
+    for name in ("model.visual.merger.linear_fc2.weight", "model.visual.merger.linear_fc2.bias"):
+        tensors[name] = tensors[name] * 0
+    save_file(tensors, directory / "model.safetensors")
+    done = run("doctor", str(directory))
+    assert done.returncode == 2
+    assert "FAILED: a red and a blue image give different logits" in done.stdout
+    assert "the self-check failed" in done.stderr

@@ -1,0 +1,102 @@
+"""The state of a chat, without a terminal."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mlx_qwen35.cli.conversation import Conversation, split_dropped_paths
+from mlx_qwen35.errors import MediaError, OptionError
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "a.png", tmp_path / "my (second) picture.JPG", tmp_path / "it's.webp"]
+    for path in paths:
+        Image.new("RGB", (8, 8)).save(path)
+    return paths
+
+
+def test_images_go_with_the_next_message(pictures: list[Path]) -> None:
+    conversation = Conversation(system="be brief")
+    conversation.attach(pictures[0])
+    conversation.attach(pictures[1])
+    conversation.ask("what?")
+    conversation.answer("this", "because")
+    conversation.ask("and?")
+    kinds = [[part["type"] for part in turn["content"]] for turn in conversation.turns if turn["role"] == "user"]
+    assert kinds == [["image_url", "image_url", "text"], ["text"]]
+    assert conversation.messages()[0] == {"role": "system", "content": "be brief"}
+    assert conversation.messages()[2]["reasoning_content"] == "because"
+
+
+def test_an_unanswered_question_is_taken_back_with_its_images(pictures: list[Path]) -> None:
+    conversation = Conversation()
+    conversation.attach(pictures[0])
+    waiting = list(conversation.waiting)
+    conversation.ask("what?")
+    conversation.take_back()
+    assert (conversation.turns, conversation.waiting) == ([], waiting)
+
+
+def test_a_bad_image_changes_nothing(tmp_path: Path) -> None:
+    conversation = Conversation()
+    with pytest.raises(MediaError):
+        conversation.attach(tmp_path / "nothing.png")
+    assert conversation.waiting == []
+
+
+def test_saving_keeps_everything_even_if_the_image_file_goes(pictures: list[Path], tmp_path: Path) -> None:
+    conversation = Conversation(system="s", thinking=False)
+    conversation.attach(pictures[0])
+    conversation.ask("what?")
+    conversation.answer("ä 漢", "")
+    conversation.save(tmp_path / "chat.json")
+    pictures[0].unlink()
+    assert Conversation.load(tmp_path / "chat.json") == conversation
+
+
+@pytest.mark.parametrize(
+    "content", [None, "{", "[]", '{"format": "other", "messages": []}', '{"format": "mlx-qwen35 chat 1"}']
+)
+def test_files_that_are_no_chat_are_refused(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "chat.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(OptionError, match=str(path)):
+        Conversation.load(path)
+
+
+def test_saving_to_nowhere_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="cannot be written"):
+        Conversation().save(tmp_path / "missing" / "chat.json")
+
+
+def test_dropped_files_are_recognised(pictures: list[Path]) -> None:
+    """As terminals paste them: escaped, in quotes, or as file: URLs."""
+    plain, second, third = pictures
+    escaped = str(second).replace(" ", "\\ ").replace("(", "\\(").replace(")", "\\)")
+    forms = {
+        f"what is {plain}": ("what is", [plain]),
+        f"{escaped} what is this?": ("what is this?", [second]),
+        f"'{second}'": ("", [second]),
+        f'compare {plain} and "{second}" please': ("compare   and   please", [plain, second]),
+        f"{second.as_uri()} look": ("look", [second]),
+        f'"{third}"': ("", [third]),
+    }
+    for line, (rest, paths) in forms.items():
+        found, found_paths = split_dropped_paths(line)
+        assert (found.split(), found_paths) == (rest.split(), paths)
+
+
+def test_other_text_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    for line in (
+        "it's a dog's life",
+        "/nowhere/picture.png",
+        "a.png",
+        f"{tmp_path}/notes.txt",
+        "say 'hello",
+        "1/2 + \\ x",
+    ):
+        assert split_dropped_paths(line) == (line, [])

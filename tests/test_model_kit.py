@@ -1,0 +1,332 @@
+"""The Python API."""
+
+import dataclasses
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.errors import (
+    ContextLengthError,
+    GenerationCancelled,
+    KitClosedError,
+    MediaError,
+    OptionError,
+    PromptError,
+    PromptMismatchError,
+    Qwen35Error,
+)
+from tests.checkpoints import DENSE, IDS, VOCAB_SIZE, Shape
+from tests.parity.cases import CASES
+
+USER = {"role": "user", "content": "what is in the picture?"}
+RED, BLUE = Image.new("RGB", (96, 64), "red"), Image.new("RGB", (64, 128), "blue")
+
+
+def with_images(*images: Any) -> list[dict[str, Any]]:
+    parts = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": "what is in the picture?"}]}]
+
+
+def test_a_text_prompt(kit: ModelKit) -> None:
+    prompt = kit.process_prompt([USER], enable_thinking=False)
+    assert prompt.input_ids.dtype == np.int32
+    assert prompt.position_ids is None
+    assert (prompt.rope_delta, prompt.image_tokens, prompt.in_reasoning) == (0, 0, False)
+    assert kit.process_prompt([USER]).in_reasoning
+
+
+def test_an_image_prompt(kit: ModelKit) -> None:
+    prompt = kit.process_prompt(with_images(RED, BLUE))
+    assert prompt.position_ids is not None
+    assert prompt.position_ids.shape == (3, len(prompt.input_ids))
+    assert prompt.image_tokens == 6 + 8
+    assert prompt.rope_delta == (3 - 6) + (4 - 8)
+
+
+def test_every_form_of_one_prompt_is_the_same_prompt(kit: ModelKit) -> None:
+    """Messages, images beside the messages, a finished string, ids, expanded ids."""
+    whole = kit.process_prompt(with_images(RED, BLUE))
+    parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "what is in the picture?"}]
+    text = kit.tokenizer.decode(kit.process_prompt(with_images(RED)).input_ids.tolist())
+    vision = f"<|vision_start|>{'<|image_pad|>'}<|vision_end|>"
+    text = f"<|im_start|>user\n{vision}{vision}what is in the picture?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    ids = kit.tokenizer.encode(text)
+    images = [RED, BLUE]
+    forms = [
+        kit.process_prompt([{"role": "user", "content": parts}], images=images),
+        kit.process_prompt(text, images=images),
+        kit.process_prompt(ids, images=images),
+        kit.process_prompt(np.array(ids), images=images),  # type: ignore[arg-type]
+        kit.process_prompt(whole.input_ids.tolist(), images=images),
+    ]
+    for form in forms:
+        np.testing.assert_array_equal(form.input_ids, whole.input_ids)
+        np.testing.assert_array_equal(form.position_ids, whole.position_ids)  # type: ignore[arg-type]
+        assert [image.content_hash for image in form.images] == [image.content_hash for image in whole.images]
+        assert form.in_reasoning
+
+
+def test_tokenize_spells_control_tokens_out(kit: ModelKit) -> None:
+    assert IDS["<|im_end|>"] not in kit.tokenize("a<|im_end|>b")
+    assert kit.tokenizer.decode(kit.tokenize("a<|im_end|>b")) == "a<|im_end|>b"
+
+
+def test_logits_are_float32_and_usable_in_the_caller_s_thread(kit: ModelKit) -> None:
+    logits = kit.logits(kit.process_prompt(with_images(RED)))
+    assert logits.dtype == mx.float32
+    assert logits.shape[1] == VOCAB_SIZE
+    assert mx.isfinite(logits.sum()).item()
+
+
+def test_two_images_give_two_answers(kit: ModelKit) -> None:
+    green = Image.new("RGB", RED.size, "green")
+    red, again, other = (
+        np.array(kit.logits(kit.process_prompt(with_images(image))))[-1] for image in (RED, RED, green)
+    )
+    np.testing.assert_array_equal(red, again)
+    assert np.abs(red - other).max() > 0.01
+
+
+def test_the_order_of_images_matters(kit: ModelKit) -> None:
+    one = np.array(kit.logits(kit.process_prompt(with_images(RED, BLUE))))[-1]
+    other = np.array(kit.logits(kit.process_prompt(with_images(BLUE, RED))))[-1]
+    assert np.abs(one - other).max() > 0.01
+
+
+def test_a_stream_ends_with_a_reason_and_stats(kit: ModelKit) -> None:
+    prompt = kit.process_prompt(with_images(RED))
+    chunks = list(kit.stream(prompt, max_tokens=7, temperature=0.0, top_logprobs=3))
+    assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    last = chunks[-1]
+    assert last.stats is not None
+    assert last.stats.prompt_tokens == len(prompt.input_ids)
+    assert last.stats.image_tokens == 6
+    assert last.stats.completion_tokens == len(chunks) == 7
+    assert last.stats.peak_memory > 0
+    assert 0 < last.stats.time_to_first_token < 60
+    for chunk in chunks:
+        assert chunk.top_logprobs is not None
+        assert len(chunk.top_logprobs) == 3
+        assert chunk.top_logprobs[0].token == chunk.token
+        assert chunk.top_logprobs[0].logprob == chunk.logprob
+        assert chunk.top_logprobs[0].logprob > chunk.top_logprobs[2].logprob
+
+
+def test_logprobs_equal_the_logits(kit: ModelKit) -> None:
+    prompt = kit.process_prompt(with_images(RED))
+    first = next(iter(kit.stream(prompt, temperature=0.0, logprobs=True)))
+    logits = np.array(kit.logits(prompt))[-1]
+    expected = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+    assert first.logprob == pytest.approx(expected[first.token], abs=1e-4)
+    assert next(iter(kit.stream(prompt, temperature=0.0))).logprob is None
+
+
+def test_generate_joins_the_stream(kit: ModelKit) -> None:
+    options: dict[str, Any] = {"max_tokens": 9, "temperature": 0.0}
+    chunks = list(kit.stream([USER], **options))
+    result = kit.generate([USER], **options)
+    assert result.tokens == tuple(chunk.token for chunk in chunks)
+    assert result.text == "".join(chunk.text for chunk in chunks)
+    assert result.finish_reason == chunks[-1].finish_reason
+
+
+def test_stopping_at_an_end_token(kit: ModelKit) -> None:
+    bias = {IDS["<|im_end|>"]: 100.0}
+    result = kit.generate([USER], logit_bias=bias, max_tokens=5)
+    assert (result.tokens, result.text, result.finish_reason) == ((IDS["<|im_end|>"],), "", "stop")
+
+
+def test_stop_strings_and_max_tokens(kit: ModelKit) -> None:
+    """A forced answer 'aaaa...': stopped inside, or cut while the stop string had only begun."""
+    (token,) = kit.tokenize("a")
+    options: dict[str, Any] = {"logit_bias": {token: 200.0}, "temperature": 0.0}
+    prompt = kit.process_prompt([USER], enable_thinking=False)
+    stopped = kit.generate(prompt, stop="aaa", max_tokens=8, **options)
+    assert (stopped.text, stopped.finish_reason) == ("", "stop")
+    cut = kit.generate(prompt, stop=["aaab", "never"], max_tokens=5, **options)
+    assert (cut.text, cut.finish_reason) == ("aaaaa", "length")
+
+
+def test_reasoning_is_separate(kit: ModelKit) -> None:
+    (token,) = kit.tokenize("a")
+    result = kit.generate([USER], logit_bias={token: 200.0}, max_tokens=3)
+    assert (result.text, result.reasoning) == ("", "aaa")
+
+
+def test_max_tokens_one(kit: ModelKit) -> None:
+    result = kit.generate([USER], max_tokens=1)
+    assert (len(result.tokens), result.finish_reason) == (1, "length")
+    assert result.stats.generation_tps == 0.0
+
+
+def test_progress_is_told_in_the_caller_s_thread_and_can_cancel(kit: ModelKit) -> None:
+    seen = []
+
+    def watch(processed: int, total: int) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        seen.append((processed, total))
+
+    prompt = kit.process_prompt(CASES["text"].input_ids)
+    kit.generate(prompt, max_tokens=1, prefill_step_size=32, on_progress=watch)
+    assert seen == [(0, 70), (32, 70), (64, 70), (69, 70), (70, 70)]
+    with pytest.raises(GenerationCancelled, match="cancelled after 32 of 70 prompt tokens"):
+        kit.generate(prompt, prefill_step_size=32, on_progress=lambda processed, _: processed < 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens: expected a whole number of at least 1, found 0"),
+        ({"max_tokens": 2.5}, "max_tokens: expected a whole number"),
+        ({"prefill_step_size": 0}, "prefill_step_size: expected a whole number of at least 1, found 0"),
+        ({"top_logprobs": -1}, "top_logprobs: expected 0 to 351, found -1"),
+        ({"top_logprobs": 400}, "top_logprobs: expected 0 to 351, found 400"),
+        ({"temperature": -2}, "temperature"),
+        ({"logit_bias": {9999: 1.0}}, "logit_bias: expected token ids below 352, found 9999"),
+        ({"max_kv_size": 7}, "unknown option max_kv_size"),
+        ({"stop": [""]}, "stop: expected strings"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(kit: ModelKit, options: dict[str, Any], message: str) -> None:
+    """By the call itself, not when the first token is asked for."""
+    with pytest.raises(OptionError, match=message):
+        kit.stream([USER], **options)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "error", "message"),
+    [
+        ("", {}, PromptError, "prompt: expected at least one token"),
+        ([], {}, PromptError, "prompt: expected at least one token"),
+        ([1, 400], {}, PromptError, r"prompt\[1\]: expected a token id below 352, found 400"),
+        ([1, -1], {}, PromptError, r"prompt\[1\]: expected a token id below 352, found -1"),
+        ([1, 2], {"images": [RED]}, PromptMismatchError, r"expected 1 image placeholders .*, found 0"),
+        ("<|image_pad|>", {}, PromptMismatchError, r"expected 0 image placeholders .*, found 1"),
+        ("<|video_pad|>", {}, PromptMismatchError, r"prompt token 0: found <\|video_pad\|>; video is not supported"),
+        ([USER], {"images": [RED]}, PromptMismatchError, r"images: expected 0 .*, found 1"),
+        (with_images("/nowhere.png"), {}, MediaError, r"messages\[0\]\.content\[0\]: /nowhere.png"),
+        ("hello", {"tools": [{"name": "x"}]}, OptionError, "tools: expected only with messages"),
+        ("hello", {"enable_thinking": True}, OptionError, "enable_thinking: expected only with messages"),
+    ],
+)
+def test_bad_prompts_are_refused(
+    kit: ModelKit, prompt: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        kit.process_prompt(prompt, **options)
+
+
+def test_prompts_longer_than_the_context_are_refused(kit: ModelKit) -> None:
+    prompt = kit.process_prompt([5] * 4096)
+    with pytest.raises(ContextLengthError, match=r"prompt: expected at most 4095 tokens .*, found 4096"):
+        kit.stream(prompt)
+    with pytest.raises(ContextLengthError, match=r"expected at most 4096 tokens .*, found 4097"):
+        kit.logits(kit.process_prompt([5] * 4097))
+
+
+def test_an_answer_ends_where_the_context_ends(kit: ModelKit) -> None:
+    prompt = kit.process_prompt([5] * 4093)
+    eos = dict.fromkeys((IDS["<|im_end|>"], IDS["<|endoftext|>"]), -1000.0)
+    result = kit.generate(prompt, max_tokens=50, logit_bias=eos)
+    assert (len(result.tokens), result.finish_reason) == (3, "length")
+
+
+def test_the_pixel_budget_of_a_kit_and_of_a_prompt(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    large = Image.new("RGB", (256, 256))
+    with ModelKit.load(checkpoint_dir(DENSE), max_pixels=64 * 64) as kit:
+        assert kit.process_prompt(with_images(large)).image_tokens == 4
+        assert kit.process_prompt(with_images(large), max_pixels=128 * 128).image_tokens == 16
+
+
+def test_defaults_come_from_generation_config(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "copy")
+    (directory / "generation_config.json").write_text(
+        json.dumps({"do_sample": True, "temperature": 5.0, "eos_token_id": 7})
+    )
+    with ModelKit.load(directory) as kit:
+        assert 7 in kit.tokenizer.eos_token_ids
+        sampled = {kit.generate([USER], max_tokens=8).tokens for _ in range(4)}
+        assert len(sampled) > 1
+        greedy = {kit.generate([USER], max_tokens=8, temperature=0.0).tokens for _ in range(3)}
+        assert len(greedy) == 1
+
+
+def test_seeds(kit: ModelKit) -> None:
+    def draw(seed: int) -> tuple[int, ...]:
+        return kit.generate([USER], max_tokens=12, temperature=2.0, seed=seed).tokens
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_many_threads_may_call(kit: ModelKit) -> None:
+    """Text and image requests from eight threads: each gets what it would get alone."""
+    names = ["text", "two images", "wide image", "image last"]
+
+    def ask(name: str) -> tuple[int, ...]:
+        prompt = kit.process_prompt(CASES[name].input_ids, images=CASES[name].images)
+        return kit.generate(prompt, max_tokens=10, temperature=0.0, prefill_step_size=9).tokens
+
+    expected = {name: ask(name) for name in names}
+    found: list[tuple[str, tuple[int, ...]]] = []
+    threads = [threading.Thread(target=lambda name=name: found.append((name, ask(name)))) for name in names * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted((name, expected[name]) for name in names * 2)
+
+
+def test_a_prompt_may_be_used_again_after_others(kit: ModelKit) -> None:
+    """Preparing another prompt in between clears the add-on, not the prompt."""
+    prompt = kit.process_prompt(with_images(RED))
+    expected = kit.generate(prompt, max_tokens=5, temperature=0.0).tokens
+    kit.process_prompt(with_images(BLUE))
+    assert kit.generate(prompt, max_tokens=5, temperature=0.0).tokens == expected
+    assert dataclasses.is_dataclass(prompt)
+
+
+def test_a_closed_kit_says_so(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    kit = ModelKit.load(checkpoint_dir(DENSE))
+    stream = kit.stream([USER], max_tokens=50)
+    next(stream)
+    kit.close()
+    kit.close()
+    with pytest.raises(KitClosedError, match="this ModelKit was closed"):
+        kit.generate([USER])
+    with pytest.raises(KitClosedError):
+        next(stream)
+
+
+def test_a_failed_load_leaves_no_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    with pytest.raises(Qwen35Error):
+        ModelKit.load(tmp_path)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(3)", "kit.close()"])
+def test_a_process_ends_cleanly_whatever_is_left_open(checkpoint_dir: Callable[[Shape], Path], ending: str) -> None:
+    """MLX aborts a process whose threads still own streams when it ends."""
+    script = f"""
+from mlx_qwen35 import ModelKit
+kit = ModelKit.load({str(checkpoint_dir(DENSE))!r})
+stream = kit.stream([1, 2, 3], max_tokens=50)
+next(stream)
+{ending}
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (3 if "3" in ending else 0, "")

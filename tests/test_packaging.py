@@ -1,0 +1,91 @@
+"""What a built wheel holds, and what importing costs."""
+
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "transformers", "mlx_vlm", "mlx_lm", "mlx.nn", "numpy", "PIL")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Built from a copy of the sources, so that nothing is left behind in the checkout."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    names = ("mlx_qwen35", "patches", "cli", "pyproject.toml", "README.md", "LICENSE")
+    for name in names:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([*command, str(source)], check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return zipfile.ZipFile(built)
+
+
+def test_a_wheel_owns_one_name_only(wheel: zipfile.ZipFile) -> None:
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"mlx_qwen35"}
+
+
+def test_a_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    for folder, target in (("mlx_qwen35", "mlx_qwen35"), ("patches", "mlx_qwen35/patches"), ("cli", "mlx_qwen35/cli")):
+        modules = list((ROOT / folder).glob("*.py"))
+        assert modules
+        for module in modules:
+            assert f"{target}/{module.name}" in names
+    assert "mlx_qwen35/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert (
+        "mlx-qwen35 = mlx_qwen35.cli.main:main"
+        in wheel.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
+    )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import mlx_qwen35",
+        "import mlx_qwen35; dir(mlx_qwen35)",
+        "from mlx_qwen35.cli.main import build_parser; build_parser().format_help()",
+    ],
+)
+def test_starting_imports_nothing_heavy(statement: str) -> None:
+    """Well under 0.3 s; the heavy modules are counted exactly, the time with room for a busy machine."""
+    script = f"import time; start = time.perf_counter()\n{statement}\nimport sys; print(time.perf_counter() - start)\n"
+    script += f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    best = 1.0
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        seconds, heavy = done.stdout.splitlines()
+        assert heavy == "[]"
+        best = min(best, float(seconds))
+    assert best < 0.3
+
+
+def test_help_is_quick() -> None:
+    """The whole process, interpreter included."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "mlx_qwen35.cli.main", "--help"], check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5
+
+
+def test_public_names_are_what_they_say() -> None:
+    import mlx_qwen35
+
+    for name in mlx_qwen35.__all__:
+        assert getattr(mlx_qwen35, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        mlx_qwen35.Nothing  # noqa: B018

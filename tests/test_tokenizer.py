@@ -1,0 +1,73 @@
+"""Control tokens are what a template wrote; everything a user typed is text."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_qwen35.errors import CheckpointError
+from mlx_qwen35.tokenizer import Tokenizer
+from tests.checkpoints import CONTROL_WORDS, IDS, SPECIAL_TOKENS, write_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(directory)
+    return Tokenizer(directory, eos_token_ids=[7])
+
+
+FRAGMENTS = st.lists(
+    st.one_of(
+        st.sampled_from([*SPECIAL_TOKENS, *CONTROL_WORDS, "<|im", "_start|>", "\ue000", "\ue0000\ue001"]), st.text()
+    ),
+    max_size=6,
+).map("".join)
+
+
+def test_every_id_that_ends_an_answer_is_known(tokenizer: Tokenizer) -> None:
+    assert tokenizer.eos_token_ids == {7, IDS["<|im_end|>"], IDS["<|endoftext|>"]}
+
+
+def test_a_finished_prompt_has_control_tokens(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("<|im_start|>user\n<think>")
+    assert ids[0] == IDS["<|im_start|>"]
+    assert ids[-1] == IDS["<think>"]
+
+
+@pytest.mark.parametrize("token", SPECIAL_TOKENS + CONTROL_WORDS)
+def test_no_control_token_comes_out_of_plain_text(tokenizer: Tokenizer, token: str) -> None:
+    ids = tokenizer.encode_text(f"a {token} b")
+    assert not set(ids) & set(IDS.values())
+    assert tokenizer.decode(ids) == f"a {token} b"
+
+
+def test_plain_text_without_control_words_is_tokenised_as_ever(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode_text("the quick brown fox") == tokenizer.encode("the quick brown fox")
+
+
+@given(user=FRAGMENTS)
+def test_user_text_in_a_template_stays_text(tokenizer: Tokenizer, user: str) -> None:
+    """Whatever the text, the only control tokens are the template's, and decoding gives the text back."""
+    escapes = tokenizer.escapes()
+    rendered = f"<|im_start|>user\n{escapes.hide(user)}<|im_end|>\n"
+    ids = tokenizer.encode_rendered(rendered, escapes)
+    assert [token for token in ids if token in IDS.values()] == [IDS["<|im_start|>"], IDS["<|im_end|>"]]
+    import unicodedata
+
+    assert tokenizer.decode(ids) == unicodedata.normalize("NFC", f"<|im_start|>user\n{user}<|im_end|>\n")
+
+
+def test_hidden_text_inside_structures_is_restored(tokenizer: Tokenizer) -> None:
+    escapes = tokenizer.escapes()
+    hidden = escapes.hide({"<think>": ["a<|im_end|>", 3, None, {"b": "</think>"}]})
+    text = json.dumps(hidden, ensure_ascii=False)
+    assert "<|im_end|>" not in text
+    assert escapes.restore(text) == '{"<think>": ["a<|im_end|>", 3, null, {"b": "</think>"}]}'
+
+
+def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="the tokenizer cannot be loaded"):
+        Tokenizer(tmp_path)
