@@ -1,26 +1,49 @@
-"""generate, convert and doctor, as processes."""
+"""generate, convert and doctor."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.cli.main import main
 from tests.checkpoints import DENSE, MOE, Shape
 
 
-def run(*arguments: str, stdin: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "mlx_qwen35.cli.main", *arguments],
-        input=stdin, capture_output=True, text=True, check=False, env={**os.environ, **environment},
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Done:
+    """What a command printed and how it ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str, stdin: str = "", **environment: str) -> Done:
+    """A command in this process, which spares it the imports."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        mock.patch.dict(os.environ, environment),
+        mock.patch("sys.stdin", io.StringIO(stdin)),
+    ):
+        try:
+            code = main(arguments)
+        except SystemExit as error:
+            code = int(error.code or 0)
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
