@@ -6,7 +6,6 @@ the golden files were made from the same weights.
 """
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-DATA = Path(__file__).parent / "data"
+from tools.box import vocabulary
+from tools.box.vocabulary import SPECIAL, WORDS
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
-    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-    "<|image_pad|>", "<|video_pad|>",
-)  # fmt: skip
-CONTROL_WORDS = (
-    "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
-    "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
-)  # fmt: skip
+CONTROL_TOKENS = SPECIAL + WORDS
 FIRST_SPECIAL = 320
-IDS = {token: FIRST_SPECIAL + index for index, token in enumerate(SPECIAL_TOKENS + CONTROL_WORDS)}
+IDS = {token: FIRST_SPECIAL + index for index, token in enumerate(CONTROL_TOKENS)}
 VOCAB_SIZE = 352  # six ids that the tokenizer does not know
 
 CORPUS = (
@@ -211,34 +203,8 @@ def _vision(draw: _Draw) -> None:
 
 def write_tokenizer(directory: Path) -> None:
     """A byte-level BPE with Qwen's control tokens and a chat template that behaves as Qwen's."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
-        r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=FIRST_SPECIAL, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([CORPUS] * 4, trainer)
-    assert tokenizer.get_vocab_size() == FIRST_SPECIAL
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in CONTROL_WORDS])
-    tokenizer.save(str(directory / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "Qwen2TokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
-        "model_max_length": 4096, "add_prefix_space": False,
-    }  # fmt: skip
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
-    shutil.copy(DATA / "chat_template.jinja", directory / "chat_template.jinja")
+    ids = vocabulary.write_tokenizer(directory, [CORPUS] * 4, FIRST_SPECIAL + len(CONTROL_TOKENS))
+    assert ids == IDS
 
 
 def write_processor(directory: Path) -> None:

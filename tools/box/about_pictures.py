@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from dialogues import Dialogue, Tasks, Turn
 from PIL import Image
-from scenes import COLOURS, SHAPES, Scene, Thing, draw, random_scene
+
+from tools.box.dialogues import Dialogue, Tasks, Turn
+from tools.box.scenes import COLOURS, SHAPES, Scene, Thing, draw, random_scene
 
 TASKS = Tasks()
 
@@ -266,7 +267,7 @@ def where_in(rng: Random) -> tuple[list[Scene], str, str]:
         _with_one(scene, kind, rng) for kind in [rng.choice(SHAPES)] for scene in _pictures(rng, rng.choice([2, 2, 3]))
     ]
     index = rng.randrange(len(scenes))
-    kinds = [set(thing.kind for thing in scene.unique("kind")) for scene in scenes]
+    kinds = [{thing.kind for thing in scene.unique("kind")} for scene in scenes]
     kind = rng.choice(sorted(set.intersection(*kinds)))
     thing = next(thing for thing in scenes[index].things if thing.kind == kind)
     question = f"Where is the {kind} in picture {index + 1}?"

@@ -2,15 +2,16 @@
 
 from random import Random
 
-from dialogues import Dialogue, Tasks, Turn
+from tools.box.dialogues import Dialogue, Tasks, Turn
 
 TASKS = Tasks()
 
 WORDS = (
-    "cat dog fox hen owl bee ant cow pig bat sun moon star tree leaf rock lake hill road door lamp book cup fork "
-    "hat shoe coat ball drum bell ship boat car train plane bird fish frog milk bread salt corn rice apple lemon "
-    "river stone house table chair clock paper green light water"
-).split()
+    "cat", "dog", "fox", "hen", "owl", "bee", "ant", "cow", "pig", "bat", "sun", "moon", "star", "tree", "leaf",
+    "rock", "lake", "hill", "road", "door", "lamp", "book", "cup", "fork", "hat", "shoe", "coat", "ball", "drum",
+    "bell", "ship", "boat", "car", "train", "plane", "bird", "fish", "frog", "milk", "bread", "salt", "corn", "rice",
+    "apple", "lemon", "river", "stone", "house", "table", "chair", "clock", "paper", "green", "light", "water",
+)  # fmt: skip
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jon", "Kim", "Leo", "Mia", "Nora", "Otto")
 
 

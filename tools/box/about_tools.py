@@ -4,8 +4,9 @@ import json
 from random import Random
 from typing import Any
 
-from about_text import NAMES, TASKS as TEXT_TASKS, WORDS
-from dialogues import Dialogue, Tasks, Turn
+from tools.box.about_text import NAMES, WORDS
+from tools.box.about_text import TASKS as TEXT_TASKS
+from tools.box.dialogues import Dialogue, Tasks, Turn
 
 TASKS = Tasks()
 
@@ -32,7 +33,10 @@ _PURPOSES: tuple[dict[str, Any], ...] = (
     {
         "functions": ("send_message", "message", "text_person", "write_to"),
         "description": "Send a message to a person.",
-        "parameters": ((("to", "person", "name", "receiver"), "string", "name"), (("text", "message", "words", "body"), "string", "words")),
+        "parameters": (
+            (("to", "person", "name", "receiver"), "string", "name"),
+            (("text", "message", "words", "body"), "string", "words"),
+        ),
         "requests": ("Send {0} the message {1}.", "Write {1} to {0}.", "Tell {0}: {1}"),
         "result": ("sent",),
         "answer": "The message to {0} is sent.",
@@ -48,7 +52,10 @@ _PURPOSES: tuple[dict[str, Any], ...] = (
     {
         "functions": ("multiply", "times", "product", "mul"),
         "description": "Multiply two numbers.",
-        "parameters": ((("a", "x", "first", "left"), "integer", "number"), (("b", "y", "second", "right"), "integer", "number")),
+        "parameters": (
+            (("a", "x", "first", "left"), "integer", "number"),
+            (("b", "y", "second", "right"), "integer", "number"),
+        ),
         "requests": ("What is {0} times {1}?", "Multiply {0} by {1}.", "How much is {0} times {1}?"),
         "result": None,
         "answer": "{0} times {1} is {result}.",

@@ -5,12 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import about_pictures
-import about_text
-import about_tools
 import numpy as np
 import torch
-from dialogues import Dialogue
 from torch.utils.data import IterableDataset
 
 from mlx_qwen35.config import ModelConfig
@@ -18,6 +14,8 @@ from mlx_qwen35.media import ImagePreprocessor, PreparedImage
 from mlx_qwen35.positions import expand_placeholders, lay_out
 from mlx_qwen35.prompt import render_messages
 from mlx_qwen35.tokenizer import Tokenizer
+from tools.box import about_pictures, about_text, about_tools
+from tools.box.dialogues import Dialogue
 
 KINDS = ((about_pictures.TASKS, 18.0), (about_text.TASKS, 5.0), (about_tools.TASKS, 3.0))
 
@@ -50,7 +48,8 @@ class Encoder:
 
     def __init__(self, directory: Path) -> None:
         config = ModelConfig.from_file(directory / "config.json")
-        assert config.media_tokens is not None and config.vision is not None
+        assert config.media_tokens is not None
+        assert config.vision is not None
         self.tokenizer = Tokenizer(directory)
         self.preprocessor = ImagePreprocessor(directory, config.vision)
         self.image_token_id = config.media_tokens.image_token_id

@@ -1,6 +1,6 @@
 """Ask the checkpoint in the box held-out questions through ModelKit, and write what it got right.
 
-    python tools/box/evaluate.py --model mlx_qwen35/box --count 200 --out docs/box-report.json
+    python -m tools.box.evaluate --model mlx_qwen35/box --count 200 --out docs/box-report.json
 
 Seeds of this script never occur in training. An answer counts if it is right to the letter.
 """
@@ -13,12 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-import about_pictures
-import about_text
-import about_tools
-from dialogues import Dialogue, Turn
-
 from mlx_qwen35 import ModelKit
+from tools.box import about_pictures, about_text, about_tools
+from tools.box.dialogues import Dialogue, Turn
 
 SEED = "held-out"
 CALL = re.compile(

@@ -1,7 +1,7 @@
 """Train the checkpoint in the box from nothing.
 
     pip install -e '.[parity]'
-    python tools/box/train.py --out build/box
+    python -m tools.box.train --out build/box
 
 Everything is seeded; the loss curve goes to loss.csv in the output directory, and a run that was
 interrupted goes on from its last saved state.
@@ -17,15 +17,16 @@ from random import Random
 from typing import Any
 
 import torch
-from batches import Batches, draw_dialogue
-from network import MultiTokenPrediction, make_config, make_model
 from safetensors.torch import save_file
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from vocabulary import VOCAB_SIZE, write_tokenizer
 
-HERE = Path(__file__).parent
+from tools.box.batches import Batches, draw_dialogue
+from tools.box.network import MultiTokenPrediction, make_config, make_model
+from tools.box.vocabulary import CHAT_TEMPLATE, write_tokenizer
+
 SEED = 20260
+VOCAB_SIZE = 1024
 
 
 def write_directory(out: Path) -> dict[str, int]:
@@ -40,9 +41,8 @@ def write_directory(out: Path) -> dict[str, int]:
             texts += [turn.question, turn.answer, turn.reasoning, *turn.tool_results]
             for call in turn.tool_calls:
                 texts += [f"<function={call['name']}>\n", *(f"<parameter={name}>\n" for name in call["arguments"])]
-    template = HERE / "chat_template.jinja"
-    texts += [template.read_text()] * 20
-    ids = write_tokenizer(out, texts, template)
+    texts += [CHAT_TEMPLATE.read_text()] * 20
+    ids = write_tokenizer(out, texts, VOCAB_SIZE)
     config = make_config(VOCAB_SIZE, ids)
     config.save_pretrained(out)
     settings = {

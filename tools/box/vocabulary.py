@@ -1,4 +1,4 @@
-"""The tokenizer of the checkpoint in the box: byte-level BPE with all of Qwen's control tokens."""
+"""Small tokenizers like Qwen's: byte-level BPE with all of its control tokens."""
 
 import json
 import shutil
@@ -17,7 +17,6 @@ WORDS = (
     "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
     "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
 )  # fmt: skip
-VOCAB_SIZE = 1024
 # transformers 5.23, models/qwen3_5/tokenization_qwen3_5.py, PRETOKENIZE_REGEX
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
@@ -25,8 +24,19 @@ PATTERN = (
 )
 
 
-def write_tokenizer(directory: Path, texts: Iterable[str], chat_template: Path) -> dict[str, int]:
-    """Train on `texts`, write the tokenizer's files; returns the control tokens' ids."""
+CHAT_TEMPLATE = Path(__file__).parent / "chat_template.jinja"
+
+
+def write_tokenizer(directory: Path, texts: Iterable[str], vocab_size: int) -> dict[str, int]:
+    """Train on `texts` and write the tokenizer's files, chat template included.
+
+    Args:
+        vocab_size: Tokens in all; the control tokens have the last ids.
+    Returns:
+        The control tokens' ids.
+    Raises:
+        ValueError: The texts are too few for so many tokens.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -36,7 +46,7 @@ def write_tokenizer(directory: Path, texts: Iterable[str], chat_template: Path) 
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    size = VOCAB_SIZE - len(SPECIAL) - len(WORDS)
+    size = vocab_size - len(SPECIAL) - len(WORDS)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
@@ -51,5 +61,5 @@ def write_tokenizer(directory: Path, texts: Iterable[str], chat_template: Path) 
         "model_max_length": 8192, "add_prefix_space": False,
     }  # fmt: skip
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    shutil.copy(chat_template, directory / "chat_template.jinja")
+    shutil.copy(CHAT_TEMPLATE, directory / "chat_template.jinja")
     return {token: int(tokenizer.token_to_id(token)) for token in SPECIAL + WORDS}

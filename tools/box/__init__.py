@@ -1,0 +1,1 @@
+"""The checkpoint in the box: its world, its training, and its report."""
