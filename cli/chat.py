@@ -19,7 +19,7 @@ HISTORY = Path("~/.mlx_qwen35/history")
 HELP = """\
 /image PATH      add an image to the next message; dropping a file on the window does the same
 /think on|off    answer with or without reasoning; /think alone switches
-/system TEXT     set the system message; /system alone shows it
+/system TEXT     set the system message; /system none removes it, /system alone shows it
 /clear           forget the conversation
 /save FILE       write the conversation, with its images, to a file
 /load FILE       go on with a saved conversation
@@ -47,19 +47,22 @@ def run(options: argparse.Namespace) -> None:
         conversation.attach(path)
     screen = Screen()
     with load_kit(options) as kit:
-        if screen.out.is_terminal:
-            screen.err.print(f"{kit.checkpoint.directory.name}: /help lists the commands", style="dim", markup=False)
+        if screen.on_terminal:
+            screen.say(f"{kit.checkpoint.directory.name}: /help lists the commands")
         Chat(kit, conversation, screen, generation_arguments(options)).talk(read_lines())
 
 
 def read_lines() -> Iterator[str]:
     """What the user types; with editing and history on a terminal, plain lines otherwise."""
-    if not sys.stdin.isatty():
-        for line in sys.stdin:
-            yield line.rstrip("\n")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        try:
+            for line in sys.stdin:
+                yield line.rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise OptionError(f"standard input: expected text, found {error}") from error
         return
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
     keys = KeyBindings()
@@ -72,9 +75,15 @@ def read_lines() -> Iterator[str]:
     def _new_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
-    path = HISTORY.expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    session: PromptSession[str] = PromptSession(history=FileHistory(str(path)), multiline=True, key_bindings=keys)
+    history: History = InMemoryHistory()
+    try:
+        path = HISTORY.expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        history = FileHistory(str(path))
+    except (OSError, RuntimeError):
+        pass  # a home that cannot be written is no reason not to talk
+    session: PromptSession[str] = PromptSession(history=history, multiline=True, key_bindings=keys)
     while True:
         try:
             yield session.prompt(">>> ", prompt_continuation="... ")
@@ -119,7 +128,7 @@ class Chat:
             try:
                 self.handle(text)
             except Qwen35Error as error:
-                self.screen.err.print(str(error), style="red", markup=False)
+                self.screen.say(str(error), style="red")
 
     def handle(self, text: str) -> None:
         """One command or one message.
@@ -133,7 +142,7 @@ class Chat:
         if name in self._commands:
             reply = self._commands[name](argument.strip())
             if reply:
-                self.screen.err.print(reply, style="dim", markup=False)
+                self.screen.say(reply)
             return
         message, paths = split_dropped_paths(text)
         for path in paths:
@@ -154,7 +163,7 @@ class Chat:
                 text += last.text
                 reasoning += last.reasoning
         except KeyboardInterrupt:
-            self.screen.err.print("(stopped)", style="dim", markup=False)
+            self.screen.say("(stopped)")
         except BaseException:
             self.conversation.take_back()
             raise
@@ -168,7 +177,7 @@ class Chat:
     def _attach(self, path: Path) -> None:
         self.kit.vision.require("image")
         self.conversation.attach(path)
-        self.screen.err.print(f"{path}: goes with the next message", style="dim", markup=False)
+        self.screen.say(f"{path}: goes with the next message")
 
     def _image(self, argument: str) -> str | None:
         from mlx_qwen35.cli.conversation import split_dropped_paths
@@ -181,15 +190,21 @@ class Chat:
         return None
 
     def _think(self, argument: str) -> str:
-        states = {"on": True, "off": False, "": not self.conversation.thinking}
+        states = {"on": True, "off": False, "": not self._thinks()}
         if argument not in states:
             raise OptionError(f"/think: expected on or off, found {argument}")
         self.conversation.thinking = states[argument]
         return f"reasoning is {'on' if self.conversation.thinking else 'off'}"
 
+    def _thinks(self) -> bool:
+        """Whether answers begin with reasoning as things are; the template decides until somebody does."""
+        if self.conversation.thinking is not None:
+            return self.conversation.thinking
+        return self.kit.process_prompt([{"role": "user", "content": "?"}]).in_reasoning
+
     def _system(self, argument: str) -> str:
         if argument:
-            self.conversation.system = argument
+            self.conversation.system = None if argument == "none" else argument
         return f"system message: {self.conversation.system or 'none'}"
 
     def _clear(self, argument: str) -> str:

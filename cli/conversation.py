@@ -4,14 +4,14 @@ import base64
 import json
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from mlx_qwen35.errors import OptionError
-from mlx_qwen35.media import open_image
+from mlx_qwen35.errors import MediaError, OptionError
+from mlx_qwen35.media import open_image, read_image_bytes
+from mlx_qwen35.paths import expand, shorten
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif"}
 _FORMAT = "mlx-qwen35 chat 1"
@@ -72,7 +72,7 @@ class Conversation:
             OptionError: The file cannot be written.
         """
         content = {"format": _FORMAT, "system": self.system, "thinking": self.thinking, "messages": self.turns}
-        target = Path(path).expanduser()
+        target = expand(path, OptionError, "file")
         try:
             target.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
         except OSError as error:
@@ -85,7 +85,7 @@ class Conversation:
         Raises:
             OptionError: The file is missing, or is not a saved chat.
         """
-        source = Path(path).expanduser()
+        source = expand(path, OptionError, "file")
         try:
             content = json.loads(source.read_text(encoding="utf-8"))
         except OSError as error:
@@ -98,18 +98,23 @@ class Conversation:
         return cls(system=content.get("system"), thinking=content.get("thinking"), turns=content["messages"])
 
 
-def _data_url(path: str | Path) -> str:
+def _data_url(source: str | Path) -> str:
     """An image file as a data URL, after making sure that it is one."""
-    open_image(path, "image")
-    data = Path(path).expanduser().read_bytes()
+    data, _ = read_image_bytes(source, "image")
+    open_image(data, f"image {shorten(source)}")
     return f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
+
+
+# A word as a shell reads it: quoted at its beginning, or with escaped characters.
+_WORD = re.compile(r"""(?<!\S)(?:'[^']*'|"[^"]*")|(?:\\.|[^\s\\])+""")
+_PUNCTUATION = ",;:!?.)"
 
 
 def split_dropped_paths(text: str) -> tuple[str, list[Path]]:
     """Take the paths of images out of a line, as terminals paste them when a file is dropped.
 
     A path counts if it is absolute or begins with ~, names an image file that exists, and is
-    written as a shell would need it: escaped, quoted or as a file: URL.
+    written as a shell would need it: escaped, quoted or as a file: URL. Punctuation may follow.
 
     Returns:
         The rest of the line, and the paths in order.
@@ -117,25 +122,30 @@ def split_dropped_paths(text: str) -> tuple[str, list[Path]]:
     paths: list[Path] = []
 
     def take(match: re.Match[str]) -> str:
-        path = _existing_image(match[0])
-        if path is None:
-            return match[0]
-        paths.append(path)
-        return " "
+        word = match[0]
+        for candidate in (word, word.rstrip(_PUNCTUATION)):
+            path = _existing_image(candidate)
+            if path is not None:
+                paths.append(path)
+                return f" {word[len(candidate) :]}"
+        return word
 
-    rest = re.sub(r"""'[^']*'|"[^"]*"|(?:\\.|[^\s'"\\])+""", take, text)
+    rest = _WORD.sub(take, text)
     return (rest.strip() if paths else text), paths
 
 
 def _existing_image(word: str) -> Path | None:
     try:
-        parts: Sequence[str] = shlex.split(word)
+        parts = shlex.split(word)
     except ValueError:
         return None
     if len(parts) != 1:
         return None
     name = unquote(urlsplit(parts[0]).path) if parts[0].startswith("file://") else parts[0]
-    if not name.startswith(("/", "~")):
+    if not name.startswith(("/", "~")) or Path(name).suffix.lower() not in _IMAGE_SUFFIXES:
         return None
-    path = Path(name).expanduser()
-    return path if path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file() else None
+    try:
+        path = expand(name, MediaError, "image")
+        return path if path.is_file() else None
+    except (MediaError, OSError):
+        return None

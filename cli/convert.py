@@ -11,10 +11,13 @@ def add_parser(commands: Any) -> None:
         help="write a checkpoint in MLX form",
         description="Write a checkpoint in MLX form, with its vision tower and its MTP module.",
     )
-    parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
-    parser.add_argument("--out", required=True, help="directory to write; must not exist")
-    parser.add_argument("--bits", type=int, choices=(4, 8), help="quantise the decoder")
-    parser.add_argument("--group-size", type=int, choices=(32, 64, 128), default=64, help="weights that share a scale")
+    # The second names are those of mlx_lm.convert.
+    parser.add_argument("--model", "--hf-path", required=True, help="checkpoint directory or hub id")
+    parser.add_argument("--out", "--mlx-path", required=True, help="directory to write; must not exist")
+    parser.add_argument("--bits", "--q-bits", type=int, choices=(4, 8), help="quantise the decoder")
+    parser.add_argument(
+        "--group-size", "--q-group-size", type=int, choices=(32, 64, 128), default=64, help="weights that share a scale"
+    )
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="cast floating-point tensors")
     parser.set_defaults(run=run)
 

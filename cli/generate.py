@@ -21,9 +21,21 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def read_input() -> str:
+    """All of standard input.
+
+    Raises:
+        OptionError: It is not text.
+    """
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise OptionError(f"--prompt -: expected text on standard input, found {error}") from error
+
+
 def run(options: argparse.Namespace) -> None:
     """Answer one prompt on stdout."""
-    text = sys.stdin.read() if options.prompt == "-" else options.prompt
+    text = read_input() if options.prompt == "-" else options.prompt
     if not text.strip() and not options.image:
         raise OptionError("--prompt: expected some text, found none")
     parts = [{"type": "image", "image": path} for path in options.image]
@@ -48,4 +60,4 @@ def run(options: argparse.Namespace) -> None:
         if screen.err.is_terminal:
             screen.status(stats, reason)
         if not answered and reason == "length":
-            screen.err.print("the reasoning was cut before the answer began: raise --max-tokens, or use --no-think")
+            screen.say("the reasoning was cut before the answer began: raise --max-tokens, or use --no-think")

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from mlx_qwen35 import __version__
 from mlx_qwen35.errors import Qwen35Error
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         options.run(options)
+        sys.stdout.flush()
     except Qwen35Error as error:
         print(f"mlx-qwen35: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
@@ -44,9 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone, as in `| head`: nothing is wrong, but flushing at exit would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has gone, as in `| head`: nothing is wrong.
+        _forget_output()
+    except OSError as error:  # a full disk, a directory that may not be written
+        print(f"mlx-qwen35: {error}", file=sys.stderr)
+        _forget_output()
+        return USER_ERROR
     return OK
+
+
+def _forget_output() -> None:
+    """Send what is still buffered nowhere: flushing it at exit would fail again."""
+    with suppress(OSError):  # no file behind it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 import argparse
 import os
+import sys
 from typing import TYPE_CHECKING, Any
-
-from mlx_qwen35.errors import OptionError
 
 if TYPE_CHECKING:
     from mlx_qwen35.model_kit import ModelKit
@@ -15,7 +14,8 @@ MODEL_VARIABLE = "MLX_QWEN35_MODEL"
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Which checkpoint, and how it is loaded."""
     parser.add_argument(
-        "--model", help=f"checkpoint directory or hub id; default: the environment variable {MODEL_VARIABLE}"
+        "--model",
+        help=f"checkpoint directory or hub id; default: {MODEL_VARIABLE}, or the small model in the package",
     )
     parser.add_argument("--adapter-path", help="directory of a LoRA adapter made by mlx_lm.lora")
     parser.add_argument("--max-pixels", type=int, help="at most this many pixels per image after resizing")
@@ -44,16 +44,19 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
     """The kit that the flags ask for.
 
     Raises:
-        OptionError: No model is named.
         CheckpointError: It cannot be loaded.
     """
-    model = options.model or os.environ.get(MODEL_VARIABLE)
-    if not model:
-        raise OptionError(
-            f"--model: expected a checkpoint directory or hub id (or set {MODEL_VARIABLE}), found nothing"
-        )
+    from mlx_qwen35.checkpoint import BOX
     from mlx_qwen35.model_kit import ModelKit
 
+    model = options.model or os.environ.get(MODEL_VARIABLE)
+    if not model:
+        print(
+            "mlx-qwen35: no model named, so this is the small one in the package, which knows shapes and digits; "
+            f"name another with --model or {MODEL_VARIABLE}",
+            file=sys.stderr,
+        )
+        model = str(BOX)
     return ModelKit.load(model, adapter_path=options.adapter_path, max_pixels=options.max_pixels)
 
 

@@ -11,19 +11,20 @@ if TYPE_CHECKING:
     from mlx_qwen35.generate import GenerationChunk, GenerationStats
 
 
-class _Console(Console):
-    """rich's console, which leaves a closed pipe to the caller and does not end the program."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+# What would move the cursor or ring the bell, if a model wrote it; tabs and line ends stay.
+_CONTROLS = {code: None for code in [*range(32), 127, *range(128, 160)] if chr(code) not in "\t\n"}
 
 
 class Screen:
-    """Streams an answer to stdout; reasoning, progress and status only go to a terminal."""
+    """Streams an answer to stdout; reasoning, progress and status only go to a terminal.
+
+    An answer in a pipe is the model's text to the letter.
+    """
 
     def __init__(self) -> None:
-        self.out = _Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self.err = _Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.err = Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False)
+        self.on_terminal = sys.stdout.isatty()
         self._bar: tuple[Progress, TaskID] | None = None
 
     def on_progress(self, processed: int, total: int) -> None:
@@ -52,26 +53,32 @@ class Screen:
         try:
             for chunk in chunks:
                 self.end_progress()
-                if chunk.reasoning and self.out.is_terminal:
+                if chunk.reasoning and self.on_terminal:
                     in_reasoning = True
-                    self.out.print(chunk.reasoning, end="", style="dim", markup=False)
+                    self._write(f"{DIM}{chunk.reasoning.translate(_CONTROLS)}{PLAIN}")
                 if chunk.text:
                     if in_reasoning:
-                        self.out.print("\n")
+                        self._write("\n\n")
                         in_reasoning = False
-                    self.out.print(chunk.text, end="", markup=False)
+                    self._write(chunk.text.translate(_CONTROLS) if self.on_terminal else chunk.text)
                 yield chunk
         finally:
             self.end_progress()
-            self.out.print()
+            self._write("\n")
+
+    def say(self, text: str, style: str = "dim") -> None:
+        """A line of the program itself, on stderr."""
+        self.err.print(text, style=style, markup=False)
 
     def status(self, stats: "GenerationStats", finish_reason: str) -> None:
         """One line about the cost of an answer."""
         images = f" ({stats.image_tokens} image)" if stats.image_tokens else ""
         cut = ", cut at --max-tokens" if finish_reason == "length" else ""
-        self.err.print(
+        self.say(
             f"[{stats.prompt_tokens} prompt tokens{images} in {stats.time_to_first_token:.2f} s, "
-            f"{stats.completion_tokens} tokens at {stats.generation_tps:.1f} tokens/s{cut}]",
-            style="dim",
-            markup=False,
+            f"{stats.completion_tokens} tokens at {stats.generation_tps:.1f} tokens/s{cut}]"
         )
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()

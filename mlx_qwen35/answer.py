@@ -21,6 +21,23 @@ class Piece:
     reasoning: str = ""
     stopped: bool = False
 
+    def __add__(self, later: "Piece") -> "Piece":
+        return Piece(self.text + later.text, self.reasoning + later.reasoning, self.stopped or later.stopped)
+
+
+def check_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Stop strings as callers give them: none, one, or a list.
+
+    Raises:
+        OptionError: One is empty or no string.
+    """
+    if stop is None:
+        return ()
+    strings = [stop] if isinstance(stop, str) else stop
+    if not isinstance(strings, Sequence) or any(not isinstance(text, str) or not text for text in strings):
+        raise OptionError(f"stop: expected strings of at least one character, found {stop!r}")
+    return tuple(strings)
+
 
 class AnswerText:
     """Splits one stream of tokens into reasoning and answer, and watches for its end.
@@ -32,19 +49,14 @@ class AnswerText:
     Args:
         in_reasoning: The prompt ends inside an open `<think>`.
         stop: Strings that end the answer; they are not part of it.
-    Raises:
-        OptionError: A stop string is empty or no string.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, in_reasoning: bool = False, stop: Sequence[str] = ()) -> None:
-        for text in stop:
-            if not isinstance(text, str) or not text:
-                raise OptionError(f"stop: expected strings of at least one character, found {text!r}")
+    def __init__(self, tokenizer: Tokenizer, *, in_reasoning: bool = False, stop: tuple[str, ...] = ()) -> None:
         self._tokenizer = tokenizer
         self._detokenizer = tokenizer.detokenizer()
         self._think = tokenizer.control_id("<think>")
         self._end_think = tokenizer.control_id("</think>")
-        self._stop = tuple(stop)
+        self._stop = stop
         self._in_reasoning = in_reasoning
         self._held = ""
         self._answer_begun = False
@@ -74,8 +86,7 @@ class AnswerText:
         return self._close(stopped=False)
 
     def _close(self, *, stopped: bool) -> Piece:
-        piece = self._take(self._detokenizer.flush(), last=True)
-        return Piece(piece.text, piece.reasoning, stopped or piece.stopped)
+        return self._take(self._detokenizer.flush(), last=True) + Piece(stopped=stopped)
 
     def _take(self, text: str, *, last: bool) -> Piece:
         """Pass on what is safe of the held text and `text`; everything if it is the last."""

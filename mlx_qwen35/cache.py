@@ -30,9 +30,9 @@ class PromptMedia:
         self.features: list[mx.array | None] = list(features)
         self._angles: tuple[int, int, mx.array, mx.array] | None = None
 
-    def unread(self, start: int, stop: int | None = None) -> bool:
-        """Whether a token in [start, stop) belongs to an image; without `stop`, to the prompt's end."""
-        return bool(self.layout.overlapping(start, self.layout.length if stop is None else stop))
+    def has_image(self, start: int, stop: int) -> bool:
+        """Whether a token in [start, stop) belongs to an image."""
+        return bool(self.layout.overlapping(start, stop))
 
     def place(self, embeddings: mx.array, start: int) -> mx.array:
         """Put the images' embeddings where their placeholders are, and let go of those now read.
@@ -95,10 +95,13 @@ class SequenceCache:
         stored = self.size()
         return stored if self.media is None else stored + self.media.layout.delta_at(stored)
 
-    @property
-    def unread(self) -> PromptMedia | None:
-        """The prompt's media while an image is still to be read, else None."""
-        return self.media if self.media is not None and self.media.unread(self.size()) else None
+    def media_ahead(self, tokens: int | None = None) -> PromptMedia | None:
+        """The prompt's media if the next `tokens` tokens hold an image (None: any token still to come)."""
+        if self.media is None:
+            return None
+        start = self.size()
+        stop = self.media.layout.length if tokens is None else start + tokens
+        return self.media if self.media.has_image(start, stop) else None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
         """Append (1, H, L, D) keys and values; returns all of them."""
@@ -232,7 +235,7 @@ class BatchAttentionCache(BatchKVCache):  # type: ignore[misc]
             CacheError: A row has an image to read: it needs three-axis positions of its own.
         """
         for row, cache in enumerate(caches):
-            if cache.unread is not None:
+            if cache.media_ahead() is not None:
                 raise CacheError(
                     f"row {row}: expected a cache that has read its images, found one at token "
                     f"{cache.size()} of {cache.media.layout.length}; prefill it alone first"  # type: ignore[union-attr]
@@ -253,6 +256,21 @@ class BatchAttentionCache(BatchKVCache):  # type: ignore[misc]
         """Append the rows of another batch."""
         super().extend(other)
         self.media = self.media + other.media
+
+    def trim(self, n: int) -> int:
+        """Forget the last `n` tokens of every row.
+
+        Raises:
+            CacheError: A row would lose a part of an image, or tokens before one, whose positions follow from it.
+        """
+        lengths = (self._idx - self.left_padding).tolist()
+        for row, (media, length) in enumerate(zip(self.media, lengths, strict=True)):
+            if media is not None and length - n < media.layout.spans[-1].stop:
+                raise CacheError(
+                    f"row {row}: expected a cut behind its last image at token {media.layout.spans[-1].stop}, "
+                    f"found one at token {length - n}"
+                )
+        return int(super().trim(n))
 
     def extract(self, idx: int) -> AttentionCache:
         """One row as a cache of its own."""

@@ -1,14 +1,18 @@
 """Find a checkpoint or download it, and load it."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_qwen35.config import ModelConfig, read_json, token_ids
-from mlx_qwen35.errors import AdapterError, CheckpointError
+from mlx_qwen35.errors import AdapterError, CheckpointError, OptionError
+from mlx_qwen35.memory import read_headers
+from mlx_qwen35.paths import expand
+
+# The small trained checkpoint that comes with the package; see docs/box.md.
+BOX = Path(__file__).parent / "box"
 
 # Only data: no Python file of a checkpoint is ever fetched or run.
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
@@ -21,7 +25,7 @@ class Checkpoint:
     Args:
         directory: Where it is.
         config: Its validated config.json.
-        generation_config: generation_config.json, empty if there is none.
+        generation_config: generation_config.json, validated; empty if there is none.
     """
 
     directory: Path
@@ -35,12 +39,15 @@ class Checkpoint:
         Raises:
             CheckpointError: Files are missing or malformed.
         """
-        generation_path = directory / "generation_config.json"
-        return cls(
-            directory=directory,
-            config=ModelConfig.from_file(directory / "config.json"),
-            generation_config=read_json(generation_path) if generation_path.is_file() else {},
-        )
+        config = ModelConfig.from_file(directory / "config.json")
+        path = directory / "generation_config.json"
+        generation_config = read_json(path) if path.is_file() else {}
+        if (directory / "hf_quant_config.json").is_file():
+            raise CheckpointError(
+                f"{directory}: only MLX's own quantisation is read, found hf_quant_config.json; "
+                "use the unquantised checkpoint, or an MLX conversion"
+            )
+        return cls(directory, config, generation_config)
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -48,29 +55,35 @@ class Checkpoint:
         return self.config.eos_token_ids | token_ids(self.generation_config.get("eos_token_id"))
 
     def weight_files(self) -> list[Path]:
-        """The safetensors files, all present.
+        """The safetensors files: those that the index names, or model*.safetensors without one.
 
         Raises:
             CheckpointError: There are none, or the index names one that is not there.
         """
         index_path = self.directory / "model.safetensors.index.json"
-        found = sorted(self.directory.glob("model*.safetensors"))
         if index_path.is_file():
             weight_map = read_json(index_path).get("weight_map")
             if not isinstance(weight_map, dict):
                 raise CheckpointError(f"{index_path}: expected weight_map, found none")
-            named = {self.directory / str(name) for name in weight_map.values()}
-            missing = sorted(path.name for path in named if not path.is_file())
+            named = sorted({self.directory / str(name) for name in weight_map.values()})
+            missing = [path.name for path in named if not path.is_file()]
             if missing:
                 raise CheckpointError(
                     f"{self.directory}: expected {len(named)} weight files, {len(missing)} missing: "
                     f"{', '.join(missing)}"
                 )
+            return named
+        found = sorted(self.directory.glob("model*.safetensors"))
         if not found:
             others = sorted(path.name for path in self.directory.glob("*.bin"))
             hint = f" (only {', '.join(others)}; pickled weights are not read)" if others else ""
             raise CheckpointError(f"{self.directory}: expected model*.safetensors, found none{hint}")
         return found
+
+    def mtp_files(self) -> list[Path]:
+        """Files beside the weights that some conversions put the multi-token-prediction module into."""
+        weights = set(self.weight_files())
+        return sorted(path for path in self.directory.glob("mtp*.safetensors") if path not in weights)
 
 
 def find_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
@@ -80,78 +93,141 @@ def find_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) 
         revision: Branch, tag or commit of a hub repository.
     Raises:
         CheckpointError: Neither exists, or the hub cannot be reached and nothing is cached.
+        OptionError: A revision of a local directory.
     """
-    path = Path(path_or_hub_id).expanduser()
+    path = expand(path_or_hub_id, CheckpointError, "model")
     if path.is_dir():
+        if revision is not None:
+            raise OptionError(f"revision: expected only with a hub id, found {revision} with the directory {path}")
         return path
     name = str(path_or_hub_id)
     if path.exists():
         raise CheckpointError(f"{path}: expected a directory with config.json, found a file")
     if isinstance(path_or_hub_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(f"{name}: expected an existing directory or a hub id like 'owner/name'")
+    return _download(name, revision)
+
+
+def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
-        HfHubHTTPError,
+        GatedRepoError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+    except GatedRepoError as error:
+        reason, cause = "the repository is gated: accept its terms on the hub and log in with `hf auth login`", error
+    except RevisionNotFoundError as error:
+        reason, cause = f"the repository has no revision {revision}", error  # type: ignore[assignment]
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise CheckpointError(f"{name}: no such directory, and no such repository on the hub: {error}") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(
-            f"{name}: not in the local cache and the hub cannot be reached "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        ) from error
+        reason, cause = "no such directory, and no such repository on the hub", error  # type: ignore[assignment]
+    except LocalEntryNotFoundError as error:
+        reason, cause = "not in the local cache, and the hub cannot be reached", error  # type: ignore[assignment]
+    except Exception as error:  # whatever its HTTP client and the disk raise
+        reason, cause = "the download failed", error  # type: ignore[assignment]
+    detail = str(cause).strip().splitlines()
+    raise CheckpointError(f"{name}: {reason} ({type(cause).__name__}{': ' + detail[0] if detail else ''})") from cause
 
 
-def load_checkpoint(checkpoint: Checkpoint, *, adapter_path: str | Path | None = None, lazy: bool = False) -> Any:
-    """Build the patched model and load its weights; only on the thread that owns MLX.
+def load_checkpoint(checkpoint: Checkpoint, *, adapter_path: str | Path | None = None) -> Any:
+    """Build the patched model with lazy weights; only on the thread that owns MLX.
 
     Args:
         adapter_path: A directory that mlx_lm.lora wrote.
-        lazy: Leave the weights on disk until they are used.
     Returns:
-        A `patches.qwen3_5.Model`.
+        A `patches.qwen3_5.Model`; `materialise` reads its weights.
     Raises:
         CheckpointError: A weight file is damaged, or the tensors do not fit config.json; lists them.
         AdapterError: See `load_adapter`.
     """
-    import mlx.core as mx
-    from mlx_lm.utils import load_model
+    # Both are slow to import.
+    import mlx.nn as nn
+    from mlx_lm.utils import infer_quant_config
 
     from mlx_qwen35.patches.qwen3_5 import Model
 
-    checkpoint.weight_files()
+    files = checkpoint.weight_files()
     with _named(checkpoint.directory):
-        model, _ = load_model(checkpoint.directory, lazy=True, get_model_classes=lambda config: (Model, ModelConfig))
+        model = Model(checkpoint.config)
+        weights = model.sanitize(read_tensors(files))
+
+        def stored_quantised(path: str, module: nn.Module) -> bool | dict[str, Any]:
+            if not hasattr(module, "to_quantized") or f"{path}.scales" not in weights:
+                return False
+            # Its shapes say how a tensor was quantised, whatever the names in config.json.
+            return dict(infer_quant_config(path, module, weights))
+
+        nn.quantize(model, class_predicate=stored_quantised)
+        model.eval()
+        model.load_weights(list(weights.items()))
     _check_backend(model, checkpoint.directory)
     if adapter_path is not None:
-        load_adapter(model, Path(adapter_path).expanduser())
-    if not lazy:
-        with _named(checkpoint.directory):
-            mx.eval(model.parameters())
+        load_adapter(model, expand(adapter_path, AdapterError, "adapter_path"))
     return model
+
+
+def read_tensors(files: list[Path]) -> dict[str, Any]:
+    """The tensors of some safetensors files, left on disk until they are used."""
+    import mlx.core as mx
+
+    tensors: dict[str, Any] = {}
+    for path in files:
+        tensors.update(mx.load(str(path)))  # type: ignore[arg-type]
+    return tensors
+
+
+def materialise(model: Any, directory: Path, chunk_bytes: int = 2**30) -> Generator[None, None, None]:
+    """Read a lazily loaded model's weights, about a gigabyte a step; only on the thread that owns MLX.
+
+    Raises:
+        CheckpointError: A weight file is damaged.
+    """
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    chunk: list[Any] = []
+    with _named(directory):
+        for value in dict(tree_flatten(model.parameters())).values():
+            chunk.append(value)
+            if sum(part.nbytes for part in chunk) >= chunk_bytes:
+                mx.eval(chunk)
+                chunk = []
+                yield
+        mx.eval(chunk)
 
 
 def load_adapter(model: Any, directory: Path) -> None:
     """Apply a LoRA or DoRA adapter made by mlx_lm.lora.
 
     Raises:
-        AdapterError: Files are missing, or its tensors do not fit the model.
+        AdapterError: Files are missing, or its tensors are not those that its config asks for.
     """
+    from mlx.utils import tree_flatten
     from mlx_lm.utils import load_adapters
 
     for name in ("adapter_config.json", "adapters.safetensors"):
         if not (directory / name).is_file():
             raise AdapterError(f"{directory}: expected {name}, found none")
     try:
+        config = read_json(directory / "adapter_config.json")
+        found = {header.name for header in read_headers([directory / "adapters.safetensors"])}
+    except CheckpointError as error:
+        raise AdapterError(str(error)) from error
+    try:
         load_adapters(model, str(directory))
-    except (KeyError, ValueError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise AdapterError(f"{directory}: the adapter does not fit: {error}") from error
+    if config.get("fine_tune_type", "lora") != "full":
+        leaves = ("lora_a", "lora_b", "m")
+        asked = {name for name in dict(tree_flatten(model.parameters())) if name.rsplit(".", 1)[-1] in leaves}
+        if asked != found:
+            missing = ", ".join(sorted(asked - found))
+            raise AdapterError(f"{directory}: adapter_config.json asks for tensors that are missing: {missing}")
     model.eval()
 
 

@@ -23,14 +23,12 @@ class RopeConfig:
     """Rotary embedding of the attention layers.
 
     Args:
-        theta: Base of the frequencies.
         rotary_dims: Leading dimensions of each head that rotate; even.
         mrope_section: Frequencies that follow (time, height, width); sums to rotary_dims / 2.
             None in a checkpoint without vision that does not name it.
         parameters: The `rope_parameters` of the checkpoint, for mlx-lm's own RoPE factory.
     """
 
-    theta: float
     rotary_dims: int
     mrope_section: tuple[int, int, int] | None
     parameters: dict[str, Any]
@@ -67,14 +65,14 @@ class TextConfig:
     layer_types: tuple[LayerType, ...]
     rope: RopeConfig
     moe: MoeConfig | None
-    mtp_num_hidden_layers: int
 
     @property
     def context_length(self) -> int:
         """Tokens that a sequence may have; YaRN stretches what the model was trained on."""
-        stretched = self.rope.parameters.get("factor", 1) * self.rope.parameters.get(
-            "original_max_position_embeddings", 0
-        )
+        parameters = self.rope.parameters
+        if parameters.get("rope_type", parameters.get("type")) != "yarn":
+            return self.max_position_embeddings
+        stretched = parameters["factor"] * parameters["original_max_position_embeddings"]
         return max(self.max_position_embeddings, int(stretched))
 
 
@@ -143,6 +141,14 @@ class ModelConfig:
         if model_type not in MODEL_TYPES:
             raise ConfigError(f"{place}: model_type: expected one of {', '.join(MODEL_TYPES)}, found {model_type!r}")
         fields = _Fields(place)
+        for section in (raw, raw.get("text_config")):
+            # MLX writes its own settings under this name too, without a method.
+            foreign = section.get("quantization_config") if isinstance(section, dict) else None
+            if isinstance(foreign, dict) and "quant_method" in foreign:
+                raise ConfigError(
+                    f"{place}: quantization_config: only MLX's own quantisation is read, found "
+                    f"{foreign['quant_method']!r}; use the unquantised checkpoint, or an MLX conversion"
+                )
         text_raw = raw.get("text_config", raw)
         if not isinstance(text_raw, dict):
             raise ConfigError(f"{place}: text_config: expected an object, found {text_raw!r}")
@@ -292,7 +298,6 @@ def _text(fields: _Fields, raw: dict[str, Any], prefix: str, model_type: str) ->
         layer_types=_layer_types(fields, raw, prefix),
         rope=_rope(fields, raw, prefix, head_dim),
         moe=moe,
-        mtp_num_hidden_layers=raw.get("mtp_num_hidden_layers") or 0,
     )
 
 
@@ -314,7 +319,7 @@ def _rope(fields: _Fields, raw: dict[str, Any], prefix: str, head_dim: int) -> R
     parameters = raw.get("rope_parameters")
     if not isinstance(parameters, dict):
         fields.problem(f"{prefix}rope_parameters: expected an object, found {parameters!r}")
-        return RopeConfig(1.0, 2, None, {})
+        return RopeConfig(2, None, {})
     prefix = f"{prefix}rope_parameters."
     # transformers writes the factor beside rope_parameters in some versions.
     parameters = {"partial_rotary_factor": raw.get("partial_rotary_factor"), **parameters}
@@ -324,7 +329,7 @@ def _rope(fields: _Fields, raw: dict[str, Any], prefix: str, head_dim: int) -> R
     elif rope_type == "yarn":
         _check_yarn(fields, parameters, prefix)
     fields.only(parameters, prefix, "mrope_interleaved", (True,))
-    theta = fields.number(parameters, prefix, "rope_theta")
+    fields.number(parameters, prefix, "rope_theta")
     rotary_dims = int(head_dim * fields.number(parameters, prefix, "partial_rotary_factor"))
     section = parameters.get("mrope_section")
     if section is not None and (not isinstance(section, list) or len(section) != 3 or 2 * sum(section) != rotary_dims):
@@ -334,7 +339,6 @@ def _rope(fields: _Fields, raw: dict[str, Any], prefix: str, head_dim: int) -> R
         )
         section = None
     return RopeConfig(
-        theta=theta,
         rotary_dims=rotary_dims,
         mrope_section=tuple(section) if section is not None else None,
         parameters=parameters,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.utils import make_shards
 
-from mlx_qwen35.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from mlx_qwen35.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, read_tensors
 from mlx_qwen35.errors import CheckpointError, OptionError
 from mlx_qwen35.mlx_thread import MlxThread
 from mlx_qwen35.patches.qwen3_5 import quantises
+from mlx_qwen35.paths import expand
 from mlx_qwen35.tensors import to_canonical
 
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
+SHARD_GIGABYTES = 5
 _COPIED = ("*.json", "*.jinja", "*.txt")
 _NOT_COPIED = ("config.json", "model.safetensors.index.json")
 
@@ -30,7 +33,7 @@ def convert(
     dtype: str | None = None,
     revision: str | None = None,
 ) -> Path:
-    """Convert a checkpoint of any layout to mlx-vlm's, which mlx-lm and mlx-vlm read too.
+    """Convert a checkpoint of any layout to mlx-vlm's, which mlx-lm reads too.
 
     Args:
         out: A directory that does not exist yet; it appears only when it is complete.
@@ -43,7 +46,7 @@ def convert(
         CheckpointError: The source cannot be loaded, or is quantised already.
         OptionError: `out` exists, or a number is not one that MLX can quantise to.
     """
-    target = Path(out).expanduser()
+    target = expand(out, OptionError, "out")
     if target.exists():
         raise OptionError(f"{target}: expected a directory that does not exist yet, found one")
     if bits not in (None, 4, 8):
@@ -56,23 +59,23 @@ def convert(
     if bits is not None and "quantization" in source.config.raw:
         found = source.config.raw["quantization"]
         raise CheckpointError(f"{source.directory}: expected unquantised weights, found {found}")
-    scratch = target.with_name(target.name + ".incomplete")
-    if scratch.exists():
-        shutil.rmtree(scratch)
+    target.parent.mkdir(parents=True, exist_ok=True)
     thread = MlxThread()
-    try:
-        scratch.mkdir(parents=True)
-        thread.call(_write, source, scratch, bits, group_size, dtype)
+    # Beside the target, so that the last step is a rename.
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+        scratch = Path(folder) / target.name
+        scratch.mkdir()
+        try:
+            thread.call(_write, source, scratch, bits, group_size, dtype)
+        finally:
+            thread.close()
         scratch.rename(target)
-    finally:
-        thread.close()
-        shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 
 def _write(source: Checkpoint, out: Path, bits: int | None, group_size: int, dtype: str | None) -> None:
-    config = json.loads(json.dumps(source.config.raw))
-    model = load_checkpoint(source, lazy=True)
+    config = _with_text_config(json.loads(json.dumps(source.config.raw)))
+    model = load_checkpoint(source)
     tensors = _mtp_tensors(source)
     if dtype is not None:
         model.update(tree_map_with_path(lambda path, value: _cast(path, value, dtype), model.parameters()))
@@ -81,7 +84,8 @@ def _write(source: Checkpoint, out: Path, bits: int | None, group_size: int, dty
             section.pop("torch_dtype", None)
             section["dtype"] = dtype
     if bits is not None:
-        config["quantization"] = _quantise(model, bits, group_size)
+        # mlx-lm writes both names, for programs that look for the second.
+        config["quantization"] = config["quantization_config"] = _quantise(model, bits, group_size)
     tensors |= dict(tree_flatten(model.parameters()))
     del model
     _save_tensors(tensors, out)
@@ -92,13 +96,19 @@ def _write(source: Checkpoint, out: Path, bits: int | None, group_size: int, dty
                 shutil.copy(path, out / path.name)
 
 
+def _with_text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A text-only model's flat config in the nested form, which mlx-lm knows."""
+    if "text_config" in config:
+        return config
+    names = ("tie_word_embeddings", "eos_token_id", "dtype")
+    shared: dict[str, Any] = {name: config[name] for name in names if name in config}
+    return {"model_type": config["model_type"].removesuffix("_text"), "text_config": config, **shared}
+
+
 def _mtp_tensors(source: Checkpoint) -> dict[str, mx.array]:
     """The multi-token-prediction module, which no model class loads."""
-    weights: dict[str, mx.array] = {}
-    for path in source.weight_files():
-        weights.update(mx.load(str(path)))  # type: ignore[arg-type]
-    canonical = to_canonical(weights, source.config)
-    return {name: value for name, value in canonical.items() if name.startswith("mtp.")}
+    weights = read_tensors([*source.weight_files(), *source.mtp_files()])
+    return {name: value for name, value in to_canonical(weights, source.config).items() if name.startswith("mtp.")}
 
 
 def _cast(path: str, value: mx.array, dtype: str) -> mx.array:
@@ -126,12 +136,17 @@ def _quantise(model: nn.Module, bits: int, group_size: int) -> dict[str, Any]:
 
 
 def _save_tensors(tensors: dict[str, mx.array], out: Path) -> None:
-    shards = make_shards(tensors)
+    """Write shards one by one; a tensor is let go of as soon as it is on disk."""
+    total = sum(value.nbytes for value in tensors.values())
+    shards: list[dict[str, mx.array] | None] = list(make_shards(tensors, SHARD_GIGABYTES))
+    tensors.clear()
     weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+    for number in range(len(shards)):
+        shard, shards[number] = shards[number], None
+        assert shard is not None
+        name = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
         mx.save_safetensors(str(out / name), shard, metadata={"format": "mlx"})
         weight_map |= dict.fromkeys(shard, name)
-    total = sum(value.nbytes for value in tensors.values())
+        del shard
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

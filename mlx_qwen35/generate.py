@@ -7,6 +7,7 @@ asking has stopped the work.
 
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,10 @@ from mlx_lm.generate import generate_step
 from numpy.typing import NDArray
 
 from mlx_qwen35.answer import AnswerText
+from mlx_qwen35.prompt import Prompt
 from mlx_qwen35.sampling import SamplingOptions
+from mlx_qwen35.tokenizer import Tokenizer
+from mlx_qwen35.vision import VisionAddOn
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def prefill(model: nn.Module, input_ids: NDArray[np.int32], cache: Sequence[Any]
 
 def decode(
     model: nn.Module, last_token: int, cache: Sequence[Any], *, options: SamplingOptions, max_tokens: int
-) -> Iterator[tuple[int, mx.array]]:
+) -> Generator[tuple[int, mx.array], None, None]:
     """Write tokens after a prompt whose last token is not in the cache yet.
 
     Yields:
@@ -138,6 +142,9 @@ def decode(
     yield from generate_step(
         mx.array([last_token]),
         model,
+        # The thread's own stream: mlx-lm enters it around every step, and between two steps another
+        # request may run.
+        mx.default_stream(mx.default_device()),
         max_tokens=max_tokens,
         sampler=options.sampler(),
         logits_processors=options.logits_processors(prompt_tokens=1),
@@ -145,75 +152,82 @@ def decode(
     )
 
 
-def answer(
-    model: nn.Module,
-    input_ids: NDArray[np.int32],
-    cache: Sequence[Any],
-    text: AnswerText,
-    *,
-    options: SamplingOptions,
-    max_tokens: int,
-    prefill_step_size: int,
-    logprobs: bool,
-    top_logprobs: int,
-    image_tokens: int,
-    decode_token: Any,
-    started: float,
-) -> Generator[PrefillProgress | GenerationChunk, None, None]:
-    """One request from prompt to last token.
+@dataclass(frozen=True)
+class Request:
+    """Everything that a caller asked for, checked.
 
     Args:
-        cache: Fresh, with the prompt's media attached.
-        text: Fresh; turns tokens to text and knows when to stop.
-        decode_token: From a token id to its text, for `top_logprobs`.
-        started: `time.perf_counter()` when the request began.
+        stop: Strings that end the answer.
+        started: `time.perf_counter()` when the caller asked.
     """
-    total = len(input_ids)
+
+    prompt: Prompt
+    options: SamplingOptions
+    max_tokens: int
+    prefill_step_size: int
+    stop: tuple[str, ...]
+    logprobs: bool
+    top_logprobs: int
+    started: float
+
+
+def answer(
+    model: Any, vision: VisionAddOn, tokenizer: Tokenizer, request: Request
+) -> Generator[PrefillProgress | GenerationChunk, None, None]:
+    """One request from prompt to last token."""
+    prompt, total = request.prompt, len(request.prompt.input_ids)
+    text = AnswerText(tokenizer, in_reasoning=prompt.in_reasoning, stop=request.stop)
     yield PrefillProgress(0, total)
     reading = time.perf_counter()
-    for processed in prefill(model, input_ids[:-1], cache, prefill_step_size):
+    for image in prompt.images:
+        vision.encode(image)
+        yield PrefillProgress(0, total)
+    cache = vision.fill(model.make_cache(), prompt)
+    for processed in prefill(model, prompt.input_ids[:-1], cache, request.prefill_step_size):
         yield PrefillProgress(processed, total)
-    tokens = decode(model, int(input_ids[-1]), cache, options=options, max_tokens=max_tokens)
-    first = 0.0
-    for count, (token, scores) in enumerate(tokens, start=1):
-        now = time.perf_counter()
-        if count == 1:
-            first = now
-            yield PrefillProgress(total, total)
-        piece = text.add(token)
-        finish_reason = "stop" if piece.stopped else "length" if count == max_tokens else None
-        if finish_reason == "length":
-            rest = text.close()
-            finish_reason = "stop" if rest.stopped else "length"
-            piece = type(piece)(piece.text + rest.text, piece.reasoning + rest.reasoning)
-        yield GenerationChunk(
-            text=piece.text,
-            reasoning=piece.reasoning,
-            token=token,
-            logprob=_value(scores[token]) if logprobs or top_logprobs else None,
-            top_logprobs=_top(scores, top_logprobs, decode_token) if top_logprobs else None,
-            finish_reason=finish_reason,
-            stats=None
-            if finish_reason is None
-            else GenerationStats(
-                prompt_tokens=total,
-                image_tokens=image_tokens,
-                completion_tokens=count,
-                prompt_tps=total / max(first - reading, 1e-9),
-                generation_tps=(count - 1) / (now - first) if count > 1 else 0.0,
-                time_to_first_token=first - started,
-                peak_memory=int(mx.get_peak_memory()),
-            ),
-        )
-        if finish_reason is not None:
-            return
+    last, limit = int(prompt.input_ids[-1]), request.max_tokens
+    # Closed here and now on every way out: left to the collector, it would end in another thread.
+    with closing(decode(model, last, cache, options=request.options, max_tokens=limit)) as tokens:
+        for count, (token, scores) in enumerate(tokens, start=1):
+            now = time.perf_counter()
+            if count == 1:
+                first = now
+                yield PrefillProgress(total, total)
+            piece = text.add(token)
+            if count == limit and not piece.stopped:
+                piece += text.close()
+            finish_reason = "stop" if piece.stopped else "length" if count == limit else None
+            stats = None
+            if finish_reason is not None:
+                stats = GenerationStats(
+                    prompt_tokens=total,
+                    image_tokens=prompt.image_tokens,
+                    completion_tokens=count,
+                    prompt_tps=total / max(first - reading, 1e-9),
+                    generation_tps=(count - 1) / (now - first) if count > 1 else 0.0,
+                    time_to_first_token=first - request.started,
+                    peak_memory=int(mx.get_peak_memory()),
+                )
+            yield GenerationChunk(
+                text=piece.text,
+                reasoning=piece.reasoning,
+                token=token,
+                logprob=_value(scores[token]) if request.logprobs or request.top_logprobs else None,
+                top_logprobs=_top(scores, request.top_logprobs, tokenizer) if request.top_logprobs else None,
+                finish_reason=finish_reason,
+                stats=stats,
+            )
+            if finish_reason is not None:
+                return
 
 
-def _top(scores: mx.array, count: int, decode_token: Any) -> tuple[TokenLogprob, ...]:
+def _top(scores: mx.array, count: int, tokenizer: Tokenizer) -> tuple[TokenLogprob, ...]:
     best = mx.argpartition(-scores, kth=count - 1)[:count]
     best = best[mx.argsort(-scores[best])]
     tokens, values = np.array(best).tolist(), np.array(scores[best].astype(mx.float32)).tolist()
-    return tuple(TokenLogprob(token, decode_token(token), value) for token, value in zip(tokens, values, strict=True))
+    return tuple(
+        TokenLogprob(token, tokenizer.decode([token]), value) for token, value in zip(tokens, values, strict=True)
+    )
 
 
 def _value(scalar: mx.array) -> float:

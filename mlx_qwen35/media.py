@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mlx_qwen35.config import VisionConfig, read_json
 from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
+from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.positions import merged_grid
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # About 13,000 x 13,000. Larger files are far more often an attack than a photograph.
 MAX_SOURCE_PIXELS = 178_956_970
+MAX_SOURCE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def open_image(source: Any, place: str) -> "Image":
     if isinstance(source, Image.Image):
         image, label = source, "PIL image"
     else:
-        data, label = _encoded(source, place)
+        data, label = read_image_bytes(source, place)
         try:
             with warnings.catch_warnings():
                 # Pillow only warns below twice its limit. The header is enough to refuse.
@@ -76,7 +78,10 @@ def open_image(source: Any, place: str) -> "Image":
     width, height = image.size
     if width * height > MAX_SOURCE_PIXELS:
         raise MediaError(f"{place}: {label}: expected at most {MAX_SOURCE_PIXELS} pixels, found {width} x {height}")
-    if getattr(image, "is_animated", False):
+    if not width or not height:
+        raise MediaError(f"{place}: {label}: expected an image, found {width} x {height} pixels")
+    # A phone's JPEG may carry a second picture (MPO); the first one is the photograph.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
         raise MediaError(
             f"{place}: {label}: expected a still image, found {getattr(image, 'n_frames', 'several')} frames; "
             "save the frame you mean as an image of its own"
@@ -91,8 +96,14 @@ def open_image(source: Any, place: str) -> "Image":
     return image
 
 
-def _encoded(source: Any, place: str) -> tuple[bytes, str]:
-    """The bytes of an image file and a short name for messages."""
+def read_image_bytes(source: Any, place: str) -> tuple[bytes, str]:
+    """The bytes of an image file, undecoded, and a short name for messages.
+
+    Args:
+        source, place: See `open_image`, without PIL images.
+    Raises:
+        MediaError: There is no such file, or it is too large to be an image.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source), f"{len(source)} bytes"
     if isinstance(source, str) and source.startswith("data:"):
@@ -101,17 +112,25 @@ def _encoded(source: Any, place: str) -> tuple[bytes, str]:
         url = urlsplit(source)
         if url.scheme != "file":
             raise MediaError(
-                f"{place}: expected a path, file: or data: URL, found {url.scheme}: URL; "
+                f"{place}: expected a path, file: or data: URL, found {shorten(url.scheme)}: URL; "
                 "images are not fetched from the network"
             )
         source = unquote(url.path)
     if not isinstance(source, (str, Path)):
         raise MediaError(f"{place}: expected a path, bytes, data URL or PIL image, found {type(source).__name__}")
-    path = Path(source).expanduser()
+    path = expand(source, MediaError, place)
+    label = shorten(path)
     try:
-        return path.read_bytes(), str(path)
+        # A device or a pipe would be read for ever.
+        if path.exists() and not path.is_file():
+            raise MediaError(f"{place}: {label}: expected an image file, found a directory or a device")
+        if path.stat().st_size > MAX_SOURCE_BYTES:
+            raise MediaError(
+                f"{place}: {label}: expected at most {MAX_SOURCE_BYTES} bytes, found {path.stat().st_size}"
+            )
+        return path.read_bytes(), label
     except OSError as error:
-        raise MediaError(f"{place}: {path}: {error.strerror or error}") from error
+        raise MediaError(f"{place}: {label}: {error.strerror or error}") from error
 
 
 def _data_url(url: str, place: str) -> bytes:
@@ -119,12 +138,14 @@ def _data_url(url: str, place: str) -> bytes:
     if not comma or not header.endswith(";base64"):
         raise MediaError(f"{place}: data URL: expected 'data:image/...;base64,...', found {header[:60]!r}")
     try:
-        return base64.b64decode(unquote(payload), validate=True)
+        return base64.b64decode("".join(unquote(payload).split()), validate=True)
     except binascii.Error as error:
         raise MediaError(f"{place}: data URL: expected base64 ({error})") from error
 
 
 def _describe(data: bytes) -> str:
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        return "an HEIC file; save it as JPEG or PNG"
     return "an empty file" if not data else f"{len(data)} bytes beginning {data[:8]!r}"
 
 
@@ -135,7 +156,18 @@ def _to_eight_bits(image: "Image", place: str, label: str) -> "Image":
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise MediaError(f"{place}: {label}: expected 8 or 16 bits per channel, found mode {image.mode}")
-    return Image.fromarray((values >> 8 if values.max() > 255 else values).astype(np.uint8))
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def check_max_pixels(value: Any) -> int | None:
+    """A pixel budget as it was given.
+
+    Raises:
+        OptionError: It is neither None nor a positive whole number.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise OptionError(f"max_pixels: expected a whole number of at least 1, found {value!r}")
+    return value
 
 
 class ImagePreprocessor:
@@ -171,7 +203,7 @@ class ImagePreprocessor:
             source: See `open_image`.
             max_pixels: At most this many pixels after resizing; None for the checkpoint's own limit.
         Raises:
-            MediaError: See `open_image`; or the image is more than 200 times longer than wide.
+            MediaError: See `open_image`; or the image is too long and thin for the model, or for `max_pixels`.
             OptionError: `max_pixels` is below the checkpoint's minimum.
         """
         image = open_image(source, place)
@@ -190,7 +222,14 @@ class ImagePreprocessor:
             raise MediaError(f"{place}: {error}") from error
         pixel_values = np.ascontiguousarray(features["pixel_values"], dtype=np.float32)
         t, h, w = (int(value) for value in features["image_grid_thw"][0])
-        digest = hashlib.blake2b(pixel_values.tobytes(), digest_size=16, person=f"{t}x{h}x{w}".encode()[:16])
+        pixels = h * w * processor.patch_size**2
+        if max_pixels is not None and pixels > max_pixels:
+            raise MediaError(
+                f"{place}: expected a shape that fits into {max_pixels} pixels, found {image.width} x {image.height}, "
+                f"which takes {pixels}"
+            )
+        digest = hashlib.blake2b(pixel_values.data, digest_size=16)
+        digest.update(f"{t}x{h}x{w}".encode())
         return PreparedImage(
             pixel_values=pixel_values,
             grid_thw=(t, h, w),
@@ -214,7 +253,7 @@ def _settings(directory: Path) -> dict[str, Any]:
         if path.is_file():
             found = read_json(path)
             settings = dict(found.get("image_processor", found))
-            if "patch_size" in settings:
+            if "patch_size" in settings and ("size" in settings or "max_pixels" in settings):
                 for key in ("image_processor_type", "processor_class", "auto_map"):
                     settings.pop(key, None)
                 return settings

@@ -32,12 +32,16 @@ def read_headers(files: Iterable[Path]) -> Iterator[TensorHeader]:
             try:
                 (length,) = struct.unpack("<Q", file.read(8))
                 header = json.loads(file.read(length)) if length < path.stat().st_size else None
+                header = header if isinstance(header, dict) else None
             except (struct.error, ValueError):
                 header = None
-        if not isinstance(header, dict):
+        tensors = {name: entry for name, entry in (header or {}).items() if name != "__metadata__"}
+        try:
+            data = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        except (KeyError, TypeError, IndexError):
+            header = None
+        if header is None:
             raise CheckpointError(f"{path}: expected a safetensors file, found something else")
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        data = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         if 8 + length + data > path.stat().st_size:
             raise CheckpointError(
                 f"{path}: expected {8 + length + data} bytes, found {path.stat().st_size}; it is cut short"

@@ -48,6 +48,9 @@ class MlxThread:
         """Run a generator on the thread, one step for each value asked for.
 
         Other work may run between two steps. When the consumer stops, so does the generator.
+
+        Args:
+            start: Makes the generator; all work belongs into its steps, which an interruption ends.
         """
         steps = self.call(self._worker.begin, start)
         try:
@@ -63,7 +66,8 @@ class _Worker:
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        # The collector may close an abandoned stream in whatever this thread is doing, so also here.
+        self._lock = threading.RLock()
         self._closed = False
         self._open: set[Generator[Any, None, None]] = set()
         # A daemon, so that it is still there when the interpreter runs its exit handlers.

@@ -1,7 +1,8 @@
 """ModelKit: one loaded checkpoint, and everything a caller does with it."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,20 +11,22 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from mlx_qwen35.answer import AnswerText
-from mlx_qwen35.cache import attach_media
-from mlx_qwen35.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from mlx_qwen35.errors import ContextLengthError, GenerationCancelled, OptionError, PromptError, PromptMismatchError
-from mlx_qwen35.generate import (
-    GenerationChunk,
-    GenerationResult,
-    PrefillProgress,
-    answer,
-    teacher_forced,
+from mlx_qwen35.answer import check_stop
+from mlx_qwen35.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, materialise
+from mlx_qwen35.errors import (
+    CheckpointError,
+    ContextLengthError,
+    GenerationCancelled,
+    OptionError,
+    PromptError,
+    PromptMismatchError,
 )
+from mlx_qwen35.generate import GenerationChunk, GenerationResult, Request, answer, teacher_forced
+from mlx_qwen35.media import check_max_pixels
 from mlx_qwen35.mlx_thread import MlxThread
+from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompt import Prompt, begins_in_reasoning, fill_sources, render_messages
-from mlx_qwen35.sampling import options_from
+from mlx_qwen35.sampling import default_max_tokens, options_from, whole_number
 from mlx_qwen35.tokenizer import Tokenizer
 from mlx_qwen35.versions import check_versions
 from mlx_qwen35.vision import make_vision_add_on
@@ -61,7 +64,6 @@ class ModelKit:
         adapter_path: str | Path | None = None,
         revision: str | None = None,
         max_pixels: int | None = None,
-        lazy: bool = False,
     ) -> Self:
         """Load a checkpoint directory or a hub repository.
 
@@ -70,18 +72,25 @@ class ModelKit:
             revision: Branch, tag or commit of a hub repository.
             max_pixels: At most this many pixels per image after resizing, unless a prompt says
                 otherwise; None for the checkpoint's own limit.
-            lazy: Leave weights on disk until they are first used.
         Raises:
             CheckpointError: It is not there, is damaged, or does not fit its config.json.
             VersionError: mlx-lm or mlx-vlm is outside the tested range.
         """
         check_versions()
+        check_max_pixels(max_pixels)
         checkpoint = Checkpoint.open(find_checkpoint(path_or_hub_id, revision=revision))
+        try:
+            options_from(checkpoint.generation_config, {})
+            default_max_tokens(checkpoint.generation_config)
+        except OptionError as error:
+            raise CheckpointError(f"{checkpoint.directory / 'generation_config.json'}: {error}") from error
         tokenizer = Tokenizer(checkpoint.directory, checkpoint.eos_token_ids)
         thread = MlxThread()
         try:
             thread.call(maybe_set_recommended_wired_limit)
-            model = thread.call(load_checkpoint, checkpoint, adapter_path=adapter_path, lazy=lazy)
+            model = thread.call(load_checkpoint, checkpoint, adapter_path=adapter_path)
+            for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
+                pass
             return cls(checkpoint, model, tokenizer, thread, max_pixels)
         except BaseException:
             thread.close()
@@ -120,11 +129,15 @@ class ModelKit:
             MediaError: An image cannot be read, or the checkpoint cannot see.
         """
         self.vision.clear_prediction_state()
-        sources, places = list(images or ()), [f"images[{index}]" for index in range(len(images or ()))]
-        if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], Mapping):
+        images = _as_list(images)
+        sources, places = images, [f"images[{index}]" for index in range(len(images))]
+        if isinstance(prompt, Mapping):
+            raise PromptError("prompt: expected a list of messages, found a single message")
+        items = [] if isinstance(prompt, str) else _as_sequence(prompt)
+        if items and isinstance(items[0], Mapping):
             rendered = render_messages(
                 self.tokenizer,
-                prompt,  # type: ignore[arg-type]
+                items,
                 tools=tools,
                 enable_thinking=enable_thinking,
                 add_generation_prompt=add_generation_prompt,
@@ -136,18 +149,18 @@ class ModelKit:
             for name, value in (("tools", tools), ("enable_thinking", enable_thinking)):
                 if value is not None:
                     raise OptionError(f"{name}: expected only with messages, found with a finished prompt")
-            input_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._checked_ids(prompt)
+            input_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._checked_ids(items)
         if not input_ids:
             raise PromptError("prompt: expected at least one token, found none")
         for place in places:
             self.vision.require(place)
-        budget = max_pixels if max_pixels is not None else self._max_pixels
+        budget = check_max_pixels(max_pixels) if max_pixels is not None else self._max_pixels
         prepared = tuple(
             self.vision.prepare_image(source, max_pixels=budget, place=place)
             for source, place in zip(sources, places, strict=True)
         )
         self._refuse_unmatched(input_ids)
-        expanded, layout = self.vision.lay_out(input_ids, prepared)
+        expanded, layout = self.vision.prepare_prompt(input_ids, prepared)
         return Prompt(
             input_ids=np.array(expanded, dtype=np.int32),
             layout=layout,
@@ -164,10 +177,12 @@ class ModelKit:
             ContextLengthError: The prompt is longer than the model's context.
         """
         self._check_length(prompt, 0)
-        step = _step_size(len(prompt.input_ids) if prefill_step_size is None else prefill_step_size)
+        length = len(prompt.input_ids)
+        step = length if prefill_step_size is None else whole_number("prefill_step_size", prefill_step_size, 1)
 
         def run() -> mx.array:
-            return teacher_forced(self.model, prompt.input_ids, self._fresh_cache(prompt), step)
+            cache = self.vision.fill(self.model.make_cache(), prompt)
+            return teacher_forced(self.model, prompt.input_ids, cache, step)
 
         return self._thread.call(run)
 
@@ -187,7 +202,8 @@ class ModelKit:
 
         Args:
             prompt: From `process_prompt`, or anything that it takes.
-            max_tokens: At most this many tokens; None for as many as the context holds, at most 4096.
+            max_tokens: At most this many tokens; None for the checkpoint's own limit, or else 4096. It
+                never exceeds what the context holds.
             stop: Strings that end the answer.
             logprobs: Give each token's log probability.
             top_logprobs: Give this many most likely tokens at each position.
@@ -205,33 +221,21 @@ class ModelKit:
         vocab_size = self.config.text.vocab_size
         options.check_vocabulary(vocab_size)
         room = self._check_length(ready, 1)
-        limit = min(room, MAX_TOKENS) if max_tokens is None else _positive("max_tokens", max_tokens)
-        if not 0 <= top_logprobs < vocab_size:
+        if max_tokens is None:
+            max_tokens = default_max_tokens(self.checkpoint.generation_config) or MAX_TOKENS
+        if not 0 <= whole_number("top_logprobs", top_logprobs, 0) < vocab_size:
             raise OptionError(f"top_logprobs: expected 0 to {vocab_size - 1}, found {top_logprobs}")
-        step = _step_size(prefill_step_size)
-        text = AnswerText(
-            self.tokenizer,
-            in_reasoning=ready.in_reasoning,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
+        request = Request(
+            prompt=ready,
+            options=options,
+            max_tokens=min(whole_number("max_tokens", max_tokens, 1), room),
+            prefill_step_size=whole_number("prefill_step_size", prefill_step_size, 1),
+            stop=check_stop(stop),
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
+            started=started,
         )
-
-        def start() -> Generator[PrefillProgress | GenerationChunk, None, None]:
-            return answer(
-                self.model,
-                ready.input_ids,
-                self._fresh_cache(ready),
-                text,
-                options=options,
-                max_tokens=min(limit, room),
-                prefill_step_size=step,
-                logprobs=logprobs,
-                top_logprobs=top_logprobs,
-                image_tokens=ready.image_tokens,
-                decode_token=lambda token: self.tokenizer.decode([token]),
-                started=started,
-            )
-
-        return self._consume(start, on_progress)
+        return self._consume(request, on_progress)
 
     def generate(self, prompt: Prompt | Messages | str | Sequence[int], **options: Any) -> GenerationResult:
         """The whole answer at once; arguments and errors as in `stream`."""
@@ -249,21 +253,12 @@ class ModelKit:
     ) -> None:
         self.close()
 
-    def _consume(
-        self,
-        start: Callable[[], Generator[PrefillProgress | GenerationChunk, None, None]],
-        on_progress: ProgressCallback | None,
-    ) -> Iterator[GenerationChunk]:
-        for item in self._thread.iterate(start):
+    def _consume(self, request: Request, on_progress: ProgressCallback | None) -> Iterator[GenerationChunk]:
+        for item in self._thread.iterate(lambda: answer(self.model, self.vision, self.tokenizer, request)):
             if isinstance(item, GenerationChunk):
                 yield item
             elif on_progress is not None and on_progress(item.processed, item.total) is False:
                 raise GenerationCancelled(f"cancelled after {item.processed} of {item.total} prompt tokens")
-
-    def _fresh_cache(self, prompt: Prompt) -> list[Any]:
-        cache: list[Any] = self.model.make_cache()
-        attach_media(cache, self.vision.media(prompt))
-        return cache
 
     def _check_length(self, prompt: Prompt, new_tokens: int) -> int:
         """Tokens that may follow the prompt."""
@@ -277,28 +272,38 @@ class ModelKit:
 
     def _checked_ids(self, ids: Sequence[Any]) -> list[int]:
         vocab_size = self.config.text.vocab_size
-        out = [int(token) for token in ids]
-        bad = next((index for index, token in enumerate(out) if not 0 <= token < vocab_size), None)
-        if bad is not None:
-            raise PromptError(f"prompt[{bad}]: expected a token id below {vocab_size}, found {out[bad]}")
-        return out
+        for index, token in enumerate(ids):
+            whole = isinstance(token, Integral) and not isinstance(token, bool)
+            if not whole or not 0 <= token < vocab_size:
+                raise PromptError(
+                    f"prompt[{index}]: expected a token id below {vocab_size}, found {shorten(repr(token))}"
+                )
+        return [int(token) for token in ids]
 
     def _refuse_unmatched(self, input_ids: Sequence[int]) -> None:
         """Media placeholders that nothing will ever stand behind."""
-        kinds = [("<|video_pad|>", "video is not supported")]
-        if self.config.media_tokens is None:
-            kinds.append(("<|image_pad|>", "this checkpoint has no vision"))
-        for name, reason in kinds:
-            token = self.tokenizer.control_id(name)
+        tokens = self.config.media_tokens
+        kinds = [(tokens.video_token_id if tokens else self.tokenizer.control_id("<|video_pad|>"), "a video")]
+        if tokens is None:
+            kinds.append((self.tokenizer.control_id("<|image_pad|>"), "an image"))
+        for token, kind in kinds:
             if token is not None and token in input_ids:
-                raise PromptMismatchError(f"prompt token {input_ids.index(token)}: found {name}; {reason}")
+                raise PromptMismatchError(
+                    f"prompt token {input_ids.index(token)}: expected no placeholder for {kind}, found one; "
+                    f"{'video is not supported' if kind == 'a video' else 'this checkpoint has no vision'}"
+                )
 
 
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError(f"{name}: expected a whole number of at least 1, found {value!r}")
-    return value
+def _as_list(images: Any) -> list[Any]:
+    """Images as callers pass them: none, one, or several in any iterable."""
+    if images is None:
+        return []
+    if isinstance(images, (str, bytes, bytearray, Path)) or not isinstance(images, Iterable):
+        return [images]
+    return list(images)
 
 
-def _step_size(value: Any) -> int:
-    return _positive("prefill_step_size", value)
+def _as_sequence(prompt: Any) -> list[Any]:
+    if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Iterable):
+        raise PromptError(f"prompt: expected messages, a string or token ids, found {type(prompt).__name__}")
+    return list(prompt)

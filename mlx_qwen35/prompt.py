@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mlx_qwen35.errors import PromptError, PromptMismatchError
 from mlx_qwen35.media import PreparedImage
+from mlx_qwen35.paths import shorten
 from mlx_qwen35.positions import MediaLayout
 from mlx_qwen35.tokenizer import Tokenizer
 
@@ -83,8 +84,6 @@ def render_messages(
     Raises:
         PromptError: A message is malformed, or the template refuses the conversation.
     """
-    from jinja2 import TemplateError
-
     if tokenizer.chat_template is None:
         raise PromptError("messages: the checkpoint has no chat template; pass a finished prompt or token ids")
     escapes = tokenizer.escapes()
@@ -100,10 +99,12 @@ def render_messages(
     if enable_thinking is not None:
         options["enable_thinking"] = enable_thinking
     if tools:
-        options["tools"] = [_tool(tool, f"tools[{index}]", escapes.hide) for index, tool in enumerate(tools)]
+        options["tools"] = [
+            _tool(tool, f"tools[{index}]", escapes.hide) for index, tool in enumerate(_checked_list(tools, "tools"))
+        ]
     try:
         text = tokenizer.apply_chat_template(normal, **options)
-    except (TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # a template is a program of the checkpoint, and raises what it likes
         raise PromptError(f"messages: the checkpoint's chat template refused them: {error}") from error
     return RenderedMessages(tokenizer.encode_rendered(text, escapes), sources, places)
 
@@ -145,8 +146,7 @@ def _checked_list(value: Any, place: str) -> list[Any]:
 
 
 def _found(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"
+    return f"{type(value).__name__} {shorten(repr(value), 60)}"
 
 
 def _message(message: Any, place: str, index: int, hide: Any, sources: list[Any], places: list[str]) -> dict[str, Any]:
@@ -169,7 +169,8 @@ def _message(message: Any, place: str, index: int, hide: Any, sources: list[Any]
         calls = message.get("tool_calls")
         if calls:
             out["tool_calls"] = [
-                _tool_call(call, f"{place}.tool_calls[{number}]", hide) for number, call in enumerate(calls)
+                _tool_call(call, f"{place}.tool_calls[{number}]", hide)
+                for number, call in enumerate(_checked_list(calls, f"{place}.tool_calls"))
             ]
         content = "" if content is None else content
     if isinstance(content, str):
@@ -185,15 +186,17 @@ def _message(message: Any, place: str, index: int, hide: Any, sources: list[Any]
 def _split_reasoning(message: Mapping[str, Any], content: Any, place: str) -> tuple[Any, str | None]:
     """An earlier answer's reasoning, from its own field or from a `<think>` block in the text.
 
-    Templates look for the block themselves, but cannot once user text is hidden.
+    Templates look for the block themselves, in the same way, but cannot once user text is hidden.
     """
-    reasoning = message.get("reasoning_content", message.get("reasoning"))
+    if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
+        content = "".join(str(part["text"]) for part in content)
+    reasoning = message.get("reasoning_content")
+    reasoning = message.get("reasoning") if reasoning is None else reasoning
     if reasoning is not None and not isinstance(reasoning, str):
         raise PromptError(f"{place}.reasoning_content: expected a string, found {_found(reasoning)}")
     if reasoning is None and isinstance(content, str) and "</think>" in content:
-        head, _, content = content.partition("</think>")
-        reasoning = head.partition("<think>")[2] if "<think>" in head else head
-        return content.lstrip("\n"), reasoning.strip("\n")
+        reasoning = content.split("</think>")[0].rstrip("\n").split("<think>")[-1].lstrip("\n")
+        content = content.split("</think>")[-1].lstrip("\n")
     return content, reasoning
 
 
@@ -217,7 +220,8 @@ def _tool_call(call: Any, place: str, hide: Any) -> dict[str, Any]:
 
 
 def _tool(tool: Any, place: str, hide: Any) -> Any:
-    if not isinstance(tool, Mapping) or not isinstance(tool.get("function", tool).get("name"), str):
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise PromptError(f"{place}: expected a function description with a name, found {_found(tool)}")
     return hide(dict(tool))
 

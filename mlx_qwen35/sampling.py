@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +15,8 @@ from mlx_qwen35.errors import OptionError
 Sampler = Callable[[mx.array], mx.array]
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
+# Dividing by less than this leaves float32; the most likely token is all that could come out.
+_COLDEST = 1e-5
 # mlx-lm's penalties look back this many tokens; further than any answer is long.
 _WHOLE_OUTPUT = 1 << 30
 
@@ -47,15 +50,19 @@ class SamplingOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, 0.0, math.inf)
-        _integer("top_k", self.top_k, 0)
-        _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, open_low=True)
-        _number("presence_penalty", self.presence_penalty, -math.inf, math.inf)
-        _number("frequency_penalty", self.frequency_penalty, -math.inf, math.inf)
-        if self.seed is not None:
-            _integer("seed", self.seed, 0)
+        checked: dict[str, Any] = {
+            "temperature": number("temperature", self.temperature, 0.0),
+            "top_k": whole_number("top_k", self.top_k, 0),
+            "top_p": number("top_p", self.top_p, 0.0, 1.0, open_low=True),
+            "min_p": number("min_p", self.min_p, 0.0, 1.0),
+            "repetition_penalty": number("repetition_penalty", self.repetition_penalty, 0.0, open_low=True),
+            "presence_penalty": number("presence_penalty", self.presence_penalty),
+            "frequency_penalty": number("frequency_penalty", self.frequency_penalty),
+            "logit_bias": _bias(self.logit_bias),
+            "seed": None if self.seed is None else whole_number("seed", self.seed, 0),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Refuse a bias on a token that does not exist.
@@ -63,17 +70,16 @@ class SamplingOptions:
         Raises:
             OptionError: An id is not in [0, vocab_size).
         """
-        for token, bias in (self.logit_bias or {}).items():
-            if not isinstance(token, int) or not 0 <= token < vocab_size:
-                raise OptionError(f"logit_bias: expected token ids below {vocab_size}, found {token!r}")
-            _number(f"logit_bias[{token}]", bias, -math.inf, math.inf)
+        for token in self.logit_bias or {}:
+            if not 0 <= token < vocab_size:
+                raise OptionError(f"logit_bias: expected token ids below {vocab_size}, found {token}")
 
     def sampler(self) -> Sampler:
         """From log probabilities (1, V) to token ids (1,).
 
         Filters apply in transformers' order: temperature, top_k, top_p, min_p.
         """
-        if self.temperature == 0:
+        if self.temperature < _COLDEST:
             return lambda logprobs: mx.argmax(logprobs, axis=-1)
         # A key of its own: mlx's global state is shared by whatever runs at the same time.
         seed = self.seed if self.seed is not None else int.from_bytes(os.urandom(4), "little")
@@ -133,8 +139,22 @@ def options_from(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Sampl
     }
     if defaults.get("do_sample"):
         chosen.setdefault("temperature", 1.0)
+    if chosen.get("top_k") == -1:  # some programs' way to write "all"
+        chosen["top_k"] = 0
     chosen.update({name: value for name, value in given.items() if value is not None})
     return SamplingOptions(**chosen)
+
+
+def default_max_tokens(defaults: Mapping[str, Any]) -> int | None:
+    """`max_new_tokens` of a generation_config.json.
+
+    Raises:
+        OptionError: It is not a positive whole number.
+    """
+    value = defaults.get("max_new_tokens")
+    if value is not None:
+        whole_number("max_new_tokens", value, 1)
+    return value
 
 
 def _normalised(logits: mx.array) -> mx.array:
@@ -145,15 +165,36 @@ def _on_output(processor: LogitsProcessor, prompt_tokens: int) -> LogitsProcesso
     return lambda tokens, logits: processor(tokens[prompt_tokens:], logits)
 
 
-def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+def _bias(bias: Any) -> dict[int, float] | None:
+    if bias is None:
+        return None
+    if not isinstance(bias, Mapping):
+        raise OptionError(f"logit_bias: expected a mapping from token id to number, found {bias!r}")
+    return {whole_number("logit_bias", token, 0): number(f"logit_bias[{token}]", bias[token]) for token in bias}
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False) -> float:
+    """An option that measures something.
+
+    Raises:
+        OptionError: It is no finite number, or not between `low` and `high`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
         raise OptionError(f"{name}: expected a number, found {value!r}")
-    if not low <= value <= high or (open_low and value == low) or math.isinf(value):
+    found = float(value)
+    if not low <= found <= high or (open_low and found == low) or math.isinf(found):
         bounds = f"{'above' if open_low else 'at least'} {low:g}" if low > -math.inf else "a finite number"
         bounds += f" and at most {high:g}" if high < math.inf else ""
         raise OptionError(f"{name}: expected {bounds}, found {value!r}")
+    return found
 
 
-def _integer(name: str, value: Any, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+def whole_number(name: str, value: Any, low: int) -> int:
+    """An option that counts something.
+
+    Raises:
+        OptionError: It is no whole number, or below `low`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise OptionError(f"{name}: expected a whole number of at least {low}, found {value!r}")
+    return int(value)

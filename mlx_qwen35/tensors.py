@@ -17,6 +17,8 @@ from mlx_qwen35.errors import CheckpointError
 Layout = Literal["transformers", "mlx-lm", "mlx-vlm"]
 
 _PREFIXES = (
+    ("language_model.mtp.", "mtp."),
+    ("model.mtp.", "mtp."),
     ("language_model.", "language_model."),
     ("vision_tower.", "vision_tower."),
     ("mtp.", "mtp."),

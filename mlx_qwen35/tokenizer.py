@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlx_qwen35.errors import CheckpointError
+from mlx_qwen35.errors import CheckpointError, PromptError
 
 # Private-use characters, which no chat template writes. They bracket the number of a string
 # that `Escapes` took out of a user's text.
@@ -24,7 +24,8 @@ class Escapes:
     """Takes control-token strings out of user text, and puts them back after templating.
 
     Args:
-        pattern: Matches every string that must not be read as a control token.
+        pattern: Matches every string that must not be read as a control token, and the beginning of
+            one at the end of a text: templates join texts, and two harmless parts may make a token.
     """
 
     def __init__(self, pattern: re.Pattern[str]) -> None:
@@ -77,9 +78,10 @@ class Tokenizer:
         if not getattr(self._hf, "is_fast", False):
             raise CheckpointError(f"{directory}: expected tokenizer.json, found only a slow tokenizer")
         self._backend: Any = self._hf.backend_tokenizer
-        self._control: dict[str, int] = {
-            token.content: token_id for token_id, token in self._backend.get_added_tokens_decoder().items()
-        }
+        added = self._backend.get_added_tokens_decoder()
+        self._control: dict[str, int] = {token.content: token_id for token_id, token in added.items()}
+        self._eats_left = {token.content for token in added.values() if token.lstrip}
+        self._eats_right = {token.content for token in added.values() if token.rstrip}
         ids = set(eos_token_ids)
         # Published configs name either; whichever comes first ends the answer.
         ids.update(self._control[name] for name in ("<|im_end|>", "<|endoftext|>") if name in self._control)
@@ -92,11 +94,6 @@ class Tokenizer:
         """The checkpoint's own Jinja template, if it has one."""
         template = self._hf.chat_template
         return template.get("default") if isinstance(template, dict) else template
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids that the tokenizer knows; the model's vocabulary may be padded beyond it."""
-        return int(self._backend.get_vocab_size(with_added_tokens=True))
 
     def control_id(self, token: str) -> int | None:
         """The id of a control token by its text, None if the checkpoint has no such token."""
@@ -111,13 +108,21 @@ class Tokenizer:
         return str(self._hf.apply_chat_template(list(messages), tokenize=False, **options))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a finished prompt: control tokens in it count as such."""
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+        """Token ids of a finished prompt: control tokens in it count as such.
+
+        Raises:
+            PromptError: The text is not valid Unicode.
+        """
+        return list(self._backend.encode(_checked(text), add_special_tokens=False).ids)
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of plain text: nothing in it is a control token."""
+        """Token ids of plain text: nothing in it is a control token.
+
+        Raises:
+            PromptError: The text is not valid Unicode.
+        """
         if self._control_pattern.search(text):
-            return list(self._plain.encode(text, add_special_tokens=False).ids)
+            return list(self._plain.encode(_checked(text), add_special_tokens=False).ids)
         return self.encode(text)
 
     def encode_rendered(self, text: str, escapes: Escapes) -> list[int]:
@@ -127,9 +132,12 @@ class Tokenizer:
         ids: list[int] = []
         cursor = 0
         for match in self._control_pattern.finditer(text):
-            ids += self.encode_text(escapes.restore(text[cursor : match.start()]))
+            piece = text[cursor : match.start()]
+            ids += self.encode_text(escapes.restore(piece.rstrip() if match[0] in self._eats_left else piece))
             ids.append(self._control[match[0]])
             cursor = match.end()
+            while match[0] in self._eats_right and cursor < len(text) and text[cursor].isspace():
+                cursor += 1
         return ids + self.encode_text(escapes.restore(text[cursor:]))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -148,7 +156,9 @@ class Tokenizer:
 
     @cached_property
     def _user_pattern(self) -> re.Pattern[str]:
-        return re.compile(f"{self._control_pattern.pattern}|[{_OPEN}{_CLOSE}]")
+        beginnings = {token[:length] for token in self._control for length in range(1, len(token))}
+        tails = "|".join(map(re.escape, sorted(beginnings, key=len, reverse=True))) or r"(?!)"
+        return re.compile(f"{self._control_pattern.pattern}|[{_OPEN}{_CLOSE}]|(?:{tails})\\Z")
 
     @cached_property
     def _plain(self) -> Any:
@@ -161,8 +171,21 @@ class Tokenizer:
         return Backend.from_str(json.dumps(settings))
 
 
+def _checked(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"text: expected valid Unicode, found {text[error.start]!r} at character {error.start}"
+        ) from error
+    return text
+
+
 class Detokenizer:
     """Turns a stream of token ids to text, never splitting a character."""
+
+    # No character takes more bytes than four; what is still incomplete after so many tokens never ends.
+    _LONGEST_CHARACTER = 8
 
     def __init__(self, backend: Any) -> None:
         from tokenizers.decoders import DecodeStream
@@ -179,10 +202,10 @@ class Detokenizer:
         """
         self._pending.append(token)
         text = self._stream.step(self._backend, token)
-        if text is None:
-            return ""
-        self._pending.clear()
-        return str(text)
+        if text is not None:
+            self._pending.clear()
+            return str(text)
+        return self.flush() if len(self._pending) > self._LONGEST_CHARACTER else ""
 
     def flush(self) -> str:
         """What is left at the end; bytes that are no character become U+FFFD."""

@@ -1,5 +1,7 @@
 """The vision add-on: from images in a prompt to embeddings and positions in its caches."""
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,32 +9,81 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_qwen35.cache import PromptMedia
+from mlx_qwen35.cache import PromptMedia, attach_media
 from mlx_qwen35.config import DENSE_TYPES, MOE_TYPES, ModelConfig
 from mlx_qwen35.errors import CheckpointError, ConfigError, VisionUnavailableError
 from mlx_qwen35.media import ImagePreprocessor, PreparedImage
 from mlx_qwen35.positions import MediaLayout, expand_placeholders, lay_out
 from mlx_qwen35.prompt import Prompt
 
+# About 30,000 image tokens of the 4B in bfloat16.
+FEATURE_BYTES = 256 * 2**20
+
+
+class FeatureCache:
+    """Embeddings of images by their content, least recently used first to go; any thread.
+
+    Args:
+        budget: At most this many bytes, except for what the prompt at hand still needs.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._features: OrderedDict[str, mx.array] = OrderedDict()
+        self._needed: set[str] = set()
+        self._lock = threading.Lock()
+
+    def get(self, content_hash: str) -> mx.array | None:
+        """An image's embeddings, if they are still there."""
+        with self._lock:
+            if content_hash in self._features:
+                self._features.move_to_end(content_hash)
+                self._needed.add(content_hash)
+            return self._features.get(content_hash)
+
+    def put(self, content_hash: str, features: mx.array) -> None:
+        """Keep an image's embeddings, at least until `release`."""
+        with self._lock:
+            self._features[content_hash] = features
+            self._needed.add(content_hash)
+            self._evict()
+
+    def release(self) -> None:
+        """No prompt needs anything any more: what is over the budget goes."""
+        with self._lock:
+            self._needed.clear()
+            self._evict()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(features.nbytes for features in self._features.values())
+
+    def _evict(self) -> None:
+        spare = [content_hash for content_hash in self._features if content_hash not in self._needed]
+        while spare and self.nbytes > self._budget:
+            del self._features[spare.pop(0)]
+
 
 class VisionAddOn:
     """Vision for a dense Qwen3.5; the decoder stays the one that serves text.
 
-    Preparing a prompt needs no MLX and may run on any thread. Encoding runs on the thread
-    that owns MLX. The only thing kept between the two is what belongs to the prompt that was
-    prepared last: its image embeddings, so that reading it twice encodes once.
+    Preparing a prompt needs no MLX and may run on any thread; encoding runs on the thread that
+    owns MLX. Positions live in the prompt and in the caches of a running request only. What the
+    add-on keeps is embeddings of images by their content, so that no image is encoded twice.
 
     Args:
         config: The checkpoint's config.
         tower: The vision tower with its weights; None if the checkpoint has none.
         directory: The checkpoint, for its image processor settings.
+        feature_bytes: Room for embeddings of images.
     Raises:
         ConfigError: The checkpoint is of the other family (dense or MoE).
     """
 
     model_types: tuple[str, ...] = DENSE_TYPES
 
-    def __init__(self, config: ModelConfig, tower: Any, directory: Path) -> None:
+    def __init__(self, config: ModelConfig, tower: Any, directory: Path, *, feature_bytes: int = FEATURE_BYTES) -> None:
         if config.model_type not in self.model_types:
             raise ConfigError(
                 f"{type(self).__name__}: expected model_type {' or '.join(self.model_types)}, found {config.model_type}"
@@ -40,7 +91,7 @@ class VisionAddOn:
         self._config = config
         self._tower = tower
         self._preprocessor: ImagePreprocessor | None = None
-        self._prepared: dict[str, mx.array] = {}
+        self.features = FeatureCache(feature_bytes)
         self.unavailable: str | None = None
         if config.vision is None:
             self.unavailable = "its config.json describes no vision tower"
@@ -78,7 +129,7 @@ class VisionAddOn:
                 "or one that `mlx-qwen35 convert` or mlx-vlm made from it"
             )
 
-    def lay_out(
+    def prepare_prompt(
         self, input_ids: Sequence[int], images: Sequence[PreparedImage]
     ) -> tuple[list[int], MediaLayout | None]:
         """Expand placeholders and give every token its position; any thread.
@@ -100,29 +151,33 @@ class VisionAddOn:
 
     def encode(self, image: PreparedImage) -> mx.array:
         """Embeddings of one image, (tokens, hidden_size); only on the thread that owns MLX."""
-        prepared = self._prepared  # another thread may clear it meanwhile
-        if image.content_hash not in prepared:
+        features = self.features.get(image.content_hash)
+        if features is None:
             weight = self._tower.patch_embed.proj.weight
             pixel_values = mx.array(image.pixel_values).astype(weight.dtype)
             features, _ = self._tower(pixel_values, mx.array(np.array([image.grid_thw])))
             # One image at a time: the tower's activations are far larger than its result.
             mx.eval(features)
-            prepared[image.content_hash] = features
-        return prepared[image.content_hash]
+            self.features.put(image.content_hash, features)
+        return features
 
-    def media(self, prompt: Prompt) -> PromptMedia | None:
-        """What the caches of one request carry; only on the thread that owns MLX."""
-        if prompt.layout is None:
-            return None
-        return PromptMedia(prompt.layout, [self.encode(image) for image in prompt.images])
+    def fill(self, caches: list[Any], prompt: Prompt) -> list[Any]:
+        """Give fresh caches the images of a prompt; only on the thread that owns MLX.
+
+        Raises:
+            CacheError: None of them can carry media.
+        """
+        if prompt.layout is not None:
+            attach_media(caches, PromptMedia(prompt.layout, [self.encode(image) for image in prompt.images]))
+        return caches
 
     def clear_prediction_state(self) -> None:
-        """Forget what was prepared for the last prompt, whether or not it was run.
+        """Let go of what was prepared for the last prompt, whether or not it was run.
 
-        Positions live in the prompt and in the caches of a running request only, so afterwards
-        nothing that outlives a request knows about one.
+        Its embeddings stay only as far as the budget allows. Nothing that outlives a request
+        knows a position.
         """
-        self._prepared = {}
+        self.features.release()
 
 
 class MoeVisionAddOn(VisionAddOn):
@@ -131,7 +186,9 @@ class MoeVisionAddOn(VisionAddOn):
     model_types = MOE_TYPES
 
 
-def make_vision_add_on(config: ModelConfig, tower: Any, directory: Path) -> VisionAddOn:
+def make_vision_add_on(
+    config: ModelConfig, tower: Any, directory: Path, *, feature_bytes: int = FEATURE_BYTES
+) -> VisionAddOn:
     """The add-on of a checkpoint's family."""
     family = MoeVisionAddOn if config.model_type in MOE_TYPES else VisionAddOn
-    return family(config, tower, directory)
+    return family(config, tower, directory, feature_bytes=feature_bytes)

@@ -82,8 +82,8 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
         """(B, L, hidden_size) to the same; `mask` and `cache` as in mlx-lm."""
-        media = None if self.is_linear or not isinstance(cache, SequenceCache) else cache.unread
-        if media is None or not media.unread(cache.size(), cache.size() + x.shape[1]):
+        media = None if self.is_linear or not isinstance(cache, SequenceCache) else cache.media_ahead(x.shape[1])
+        if media is None:
             return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
         cos, sin = media.angles(self._angles, cache.size(), x.shape[1])
         h = x + multimodal_attention(self.self_attn, self.input_layernorm(x), cos, sin, mask, cache)
@@ -115,12 +115,10 @@ class PatchedTextModel(upstream.Qwen3_5TextModel):  # type: ignore[misc]
                 the cache carries are placed in them too.
         """
         layer_cache = cache[self.fa_idx] if cache and self.fa_idx is not None else None
-        if isinstance(layer_cache, SequenceCache) and (media := layer_cache.unread) is not None:
-            start = layer_cache.size()
-            if media.unread(start, start + inputs.shape[1]):
-                if input_embeddings is None:
-                    input_embeddings = self.embed_tokens(inputs)
-                input_embeddings = media.place(input_embeddings, start)
+        if isinstance(layer_cache, SequenceCache) and (media := layer_cache.media_ahead(inputs.shape[1])):
+            # A copy of what was given: placing writes.
+            given = self.embed_tokens(inputs) if input_embeddings is None else mx.array(input_embeddings)
+            input_embeddings = media.place(given, layer_cache.size())
         return super().__call__(inputs, cache, input_embeddings=input_embeddings)  # type: ignore[no-any-return]
 
 

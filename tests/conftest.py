@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.cache import attach_media
 from mlx_qwen35.checkpoint import Checkpoint, load_checkpoint
 from mlx_qwen35.prompt import Prompt
 from mlx_qwen35.vision import VisionAddOn, make_vision_add_on
@@ -78,14 +77,12 @@ class Bench:
     def prompt(self, ids: list[int], images: list[Image.Image] | None = None) -> Prompt:
         """What ModelKit.process_prompt gives for ids."""
         prepared = tuple(self.vision.prepare_image(image) for image in images or ())
-        expanded, layout = self.vision.lay_out(ids, prepared)
+        expanded, layout = self.vision.prepare_prompt(ids, prepared)
         return Prompt(np.array(expanded, dtype=np.int32), layout, prepared)
 
     def cache(self, prompt: Prompt) -> list[Any]:
         """Fresh caches that will read the prompt's images."""
-        cache: list[Any] = self.model.make_cache()
-        attach_media(cache, self.vision.media(prompt))
-        return cache
+        return self.vision.fill(self.model.make_cache(), prompt)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_qwen35.cache import attach_media
 from mlx_qwen35.checkpoint import Checkpoint, load_checkpoint
 from mlx_qwen35.prompt import Prompt
 from mlx_qwen35.vision import make_vision_add_on
@@ -30,9 +29,8 @@ def main() -> None:
     rows = []
     for name in ("text", "two images"):
         images = tuple(vision.prepare_image(image) for image in CASES[name].images)
-        ids, layout = vision.lay_out(CASES[name].input_ids, images)
-        cache = model.make_cache()
-        attach_media(cache, vision.media(Prompt(np.array(ids, np.int32), layout, images)))
+        ids, layout = vision.prepare_prompt(CASES[name].input_ids, images)
+        cache = vision.fill(model.make_cache(), Prompt(np.array(ids, np.int32), layout, images))
         for tokens in (ids, [5]):
             logits = model(mx.array([tokens]), cache=cache)[0, -1]
             mx.eval(logits)

@@ -1,8 +1,10 @@
 """Tokens to text: reasoning, stop strings, characters cut in two."""
 
+from typing import Any
+
 import pytest
 
-from mlx_qwen35.answer import AnswerText
+from mlx_qwen35.answer import AnswerText, check_stop
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.tokenizer import Tokenizer
 from tests.checkpoints import IDS, VOCAB_SIZE, write_tokenizer
@@ -102,7 +104,22 @@ def test_a_character_cut_in_two_becomes_the_replacement_character(tokenizer: Tok
     assert answer.close().text.strip("�") == ""
 
 
-@pytest.mark.parametrize("stop", [("",), (7,), ("a", "")])
-def test_bad_stop_strings_are_refused(tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("stop", ["", [""], [7], ("a", ""), 5, {"a": 1}])
+def test_bad_stop_strings_are_refused(stop: Any) -> None:
     with pytest.raises(OptionError, match="stop: expected strings of at least one character"):
-        AnswerText(tokenizer, stop=stop)
+        check_stop(stop)
+
+
+def test_stop_strings_come_alone_or_in_lists() -> None:
+    assert check_stop(None) == ()
+    assert check_stop("a") == ("a",)
+    assert check_stop(["a", "b"]) == ("a", "b")
+
+
+def test_bytes_that_never_become_a_character_do_not_hold_the_text_back(tokenizer: Tokenizer) -> None:
+    """A model with padded or broken output still streams."""
+    lone = tokenizer.encode("漢")[0]
+    answer = AnswerText(tokenizer)
+    pieces = [answer.add(lone).text for _ in range(40)]
+    assert sum(map(bool, pieces)) >= 3
+    assert set("".join(pieces) + answer.close().text) == {"\ufffd"}

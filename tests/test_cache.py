@@ -45,7 +45,9 @@ def test_offset_is_a_position_and_size_a_number_of_tokens() -> None:
 
 def test_images_are_unread_until_the_cache_has_passed_them() -> None:
     media = media_of(3, (2, 3), 4, (1, 5), 2)
-    assert [filled(tokens, media).unread is media for tokens in (2, 8, 9, 17, 18)] == [True, True, True, True, False]
+    assert [filled(tokens, media).media_ahead() is media for tokens in (2, 8, 9, 17, 18)] == [True] * 4 + [False]
+    assert [filled(9, media).media_ahead(tokens) is media for tokens in (1, 4, 5)] == [False, False, True]
+    assert filled(5).media_ahead() is None
 
 
 def test_embeddings_are_placed_chunk_by_chunk_and_let_go() -> None:
@@ -144,3 +146,14 @@ def test_media_needs_a_cache_that_can_carry_it() -> None:
     caches = [ArraysCache(size=2), AttentionCache()]
     attach_media(caches, media)
     assert caches[1].media is media
+
+
+def test_a_batch_is_not_cut_into_an_image() -> None:
+    batch = AttentionCache.merge([filled(9, media_of(2, (2, 2), 3)), filled(12)])
+    assert batch.trim(2) == 2
+    assert batch.offset.tolist() == [5, 10]
+    with pytest.raises(
+        CacheError, match="row 0: expected a cut behind its last image at token 6, found one at token 5"
+    ):
+        batch.trim(2)
+    assert batch.offset.tolist() == [5, 10]

@@ -157,3 +157,9 @@ def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
     path.write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ConfigError, match=str(path)):
         ModelConfig.from_file(path)
+
+
+def test_only_yarn_stretches_the_context() -> None:
+    raw = changed(DENSE, "text_config.rope_parameters.factor", 4.0)
+    raw["text_config"]["rope_parameters"]["original_max_position_embeddings"] = 4096
+    assert ModelConfig.from_dict(raw).text.context_length == 4096

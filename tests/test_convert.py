@@ -1,17 +1,20 @@
 """Converting: everything is kept, and whatever reads the result computes the same."""
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.convert import convert
 from mlx_qwen35.errors import CheckpointError, OptionError
-from tests.checkpoints import DENSE, MOE, WIDE_HEADS, Shape
+from tests.checkpoints import DENSE, MOE, WIDE_HEADS, Shape, write_checkpoint
 from tests.parity.cases import CASES
 
 
@@ -140,10 +143,51 @@ def test_bad_requests_change_nothing(tmp_path: Path, checkpoint_dir: Callable[[S
 def test_an_interrupted_conversion_leaves_nothing(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
+    def fail(*args: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mlx_qwen35.convert._save_tensors", fail)
     with pytest.raises(KeyboardInterrupt):
         convert(checkpoint_dir(DENSE), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_large_models_are_written_in_shards(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tensor per shard; what is written is let go of."""
+    monkeypatch.setattr("mlx_qwen35.convert.SHARD_GIGABYTES", 0)
+    out = convert(checkpoint_dir(DENSE), tmp_path / "out")
+    files = list(out.glob("model-*-of-*.safetensors"))
+    assert len(files) > 50
+    np.testing.assert_array_equal(logits_of(out, "two images"), logits_of(checkpoint_dir(DENSE), "two images"))
+
+
+def test_what_lies_beside_the_target_is_left_alone(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    keep = tmp_path / "out.incomplete" / "thesis.txt"
+    keep.parent.mkdir()
+    keep.write_text("years of work")
+    convert(checkpoint_dir(DENSE), tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.incomplete"}
+    assert keep.read_text() == "years of work"
+
+
+def test_an_mtp_module_in_a_file_of_its_own_is_kept(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    source = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    mtp = {name: value for name, value in tensors.items() if name.startswith("mtp.")}
+    save_file(mtp, source / "mtp.safetensors")
+    save_file({n: v for n, v in tensors.items() if n not in mtp}, source / "model.safetensors")
+    apart, together = convert(source, tmp_path / "apart"), convert(checkpoint_dir(DENSE), tmp_path / "together")
+    assert tensors_of(apart).keys() == tensors_of(together).keys()
+
+
+def test_a_text_only_conversion_is_read_by_mlx_lm(tmp_path: Path) -> None:
+    """Which does not know qwen3_5_text, so the config is written in its nested form."""
+    from mlx_lm.utils import load_model
+
+    source = write_checkpoint(tmp_path / "source", replace(DENSE, name="text-only", text_only=True))
+    out = convert(source, tmp_path / "out")
+    tokens = mx.array([CASES["text"].input_ids])
+    np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out, "text"))
+    np.testing.assert_array_equal(logits_of(out, "text"), logits_of(source, "text"))

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from mlx_qwen35.config import ModelConfig, VisionConfig
 from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
-from mlx_qwen35.media import ImagePreprocessor, open_image
+from mlx_qwen35.media import ImagePreprocessor, check_max_pixels, open_image
 from tests.checkpoints import DENSE, config_of, write_processor
 
 
@@ -179,3 +179,84 @@ def test_missing_or_contradicting_settings_are_refused(tmp_path: Path, vision: V
     path.write_text(json.dumps(json.loads(path.read_text()) | {"patch_size": 14}))
     with pytest.raises(CheckpointError, match=r"expected patch_size 16 as in config.json, found 14"):
         ImagePreprocessor(tmp_path, vision)
+
+
+def test_a_phone_s_second_picture_is_no_animation(preprocessor: ImagePreprocessor) -> None:
+    """MPO: a JPEG with a depth map or a second view behind the photograph."""
+    image = noise(64, 64)
+    data = encoded(image, "MPO", save_all=True, append_images=[noise(64, 64, seed=1)])
+    with Image.open(io.BytesIO(data)) as opened:
+        assert getattr(opened, "is_animated", False)
+    assert preprocessor(data).content_hash == preprocessor(encoded(image, "JPEG")).content_hash
+
+
+def test_dark_sixteen_bit_grey_stays_dark(preprocessor: ImagePreprocessor) -> None:
+    """The mode says what the values mean, not their largest."""
+    values = np.full((64, 64), 200, np.uint16)
+    assert preprocessor(encoded(Image.fromarray(values))).pixel_values.max() == -1
+    black = preprocessor(Image.new("RGB", (64, 64)))
+    assert preprocessor(encoded(Image.fromarray(values))).content_hash == black.content_hash
+
+
+def test_wrapped_base64_is_read(preprocessor: ImagePreprocessor) -> None:
+    data = encoded(noise(64, 64))
+    wrapped = base64.encodebytes(data).decode()
+    assert "\n" in wrapped
+    assert preprocessor(f"data:image/png;base64,{wrapped}").content_hash == preprocessor(data).content_hash
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Image.new("RGB", (0, 5)), r"expected an image, found 0 x 5 pixels"),
+        ("a\0b.png", r"expected a path, found a zero byte"),
+        ("A" * 300_000, r"A{80}\.\.\. \(300000 characters\)"),
+        ("/dev/zero", r"expected an image file, found a directory or a device"),
+        ("/tmp", r"expected an image file, found a directory or a device"),
+        ("~nobody-of-this-name/a.png", r"image: ~nobody"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), r"found an HEIC file; save it as JPEG or PNG"),
+    ],
+    ids=["empty", "zero byte", "bare base64", "device", "directory", "unknown user", "HEIC"],
+)
+def test_more_sources_that_are_no_image(preprocessor: ImagePreprocessor, source: Any, message: str) -> None:
+    with pytest.raises(MediaError, match=message) as caught:
+        preprocessor(source)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_budget_that_the_shape_cannot_keep_is_refused(preprocessor: ImagePreprocessor) -> None:
+    """transformers' resizing keeps the sides at least one patch wide, and so goes over the budget."""
+    with pytest.raises(MediaError, match=r"expected a shape that fits into 4096 pixels, found 3000 x 20, which takes"):
+        preprocessor(noise(3000, 20), max_pixels=64 * 64)
+
+
+@pytest.mark.parametrize("value", [0, -1, 4096.5, "64", True, float("nan")])
+def test_budgets_that_are_no_number_of_pixels_are_refused(value: Any) -> None:
+    with pytest.raises(OptionError, match="max_pixels: expected a whole number of at least 1"):
+        check_max_pixels(value)
+
+
+def test_settings_without_sizes_are_refused(tmp_path: Path, vision: VisionConfig) -> None:
+    """transformers would take limits of another model."""
+    write_processor(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    del settings["size"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match="expected preprocessor_config.json with the image sizes"):
+        ImagePreprocessor(tmp_path, vision)
+
+
+def test_patches_are_cut_as_the_tower_reads_them(preprocessor: ImagePreprocessor) -> None:
+    """Against loops: 2 x 2 patches that merge stand together; in a patch channel, frame, row, column."""
+    image = noise(96, 64)
+    values = (np.asarray(image).astype(np.float64) / 255 - 0.5) / 0.5
+    rows = []
+    for block_y in range(2):
+        for block_x in range(3):
+            for y in range(2):
+                for x in range(2):
+                    top, left = 16 * (2 * block_y + y), 16 * (2 * block_x + x)
+                    patch = values[top : top + 16, left : left + 16].transpose(2, 0, 1)
+                    rows.append(np.stack([patch, patch], axis=1).ravel())
+    np.testing.assert_allclose(preprocessor(image).pixel_values, np.stack(rows), atol=1e-6)

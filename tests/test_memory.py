@@ -60,3 +60,11 @@ def test_all_parameters_are_counted(benches: object) -> None:
         header.nbytes for header in read_headers(bench.checkpoint.weight_files()) if not header.name.startswith("mtp.")
     )
     assert in_memory == on_disk
+
+
+@pytest.mark.parametrize("header", [b'{"a": 1}', b'{"a": {"dtype": "F32"}}', b"[1]", b'{"a": {"data_offsets": []}}'])
+def test_malformed_headers_are_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+    with pytest.raises(CheckpointError, match="expected a safetensors file"):
+        list(read_headers([path]))

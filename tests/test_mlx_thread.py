@@ -132,3 +132,23 @@ def test_callers_that_race_with_closing_are_answered() -> None:
         each.join(timeout=10)
     assert len(outcomes) == 800
     assert outcomes[-1] == "closed"
+
+
+def test_a_stream_that_is_collected_at_a_bad_moment_does_not_deadlock(thread: MlxThread) -> None:
+    """The collector may run while this very thread holds the lock."""
+
+    def forever() -> Iterator[int]:
+        while True:
+            yield 1
+
+    stream = thread.iterate(forever)  # type: ignore[arg-type]
+    next(stream)
+    done = threading.Event()
+
+    def collect() -> None:
+        with thread._worker._lock:
+            stream.close()  # type: ignore[attr-defined]
+        done.set()
+
+    threading.Thread(target=collect, daemon=True).start()
+    assert done.wait(timeout=10)

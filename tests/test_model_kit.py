@@ -1,6 +1,8 @@
 """The Python API."""
 
 import dataclasses
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -188,7 +190,7 @@ def test_progress_is_told_in_the_caller_s_thread_and_can_cancel(kit: ModelKit) -
         ({"max_tokens": 0}, "max_tokens: expected a whole number of at least 1, found 0"),
         ({"max_tokens": 2.5}, "max_tokens: expected a whole number"),
         ({"prefill_step_size": 0}, "prefill_step_size: expected a whole number of at least 1, found 0"),
-        ({"top_logprobs": -1}, "top_logprobs: expected 0 to 351, found -1"),
+        ({"top_logprobs": -1}, "top_logprobs: expected a whole number of at least 0, found -1"),
         ({"top_logprobs": 400}, "top_logprobs: expected 0 to 351, found 400"),
         ({"temperature": -2}, "temperature"),
         ({"logit_bias": {9999: 1.0}}, "logit_bias: expected token ids below 352, found 9999"),
@@ -211,7 +213,12 @@ def test_bad_options_are_refused_before_any_work(kit: ModelKit, options: dict[st
         ([1, -1], {}, PromptError, r"prompt\[1\]: expected a token id below 352, found -1"),
         ([1, 2], {"images": [RED]}, PromptMismatchError, r"expected 1 image placeholders .*, found 0"),
         ("<|image_pad|>", {}, PromptMismatchError, r"expected 0 image placeholders .*, found 1"),
-        ("<|video_pad|>", {}, PromptMismatchError, r"prompt token 0: found <\|video_pad\|>; video is not supported"),
+        (
+            "<|video_pad|>",
+            {},
+            PromptMismatchError,
+            r"prompt token 0: expected no placeholder for a video, found one; video is not",
+        ),
         ([USER], {"images": [RED]}, PromptMismatchError, r"images: expected 0 .*, found 1"),
         (with_images("/nowhere.png"), {}, MediaError, r"messages\[0\]\.content\[0\]: /nowhere.png"),
         ("hello", {"tools": [{"name": "x"}]}, OptionError, "tools: expected only with messages"),
@@ -248,9 +255,6 @@ def test_the_pixel_budget_of_a_kit_and_of_a_prompt(checkpoint_dir: Callable[[Sha
 
 
 def test_defaults_come_from_generation_config(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
-    import json
-    import shutil
-
     directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "copy")
     (directory / "generation_config.json").write_text(
         json.dumps({"do_sample": True, "temperature": 5.0, "eos_token_id": 7})
@@ -330,3 +334,86 @@ next(stream)
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (3 if "3" in ending else 0, "")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (["5", "6"], r"prompt\[0\]: expected a token id below 352, found '5'"),
+        ([1.7], r"prompt\[0\]: expected a token id below 352, found 1.7"),
+        ([True], r"prompt\[0\]: expected a token id"),
+        (np.zeros((2, 2), np.int32), r"prompt\[0\]: expected a token id"),
+        (b"hi", r"prompt: expected messages, a string or token ids, found bytes"),
+        (None, r"found NoneType"),
+        (USER, r"expected a list of messages, found a single message"),
+    ],
+)
+def test_prompts_of_the_wrong_type_are_refused(kit: ModelKit, prompt: Any, message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        kit.process_prompt(prompt)
+
+
+def test_prompts_and_images_may_come_from_iterables(kit: ModelKit) -> None:
+    expected = kit.process_prompt([1, IDS["<|image_pad|>"]], images=[RED])
+    forms: list[tuple[Any, Any]] = [
+        (iter([1, IDS["<|image_pad|>"]]), iter([RED])),
+        ((np.int64(1), np.int64(IDS["<|image_pad|>"])), RED),
+    ]
+    for ids, images in forms:
+        np.testing.assert_array_equal(kit.process_prompt(ids, images=images).input_ids, expected.input_ids)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_logprobs": 2.0}, "top_logprobs: expected a whole number"),
+        ({"top_logprobs": True}, "top_logprobs: expected a whole number"),
+        ({"top_logprobs": "3"}, "top_logprobs: expected a whole number"),
+        ({"stop": 5}, "stop: expected strings"),
+        ({"logit_bias": [1]}, "logit_bias: expected a mapping"),
+        ({"logit_bias": {True: 1.0}}, "logit_bias: expected a whole number"),
+    ],
+)
+def test_options_of_the_wrong_type_are_refused(kit: ModelKit, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        kit.stream([USER], **options)
+
+
+def test_max_new_tokens_of_the_checkpoint_is_the_default(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
+) -> None:
+    directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "copy")
+    (directory / "generation_config.json").write_text(json.dumps({"max_new_tokens": 3}))
+    with ModelKit.load(directory) as kit:
+        assert len(kit.generate([USER]).tokens) == 3
+        assert len(kit.generate([USER], max_tokens=5).tokens) == 5
+
+
+def test_image_messages_equal_what_transformers_renders(kit: ModelKit) -> None:
+    """The tokenizer's own template with placeholders repeated, as Qwen3VLProcessor does it."""
+    messages = with_images(RED, BLUE)
+    plain = [{"role": "user", "content": [{"type": part["type"], **({"text": part["text"]} if "text" in part else {})}
+                                          for part in messages[0]["content"]]}]  # fmt: skip
+    hf = kit.tokenizer._hf
+    text = hf.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+    for tokens in (6, 8):
+        text = text.replace("<|image_pad|>", "<|placeholder|>" * tokens, 1)
+    expected = hf(text.replace("<|placeholder|>", "<|image_pad|>"))["input_ids"]
+    assert kit.process_prompt(messages).input_ids.tolist() == expected
+
+
+def test_input_embeddings_of_a_caller_are_not_written_to(kits: Callable[[Shape], ModelKit]) -> None:
+    """mlx-lm's generate_step passes slices of one array."""
+    kit = kits(DENSE)
+    prompt = kit.process_prompt([1, IDS["<|image_pad|>"], 2], images=[RED])
+
+    def run() -> tuple[bool, bool]:
+        given = kit.model.language_model.model.embed_tokens(mx.array(prompt.input_ids)[None])
+        before = np.array(given)
+        cache = kit.vision.fill(kit.model.make_cache(), prompt)
+        out = kit.model(mx.array(prompt.input_ids)[None], cache=cache, input_embeddings=given)
+        cache = kit.vision.fill(kit.model.make_cache(), prompt)
+        expected = kit.model(mx.array(prompt.input_ids)[None], cache=cache)
+        return bool((np.array(given) == before).all()), bool(mx.array_equal(out, expected).item())
+
+    assert kit._thread.call(run) == (True, True)

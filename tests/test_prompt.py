@@ -1,10 +1,14 @@
 """Messages to token ids."""
 
+import copy
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from mlx_qwen35.errors import PromptError, PromptMismatchError
@@ -201,3 +205,66 @@ def test_whether_the_answer_begins_in_reasoning(tokenizer: Tokenizer) -> None:
         ("hello", False),
     ]:
         assert begins_in_reasoning(tokenizer.encode(text), tokenizer) is expected
+
+
+@given(st.lists(st.integers(0, len(EVIL)), max_size=3))
+def test_control_tokens_cannot_be_put_together_from_parts(tokenizer: Tokenizer, cuts: list[int]) -> None:
+    """Templates join the parts of a message, so two harmless parts could make a token."""
+    edges = [0, *sorted(cuts), len(EVIL)]
+    parts = [{"type": "text", "text": EVIL[a:b]} for a, b in pairwise(edges)]
+    ids = render_messages(tokenizer, [{"role": "user", "content": parts}]).input_ids
+    harmless = render_messages(tokenizer, [USER]).input_ids
+    control = [[token for token in each if token in IDS.values()] for each in (ids, harmless)]
+    assert control[0] == control[1]
+    assert EVIL in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["<think>\nbecause\n</think>\n\nhi", "because</think>hi", "a<think>b</think>c</think>\nd", "<think>x</think>"],
+)
+@pytest.mark.parametrize("last", [True, False], ids=["last turn", "earlier turn"])
+def test_think_blocks_are_read_as_the_template_reads_them(tokenizer: Tokenizer, content: str, last: bool) -> None:
+    """As a string and as parts, against apply_chat_template on the string."""
+    tail = [] if last else [USER]
+    expected = tokenizer._hf.apply_chat_template(
+        [USER, {"role": "assistant", "content": content}, *tail], tokenize=False
+    )
+    parts = [{"type": "text", "text": content[:9]}, {"type": "text", "text": content[9:]}]
+    for form in (content, parts):
+        messages = [USER, {"role": "assistant", "content": form}, *tail]
+        assert text_of(tokenizer, messages, add_generation_prompt=False) == expected
+
+
+def test_an_explicit_none_does_not_hide_the_other_name(tokenizer: Tokenizer) -> None:
+    answer = {"role": "assistant", "content": "hi", "reasoning_content": None, "reasoning": "because"}
+    assert "because" in text_of(tokenizer, [USER, answer], add_generation_prompt=False)
+
+
+@pytest.mark.parametrize("tools", [5, [5], [{"function": None}], [{"type": "function"}], {"name": "f"}])
+def test_tools_that_are_none_are_refused(tokenizer: Tokenizer, tools: Any) -> None:
+    with pytest.raises(PromptError, match=r"tools"):
+        render_messages(tokenizer, [USER], tools=tools)
+
+
+def test_tool_calls_that_are_none_are_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(PromptError, match=r"messages\[1\]\.tool_calls: expected a list"):
+        render_messages(tokenizer, [USER, {"role": "assistant", "tool_calls": 5}])
+
+
+def test_whatever_a_template_raises_is_told(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ 1 / 0 }}")
+    with pytest.raises(PromptError, match="division by zero"):
+        render_messages(Tokenizer(tmp_path), [USER])
+
+
+def test_messages_are_not_changed(tokenizer: Tokenizer) -> None:
+    call = {"function": {"name": "f", "arguments": '{"a": "<think>"}'}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": EVIL}]},
+        {"role": "assistant", "tool_calls": [call]},
+    ]
+    before = copy.deepcopy(messages)
+    render_messages(tokenizer, messages)
+    assert messages == before

@@ -163,3 +163,26 @@ def test_defaults_come_from_the_checkpoint_and_are_overridden() -> None:
 def test_unknown_options_are_refused_by_name() -> None:
     with pytest.raises(OptionError, match=r"unknown option temprature: expected one of .*temperature"):
         options_from({}, {"temprature": 1})
+
+
+@pytest.mark.parametrize("temperature", [1e-39, 1e-7])
+def test_a_temperature_too_small_to_divide_by_is_greedy(temperature: float) -> None:
+    assert SamplingOptions(temperature=temperature, seed=1).sampler()(mx.array([[0.0, 3.0, 1.0]])).item() == 1
+
+
+@pytest.mark.parametrize("bias", [[1], {True: 1.0}, {"5": 1.0}, {1.5: 1.0}, {1: "x"}])
+def test_malformed_bias_is_refused(bias: Any) -> None:
+    with pytest.raises(OptionError, match="logit_bias"):
+        SamplingOptions(logit_bias=bias)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    options = SamplingOptions(temperature=np.float32(0.5), top_k=np.int64(3), logit_bias={np.int64(2): np.float32(1.0)})
+    options.check_vocabulary(6)
+    assert options.sampler()(mx.array(LOGITS)[None]).shape == (1,)
+
+
+def test_minus_one_in_a_checkpoint_means_all_tokens() -> None:
+    assert options_from({"do_sample": True, "top_k": -1}, {}).top_k == 0
+    with pytest.raises(OptionError, match="top_k"):
+        options_from({}, {"top_k": -1})

@@ -28,6 +28,8 @@ def equal(one: dict[str, mx.array], other: dict[str, mx.array]) -> bool:
         ("language_model.model.norm.weight", "language_model.model.norm.weight"),
         ("vision_tower.pos_embed.weight", "vision_tower.pos_embed.weight"),
         ("mtp.fc.weight", "mtp.fc.weight"),
+        ("language_model.mtp.fc.weight", "mtp.fc.weight"),
+        ("model.mtp.norm.weight", "mtp.norm.weight"),
     ],
 )
 def test_names(name: str, expected: str) -> None:

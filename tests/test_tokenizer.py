@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_qwen35.errors import CheckpointError
+from mlx_qwen35.errors import CheckpointError, PromptError
 from mlx_qwen35.tokenizer import Tokenizer
 from tests.checkpoints import CONTROL_TOKENS, IDS, write_tokenizer
 
@@ -69,3 +69,27 @@ def test_hidden_text_inside_structures_is_restored(tokenizer: Tokenizer) -> None
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="the tokenizer cannot be loaded"):
         Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a\ud83d", "\udcff"])
+def test_text_that_is_not_unicode_is_refused(tokenizer: Tokenizer, text: str) -> None:
+    for encode in (tokenizer.encode, tokenizer.encode_text):
+        with pytest.raises(PromptError, match="text: expected valid Unicode, found"):
+            encode(text)
+
+
+def test_tokens_that_eat_spaces_eat_them_everywhere(tmp_path: Path) -> None:
+    """The same template gives the same tokens, whether or not the user typed a control word."""
+    write_tokenizer(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer.json").read_text())
+    for token in settings["added_tokens"]:
+        token["lstrip"] = token["content"] == "<|im_end|>"
+        token["rstrip"] = token["content"] == "<|im_start|>"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer(tmp_path)
+    rendered = "<|im_start|> user fox  <|im_end|>\n<|im_start|>{} "
+    plain = tokenizer.encode_rendered(rendered.format("fox"), tokenizer.escapes())
+    escapes = tokenizer.escapes()
+    typed = tokenizer.encode_rendered(rendered.format(escapes.hide("<think>")), escapes)
+    start = plain.index(IDS["<|im_start|>"], 1) + 1
+    assert typed[:start] == plain[:start]

@@ -12,6 +12,7 @@ from PIL import Image
 from mlx_qwen35 import ModelKit, MoeVisionAddOn, VisionAddOn
 from mlx_qwen35.config import ModelConfig
 from mlx_qwen35.errors import ConfigError, VisionUnavailableError
+from mlx_qwen35.vision import FeatureCache
 from tests.checkpoints import DENSE, MOE, Shape, config_of
 from tests.conftest import Bench
 from tests.parity.cases import CASES
@@ -40,40 +41,59 @@ def test_without_settings_images_are_refused_and_text_is_served(
             kit.process_prompt("<|image_pad|>", images=[RED])
 
 
-def test_an_image_is_encoded_once_for_the_prompt_at_hand(benches: Callable[[Shape], Bench]) -> None:
+def test_no_image_is_encoded_twice(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for a second run of a prompt, nor for the next turn of a chat with another image."""
+    calls = []
+    tower = kit.vision._tower
+    monkeypatch.setattr(kit.vision, "_tower", Counting(tower, calls))
+    kit.vision.features._features.clear()
+    images = [Image.new("RGB", (96, 64), colour) for colour in ("red", "green", "blue")]
+    one = kit.process_prompt("<|image_pad|>", images=images[:1])
+    kit.logits(one)
+    kit.generate(one, max_tokens=1)
+    assert len(calls) == 1
+    kit.generate(kit.process_prompt("<|image_pad|> <|image_pad|>", images=images[:2]), max_tokens=1)
+    kit.generate(kit.process_prompt("<|image_pad|> <|image_pad|>", images=[images[2], images[0]]), max_tokens=1)
+    assert len(calls) == 3
+
+
+class Counting:
+    """The tower, with a note of every call."""
+
+    def __init__(self, tower: Any, calls: list[Any]) -> None:
+        self._tower, self._calls, self.patch_embed = tower, calls, tower.patch_embed
+
+    def __call__(self, *args: Any) -> Any:
+        self._calls.append(args)
+        return self._tower(*args)
+
+
+def test_features_stay_within_their_budget() -> None:
+    """The least recently used go first, but never what the prompt at hand needs."""
+    features = FeatureCache(budget=100)
+    for name in "abc":
+        features.put(name, mx.zeros(10))
+    assert features.nbytes == 120
+    features.release()
+    assert features.nbytes == 80
+    assert features.get("a") is None
+    assert features.get("b") is not None
+    features.release()
+    features.put("d", mx.zeros(10))
+    assert features.get("c") is None
+    assert features.get("b") is not None
+
+
+def test_after_clearing_nothing_knows_a_position(benches: Callable[[Shape], Bench]) -> None:
+    """What the add-on keeps is images by their content, within the budget."""
     bench = benches(DENSE)
+    prompt = bench.prompt(list(CASES["wide image"].input_ids), CASES["wide image"].images)
+    bench.cache(prompt)
     bench.vision.clear_prediction_state()
-    prompt = bench.prompt(list(CASES["two images"].input_ids), CASES["two images"].images)
-    first, second = bench.vision.media(prompt), bench.vision.media(prompt)
-    assert first is not None
-    assert second is not None
-    assert all(one is other for one, other in zip(first.features, second.features, strict=True))
-    bench.vision.clear_prediction_state()
-    third = bench.vision.media(prompt)
-    assert third is not None
-    assert third.features[0] is not first.features[0]
-    assert mx.array_equal(third.features[0], first.features[0]).item()  # type: ignore[arg-type]
-
-
-def test_after_clearing_nothing_knows_a_position_or_an_image(benches: Callable[[Shape], Bench]) -> None:
-    vision = benches(DENSE).vision
-    prompt = benches(DENSE).prompt(list(CASES["wide image"].input_ids), CASES["wide image"].images)
-    vision.media(prompt)
-
-    def held(value: Any) -> list[Any]:
-        if isinstance(value, (mx.array, np.ndarray)):
-            return [value]
-        if isinstance(value, dict):
-            return [item for entry in value.values() for item in held(entry)]
-        if isinstance(value, (list, tuple, set)):
-            return [item for entry in value for item in held(entry)]
-        return []
-
-    own = {name: value for name, value in vars(vision).items() if name != "_tower"}
-    assert held(own)
-    vision.clear_prediction_state()
-    own = {name: value for name, value in vars(vision).items() if name != "_tower"}
-    assert not held(own)
+    kept = {name: value for name, value in vars(bench.vision).items() if name not in ("_tower", "_config")}
+    assert set(kept) == {"_preprocessor", "unavailable", "features"}
+    assert not bench.vision.features._needed
+    assert all(features.ndim == 2 for features in bench.vision.features._features.values())
 
 
 def test_process_prompt_clears_first(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:

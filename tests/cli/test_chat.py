@@ -132,3 +132,62 @@ def test_an_image_for_a_model_that_cannot_see_is_refused_at_once(tmp_path: Path,
     done = pipe(model, f"/image {picture}\nhello\n", "-m", "2")
     assert "this checkpoint cannot see images" in done.stderr
     assert done.stderr.count("tokens/s") == 1
+
+
+def test_a_dropped_url_a_saved_picture_and_a_loaded_one(terminal: Terminal, picture: Path, tmp_path: Path) -> None:
+    terminal.say(f"{picture.as_uri()} what is this?", shows=r"prompt tokens \(6 image\)")
+    terminal.say(f"/save {tmp_path}/chat.json", shows="saved to")
+    picture.unlink()
+    terminal.say("/clear", shows="the conversation is empty")
+    terminal.say(f"/load {tmp_path}/chat.json", shows="2 messages from")
+    terminal.say("and now?", shows=r"prompt tokens \(6 image\)")
+    assert terminal.leave() == 0
+
+
+def test_reasoning_is_switched_from_what_the_template_does(terminal: Terminal) -> None:
+    terminal.say("/think", shows="reasoning is off")
+    terminal.say("/think", shows="reasoning is on")
+    terminal.say("/system be brief", shows="system message: be brief")
+    terminal.say("/system none", shows="system message: none")
+
+
+def test_a_long_prompt_shows_a_bar_and_can_be_stopped(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    """Ctrl-C while the prompt is read: the question is taken back, and the next one is answered."""
+    terminal = Terminal(checkpoint_dir(DENSE), tmp_path, "-m", "3", "--prefill-step-size", "1")
+    terminal.child.send("the quick brown fox " * 60 + "\r")
+    terminal.child.expect("reading the prompt")
+    terminal.child.sendintr()
+    terminal.child.expect("stopped")
+    terminal.say(f"/save {tmp_path}/chat.json", shows="saved to")
+    assert '"messages": []' in (tmp_path / "chat.json").read_text()
+    terminal.say("hello", shows="tokens/s")
+    assert terminal.leave() == 0
+
+
+def test_generate_on_a_terminal_shows_reasoning_and_status(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    command = ["-m", "mlx_qwen35.cli.main", "generate", "--model", str(checkpoint_dir(DENSE)), "-p", "hi", "-m", "5"]
+    child = pexpect.spawn(sys.executable, command, env={**os.environ, "TERM": "xterm"}, encoding="utf-8", timeout=60)
+    child.expect("\x1b\\[2m")
+    child.expect("5 tokens at")
+    child.expect(pexpect.EOF)
+
+
+def test_a_home_that_cannot_be_written_does_not_matter(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.write_text("a file where a directory is expected")
+    terminal = Terminal(checkpoint_dir(DENSE), home, "-m", "2")
+    terminal.say("hello", shows="tokens/s")
+    assert terminal.leave() == 0
+
+
+def test_text_that_is_not_utf8_is_told(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    command = [sys.executable, "-m", "mlx_qwen35.cli.main", "chat", "--model", str(checkpoint_dir(DENSE)), "-m", "2"]
+    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, input=b"hello\xff\n", capture_output=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert b"standard input: expected text" in done.stderr
+
+
+def test_windows_line_ends_are_line_ends(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    done = pipe(checkpoint_dir(DENSE), "/think off\r\n/quit\r\n")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "reasoning is off")

@@ -123,7 +123,6 @@ def test_a_system_prompt_and_a_pixel_budget_count(model: str, picture: str, tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["generate", "-p", "hi"], "--model: expected a checkpoint directory or hub id"),
         (["generate", "-p", "hi", "--model", "/nowhere"], "/nowhere: expected an existing directory or a hub id"),
         (["generate", "-p", " ", "--model", "MODEL"], "--prompt: expected some text, found none"),
         (["generate", "-p", "hi", "--model", "MODEL", "--image", "/no.png"], "/no.png: No such file or directory"),
@@ -214,3 +213,36 @@ def test_doctor_fails_where_vision_is_blind(tmp_path: Path, checkpoint_dir: Call
     assert done.returncode == 2
     assert "FAILED: a red and a blue image give different logits" in done.stdout
     assert "the self-check failed" in done.stderr
+
+
+def test_text_that_is_not_unicode_is_one_line(model: str) -> None:
+    done = run("generate", "--model", model, "-p", "a\udcff")
+    assert done.returncode == 2
+    assert "text: expected valid Unicode" in done.stderr
+
+
+def test_trouble_with_files_is_one_line(model: str) -> None:
+    for out in ("/proc/nothing/here", "/etc/passwd/x"):
+        done = run("convert", "--model", model, "--out", out)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which only Linux has")
+@pytest.mark.parametrize("flags", ["", "--json"])
+def test_a_full_disk_is_one_line(model: str, flags: str) -> None:
+    command = (
+        f"{sys.executable} -m mlx_qwen35.cli.main generate --model {model} -p hi --no-think -m 3 {flags} > /dev/full"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_convert_takes_the_flags_of_mlx_lm(model: str, tmp_path: Path) -> None:
+    flags = ["--hf-path", model, "--mlx-path", str(tmp_path / "out"), "--q-bits", "4", "--q-group-size", "32"]
+    assert run("convert", *flags).returncode == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["quantization"]["bits"], config["quantization"]["group_size"]) == (4, 32)
+    assert config["quantization_config"] == config["quantization"]

@@ -100,3 +100,35 @@ def test_other_text_is_left_alone(tmp_path: Path) -> None:
         "1/2 + \\ x",
     ):
         assert split_dropped_paths(line) == (line, [])
+
+
+@pytest.mark.parametrize("line", ["it takes ~5 minutes", "~nobody-of-this-name/a.png", "~", "a ~/ b", "\\", "'"])
+def test_a_tilde_is_no_reason_to_stop(line: str) -> None:
+    assert split_dropped_paths(line) == (line, [])
+
+
+def test_punctuation_and_apostrophes_around_a_dropped_file(pictures: list[Path]) -> None:
+    """Otherwise the question would go out without its picture."""
+    plain = pictures[0]
+    for line, rest in {
+        f"What's in {plain}? It's mine": "What's in ? It's mine",
+        f"see {plain}, ok": "see , ok",
+    }.items():
+        found, paths = split_dropped_paths(line)
+        assert (found.split(), paths) == (rest.split(), [plain])
+
+
+def test_images_may_be_named_by_url(pictures: list[Path]) -> None:
+    conversation = Conversation()
+    conversation.attach(pictures[1].as_uri())
+    conversation.attach(conversation.waiting[0])
+    assert conversation.waiting[0] == conversation.waiting[1]
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x.json", "a\0b"])
+def test_paths_that_cannot_be_resolved_are_told(path: str) -> None:
+    for use in (Conversation().save, Conversation.load):
+        with pytest.raises(OptionError, match="file: "):
+            use(path)
+    with pytest.raises(MediaError):
+        Conversation().attach(path)

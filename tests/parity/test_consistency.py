@@ -1,6 +1,7 @@
 """The runtime against itself: however a prompt is cut, batched or interrupted, the numbers are the same."""
 
 import dataclasses
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -180,6 +181,53 @@ def test_an_exception_leaves_nothing_behind(kit: ModelKit) -> None:
     stream.close()
     found = kit.generate(text, logprobs=True, **GREEDY)
     assert (found.tokens, found.logprobs) == (expected.tokens, expected.logprobs)
+
+
+@pytest.mark.parametrize("name", ["text", "two images"])
+def test_an_exception_on_the_mlx_thread_leaves_nothing_behind(
+    kit: ModelKit, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """In the middle of decoding: the loop of mlx-lm must end there, and not in the caller's thread."""
+    prompt = prompt_of(kit, name)
+    expected = kit.generate(prompt, logprobs=True, **GREEDY)
+    stream_before = kit._thread.call(lambda: str(mx.default_stream(mx.default_device())))
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_qwen35.generate._value", lambda scalar: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            kit.generate(prompt, logprobs=True, **GREEDY)
+    gc.collect()
+    assert kit._thread.call(lambda: str(mx.default_stream(mx.default_device()))) == stream_before
+    found = kit.generate(prompt, logprobs=True, **GREEDY)
+    assert (found.tokens, found.logprobs) == (expected.tokens, expected.logprobs)
+
+
+def test_cancelling_while_images_are_encoded(kit: ModelKit) -> None:
+    """Each image is a step of its own, with progress before and after."""
+    kit.vision.features._features.clear()
+    seen = []
+
+    def cancel(processed: int, total: int) -> bool:
+        seen.append(processed)
+        return len(seen) < 2
+
+    prompt = prompt_of(kit, "three images")
+    with pytest.raises(GenerationCancelled, match="cancelled after 0 of 53 prompt tokens"):
+        kit.generate(prompt, on_progress=cancel, **GREEDY)
+    assert len(kit.vision.features._features) == 1
+    fresh = kit.generate(prompt, **GREEDY)
+    assert fresh.tokens == kit.generate(prompt, **GREEDY).tokens
+
+
+def test_interleaved_streams_leave_the_thread_as_it_was(kit: ModelKit) -> None:
+    """The first to begin is the first to end, so entered streams are not left in order."""
+    before = kit._thread.call(lambda: str(mx.default_stream(mx.default_device())))
+    one = kit.stream(prompt_of(kit, "text"), **GREEDY)
+    next(one)
+    other = kit.stream(prompt_of(kit, "wide image"), **GREEDY)
+    next(other)
+    one.close()  # type: ignore[attr-defined]
+    other.close()  # type: ignore[attr-defined]
+    assert kit._thread.call(lambda: str(mx.default_stream(mx.default_device()))) == before
 
 
 def test_two_streams_at_once_do_not_disturb_each_other(kit: ModelKit) -> None:

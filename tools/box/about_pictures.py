@@ -190,7 +190,7 @@ def single(task: str, rng: Random) -> Dialogue:
 @TASKS.add("one picture", 10.0)
 def one_picture(rng: Random) -> Dialogue:
     """One picture and one to four questions about it."""
-    digits = rng.random() < 0.2
+    digits = rng.random() < 0.25
     names = DIGIT_TASKS if digits else SHAPE_TASKS
     scene = random_scene(rng, digits=digits, most=3 if digits else 5)
     turns: list[Turn] = []

@@ -8,12 +8,20 @@ Seeds of this script never occur in training. An answer counts if it is right to
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from random import Random
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.positions import MediaLayout, MediaSpan
+from mlx_qwen35.prompt import Prompt
 from tools.box import about_pictures, about_text, about_tools
 from tools.box.dialogues import Dialogue, Turn
 
@@ -70,16 +78,80 @@ def questions(maker: Callable[[Random], Dialogue], seed: str, count: int) -> Ite
         yield maker(Random(f"{SEED}-{seed}-{number}"))
 
 
-def ask(kit: ModelKit, dialogue: Dialogue, *, thinking: bool) -> tuple[str, str]:
+class Disturbance(Enum):
+    """What is done to a prompt before it is asked, to see what the model's answers rest on."""
+
+    NONE = "as it is"
+    LATER_TEXT_LIKE = "later images with text-like positions"
+    ALL_TEXT_LIKE = "all images with text-like positions"
+    SWAPPED = "images swapped"
+
+
+@dataclass(frozen=True)
+class TextLikeLayout(MediaLayout):
+    """Positions as a runtime gives them that forgets multimodal RoPE after the first `kept` images."""
+
+    kept: int = 0
+
+    @cached_property
+    def _known(self) -> MediaLayout | None:
+        return MediaLayout(self.spans[: self.kept], self.length) if self.kept else None
+
+    def delta_at(self, tokens: int) -> int:
+        """The delta of the images that are not forgotten."""
+        return self._known.delta_at(tokens) if self._known else 0
+
+    def position_ids(self, start: int, stop: int) -> NDArray[np.int32]:
+        """Forgotten images advance the three axes together, token by token."""
+        if self._known:
+            return self._known.position_ids(start, stop)
+        return np.broadcast_to(np.arange(start, stop, dtype=np.int32), (3, stop - start))
+
+
+def disturb(prompt: Prompt, disturbance: Disturbance) -> Prompt:
+    """The prompt with other positions, or with its pictures the other way round."""
+    layout = prompt.layout
+    if layout is None or disturbance is Disturbance.NONE:
+        return prompt
+    if disturbance is Disturbance.SWAPPED:
+        images = prompt.images[::-1]
+        spans, token, delta = [], 0, 0
+        # The pieces of text between the images stay; each image takes its own room.
+        pieces, cursor = [], 0
+        for span in layout.spans:
+            pieces.append(prompt.input_ids[cursor : span.start])
+            cursor = span.stop
+        ids: list[np.ndarray] = []
+        placeholder = prompt.input_ids[layout.spans[0].start]
+        for piece, image in zip(pieces, images, strict=True):
+            ids += [piece, np.full(image.tokens, placeholder)]
+            token += len(piece)
+            spans.append(MediaSpan(token, token + image.tokens, token + delta, image.merged_grid_thw))
+            token, delta = token + image.tokens, spans[-1].rope_delta
+        ids.append(prompt.input_ids[cursor:])
+        joined = np.concatenate(ids).astype(np.int32)
+        return replace(prompt, input_ids=joined, images=images, layout=MediaLayout(tuple(spans), len(joined)))
+    kept = 1 if disturbance is Disturbance.LATER_TEXT_LIKE else 0
+    return replace(prompt, layout=TextLikeLayout(layout.spans, layout.length, kept))
+
+
+def ask(
+    kit: ModelKit, dialogue: Dialogue, *, thinking: bool, disturbance: Disturbance = Disturbance.NONE
+) -> tuple[str, str]:
     """The model's answer to the last turn, and the right one; earlier turns are given."""
     messages = dialogue.messages(len(dialogue.turns), with_answer=False, thinking=thinking)
     prompt = kit.process_prompt(messages, tools=dialogue.tools or None, enable_thinking=thinking)
-    result = kit.generate(prompt, max_tokens=160, temperature=0.0)
+    result = kit.generate(disturb(prompt, disturbance), max_tokens=160, temperature=0.0)
     return result.text.strip(), expected_text(dialogue.turns[-1])
 
 
 def evaluate(
-    kit: ModelKit, count: int, *, thinking: bool, groups: list[str] | None = None
+    kit: ModelKit,
+    count: int,
+    *,
+    thinking: bool,
+    groups: Sequence[str] | None = None,
+    disturbance: Disturbance = Disturbance.NONE,
 ) -> dict[str, dict[str, Score]]:
     """Scores by group and task."""
     scores: dict[str, dict[str, Score]] = {}
@@ -90,10 +162,10 @@ def evaluate(
         for name, maker in makers.items():
             score = scores[group][name] = Score()
             for dialogue in questions(maker, name, count):
-                found, expected = ask(kit, dialogue, thinking=thinking)
+                found, expected = ask(kit, dialogue, thinking=thinking, disturbance=disturbance)
                 score.asked += 1
                 score.right += found == expected
-                score.well_formed += bool(CALL.fullmatch(found))
+                score.well_formed += bool(CALL.fullmatch(found)) == bool(dialogue.turns[-1].tool_calls)
                 if found != expected:
                     score.wrong.append(f"{dialogue.turns[-1].question} -> {found!r}, not {expected!r}")
     return scores
@@ -104,27 +176,40 @@ def total(scores: dict[str, Score]) -> float:
     return sum(score.right for score in scores.values()) / sum(score.asked for score in scores.values())
 
 
+def as_report(scores: dict[str, dict[str, Score]]) -> dict[str, dict[str, float]]:
+    """Shares by group and task, each group with its total."""
+    return {
+        group: {"all": round(total(found), 4), **{name: round(score.share, 4) for name, score in found.items()}}
+        for group, found in scores.items()
+    }
+
+
 def main() -> None:
+    """Print the scores, and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--count", type=int, default=100, help="questions per task")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--verbose", action="store_true", help="show wrong answers")
     options = parser.parse_args()
-    report: dict[str, object] = {}
+    report: dict[str, Any] = {"questions per task": options.count}
     with ModelKit.load(options.model) as kit:
         for mode, thinking in (("without reasoning", False), ("with reasoning", True)):
             scores = evaluate(kit, options.count, thinking=thinking)
-            report[mode] = {
-                group: {"all": round(total(found), 4), **{name: round(score.share, 4) for name, score in found.items()}}
-                for group, found in scores.items()
-            }
+            report[mode] = as_report(scores)
+            calls = scores["tools"]["call"]
+            report[mode]["tools"]["well-formed calls"] = round(calls.well_formed / calls.asked, 4)
             for group, found in scores.items():
-                print(f"{mode}, {group}: {total(found):.3f}")
+                print(f"{mode}, {group}: {total(found):.3f}", flush=True)
                 for name, score in found.items():
                     print(f"    {name:<16}{score.share:.3f}")
                     for line in score.wrong[: 3 if options.verbose else 0]:
                         print(f"        {line}")
+        report["positions"] = {}
+        for disturbance in Disturbance:
+            scores = evaluate(kit, options.count, thinking=False, groups=["several pictures"], disturbance=disturbance)
+            report["positions"][disturbance.value] = as_report(scores)["several pictures"]
+            print(f"several pictures, {disturbance.value}: {report['positions'][disturbance.value]}", flush=True)
     if options.out:
         options.out.write_text(json.dumps(report, indent=2) + "\n")
 

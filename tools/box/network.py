@@ -73,5 +73,12 @@ class MultiTokenPrediction(nn.Module):
 
 
 def make_model(config: Qwen3_5Config) -> Qwen3_5ForConditionalGeneration:
-    """The reference implementation with fresh weights."""
-    return Qwen3_5ForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    """The reference implementation with fresh weights.
+
+    The vision tower's position embeddings stay at small random values: trained, they tell the
+    decoder so well where everything is that its own multimodal positions carry nothing, and a
+    runtime that gets them wrong would go unnoticed.
+    """
+    model = Qwen3_5ForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    model.model.visual.pos_embed.weight.requires_grad_(False).mul_(0.05)
+    return model

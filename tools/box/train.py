@@ -88,7 +88,7 @@ def loss_of(model: Any, mtp: Any, batch: dict[str, torch.Tensor], mtp_weight: fl
 
 def make_optimizers(modules: list[torch.nn.Module], rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for everything else."""
-    named = [(name, p) for module in modules for name, p in module.named_parameters()]
+    named = [(name, p) for module in modules for name, p in module.named_parameters() if p.requires_grad]
     inner = [p for name, p in named if p.ndim == 2 and "embed" not in name]
     kept = {id(p) for p in inner}
     outer = [p for _, p in named if id(p) not in kept]

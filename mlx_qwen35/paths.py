@@ -1,0 +1,26 @@
+"""Paths as people type them."""
+
+from pathlib import Path
+
+from mlx_qwen35.errors import Qwen35Error
+
+
+def expand(path: str | Path, error: type[Qwen35Error], place: str) -> Path:
+    """A path with `~` resolved.
+
+    Raises:
+        error: It names an unknown user's home, or holds a zero byte.
+    """
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError as cause:
+        raise error(f"{place}: {shorten(path)}: {cause}") from cause
+    if "\0" in str(expanded):
+        raise error(f"{place}: expected a path, found a zero byte in {shorten(path)!r}")
+    return expanded
+
+
+def shorten(value: object, length: int = 80) -> str:
+    """A value for an error message; callers pass whole files where a path is expected."""
+    text = str(value)
+    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"

@@ -1,0 +1,42 @@
+"""What reaches a pipe and what reaches a terminal."""
+
+import io
+from collections.abc import Iterator
+
+import pytest
+
+from mlx_qwen35.cli.screen import Screen
+from mlx_qwen35.generate import GenerationChunk
+
+ODD = "\ta:warning:\x1b[31mred\x07\r\n[bold]b[/bold]\x85\x9b2J é 漢"
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def show(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, *chunks: GenerationChunk) -> str:
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+
+    def pieces() -> Iterator[GenerationChunk]:
+        yield from chunks
+
+    assert list(Screen().stream(pieces())) == list(chunks)
+    return stream.getvalue()
+
+
+def test_a_pipe_gets_the_answer_to_the_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tab expanded, no emoji made, nothing removed; and no reasoning."""
+    chunks = [GenerationChunk("", "because", 1), GenerationChunk(ODD, "", 2)]
+    assert show(io.StringIO(), monkeypatch, *chunks) == ODD + "\n"
+
+
+def test_a_terminal_gets_no_control_characters_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model, or a page that it read, must not move the cursor or change the title."""
+    chunks = [GenerationChunk("", "be\x1bcause", 1), GenerationChunk(ODD, "", 2)]
+    shown = show(Terminal(), monkeypatch, *chunks)
+    assert shown == "\x1b[2mbecause\x1b[0m\n\n\ta:warning:[31mred\n[bold]b[/bold]2J é 漢\n"
