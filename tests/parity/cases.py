@@ -82,3 +82,8 @@ def _cases() -> list[Case]:
 
 CASES = {case.name: case for case in _cases()}
 SHAPES: tuple[Shape, ...] = (DENSE, WIDE_HEADS, MOE, MOE_WIDE_HEADS, YARN)
+
+
+def rows_of(length: int) -> list[int]:
+    """Positions of a prompt whose whole logits the golden files keep; of all others only the argmax."""
+    return sorted({*range(0, length, max(length // 4, 1)), length - 1})

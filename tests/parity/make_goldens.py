@@ -11,15 +11,10 @@ import numpy as np
 
 from mlx_qwen35 import ModelKit
 from tests.checkpoints import write_checkpoint
-from tests.parity.cases import CASES, SHAPES
+from tests.parity.cases import CASES, SHAPES, rows_of
 from tests.parity.reference import Reference
 
 GOLDENS = Path(__file__).parent / "goldens"
-
-
-def rows_of(length: int) -> list[int]:
-    """Positions whose whole logits are kept; of all others only the argmax is."""
-    return sorted({*range(0, length, max(length // 4, 1)), length - 1})
 
 
 def main() -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from mlx_qwen35 import ModelKit
 from tests.checkpoints import Shape
-from tests.parity.cases import CASES, SHAPES, TOLERANCE
-from tests.parity.make_goldens import rows_of
+from tests.parity.cases import CASES, SHAPES, TOLERANCE, rows_of
 
 GOLDENS = Path(__file__).parent / "goldens"
 
