@@ -168,7 +168,7 @@ SHAPE_TASKS = tuple(name for name in ONE_PICTURE if name not in DIGIT_TASKS)
 
 def picture(scene: Scene, rng: Random) -> Image.Image:
     """A scene at the size of its cells, or as a larger file."""
-    return draw(scene, rng, scale=rng.choice([1.0, 1.0, 1.0, 1.0, 1.5, 2.5]))
+    return draw(scene, rng, scale=rng.choice([1.0, 1.0, 1.0, 1.0, 1.5, 2.5]))[0]
 
 
 def ask_one(task: str, rng: Random) -> tuple[Scene, str, str]:

@@ -20,7 +20,7 @@ def make_config(vocab_size: int, ids: dict[str, int]) -> Qwen3_5Config:
         "linear_value_head_dim": 32, "linear_conv_kernel_dim": 4, "max_position_embeddings": 8192,
         "tie_word_embeddings": True, "pad_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"],
         "rope_parameters": {
-            "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25,
+            "rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.25,
             "mrope_section": [3, 3, 2], "mrope_interleaved": True,
         },
         "mtp_num_hidden_layers": 1, "attn_output_gate": True, "initializer_range": 0.02,

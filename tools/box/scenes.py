@@ -110,13 +110,25 @@ def random_scene(rng: Random, *, digits: bool = False, most: int = 4, least: int
     return scene.with_things(things)
 
 
-def draw(scene: Scene, rng: Random, scale: float = 1.0) -> Image.Image:
-    """The picture of a scene, in RGB.
+@dataclass(frozen=True)
+class Box:
+    """Where a thing was drawn, in shares of the picture's width and height."""
+
+    thing: Thing
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def draw(scene: Scene, rng: Random, scale: float = 1.0) -> tuple[Image.Image, list[Box]]:
+    """The picture of a scene, in RGB, and where its things came to lie.
 
     Args:
         rng: Varies colours, exact places and sizes a little.
         scale: Enlarges the picture; the image processor brings large ones down again.
     """
+    boxes = []
     oversampling = 2
     width, height = (side * scale * oversampling for side in scene.cell)
     image = Image.new("RGB", (round(scene.columns * width), round(scene.rows * height)), scene.ground)
@@ -127,7 +139,10 @@ def draw(scene: Scene, rng: Random, scale: float = 1.0) -> Image.Image:
         x = (thing.column + 0.5 + rng.uniform(-0.05, 0.05)) * width
         y = (thing.row + 0.5 + rng.uniform(-0.05, 0.05)) * height
         _draw_thing(pen, thing.kind, x, y, radius, colour)
-    return image.resize((image.width // oversampling, image.height // oversampling), Image.Resampling.BOX)
+        left, right = (x - radius) / image.width, (x + radius) / image.width
+        boxes.append(Box(thing, left, (y - radius) / image.height, right, (y + radius) / image.height))
+    size = (image.width // oversampling, image.height // oversampling)
+    return image.resize(size, Image.Resampling.BOX), boxes
 
 
 def _draw_thing(pen: ImageDraw.ImageDraw, kind: str, x: float, y: float, r: float, colour: tuple[int, ...]) -> None:

@@ -10,7 +10,6 @@ interrupted goes on from its last saved state.
 import argparse
 import csv
 import json
-import math
 import time
 from pathlib import Path
 from random import Random
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from tools.box.batches import Batches, draw_dialogue
 from tools.box.network import MultiTokenPrediction, make_config, make_model
+from tools.box.tower import teach
 from tools.box.vocabulary import CHAT_TEMPLATE, write_tokenizer
 
 SEED = 20260
@@ -99,11 +99,9 @@ def make_optimizers(modules: list[torch.nn.Module], rate: float) -> list[torch.o
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, then a cosine to a twentieth."""
-    warm = 200
-    if step < warm:
-        return peak * (step + 1) / warm
-    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1))))
+    """Linear warm-up, a plateau, and a linear way down over the last two fifths."""
+    warm, down = 100, int(0.6 * steps)
+    return peak * min((step + 1) / warm, 1.0, max(0.02, (steps - step) / max(steps - down, 1)))
 
 
 def export(model: torch.nn.Module, mtp: torch.nn.Module, out: Path) -> None:
@@ -124,8 +122,9 @@ def export(model: torch.nn.Module, mtp: torch.nn.Module, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch-tokens", type=int, default=3072)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--tower-steps", type=int, default=1200, help="of the vision tower alone, before all else")
+    parser.add_argument("--batch-tokens", type=int, default=2304)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--mtp-weight", type=float, default=0.2)
     parser.add_argument("--save-every", type=int, default=500)
@@ -149,6 +148,11 @@ def main() -> None:
         mtp.load_state_dict(state["mtp"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+    else:
+        teach(
+            model.model.visual, options.out, seed=SEED, steps=options.tower_steps, optimizers=lambda modules: make_optimizers(modules, options.rate),
+            rate_at=lambda step: rate_at(step, options.tower_steps, options.rate),
+        )  # fmt: skip
     dataset = Batches(
         options.out, seed=SEED, tokens=options.batch_tokens, pad=ids["<|endoftext|>"], first_pool=first_pool
     )
