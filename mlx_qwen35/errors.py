@@ -1,7 +1,7 @@
 """Every error that a caller of this package may want to catch.
 
-Messages say the place, what was expected and what was found. All of them are
-raised before any work on the model, except :class:`GenerationCancelled`.
+Messages say the place, what was expected and what was found. Whatever is wrong with
+a request is raised before any work on the model.
 """
 
 
