@@ -154,12 +154,20 @@ def test_bad_flags_are_refused_by_name(model: str) -> None:
 
 
 def test_ctrl_c_ends_with_130(model: str) -> None:
-    command = [sys.executable, "-m", "mlx_qwen35.cli.main", "generate", "--model", model, "-p", "hi", "--no-think"]
+    command = [sys.executable, "-m", "mlx_qwen35.cli.main", "generate", "--model", model, "-p", "hi"]
+    command += ["--no-think", "-m", "4000", "--temp", "9", "--seed", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.read(1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    errors = b""
+    for _ in range(10):
+        # Again if need be: while MLX's CPU backend runs the C compiler, system(3) has it ignored.
+        process.send_signal(signal.SIGINT)
+        try:
+            _, errors = process.communicate(timeout=6)
+            break
+        except subprocess.TimeoutExpired:
+            continue
     assert process.returncode == 130
     assert b"Traceback" not in errors
 
