@@ -1,5 +1,7 @@
 """Find a checkpoint or download it, and load it."""
 
+import hashlib
+import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,6 +81,22 @@ class Checkpoint:
             hint = f" (only {', '.join(others)}; pickled weights are not read)" if others else ""
             raise CheckpointError(f"{self.directory}: expected model*.safetensors, found none{hint}")
         return found
+
+    def fingerprint(self, adapter_path: str | Path | None = None) -> str:
+        """A digest that tells this model from others: its config, and samples of all of its weights and its adapter.
+
+        Whole files are not read: of every megabyte, or of every 1024th part, the first 4096 bytes count.
+        """
+        digest = hashlib.blake2b(json.dumps(self.config.raw, sort_keys=True).encode(), digest_size=16)
+        adapters = [] if adapter_path is None else [Path(adapter_path).expanduser() / "adapters.safetensors"]
+        for path in [*self.weight_files(), *adapters]:
+            size = path.stat().st_size
+            digest.update(str(size).encode())
+            with path.open("rb") as file:
+                for offset in range(0, size, max(2**20, size // 1024)):
+                    file.seek(offset)
+                    digest.update(file.read(4096))
+        return digest.hexdigest()
 
     def mtp_files(self) -> list[Path]:
         """Files beside the weights that some conversions put the multi-token-prediction module into."""

@@ -53,6 +53,10 @@ class CacheError(Qwen35Error):
     """A cache is asked for something that would silently give wrong positions."""
 
 
+class SessionError(Qwen35Error):
+    """A saved session cannot be written or read, or is not of this model."""
+
+
 class GenerationCancelled(Qwen35Error):
     """The progress callback asked for the end of a prefill."""
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,9 +20,12 @@ from numpy.typing import NDArray
 
 from mlx_qwen35.answer import AnswerText
 from mlx_qwen35.prompt import Prompt
+from mlx_qwen35.prompt_cache import PromptCache, Reading
 from mlx_qwen35.sampling import SamplingOptions
 from mlx_qwen35.tokenizer import Tokenizer
 from mlx_qwen35.vision import VisionAddOn
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,19 +51,26 @@ class GenerationStats:
 
     Args:
         prompt_tokens, image_tokens: Length of the prompt, and how much of it stands for images.
+        cached_tokens: How much of the prompt had been read before, and was not read again.
+        images_encoded, images_reused: Images that the vision tower looked at for this request, and others.
         completion_tokens: Generated tokens, the end-of-sequence token included.
-        prompt_tps, generation_tps: Tokens per second of reading the prompt and of decoding.
+        prompt_tps, generation_tps: Tokens per second of reading what had to be read, and of decoding.
         time_to_first_token: Seconds from the start of the request, image encoding included.
         peak_memory: Most bytes that MLX has held since the process began.
+        prompt_cache_bytes: Bytes that earlier conversations take, before this one is added.
     """
 
     prompt_tokens: int
     image_tokens: int
+    cached_tokens: int
+    images_encoded: int
+    images_reused: int
     completion_tokens: int
     prompt_tps: float
     generation_tps: float
     time_to_first_token: float
     peak_memory: int
+    prompt_cache_bytes: int
 
 
 @dataclass(frozen=True)
@@ -115,20 +126,29 @@ class GenerationResult:
         )
 
 
-def prefill(model: nn.Module, input_ids: NDArray[np.int32], cache: Sequence[Any], step_size: int) -> Iterator[int]:
+def prefill(
+    model: nn.Module, input_ids: NDArray[np.int32], cache: Sequence[Any], edges: Sequence[int]
+) -> Iterator[int]:
     """Read tokens into a cache, chunk by chunk; yields the number read after each chunk.
 
     Args:
-        input_ids: Shape (S,); continues whatever the cache holds.
-        step_size: Tokens per chunk.
+        input_ids: The prompt, shape (S,).
+        edges: Where chunks begin and end, ascending; the cache holds the tokens before the first one.
     """
-    for start in range(0, len(input_ids), step_size):
-        chunk = mx.array(input_ids[start : start + step_size])
+    for start, stop in pairwise(edges):
         # The logits are never evaluated, so the vocabulary projection is not computed.
-        model(chunk[None], cache=cache)
+        model(mx.array(input_ids[start:stop])[None], cache=cache)
         mx.eval([layer.state for layer in cache])
         mx.clear_cache()
-        yield start + len(chunk)
+        yield stop
+
+
+def chunk_edges(start: int, stop: int, step_size: int, stops: Sequence[int] = ()) -> list[int]:
+    """Where chunks of at most `step_size` tokens begin and end that cover [start, stop) and stop at `stops`."""
+    edges = [start]
+    for end in [*(point for point in stops if start < point < stop), stop]:
+        edges += [*range(edges[-1] + step_size, end, step_size), end]
+    return edges if stop > start else [start]
 
 
 def decode(
@@ -169,26 +189,73 @@ class Request:
     logprobs: bool
     top_logprobs: int
     started: float
+    cache_prompt: bool
+
+
+def remembered(prompt_cache: PromptCache, reading: Reading, steps: Iterator[T]) -> Generator[T, None, None]:
+    """Run steps, and keep what was read, also when the caller stops early.
+
+    Not after an error, which may have left some layers a step ahead of others.
+    """
+    try:
+        yield from steps
+    except GeneratorExit:
+        prompt_cache.keep(reading)
+        raise
+    prompt_cache.keep(reading)
+
+
+def read(model: nn.Module, vision: VisionAddOn, reading: Reading, step_size: int, stop: int) -> Iterator[int]:
+    """Encode the images that are new, and read a prompt up to token `stop`; yields the number of tokens read so far."""
+    prompt = reading.prompt
+    spans = () if prompt.layout is None else prompt.layout.spans
+    for span, image in zip(spans, prompt.images, strict=True):
+        if span.stop > reading.start:
+            reading.images_encoded += not vision.has_seen(image)
+            vision.encode(image)
+            yield reading.start
+    vision.fill(reading.caches, prompt, reading.start)
+    points = prompt.branch_points if reading.snapshots is not None else ()
+    for processed in prefill(
+        model, prompt.input_ids, reading.caches, chunk_edges(reading.start, stop, step_size, points)
+    ):
+        if processed in points:
+            reading.take_snapshot()
+        yield processed
 
 
 def answer(
-    model: Any, vision: VisionAddOn, tokenizer: Tokenizer, request: Request
+    model: Any, vision: VisionAddOn, tokenizer: Tokenizer, prompt_cache: PromptCache, request: Request
 ) -> Generator[PrefillProgress | GenerationChunk, None, None]:
     """One request from prompt to last token."""
+    if not request.cache_prompt:
+        reading = Reading(request.prompt, model.make_cache(), snapshots=None)
+        yield from _answer(model, vision, tokenizer, prompt_cache, request, reading)
+        return
+    reading = prompt_cache.begin(request.prompt)
+    steps = _answer(model, vision, tokenizer, prompt_cache, request, reading)
+    yield from remembered(prompt_cache, reading, steps)
+
+
+def _answer(
+    model: Any,
+    vision: VisionAddOn,
+    tokenizer: Tokenizer,
+    prompt_cache: PromptCache,
+    request: Request,
+    reading: Reading,
+) -> Generator[PrefillProgress | GenerationChunk, None, None]:
     prompt, total = request.prompt, len(request.prompt.input_ids)
     text = AnswerText(tokenizer, in_reasoning=prompt.in_reasoning, stop=request.stop)
-    yield PrefillProgress(0, total)
-    reading = time.perf_counter()
-    for image in prompt.images:
-        vision.encode(image)
-        yield PrefillProgress(0, total)
-    cache = vision.fill(model.make_cache(), prompt)
-    for processed in prefill(model, prompt.input_ids[:-1], cache, request.prefill_step_size):
+    yield PrefillProgress(reading.start, total)
+    began = time.perf_counter()
+    for processed in read(model, vision, reading, request.prefill_step_size, total - 1):
         yield PrefillProgress(processed, total)
     last, limit = int(prompt.input_ids[-1]), request.max_tokens
     # Closed here and now on every way out: left to the collector, it would end in another thread.
-    with closing(decode(model, last, cache, options=request.options, max_tokens=limit)) as tokens:
+    with closing(decode(model, last, reading.caches, options=request.options, max_tokens=limit)) as tokens:
         for count, (token, scores) in enumerate(tokens, start=1):
+            reading.written.append(token)
             now = time.perf_counter()
             if count == 1:
                 first = now
@@ -202,11 +269,15 @@ def answer(
                 stats = GenerationStats(
                     prompt_tokens=total,
                     image_tokens=prompt.image_tokens,
+                    cached_tokens=reading.start,
+                    images_encoded=reading.images_encoded,
+                    images_reused=len(prompt.images) - reading.images_encoded,
                     completion_tokens=count,
-                    prompt_tps=total / max(first - reading, 1e-9),
+                    prompt_tps=(total - reading.start) / max(first - began, 1e-9),
                     generation_tps=(count - 1) / (now - first) if count > 1 else 0.0,
                     time_to_first_token=first - request.started,
                     peak_memory=int(mx.get_peak_memory()),
+                    prompt_cache_bytes=prompt_cache.nbytes,
                 )
             yield GenerationChunk(
                 text=piece.text,
@@ -237,8 +308,8 @@ def _value(scalar: mx.array) -> float:
 def teacher_forced(model: nn.Module, input_ids: NDArray[np.int32], cache: Sequence[Any], step_size: int) -> mx.array:
     """Logits of every position of a prompt, shape (S, V), float32, evaluated."""
     rows = []
-    for start in range(0, len(input_ids), step_size):
-        logits = model(mx.array(input_ids[start : start + step_size])[None], cache=cache)
+    for start, stop in pairwise(chunk_edges(0, len(input_ids), step_size)):
+        logits = model(mx.array(input_ids[start:stop])[None], cache=cache)
         rows.append(logits[0].astype(mx.float32))
         mx.eval(rows[-1], [layer.state for layer in cache])
     out = mx.concatenate(rows)

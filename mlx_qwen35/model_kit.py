@@ -1,7 +1,9 @@
 """ModelKit: one loaded checkpoint, and everything a caller does with it."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
@@ -17,15 +19,18 @@ from mlx_qwen35.errors import (
     CheckpointError,
     ContextLengthError,
     GenerationCancelled,
+    KitClosedError,
     OptionError,
     PromptError,
     PromptMismatchError,
+    SessionError,
 )
-from mlx_qwen35.generate import GenerationChunk, GenerationResult, Request, answer, teacher_forced
+from mlx_qwen35.generate import GenerationChunk, GenerationResult, Request, answer, read, remembered, teacher_forced
 from mlx_qwen35.media import check_max_pixels
 from mlx_qwen35.mlx_thread import MlxThread
-from mlx_qwen35.paths import shorten
-from mlx_qwen35.prompt import Prompt, begins_in_reasoning, fill_sources, render_messages
+from mlx_qwen35.paths import expand, shorten
+from mlx_qwen35.prompt import Prompt, begins_in_reasoning, fill_sources, find_branch_points, render_messages
+from mlx_qwen35.prompt_cache import PromptCache, default_budget
 from mlx_qwen35.sampling import default_max_tokens, options_from, whole_number
 from mlx_qwen35.tokenizer import Tokenizer
 from mlx_qwen35.versions import check_versions
@@ -46,13 +51,20 @@ class ModelKit:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, model: Any, tokenizer: Tokenizer, thread: MlxThread, max_pixels: int | None
+        self,
+        checkpoint: Checkpoint,
+        model: Any,
+        tokenizer: Tokenizer,
+        thread: MlxThread,
+        prompt_cache: PromptCache,
+        max_pixels: int | None,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         self.model = model
         self.tokenizer = tokenizer
         self.vision = make_vision_add_on(checkpoint.config, model.vision_tower, checkpoint.directory)
+        self.prompt_cache = prompt_cache
         self._thread = thread
         self._max_pixels = max_pixels
 
@@ -64,6 +76,8 @@ class ModelKit:
         adapter_path: str | Path | None = None,
         revision: str | None = None,
         max_pixels: int | None = None,
+        prompt_cache_bytes: int | None = None,
+        prompt_cache_dir: str | Path | None = None,
     ) -> Self:
         """Load a checkpoint directory or a hub repository.
 
@@ -72,12 +86,21 @@ class ModelKit:
             revision: Branch, tag or commit of a hub repository.
             max_pixels: At most this many pixels per image after resizing, unless a prompt says
                 otherwise; None for the checkpoint's own limit.
+            prompt_cache_bytes: At most this much memory for what was read before, so that it need not be
+                read again; None for an eighth of the machine's, 0 for none.
+            prompt_cache_dir: Conversations that memory has no room for are kept here, at most ten times as
+                many bytes, until the kit is closed; None forgets them.
         Raises:
             CheckpointError: It is not there, is damaged, or does not fit its config.json.
             VersionError: mlx-lm or mlx-vlm is outside the tested range.
+            SessionError: prompt_cache_dir cannot be written.
         """
         check_versions()
         check_max_pixels(max_pixels)
+        if prompt_cache_bytes is None:
+            prompt_cache_bytes = default_budget()
+        budget = whole_number("prompt_cache_bytes", prompt_cache_bytes, 0)
+        overflow = None if prompt_cache_dir is None else expand(prompt_cache_dir, OptionError, "prompt_cache_dir")
         checkpoint = Checkpoint.open(find_checkpoint(path_or_hub_id, revision=revision))
         try:
             options_from(checkpoint.generation_config, {})
@@ -91,7 +114,13 @@ class ModelKit:
             model = thread.call(load_checkpoint, checkpoint, adapter_path=adapter_path)
             for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
                 pass
-            return cls(checkpoint, model, tokenizer, thread, max_pixels)
+            prompt_cache = PromptCache(
+                model.make_cache,
+                budget,
+                directory=overflow,
+                fingerprint=lru_cache(1)(lambda: checkpoint.fingerprint(adapter_path)),
+            )
+            return cls(checkpoint, model, tokenizer, thread, prompt_cache, max_pixels)
         except BaseException:
             thread.close()
             raise
@@ -161,11 +190,14 @@ class ModelKit:
         )
         self._refuse_unmatched(input_ids)
         expanded, layout = self.vision.prepare_prompt(input_ids, prepared)
+        branch_points, turn = find_branch_points(expanded, layout, self.tokenizer)
         return Prompt(
             input_ids=np.array(expanded, dtype=np.int32),
             layout=layout,
             images=prepared,
             in_reasoning=begins_in_reasoning(expanded, self.tokenizer),
+            branch_points=branch_points,
+            turn=turn,
         )
 
     def logits(self, prompt: Prompt, *, prefill_step_size: int | None = None) -> mx.array:
@@ -195,6 +227,7 @@ class ModelKit:
         logprobs: bool = False,
         top_logprobs: int = 0,
         prefill_step_size: int = PREFILL_STEP_SIZE,
+        cache_prompt: bool = True,
         on_progress: ProgressCallback | None = None,
         **sampling: Any,
     ) -> Iterator[GenerationChunk]:
@@ -208,6 +241,8 @@ class ModelKit:
             logprobs: Give each token's log probability.
             top_logprobs: Give this many most likely tokens at each position.
             prefill_step_size: Tokens of the prompt that are read at once.
+            cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
+                everything, and remembers nothing.
             on_progress: Called in the caller's thread with the prompt tokens read and their total;
                 returning False cancels.
             sampling: See `SamplingOptions`; what is not given comes from generation_config.json.
@@ -234,6 +269,7 @@ class ModelKit:
             logprobs=logprobs,
             top_logprobs=top_logprobs,
             started=started,
+            cache_prompt=bool(cache_prompt),
         )
         return self._consume(request, on_progress)
 
@@ -241,8 +277,84 @@ class ModelKit:
         """The whole answer at once; arguments and errors as in `stream`."""
         return GenerationResult.from_chunks(list(self.stream(prompt, **options)))
 
+    def prefill_ahead(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        prefill_step_size: int = PREFILL_STEP_SIZE,
+        on_progress: ProgressCallback | None = None,
+    ) -> int:
+        """Read what every next question will begin with, while the user is still typing it.
+
+        Args:
+            messages: The conversation so far, the last answer included.
+            tools, enable_thinking, chat_template_kwargs: As the next prompt will have them.
+            prefill_step_size, on_progress: See `stream`.
+        Returns:
+            Tokens that the next prompt will not have to read.
+        Raises:
+            PromptError, MediaError, OptionError: As in `process_prompt`.
+            GenerationCancelled: `on_progress` returned False; what was read until then is kept.
+        """
+        step_size = whole_number("prefill_step_size", prefill_step_size, 1)
+        settings: dict[str, Any] = {
+            "tools": tools, "enable_thinking": enable_thinking, "chat_template_kwargs": chat_template_kwargs
+        }  # fmt: skip
+        # What the template writes before the question itself, whatever that will be.
+        one, other = (
+            self.process_prompt([*messages, {"role": "user", "content": question}], **settings) for question in "?!"
+        )
+        length = min(len(one.input_ids), len(other.input_ids))
+        different = np.flatnonzero(one.input_ids[:length] != other.input_ids[:length])
+        known = int(different[0]) if len(different) else length
+        stop = max((point for point in one.branch_points if point <= known), default=0)
+        self._check_length(one, 0)
+        if not self.prompt_cache.budget or not stop:
+            return 0
+
+        def steps() -> Generator[int, None, None]:
+            reading = self.prompt_cache.begin(one)
+            if reading.start < stop:
+                yield from remembered(
+                    self.prompt_cache, reading, read(self.model, self.vision, reading, step_size, stop)
+                )
+
+        for processed in self._thread.iterate(steps):
+            if on_progress is not None and on_progress(processed, stop) is False:
+                raise GenerationCancelled(f"cancelled after {processed} of {stop} prompt tokens")
+        return stop
+
+    def save_session(self, path: str | Path, prompt: Prompt | None = None) -> int:
+        """Write what was read of a conversation to a file, so that another process need not read it again.
+
+        Args:
+            prompt: A prompt of the conversation; None for the one that was used last.
+        Returns:
+            The number of tokens it holds.
+        Raises:
+            SessionError: Nothing of it was read, or the file cannot be written.
+        """
+        target = expand(path, SessionError, "session")
+        return self._thread.call(self.prompt_cache.save, target, prompt)
+
+    def load_session(self, path: str | Path) -> int:
+        """Take up what `save_session` wrote; later prompts begin where it left off, to the bit.
+
+        Returns:
+            The number of tokens it holds.
+        Raises:
+            SessionError: The file is of another model or version, cut short, damaged, or larger than the
+                prompt cache may be. Nothing has changed then.
+        """
+        return self._thread.call(self.prompt_cache.load, expand(path, SessionError, "session"))
+
     def close(self) -> None:
-        """Release the thread; the kit cannot be used afterwards."""
+        """Release the thread and everything that was read; the kit cannot be used afterwards."""
+        with suppress(KitClosedError):
+            self._thread.call(self.prompt_cache.close)
         self._thread.close()
 
     def __enter__(self) -> Self:
@@ -254,7 +366,9 @@ class ModelKit:
         self.close()
 
     def _consume(self, request: Request, on_progress: ProgressCallback | None) -> Iterator[GenerationChunk]:
-        for item in self._thread.iterate(lambda: answer(self.model, self.vision, self.tokenizer, request)):
+        for item in self._thread.iterate(
+            lambda: answer(self.model, self.vision, self.tokenizer, self.prompt_cache, request)
+        ):
             if isinstance(item, GenerationChunk):
                 yield item
             elif on_progress is not None and on_progress(item.processed, item.total) is False:

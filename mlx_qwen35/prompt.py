@@ -26,12 +26,16 @@ class Prompt:
         layout: Where the images stand; None without images.
         images: In prompt order.
         in_reasoning: Whether the answer begins inside a `<think>` block.
+        branch_points: Numbers of tokens after which a later prompt may go on differently, in order.
+        turn: From here on the template writes this turn anew once the next one has begun.
     """
 
     input_ids: NDArray[np.int32]
     layout: MediaLayout | None = None
     images: tuple[PreparedImage, ...] = field(default=(), repr=False)
     in_reasoning: bool = False
+    branch_points: tuple[int, ...] = ()
+    turn: int = 0
 
     @property
     def position_ids(self) -> NDArray[np.int32] | None:
@@ -126,6 +130,35 @@ def fill_sources(sources: Sequence[Any], places: Sequence[str], images: Sequence
     for index, image in zip(empty, given, strict=True):
         filled[index] = image
     return filled
+
+
+def find_branch_points(
+    input_ids: Sequence[int], layout: MediaLayout | None, tokenizer: Tokenizer
+) -> tuple[tuple[int, ...], int]:
+    """Where later prompts part from this one, and from where on the last turn will be written anew.
+
+    They part after the system message, after an image, at the last two questions (edited), before
+    the reasoning that the template drops later, and at the last token (another answer). Earlier
+    turns were branch points of earlier prompts. Few places: each costs a chunk of its own.
+
+    Args:
+        input_ids: Expanded, shape (S,).
+    Returns:
+        Numbers of tokens between 1 and S - 1, ascending, none inside an image; and `Prompt.turn`.
+    """
+    start, think = tokenizer.control_id("<|im_start|>"), tokenizer.control_id("<think>")
+    user = tokenizer.encode("user")[0]
+    last = len(input_ids) - 1
+    messages = [index for index, token in enumerate(input_ids) if token == start]
+    questions = [index for index in messages if index < last and input_ids[index + 1] == user]
+    asked = questions[-1] if questions else 0
+    reasoning = [index for index in range(asked, len(input_ids)) if input_ids[index] == think]
+    points = {*messages[1:2], *questions[-2:], *reasoning, last}
+    if layout is not None:
+        points |= {span.stop for span in layout.spans}
+        points = {point for point in points if layout.inside(point) is None}
+    turn = reasoning[0] if reasoning else messages[-1] if messages else len(input_ids)
+    return tuple(sorted(point for point in points if 0 < point <= last)), turn
 
 
 def begins_in_reasoning(input_ids: Sequence[int], tokenizer: Tokenizer) -> bool:

@@ -149,6 +149,10 @@ class VisionAddOn:
         grids = [image.merged_grid_thw for image in images]
         return expanded, lay_out(expanded, grids, image_token_id=token_id)
 
+    def has_seen(self, image: PreparedImage) -> bool:
+        """Whether the embeddings of an image are at hand."""
+        return self.features.get(image.content_hash) is not None
+
     def encode(self, image: PreparedImage) -> mx.array:
         """Embeddings of one image, (tokens, hidden_size); only on the thread that owns MLX."""
         features = self.features.get(image.content_hash)
@@ -161,14 +165,18 @@ class VisionAddOn:
             self.features.put(image.content_hash, features)
         return features
 
-    def fill(self, caches: list[Any], prompt: Prompt) -> list[Any]:
-        """Give fresh caches the images of a prompt; only on the thread that owns MLX.
+    def fill(self, caches: list[Any], prompt: Prompt, start: int = 0) -> list[Any]:
+        """Give caches the images of a prompt; only on the thread that owns MLX.
 
+        Args:
+            start: Tokens that the caches have read already; what their images looked like is not needed again.
         Raises:
             CacheError: None of them can carry media.
         """
         if prompt.layout is not None:
-            attach_media(caches, PromptMedia(prompt.layout, [self.encode(image) for image in prompt.images]))
+            spans = zip(prompt.layout.spans, prompt.images, strict=True)
+            features = [None if span.stop <= start else self.encode(image) for span, image in spans]
+            attach_media(caches, PromptMedia(prompt.layout, features))
         return caches
 
     def clear_prediction_state(self) -> None:

@@ -150,9 +150,13 @@ def main() -> None:
             optimizer.load_state_dict(saved)
     else:
         teach(
-            model.model.visual, options.out, seed=SEED, steps=options.tower_steps, optimizers=lambda modules: make_optimizers(modules, options.rate),
+            model.model.visual,
+            options.out,
+            seed=SEED,
+            steps=options.tower_steps,
+            optimizers=lambda modules: make_optimizers(modules, options.rate),
             rate_at=lambda step: rate_at(step, options.tower_steps, options.rate),
-        )  # fmt: skip
+        )
     dataset = Batches(
         options.out, seed=SEED, tokens=options.batch_tokens, pad=ids["<|endoftext|>"], first_pool=first_pool
     )
