@@ -2,17 +2,20 @@
 
 import argparse
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_qwen35.cli.options import add_generation_flags, add_model_flags, generation_arguments, load_kit
-from mlx_qwen35.errors import OptionError, Qwen35Error
+from mlx_qwen35.errors import OptionError, Qwen35Error, SessionError
 
 if TYPE_CHECKING:
     from mlx_qwen35.cli.conversation import Conversation
     from mlx_qwen35.cli.screen import Screen
     from mlx_qwen35.model_kit import ModelKit
+    from mlx_qwen35.prompt import Prompt
 
 HISTORY = Path("~/.mlx_qwen35/history")
 
@@ -21,8 +24,8 @@ HELP = """\
 /think on|off    answer with or without reasoning; /think alone switches
 /system TEXT     set the system message; /system none removes it, /system alone shows it
 /clear           forget the conversation
-/save FILE       write the conversation, with its images, to a file
-/load FILE       go on with a saved conversation
+/save FILE       write the conversation, with its images, to a file, and what was read of it to FILE.session
+/load FILE       go on with a saved conversation; what FILE.session holds is not read again
 /help            this list
 /quit            leave; so does Ctrl-D
 Enter sends; Alt-Enter, or Esc and then Enter, begins a new line. Ctrl-C stops an answer."""
@@ -34,6 +37,12 @@ def add_parser(commands: Any) -> None:
     add_model_flags(parser)
     parser.add_argument("--image", action="append", default=[], metavar="PATH", help="an image for the first message")
     add_generation_flags(parser)
+    parser.add_argument(
+        "--prefill-ahead",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="read the finished answer into the next prompt's beginning while you type (on a terminal)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -49,7 +58,12 @@ def run(options: argparse.Namespace) -> None:
     with load_kit(options) as kit:
         if screen.on_terminal:
             screen.say(f"{kit.checkpoint.directory.name}: /help lists the commands")
-        Chat(kit, conversation, screen, generation_arguments(options)).talk(read_lines())
+        chat = Chat(kit, conversation, screen, generation_arguments(options))
+        chat.reads_ahead = options.prefill_ahead and screen.on_terminal
+        try:
+            chat.talk(read_lines())
+        finally:
+            chat.stop_reading_ahead()
 
 
 def read_lines() -> Iterator[str]:
@@ -107,6 +121,9 @@ class Chat:
         self.conversation = conversation
         self.screen = screen
         self.arguments = arguments
+        self.reads_ahead = False
+        self._ahead: threading.Thread | None = None
+        self._typed = threading.Event()
         self._commands: dict[str, Callable[[str], str | None]] = {
             "/image": self._image,
             "/think": self._think,
@@ -152,7 +169,29 @@ class Chat:
         if message:
             self._answer(message)
 
+    def stop_reading_ahead(self) -> None:
+        """The user has finished typing: what was not read by now is read as a part of the prompt."""
+        if self._ahead is not None:
+            self._typed.set()
+            self._ahead.join()
+            self._ahead = None
+
+    def _read_ahead(self) -> None:
+        step = self.arguments.get("prefill_step_size")
+        settings = {"enable_thinking": self.conversation.thinking, **({"prefill_step_size": step} if step else {})}
+        messages = self.conversation.messages()
+
+        def read() -> None:
+            # Whatever goes wrong here goes wrong again, and is told, when the prompt itself is read.
+            with suppress(Qwen35Error):
+                self.kit.prefill_ahead(messages, on_progress=lambda *_: not self._typed.is_set(), **settings)
+
+        self._typed.clear()
+        self._ahead = threading.Thread(target=read, name="prefill_ahead")
+        self._ahead.start()
+
     def _answer(self, message: str) -> None:
+        self.stop_reading_ahead()
         self.conversation.ask(message)
         text, reasoning = "", ""
         last = None
@@ -173,6 +212,8 @@ class Chat:
         self.conversation.answer(text, reasoning)
         if last.stats is not None:
             self.screen.status(last.stats, str(last.finish_reason))
+        if self.reads_ahead:
+            self._read_ahead()
 
     def _attach(self, path: Path) -> None:
         self.kit.vision.require("image")
@@ -215,12 +256,32 @@ class Chat:
         if not argument:
             raise OptionError("/save: expected a file, found nothing")
         self.conversation.save(argument)
-        return f"saved to {argument}"
+        if not self.conversation.turns:
+            return f"saved to {argument}"
+        self.stop_reading_ahead()
+        try:
+            known = self.kit.save_session(f"{argument}.session", self._next_prompt())
+        except SessionError as error:
+            return f"saved to {argument}; {error}"
+        return f"saved to {argument}, and the {known} tokens that were read of it to {argument}.session"
+
+    def _next_prompt(self) -> "Prompt":
+        """How the next prompt will begin, whatever the user asks."""
+        messages = [*self.conversation.messages(), {"role": "user", "content": "?"}]
+        return self.kit.process_prompt(messages, enable_thinking=self.conversation.thinking)
 
     def _load(self, argument: str) -> str:
         from mlx_qwen35.cli.conversation import Conversation
 
         if not argument:
             raise OptionError("/load: expected a file, found nothing")
+        self.stop_reading_ahead()
         self.conversation = Conversation.load(argument)
-        return f"{len(self.conversation.turns)} messages from {argument}"
+        loaded = f"{len(self.conversation.turns)} messages from {argument}"
+        session = Path(f"{argument}.session").expanduser()
+        if not session.is_file():
+            return loaded
+        try:
+            return f"{loaded}; {self.kit.load_session(session)} tokens need not be read again"
+        except SessionError as error:
+            return f"{loaded}; they will be read again: {error}"

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,24 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--adapter-path", help="directory of a LoRA adapter made by mlx_lm.lora")
     parser.add_argument("--max-pixels", type=int, help="at most this many pixels per image after resizing")
+    parser.add_argument(
+        "--prompt-cache-bytes",
+        type=size,
+        metavar="SIZE",
+        help="memory for what was read before, like 512MB or 4GB; 0 remembers nothing; default: an eighth of all",
+    )
+    parser.add_argument(
+        "--prompt-cache-dir", metavar="DIRECTORY", help="where conversations go that memory has no room for"
+    )
+
+
+def size(text: str) -> int:
+    """A number of bytes as people write it: 1000000, 512MB, 4GB (powers of ten), 4GiB (powers of two)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a size like 512MB or 4GB, found {text!r}")
+    power = " KMGT".index(match[2].upper() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def add_generation_flags(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +76,13 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
             file=sys.stderr,
         )
         model = str(BOX)
-    return ModelKit.load(model, adapter_path=options.adapter_path, max_pixels=options.max_pixels)
+    return ModelKit.load(
+        model,
+        adapter_path=options.adapter_path,
+        max_pixels=options.max_pixels,
+        prompt_cache_bytes=options.prompt_cache_bytes,
+        prompt_cache_dir=options.prompt_cache_dir,
+    )
 
 
 def generation_arguments(options: argparse.Namespace) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Checkpoint:
     def fingerprint(self, adapter_path: str | Path | None = None) -> str:
         """A digest that tells this model from others: its config, and samples of all of its weights and its adapter.
 
-        Whole files are not read: of every megabyte, or of every 1024th part, the first 4096 bytes count.
+        Large files are not read whole: beyond 64 MiB, the first 64 KiB of every 1024th part count.
         """
         digest = hashlib.blake2b(json.dumps(self.config.raw, sort_keys=True).encode(), digest_size=16)
         adapters = [] if adapter_path is None else [Path(adapter_path).expanduser() / "adapters.safetensors"]
@@ -93,9 +93,9 @@ class Checkpoint:
             size = path.stat().st_size
             digest.update(str(size).encode())
             with path.open("rb") as file:
-                for offset in range(0, size, max(2**20, size // 1024)):
+                for offset in range(0, size, max(2**16, size // 1024)):
                     file.seek(offset)
-                    digest.update(file.read(4096))
+                    digest.update(file.read(2**16))
         return digest.hexdigest()
 
     def mtp_files(self) -> list[Path]:

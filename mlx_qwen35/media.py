@@ -4,7 +4,9 @@ import base64
 import binascii
 import hashlib
 import io
+import threading
 import warnings
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 # About 13,000 x 13,000. Larger files are far more often an attack than a photograph.
 MAX_SOURCE_PIXELS = 178_956_970
 MAX_SOURCE_BYTES = 512 * 2**20
+# A conversation sends its images again with every turn: about ten of a megapixel.
+_RECENT_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -60,21 +64,33 @@ def open_image(source: Any, place: str) -> "Image":
     Raises:
         MediaError: It is missing, broken, animated, too large, or on the network.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image
 
     if isinstance(source, Image.Image):
-        image, label = source, "PIL image"
-    else:
-        data, label = read_image_bytes(source, place)
-        try:
-            with warnings.catch_warnings():
-                # Pillow only warns below twice its limit. The header is enough to refuse.
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = Image.open(io.BytesIO(data))
-        except Image.DecompressionBombError as error:
-            raise MediaError(f"{place}: {label}: {error}") from error
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-            raise MediaError(f"{place}: {label}: expected an image file, found {_describe(data)}") from error
+        return _upright(source, place, "PIL image")
+    data, label = read_image_bytes(source, place)
+    return decode_image(data, place, label)
+
+
+def decode_image(data: bytes, place: str, label: str) -> "Image":
+    """The image of a file's bytes; see `open_image`."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns below twice its limit. The header is enough to refuse.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"{place}: {label}: {error}") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise MediaError(f"{place}: {label}: expected an image file, found {_describe(data)}") from error
+    return _upright(image, place, label)
+
+
+def _upright(image: "Image", place: str, label: str) -> "Image":
+    from PIL import ImageOps
+
     width, height = image.size
     if width * height > MAX_SOURCE_PIXELS:
         raise MediaError(f"{place}: {label}: expected at most {MAX_SOURCE_PIXELS} pixels, found {width} x {height}")
@@ -195,9 +211,11 @@ class ImagePreprocessor:
         self._settings = settings
         self._merge_size = vision.spatial_merge_size
         self._processor: Any = None
+        self._recent: OrderedDict[tuple[bytes, int | None], PreparedImage] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __call__(self, source: Any, *, max_pixels: int | None = None, place: str = "image") -> PreparedImage:
-        """Decode, resize and cut into patches.
+        """Decode, resize and cut into patches; files seen lately are remembered by their bytes.
 
         Args:
             source: See `open_image`.
@@ -206,7 +224,24 @@ class ImagePreprocessor:
             MediaError: See `open_image`; or the image is too long and thin for the model, or for `max_pixels`.
             OptionError: `max_pixels` is below the checkpoint's minimum.
         """
-        image = open_image(source, place)
+        from PIL import Image
+
+        if isinstance(source, Image.Image):
+            return self._prepare(open_image(source, place), max_pixels, place)
+        data, label = read_image_bytes(source, place)
+        key = (hashlib.blake2b(data, digest_size=32).digest(), max_pixels)
+        with self._lock:
+            if key in self._recent:
+                self._recent.move_to_end(key)
+                return self._recent[key]
+        prepared = self._prepare(decode_image(data, place, label), max_pixels, place)
+        with self._lock:
+            self._recent[key] = prepared
+            while sum(image.pixel_values.nbytes for image in self._recent.values()) > _RECENT_BYTES:
+                self._recent.popitem(last=False)
+        return prepared
+
+    def _prepare(self, image: "Image", max_pixels: int | None, place: str) -> PreparedImage:
         processor = self._load()
         size = dict(processor.size)
         if max_pixels is not None:

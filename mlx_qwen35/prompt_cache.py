@@ -156,7 +156,7 @@ class PromptCache:
         else:
             found = self._find(prompt.input_ids, images_of(prompt))
             line = found[0] if found else None
-        if line is None or self._recall(line) is None:
+        if line is None or (line.data is None and self._recall(line) is None):
             raise SessionError("session: expected a conversation that was read, found none in the prompt cache")
         write_line(path, line, self._fingerprint())
         return len(line.input_ids)

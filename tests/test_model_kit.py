@@ -178,10 +178,10 @@ def test_progress_is_told_in_the_caller_s_thread_and_can_cancel(kit: ModelKit) -
         seen.append((processed, total))
 
     prompt = kit.process_prompt(CASES["text"].input_ids)
-    kit.generate(prompt, max_tokens=1, prefill_step_size=32, on_progress=watch)
+    kit.generate(prompt, max_tokens=1, prefill_step_size=32, cache_prompt=False, on_progress=watch)
     assert seen == [(0, 70), (32, 70), (64, 70), (69, 70), (70, 70)]
     with pytest.raises(GenerationCancelled, match="cancelled after 32 of 70 prompt tokens"):
-        kit.generate(prompt, prefill_step_size=32, on_progress=lambda processed, _: processed < 32)
+        kit.generate(prompt, prefill_step_size=32, cache_prompt=False, on_progress=lambda done, _: done < 32)
 
 
 @pytest.mark.parametrize(

@@ -338,9 +338,9 @@ def test_a_branch_never_changes_what_it_began_from(benches: Callable[[Shape], Be
 def test_the_longest_of_several_lines_is_taken(benches: Callable[[Shape], Bench]) -> None:
     bench = benches(DENSE)
     cache = PromptCache(bench.model.make_cache, 2**30, fingerprint=str)
-    read_all(bench, cache, branching(bench, TEXT[:8] + [1, 1, 1], None, (8, 10)), step=64)
-    read_all(bench, cache, branching(bench, TEXT[:14] + [2, 2, 2], None, (14,)), step=64)
-    read_all(bench, cache, branching(bench, TEXT[:4] + [3, 3, 3], None, (4,)), step=64)
+    read_all(bench, cache, branching(bench, [*TEXT[:8], 1, 1, 1], None, (8, 10)), step=64)
+    read_all(bench, cache, branching(bench, [*TEXT[:14], 2, 2, 2], None, (14,)), step=64)
+    read_all(bench, cache, branching(bench, [*TEXT[:4], 3, 3, 3], None, (4,)), step=64)
     _, _, start = read_all(bench, cache, branching(bench, TEXT[:20], None, ()), step=64)
     assert start == 14
 

@@ -95,6 +95,23 @@ def test_several_lines(terminal: Terminal, tmp_path: Path) -> None:
     assert '"text": "one\\ntwo"' in (tmp_path / "chat.json").read_text()
 
 
+def test_a_following_turn_knows_what_was_read(terminal: Terminal, picture: Path, tmp_path: Path) -> None:
+    """Within a chat, and after /save and /load in another one."""
+    terminal.say(f"/image {picture}", shows="goes with the next message")
+    terminal.say("what is this?", shows=r"1 of 1 images encoded in")
+    terminal.say("and now?", shows=r"prompt tokens \(6 image\), \d+ known, 0 of 1 images encoded in")
+    terminal.say(f"/save {tmp_path}/chat.json", shows=r"tokens that were read of it to .*chat\.json\.session")
+    terminal.say("/clear", shows="the conversation is empty")
+    terminal.say(
+        f"/load {tmp_path}/chat.json", shows=r"4 messages from .*chat\.json; \d+ tokens need not be read again"
+    )
+    terminal.say("go on", shows=r"\d+ known, 0 of 1 images")
+    session = tmp_path / "chat.json.session"
+    session.write_bytes(session.read_bytes()[:-9])
+    terminal.say(f"/load {tmp_path}/chat.json", shows="they will be read again: .*cut short")
+    assert terminal.leave() == 0
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
     # A hot, seeded model of random weights does not come to an end by itself.
     terminal = Terminal(checkpoint_dir(DENSE), tmp_path, "-m", "4000", "--temp", "9", "--seed", "1")
@@ -167,7 +184,7 @@ def test_a_long_prompt_shows_a_bar_and_can_be_stopped(checkpoint_dir: Callable[[
     conversation.ask("the quick brown fox " * 400)
     conversation.answer("and so on", "")
     conversation.save(tmp_path / "long.json")
-    terminal = Terminal(checkpoint_dir(DENSE), tmp_path, "-m", "3", "--prefill-step-size", "1")
+    terminal = Terminal(checkpoint_dir(DENSE), tmp_path, "-m", "3", "--prefill-step-size", "1", "--no-prefill-ahead")
     terminal.say(f"/load {tmp_path}/long.json", shows="2 messages from")
     terminal.child.send("go on\r")
     terminal.child.expect("reading the prompt")

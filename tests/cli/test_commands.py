@@ -18,6 +18,7 @@ from PIL import Image
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.cli.main import main
+from mlx_qwen35.cli.options import size
 from tests.checkpoints import DENSE, MOE, Shape
 
 
@@ -84,6 +85,9 @@ def test_generate_as_json(model: str, picture: str) -> None:
     assert len(result["tokens"]) == result["stats"]["completion_tokens"] == 4
     assert result["stats"]["image_tokens"] == 12
     assert set(result) >= {"text", "reasoning", "tokens", "finish_reason", "stats"}
+    # The second picture is the first one again.
+    assert (result["stats"]["images_encoded"], result["stats"]["images_reused"]) == (1, 1)
+    assert result["stats"]["cached_tokens"] == 0
 
 
 def test_flags_reach_the_sampler(model: str, kit: ModelKit) -> None:
@@ -151,6 +155,19 @@ def test_bad_flags_are_refused_by_name(model: str) -> None:
     done = run("generate", "--model", model, "-p", "hi", "--max-kv-size", "5")
     assert done.returncode == 2
     assert "--max-kv-size" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0", 0), ("1000", 1000), ("512MB", 512_000_000), ("1.5 GiB", 3 * 2**29), ("2g", 2 * 10**9)]
+)
+def test_sizes_as_people_write_them(text: str, expected: int) -> None:
+    assert size(text) == expected
+
+
+def test_a_size_that_is_none(model: str) -> None:
+    done = run("generate", "--model", model, "-p", "hi", "--prompt-cache-bytes", "much")
+    assert done.returncode == 2
+    assert "expected a size like 512MB or 4GB, found 'much'" in done.stderr
 
 
 def test_ctrl_c_ends_with_130(model: str) -> None:
