@@ -12,12 +12,32 @@ if TYPE_CHECKING:
 MODEL_VARIABLE = "MLX_QWEN35_MODEL"
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Which checkpoint, and how it is loaded."""
+def add_model_name(parser: argparse.ArgumentParser) -> None:
+    """Which checkpoint."""
     parser.add_argument(
         "--model",
         help=f"checkpoint directory or hub id; default: {MODEL_VARIABLE}, or the small model in the package",
     )
+
+
+def model_of(options: argparse.Namespace) -> str:
+    """The checkpoint that the flags or the environment name, or the one in the package, with a notice."""
+    from mlx_qwen35.checkpoint import BOX
+
+    model = options.model or os.environ.get(MODEL_VARIABLE)
+    if model:
+        return str(model)
+    print(
+        "mlx-qwen35: no model named, so this is the small one in the package, which knows shapes and digits; "
+        f"name another with --model or {MODEL_VARIABLE}",
+        file=sys.stderr,
+    )
+    return str(BOX)
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which checkpoint, and how it is loaded."""
+    add_model_name(parser)
     parser.add_argument("--adapter-path", help="directory of a LoRA adapter made by mlx_lm.lora")
     parser.add_argument("--max-pixels", type=int, help="at most this many pixels per image after resizing")
     parser.add_argument(
@@ -65,19 +85,10 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
     Raises:
         CheckpointError: It cannot be loaded.
     """
-    from mlx_qwen35.checkpoint import BOX
     from mlx_qwen35.model_kit import ModelKit
 
-    model = options.model or os.environ.get(MODEL_VARIABLE)
-    if not model:
-        print(
-            "mlx-qwen35: no model named, so this is the small one in the package, which knows shapes and digits; "
-            f"name another with --model or {MODEL_VARIABLE}",
-            file=sys.stderr,
-        )
-        model = str(BOX)
     return ModelKit.load(
-        model,
+        model_of(options),
         adapter_path=options.adapter_path,
         max_pixels=options.max_pixels,
         prompt_cache_bytes=options.prompt_cache_bytes,

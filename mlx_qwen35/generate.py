@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mlx_qwen35.answer import AnswerText
 from mlx_qwen35.prompt import Prompt
 from mlx_qwen35.prompt_cache import PromptCache, Reading
-from mlx_qwen35.sampling import SamplingOptions
+from mlx_qwen35.sampling import Sampler, SamplingOptions
 from mlx_qwen35.tokenizer import Tokenizer
 from mlx_qwen35.vision import VisionAddOn
 
@@ -152,7 +152,13 @@ def chunk_edges(start: int, stop: int, step_size: int, stops: Sequence[int] = ()
 
 
 def decode(
-    model: nn.Module, last_token: int, cache: Sequence[Any], *, options: SamplingOptions, max_tokens: int
+    model: nn.Module,
+    last_token: int,
+    cache: Sequence[Any],
+    *,
+    options: SamplingOptions,
+    sampler: Sampler | None = None,
+    max_tokens: int,
 ) -> Generator[tuple[int, mx.array], None, None]:
     """Write tokens after a prompt whose last token is not in the cache yet.
 
@@ -166,7 +172,7 @@ def decode(
         # request may run.
         mx.default_stream(mx.default_device()),
         max_tokens=max_tokens,
-        sampler=options.sampler(),
+        sampler=sampler or options.sampler(),
         logits_processors=options.logits_processors(prompt_tokens=1),
         prompt_cache=cache,
     )
@@ -190,6 +196,7 @@ class Request:
     top_logprobs: int
     started: float
     cache_prompt: bool
+    sampler: Sampler | None = None
 
 
 def remembered(prompt_cache: PromptCache, reading: Reading, steps: Iterator[T]) -> Generator[T, None, None]:
@@ -253,7 +260,8 @@ def _answer(
         yield PrefillProgress(processed, total)
     last, limit = int(prompt.input_ids[-1]), request.max_tokens
     # Closed here and now on every way out: left to the collector, it would end in another thread.
-    with closing(decode(model, last, reading.caches, options=request.options, max_tokens=limit)) as tokens:
+    options, sampler = request.options, request.sampler
+    with closing(decode(model, last, reading.caches, options=options, sampler=sampler, max_tokens=limit)) as tokens:
         for count, (token, scores) in enumerate(tokens, start=1):
             reading.written.append(token)
             now = time.perf_counter()

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 # About 13,000 x 13,000. Larger files are far more often an attack than a photograph.
 MAX_SOURCE_PIXELS = 178_956_970
 MAX_SOURCE_BYTES = 512 * 2**20
-# A conversation sends its images again with every turn: about ten of a megapixel.
-_RECENT_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -192,11 +190,13 @@ class ImagePreprocessor:
     Args:
         directory: The checkpoint; holds preprocessor_config.json, or processor_config.json.
         vision: The tower that will take the pixels.
+        recent_bytes: Room for the pixels of files that were prepared before; a conversation sends its
+            images again with every turn.
     Raises:
         CheckpointError: No file says how pixels are prepared, or it contradicts config.json.
     """
 
-    def __init__(self, directory: Path, vision: VisionConfig) -> None:
+    def __init__(self, directory: Path, vision: VisionConfig, recent_bytes: int = 0) -> None:
         settings = _settings(directory)
         for name, expected in (
             ("patch_size", vision.patch_size),
@@ -212,6 +212,7 @@ class ImagePreprocessor:
         self._merge_size = vision.spatial_merge_size
         self._processor: Any = None
         self._recent: OrderedDict[tuple[bytes, int | None], PreparedImage] = OrderedDict()
+        self._recent_bytes = recent_bytes
         self._lock = threading.Lock()
 
     def __call__(self, source: Any, *, max_pixels: int | None = None, place: str = "image") -> PreparedImage:
@@ -237,7 +238,7 @@ class ImagePreprocessor:
         prepared = self._prepare(decode_image(data, place, label), max_pixels, place)
         with self._lock:
             self._recent[key] = prepared
-            while sum(image.pixel_values.nbytes for image in self._recent.values()) > _RECENT_BYTES:
+            while sum(image.pixel_values.nbytes for image in self._recent.values()) > self._recent_bytes:
                 self._recent.popitem(last=False)
         return prepared
 

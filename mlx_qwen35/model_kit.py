@@ -31,10 +31,10 @@ from mlx_qwen35.mlx_thread import MlxThread
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompt import Prompt, begins_in_reasoning, fill_sources, find_branch_points, render_messages
 from mlx_qwen35.prompt_cache import PromptCache, default_budget
-from mlx_qwen35.sampling import default_max_tokens, options_from, whole_number
+from mlx_qwen35.sampling import Sampler, default_max_tokens, options_from, whole_number
 from mlx_qwen35.tokenizer import Tokenizer
 from mlx_qwen35.versions import check_versions
-from mlx_qwen35.vision import make_vision_add_on
+from mlx_qwen35.vision import IMAGE_CACHE_BYTES, VisionAddOn, make_vision_add_on
 
 Messages = Sequence[Mapping[str, Any]]
 ProgressCallback = Callable[[int, int], bool | None]
@@ -56,6 +56,7 @@ class ModelKit:
         model: Any,
         tokenizer: Tokenizer,
         thread: MlxThread,
+        vision: VisionAddOn,
         prompt_cache: PromptCache,
         max_pixels: int | None,
     ) -> None:
@@ -63,7 +64,7 @@ class ModelKit:
         self.config = checkpoint.config
         self.model = model
         self.tokenizer = tokenizer
-        self.vision = make_vision_add_on(checkpoint.config, model.vision_tower, checkpoint.directory)
+        self.vision = vision
         self.prompt_cache = prompt_cache
         self._thread = thread
         self._max_pixels = max_pixels
@@ -78,6 +79,7 @@ class ModelKit:
         max_pixels: int | None = None,
         prompt_cache_bytes: int | None = None,
         prompt_cache_dir: str | Path | None = None,
+        image_cache_bytes: int = IMAGE_CACHE_BYTES,
     ) -> Self:
         """Load a checkpoint directory or a hub repository.
 
@@ -90,6 +92,8 @@ class ModelKit:
                 read again; None for an eighth of the machine's, 0 for none.
             prompt_cache_dir: Conversations that memory has no room for are kept here, at most ten times as
                 many bytes, until the kit is closed; None forgets them.
+            image_cache_bytes: At most this much memory for the embeddings of images that were encoded, and
+                as much again for their pixels.
         Raises:
             CheckpointError: It is not there, is damaged, or does not fit its config.json.
             VersionError: mlx-lm or mlx-vlm is outside the tested range.
@@ -100,6 +104,7 @@ class ModelKit:
         if prompt_cache_bytes is None:
             prompt_cache_bytes = default_budget()
         budget = whole_number("prompt_cache_bytes", prompt_cache_bytes, 0)
+        image_cache = whole_number("image_cache_bytes", image_cache_bytes, 0)
         overflow = None if prompt_cache_dir is None else expand(prompt_cache_dir, OptionError, "prompt_cache_dir")
         checkpoint = Checkpoint.open(find_checkpoint(path_or_hub_id, revision=revision))
         try:
@@ -120,7 +125,8 @@ class ModelKit:
                 directory=overflow,
                 fingerprint=lru_cache(1)(lambda: checkpoint.fingerprint(adapter_path)),
             )
-            return cls(checkpoint, model, tokenizer, thread, prompt_cache, max_pixels)
+            vision = make_vision_add_on(checkpoint.config, model.vision_tower, checkpoint.directory, image_cache)
+            return cls(checkpoint, model, tokenizer, thread, vision, prompt_cache, max_pixels)
         except BaseException:
             thread.close()
             raise
@@ -228,6 +234,7 @@ class ModelKit:
         top_logprobs: int = 0,
         prefill_step_size: int = PREFILL_STEP_SIZE,
         cache_prompt: bool = True,
+        sampler: Sampler | None = None,
         on_progress: ProgressCallback | None = None,
         **sampling: Any,
     ) -> Iterator[GenerationChunk]:
@@ -243,6 +250,8 @@ class ModelKit:
             prefill_step_size: Tokens of the prompt that are read at once.
             cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
                 everything, and remembers nothing.
+            sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of
+                temperature, top_p, top_k and min_p; as in mlx-lm.
             on_progress: Called in the caller's thread with the prompt tokens read and their total;
                 returning False cancels.
             sampling: See `SamplingOptions`; what is not given comes from generation_config.json.
@@ -270,6 +279,7 @@ class ModelKit:
             top_logprobs=top_logprobs,
             started=started,
             cache_prompt=bool(cache_prompt),
+            sampler=sampler,
         )
         return self._consume(request, on_progress)
 

@@ -17,7 +17,7 @@ from mlx_qwen35.positions import MediaLayout, expand_placeholders, lay_out
 from mlx_qwen35.prompt import Prompt
 
 # About 30,000 image tokens of the 4B in bfloat16.
-FEATURE_BYTES = 256 * 2**20
+IMAGE_CACHE_BYTES = 256 * 2**20
 
 
 class FeatureCache:
@@ -76,14 +76,14 @@ class VisionAddOn:
         config: The checkpoint's config.
         tower: The vision tower with its weights; None if the checkpoint has none.
         directory: The checkpoint, for its image processor settings.
-        feature_bytes: Room for embeddings of images.
+        cache_bytes: Room for embeddings of images, and as much again for their pixels.
     Raises:
         ConfigError: The checkpoint is of the other family (dense or MoE).
     """
 
     model_types: tuple[str, ...] = DENSE_TYPES
 
-    def __init__(self, config: ModelConfig, tower: Any, directory: Path, *, feature_bytes: int = FEATURE_BYTES) -> None:
+    def __init__(self, config: ModelConfig, tower: Any, directory: Path, cache_bytes: int = IMAGE_CACHE_BYTES) -> None:
         if config.model_type not in self.model_types:
             raise ConfigError(
                 f"{type(self).__name__}: expected model_type {' or '.join(self.model_types)}, found {config.model_type}"
@@ -91,7 +91,7 @@ class VisionAddOn:
         self._config = config
         self._tower = tower
         self._preprocessor: ImagePreprocessor | None = None
-        self.features = FeatureCache(feature_bytes)
+        self.features = FeatureCache(cache_bytes)
         self.unavailable: str | None = None
         if config.vision is None:
             self.unavailable = "its config.json describes no vision tower"
@@ -102,7 +102,7 @@ class VisionAddOn:
             )
         else:
             try:
-                self._preprocessor = ImagePreprocessor(directory, config.vision)
+                self._preprocessor = ImagePreprocessor(directory, config.vision, cache_bytes)
             except CheckpointError as error:
                 self.unavailable = str(error)
 
@@ -195,8 +195,8 @@ class MoeVisionAddOn(VisionAddOn):
 
 
 def make_vision_add_on(
-    config: ModelConfig, tower: Any, directory: Path, *, feature_bytes: int = FEATURE_BYTES
+    config: ModelConfig, tower: Any, directory: Path, cache_bytes: int = IMAGE_CACHE_BYTES
 ) -> VisionAddOn:
     """The add-on of a checkpoint's family."""
     family = MoeVisionAddOn if config.model_type in MOE_TYPES else VisionAddOn
-    return family(config, tower, directory, feature_bytes=feature_bytes)
+    return family(config, tower, directory, cache_bytes)

@@ -1,0 +1,1 @@
+"""What the runtime costs, beside mlx-lm and mlx-vlm doing the same work."""
