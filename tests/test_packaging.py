@@ -38,7 +38,12 @@ def test_a_wheel_owns_one_name_only(wheel: zipfile.ZipFile) -> None:
 
 def test_a_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    for folder, target in (("mlx_qwen35", "mlx_qwen35"), ("patches", "mlx_qwen35/patches"), ("cli", "mlx_qwen35/cli")):
+    for folder, target in (
+        ("mlx_qwen35", "mlx_qwen35"),
+        ("mlx_qwen35/bench", "mlx_qwen35/bench"),
+        ("patches", "mlx_qwen35/patches"),
+        ("cli", "mlx_qwen35/cli"),
+    ):
         modules = list((ROOT / folder).glob("*.py"))
         assert modules
         for module in modules:

@@ -99,8 +99,8 @@ def make_optimizers(modules: list[torch.nn.Module], rate: float) -> list[torch.o
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, a plateau, and a linear way down over the last two fifths."""
-    warm, down = 100, int(0.6 * steps)
+    """Linear warm-up, a plateau, and a linear way down over the last third."""
+    warm, down = 100, int(0.65 * steps)
     return peak * min((step + 1) / warm, 1.0, max(0.02, (steps - step) / max(steps - down, 1)))
 
 
@@ -161,7 +161,7 @@ def main() -> None:
         options.out, seed=SEED, tokens=options.batch_tokens, pad=ids["<|endoftext|>"], first_pool=first_pool
     )
     loader = DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=8)
-    curve = csv.writer((options.out / "loss.csv").open("a" if first else "w", newline=""))
+    curve = csv.writer((options.out / "loss.csv").open("a" if first else "w", buffering=1, newline=""))
     if not first:
         curve.writerow(["step", "loss", "token_accuracy", "mtp_accuracy", "seconds"])
     began, window = time.time(), []
