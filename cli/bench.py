@@ -36,7 +36,7 @@ def run_turns(options: argparse.Namespace) -> None:
     """Print the table of a conversation's turns."""
     from mlx_qwen35.bench import parents, turns
     from mlx_qwen35.bench.conversation import write_conversation
-    from mlx_qwen35.checkpoint import find_checkpoint
+    from mlx_qwen35.checkpoint import Checkpoint, find_checkpoint
     from mlx_qwen35.sampling import whole_number
     from mlx_qwen35.tokenizer import Tokenizer
 
@@ -46,11 +46,12 @@ def run_turns(options: argparse.Namespace) -> None:
     def count(text: str) -> int:
         return len(tokenizer.encode(text))
 
-    steps = write_conversation(count)
+    images = Checkpoint.open(directory).config.vision is not None
+    steps = write_conversation(count, images=images)
     columns = turns.measure(directory, steps, whole_number("--repeats", options.repeats, 1))
     cold = columns["cold"]
     for parent in options.against:
-        plain = write_conversation(count, images=parent == "mlx-vlm")
+        plain = write_conversation(count, images=images and parent == "mlx-vlm")
         columns[parent] = parents.measure(parent, directory, plain, options.repeats)
     if options.json:
         rows = [

@@ -146,6 +146,8 @@ class Chat:
                 self.handle(text)
             except Qwen35Error as error:
                 self.screen.say(str(error), style="red")
+            except KeyboardInterrupt:
+                self.screen.say("(stopped)")
 
     def handle(self, text: str) -> None:
         """One command or one message.
@@ -183,7 +185,7 @@ class Chat:
 
         def read() -> None:
             # Whatever goes wrong here goes wrong again, and is told, when the prompt itself is read.
-            with suppress(Qwen35Error):
+            with suppress(Exception):
                 self.kit.prefill_ahead(messages, on_progress=lambda *_: not self._typed.is_set(), **settings)
 
         self._typed.clear()
@@ -259,9 +261,12 @@ class Chat:
         if not self.conversation.turns:
             return f"saved to {argument}"
         self.stop_reading_ahead()
+        session = Path(f"{argument}.session").expanduser()
         try:
-            known = self.kit.save_session(f"{argument}.session", self._next_prompt())
-        except SessionError as error:
+            known = self.kit.save_session(session, self._next_prompt())
+        except Qwen35Error as error:
+            with suppress(OSError):
+                session.unlink()  # of another conversation
             return f"saved to {argument}; {error}"
         return f"saved to {argument}, and the {known} tokens that were read of it to {argument}.session"
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def size(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"expected a size like 512MB or 4GB, found {text!r}")
     power = " KMGT".index(match[2].upper() or " ")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+    return int(Decimal(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def add_generation_flags(parser: argparse.ArgumentParser) -> None:

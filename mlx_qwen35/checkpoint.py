@@ -85,15 +85,16 @@ class Checkpoint:
     def fingerprint(self, adapter_path: str | Path | None = None) -> str:
         """A digest that tells this model from others: its config, and samples of all of its weights and its adapter.
 
-        Large files are not read whole: beyond 64 MiB, the first 64 KiB of every 1024th part count.
+        Large files are not read whole: beyond 8 MiB, the first 64 KiB of every 128th part count.
         """
         digest = hashlib.blake2b(json.dumps(self.config.raw, sort_keys=True).encode(), digest_size=16)
-        adapters = [] if adapter_path is None else [Path(adapter_path).expanduser() / "adapters.safetensors"]
+        adapter = None if adapter_path is None else Path(adapter_path).expanduser()
+        adapters = [] if adapter is None else [adapter / "adapter_config.json", adapter / "adapters.safetensors"]
         for path in [*self.weight_files(), *adapters]:
             size = path.stat().st_size
             digest.update(str(size).encode())
             with path.open("rb") as file:
-                for offset in range(0, size, max(2**16, size // 1024)):
+                for offset in range(0, size, max(2**16, size // 128)):
                     file.seek(offset)
                     digest.update(file.read(2**16))
         return digest.hexdigest()

@@ -19,6 +19,7 @@ from mlx_lm.generate import generate_step
 from numpy.typing import NDArray
 
 from mlx_qwen35.answer import AnswerText
+from mlx_qwen35.cache import PromptMedia, attach_media
 from mlx_qwen35.prompt import Prompt
 from mlx_qwen35.prompt_cache import PromptCache, Reading
 from mlx_qwen35.sampling import Sampler, SamplingOptions
@@ -215,13 +216,16 @@ def remembered(prompt_cache: PromptCache, reading: Reading, steps: Iterator[T]) 
 def read(model: nn.Module, vision: VisionAddOn, reading: Reading, step_size: int, stop: int) -> Iterator[int]:
     """Encode the images that are new, and read a prompt up to token `stop`; yields the number of tokens read so far."""
     prompt = reading.prompt
-    spans = () if prompt.layout is None else prompt.layout.spans
-    for span, image in zip(spans, prompt.images, strict=True):
-        if span.stop > reading.start:
+    if prompt.layout is not None:
+        features: list[mx.array | None] = []
+        for span, image in zip(prompt.layout.spans, prompt.images, strict=True):
+            if span.stop <= reading.start:
+                features.append(None)
+                continue
             reading.images_encoded += not vision.has_seen(image)
-            vision.encode(image)
+            features.append(vision.encode(image))
             yield reading.start
-    vision.fill(reading.caches, prompt, reading.start)
+        attach_media(reading.caches, PromptMedia(prompt.layout, features))
     points = prompt.branch_points if reading.snapshots is not None else ()
     for processed in prefill(
         model, prompt.input_ids, reading.caches, chunk_edges(reading.start, stop, step_size, points)

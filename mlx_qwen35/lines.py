@@ -69,6 +69,11 @@ class LineData:
     snapshots: list[Snapshot]
     attention: list[tuple[mx.array, mx.array] | None]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(array.nbytes for array in self.arrays())
+
     def arrays(self) -> list[mx.array]:
         """Everything it holds."""
         kept = [array for snapshot in self.snapshots for array in snapshot.arrays()]
@@ -89,8 +94,8 @@ class LineData:
                 cache.cache = list(state)
             else:
                 store = KVCache()
-                # Other handles of the same arrays: assignment to a part of an array replaces what its handle holds.
-                store.keys, store.values, store.offset = pair[0][...], pair[1][...], tokens
+                # Slices are arrays of their own, and no longer than what they are for: the first write copies them.
+                store.keys, store.values, store.offset = pair[0][..., :tokens, :], pair[1][..., :tokens, :], tokens
                 cache = AttentionCache(store=store)
             caches.append(cache)
         return caches
@@ -103,10 +108,10 @@ class Line:
     Args:
         input_ids: Shape (S,), int32.
         images: The images among them.
-        turn: From here on only the last answer follows.
+        turn: From here on the template writes the sequence anew once the next turn has begun.
         places: The tokens of its snapshots.
         data: Its arrays; None while they are on disk only.
-        file: Where they are on disk, if they are.
+        file, file_bytes: Where they are on disk, if they are, and how large.
     """
 
     input_ids: NDArray[np.int32]
@@ -115,9 +120,40 @@ class Line:
     places: list[int]
     data: LineData | None = field(repr=False)
     file: Path | None = None
+    file_bytes: int = 0
 
     def __post_init__(self) -> None:
         self._keys = _keys(self.input_ids, self.images)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def cut(self, data: LineData, tokens: int) -> "Line":
+        """Its beginning as a line of its own.
+
+        Args:
+            data: The line's arrays.
+            tokens: Of one of the snapshots.
+        """
+        pairs = [None if p is None else (p[0][..., :tokens, :], p[1][..., :tokens, :]) for p in data.attention]
+        kept = [snapshot for snapshot in data.snapshots if snapshot.tokens <= tokens]
+        return Line(
+            input_ids=self.input_ids[:tokens],
+            images=tuple(image for image in self.images if image.stop <= tokens),
+            turn=min(self.turn, tokens),
+            places=[snapshot.tokens for snapshot in kept],
+            data=LineData(kept, pairs),
+        )
+
+    def thin(self, newest: int) -> bool:
+        """Let old snapshots go, but not the first, not the one at `turn`, and not the newest; whether any went."""
+        if self.data is None or self.file is not None:
+            return False
+        snapshots = self.data.snapshots
+        kept = [s for s in snapshots[:-newest] if s.tokens in (self.places[0], self.turn)] + snapshots[-newest:]
+        self.data, went = LineData(kept, self.data.attention), len(kept) < len(snapshots)
+        self.places = [snapshot.tokens for snapshot in kept]
+        return went
 
     def shared(self, input_ids: NDArray[np.int32], images: Sequence[ImageRun]) -> int:
         """How many tokens it begins with in common with another sequence, the images' contents included."""

@@ -35,10 +35,16 @@ def read_headers(files: Iterable[Path]) -> Iterator[TensorHeader]:
                 header = header if isinstance(header, dict) else None
             except (struct.error, ValueError):
                 header = None
-        tensors = {name: entry for name, entry in (header or {}).items() if name != "__metadata__"}
+        entries = {name: entry for name, entry in (header or {}).items() if name != "__metadata__"}
+        tensors: list[TensorHeader] = []
+        data = 0
         try:
-            data = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        except (KeyError, TypeError, IndexError):
+            for name, entry in entries.items():
+                begin, end = (int(offset) for offset in entry["data_offsets"])
+                shape = tuple(int(size) for size in entry["shape"])
+                tensors.append(TensorHeader(name, str(entry["dtype"]), shape, end - begin))
+                data = max(data, end)
+        except (KeyError, TypeError, ValueError):
             header = None
         if header is None:
             raise CheckpointError(f"{path}: expected a safetensors file, found something else")
@@ -46,9 +52,7 @@ def read_headers(files: Iterable[Path]) -> Iterator[TensorHeader]:
             raise CheckpointError(
                 f"{path}: expected {8 + length + data} bytes, found {path.stat().st_size}; it is cut short"
             )
-        for name, entry in tensors.items():
-            begin, end = entry["data_offsets"]
-            yield TensorHeader(name, entry["dtype"], tuple(entry["shape"]), end - begin)
+        yield from tensors
 
 
 def attention_bytes_per_token(config: TextConfig, dtype_size: int = 2) -> int:

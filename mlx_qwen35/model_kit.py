@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
@@ -123,7 +122,7 @@ class ModelKit:
                 model.make_cache,
                 budget,
                 directory=overflow,
-                fingerprint=lru_cache(1)(lambda: checkpoint.fingerprint(adapter_path)),
+                fingerprint=checkpoint.fingerprint(adapter_path),
             )
             vision = make_vision_add_on(checkpoint.config, model.vision_tower, checkpoint.directory, image_cache)
             return cls(checkpoint, model, tokenizer, thread, vision, prompt_cache, max_pixels)
@@ -304,12 +303,14 @@ class ModelKit:
             tools, enable_thinking, chat_template_kwargs: As the next prompt will have them.
             prefill_step_size, on_progress: See `stream`.
         Returns:
-            Tokens that the next prompt will not have to read.
+            Tokens that the next prompt will not have to read; 0 after a call of a tool, whose result is no question.
         Raises:
             PromptError, MediaError, OptionError: As in `process_prompt`.
             GenerationCancelled: `on_progress` returned False; what was read until then is kept.
         """
         step_size = whole_number("prefill_step_size", prefill_step_size, 1)
+        if messages and isinstance(messages[-1], Mapping) and messages[-1].get("tool_calls"):
+            return 0
         settings: dict[str, Any] = {
             "tools": tools, "enable_thinking": enable_thinking, "chat_template_kwargs": chat_template_kwargs
         }  # fmt: skip

@@ -133,7 +133,7 @@ def fill_sources(sources: Sequence[Any], places: Sequence[str], images: Sequence
 
 
 def find_branch_points(
-    input_ids: Sequence[int], layout: MediaLayout | None, tokenizer: Tokenizer
+    input_ids: list[int], layout: MediaLayout | None, tokenizer: Tokenizer
 ) -> tuple[tuple[int, ...], int]:
     """Where later prompts part from this one, and from where on the last turn will be written anew.
 
@@ -146,11 +146,16 @@ def find_branch_points(
     Returns:
         Numbers of tokens between 1 and S - 1, ascending, none inside an image; and `Prompt.turn`.
     """
-    start, think = tokenizer.control_id("<|im_start|>"), tokenizer.control_id("<think>")
-    user = tokenizer.encode("user")[0]
-    last = len(input_ids) - 1
+    start, think, result = (tokenizer.control_id(name) for name in ("<|im_start|>", "<think>", "<tool_response>"))
+    opening = tokenizer.encode("<|im_start|>user\n")
+    size, last = len(opening), len(input_ids) - 1
     messages = [index for index, token in enumerate(input_ids) if token == start]
-    questions = [index for index in messages if index < last and input_ids[index + 1] == user]
+    # Results of tools stand in a user's message too, and are a part of the turn that they are for.
+    questions = [
+        index
+        for index in messages
+        if input_ids[index : index + size] == opening and input_ids[index + size : index + size + 1] != [result]
+    ]
     asked = questions[-1] if questions else 0
     reasoning = [index for index in range(asked, len(input_ids)) if input_ids[index] == think]
     points = {*messages[1:2], *questions[-2:], *reasoning, last}

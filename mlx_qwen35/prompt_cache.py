@@ -8,6 +8,7 @@ place up to which it is the same, images included, on whichever line that is.
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ from mlx_qwen35.lines import ImageRun, Line, LineData, Snapshot, images_of, toke
 from mlx_qwen35.prompt import Prompt
 from mlx_qwen35.session import read_line, write_line
 
-# Of a line, the first snapshot and these many of the newest survive when room is short: a
-# conversation goes on near its end.
+# These many snapshots of a line survive when room is short: a conversation goes on near its end.
 _NEWEST = 6
 # The disk takes this many times what memory does.
 _DISK_FACTOR = 10
@@ -64,25 +64,21 @@ class PromptCache:
     Args:
         make_cache: Makes fresh caches, one per layer.
         budget: At most this many bytes of memory; 0 keeps nothing.
-        directory: Where lines go that memory has no room for; None forgets them.
         fingerprint: Of the model, for what goes to disk.
+        directory: Where lines go that memory has no room for; None forgets them.
     Raises:
         SessionError: The directory cannot be written.
     """
 
     def __init__(
-        self,
-        make_cache: Callable[[], list[Any]],
-        budget: int,
-        *,
-        directory: Path | None = None,
-        fingerprint: Callable[[], str],
+        self, make_cache: Callable[[], list[Any]], budget: int, *, fingerprint: str, directory: Path | None = None
     ) -> None:
         self.budget = budget
         self._make_cache = make_cache
         self._fingerprint = fingerprint
         self._lines: list[Line] = []  # least recently used first
         self._written = 0
+        self._closed = False
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         if directory is not None:
             try:
@@ -92,14 +88,14 @@ class PromptCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory held; arrays that lines share count once."""
-        held = [array for line in self._lines if line.data is not None for array in line.data.arrays()]
+        """Bytes of memory held; snapshots that lines share count once."""
+        held = [array for line in list(self._lines) if line.data is not None for array in line.data.arrays()]
         return sum({id(array): array.nbytes for array in held}.values())
 
     @property
     def disk_bytes(self) -> int:
         """Bytes of disk held."""
-        return sum(line.file.stat().st_size for line in self._lines if line.file is not None)
+        return sum(line.file_bytes for line in list(self._lines))
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -119,63 +115,78 @@ class PromptCache:
         """Remember what was read, in place of the lines that it continues."""
         tokens, prompt, snapshots = tokens_in(reading.caches), reading.prompt, reading.snapshots
         input_ids = np.concatenate([prompt.input_ids, np.array(reading.written, dtype=np.int32)])
-        if snapshots is None or not 0 < tokens <= len(input_ids):
+        if snapshots is None or self._closed or not reading.start < tokens <= len(input_ids):
             return
         inside = prompt.layout is not None and prompt.layout.inside(tokens) is not None
         if not inside and (not snapshots or snapshots[-1].tokens < tokens):
             reading.take_snapshot()
-        if not snapshots:
+        if not snapshots or snapshots[-1].tokens <= reading.start:
             return
-        end = snapshots[-1].tokens
         attention = [
             (cache.keys[...], cache.values[...]) if isinstance(cache, AttentionCache) else None
             for cache in reading.caches
         ]
         data = LineData(list(snapshots), attention)
         mx.eval(data.arrays())
+        end = snapshots[-1].tokens
         images = tuple(image for image in images_of(prompt) if image.stop <= end)
-        places = [snapshot.tokens for snapshot in data.snapshots]
+        places = [snapshot.tokens for snapshot in snapshots]
         self.insert(Line(input_ids[:end], images, min(prompt.turn, end), places, data))
 
     def insert(self, line: Line) -> None:
-        """Add a line as the newest; those of which it lacks no more than an answer go."""
+        """Add a line as the newest, unless it is larger than the budget, or a part of another one.
+
+        Lines that it continues go; so do those whose last turn it shows as the template writes it anew.
+        """
+        assert line.data is not None
+        if line.data.nbytes > self.budget:
+            line.thin(_NEWEST)
+        if line.data.nbytes > self.budget:
+            return
         for other in list(self._lines):
-            if line.shared(other.input_ids, other.images) >= other.turn:
+            shared = line.shared(other.input_ids, other.images)
+            if shared == len(line) < len(other):
+                self._touch(other)
+                return
+            if shared == len(other) or (shared >= other.turn and line.turn > other.turn):
                 self._drop(other)
         self._lines.append(line)
         self._shrink()
 
     def save(self, path: Path, prompt: Prompt | None) -> int:
-        """Write the line that a prompt continues, or the newest; returns its tokens.
+        """Write what was read of a prompt's conversation, or of the newest; returns the number of tokens.
+
+        Of a line that the prompt only begins like, just that beginning is written.
 
         Raises:
             SessionError: Nothing fits, or the file cannot be written.
         """
-        if prompt is None:
-            line = self._lines[-1] if self._lines else None
-        else:
-            found = self._find(prompt.input_ids, images_of(prompt))
-            line = found[0] if found else None
-        if line is None or (line.data is None and self._recall(line) is None):
+        line, place = (self._lines[-1], -1) if self._lines else (None, 0)
+        if prompt is not None:
+            line, place = self._find(prompt.input_ids, images_of(prompt)) or (None, 0)
+        data = None if line is None else line.data or self._recall(line)
+        if line is None or data is None:
             raise SessionError("session: expected a conversation that was read, found none in the prompt cache")
-        write_line(path, line, self._fingerprint())
-        return len(line.input_ids)
+        if prompt is None or line.shared(prompt.input_ids, images_of(prompt)) >= line.turn:
+            place = len(line)
+        write_line(path, line.cut(data, place), self._fingerprint)
+        return place
 
     def load(self, path: Path) -> int:
         """Add what `save` wrote; returns its tokens.
 
         Raises:
-            SessionError: See `read_line`; or the line is larger than the budget.
+            SessionError: See `read_line`; or the session is larger than the budget.
         """
-        line = read_line(path, self._fingerprint())
-        assert line.data is not None
-        needed = sum(array.nbytes for array in line.data.arrays())
-        if needed > self.budget:
-            raise SessionError(
-                f"{path}: expected a session of at most {self.budget} bytes (the prompt cache's budget), found {needed}"
-            )
+        with suppress(OSError):
+            size = path.stat().st_size
+            if size > self.budget:
+                raise SessionError(
+                    f"{path}: expected at most {self.budget} bytes (the prompt cache's budget), found {size}"
+                )
+        line = read_line(path, self._fingerprint, self._make_cache())
         self.insert(line)
-        return len(line.input_ids)
+        return len(line)
 
     def clear(self) -> None:
         """Forget everything, on disk too."""
@@ -183,7 +194,8 @@ class PromptCache:
             self._drop(line)
 
     def close(self) -> None:
-        """Forget everything and leave the directory."""
+        """Forget everything, keep nothing any more, and leave the directory."""
+        self._closed = True
         self.clear()
         if self._directory is not None:
             self._directory.cleanup()
@@ -199,57 +211,62 @@ class PromptCache:
         return best
 
     def _recall(self, line: Line) -> LineData | None:
-        """A line's arrays, from disk if need be, as the most recently used; a damaged file costs the line."""
-        self._lines.remove(line)
+        """A line's arrays, from disk if need be, as the most recently used; a file that is gone costs the line."""
+        self._touch(line)
         if line.data is None:
             assert line.file is not None
             try:
-                line.data = read_line(line.file, self._fingerprint()).data
+                line.data = read_line(line.file, self._fingerprint, self._make_cache()).data
             except SessionError:
-                line.file.unlink(missing_ok=True)
+                self._drop(line)
                 return None
-        self._lines.append(line)
         data = line.data
         self._shrink()
         return data
 
+    def _touch(self, line: Line) -> None:
+        self._lines.remove(line)
+        self._lines.append(line)
+
     def _drop(self, line: Line) -> None:
         self._lines.remove(line)
+        self._unlink(line)
+
+    def _unlink(self, line: Line) -> None:
         if line.file is not None:
-            line.file.unlink(missing_ok=True)
+            with suppress(OSError):
+                line.file.unlink()
+            line.file, line.file_bytes = None, 0
 
     def _shrink(self) -> None:
         """Come back under the budget: old snapshots go first, then lines, least recently used first."""
+        held = self.nbytes
         for line in self._lines:
-            if self.nbytes <= self.budget:
-                return
-            if line.data is not None and line.file is None and len(line.places) > _NEWEST + 1:
-                kept = [line.data.snapshots[0], *line.data.snapshots[-_NEWEST:]]
-                line.data = LineData(kept, line.data.attention)
-                line.places = [snapshot.tokens for snapshot in kept]
+            if held > self.budget and line.thin(_NEWEST):
+                held = self.nbytes
         for line in list(self._lines):
-            if self.nbytes <= self.budget:
-                return
-            if line.data is not None:
+            if held > self.budget and line.data is not None:
                 self._evict(line)
+                held = self.nbytes
+                mx.clear_cache()
 
     def _evict(self, line: Line) -> None:
         """To disk if there is a place for it, else out."""
         if self._directory is not None and line.file is None:
             self._written += 1
             file = Path(self._directory.name) / f"{self._written}.safetensors"
-            try:
-                write_line(file, line, self._fingerprint())
-                line.file = file
-            except SessionError:
-                pass  # a full disk is no reason to fail the request that needs the room
+            # A full disk is no reason to fail the request that needs the room.
+            with suppress(SessionError, OSError):
+                write_line(file, line, self._fingerprint)
+                line.file, line.file_bytes = file, file.stat().st_size
         if line.file is None:
             self._drop(line)
             return
         line.data = None
-        mx.clear_cache()
-        for old in list(self._lines):
+        for other in sorted(self._lines, key=lambda other: other.data is None):
             if self.disk_bytes <= _DISK_FACTOR * self.budget:
                 return
-            if old.data is None:
-                self._drop(old)
+            # What is in memory too can be written again.
+            self._unlink(other)
+            if other.data is None:
+                self._lines.remove(other)

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_qwen35.cache import AttentionCache
 from mlx_qwen35.errors import CheckpointError, SessionError
 from mlx_qwen35.lines import ImageRun, Line, LineData, Snapshot
 from mlx_qwen35.memory import read_headers
@@ -45,24 +47,27 @@ def write_line(path: Path, line: Line, fingerprint: str) -> None:
         }
     )
     metadata = {"format": FORMAT, "model": fingerprint, "line": about, "digest": _digest(arrays, about)}
-    part = path.with_name(f"{path.name}.{os.getpid()}.safetensors")  # mx would append the suffix
+    part = path.with_name(f"{path.name[:100]}.{uuid.uuid4().hex}.safetensors")  # mx would append the suffix
     try:
         mx.save_safetensors(str(part), arrays, metadata)
         part.replace(path)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise SessionError(f"{path}: cannot be written ({error})") from error
 
 
-def read_line(path: Path, fingerprint: str) -> Line:
+def read_line(path: Path, fingerprint: str, caches: Sequence[Any]) -> Line:
     """Read what `write_line` wrote, and make sure that nothing of it has changed.
 
+    Args:
+        caches: Fresh ones of the model, one per layer.
     Raises:
         SessionError: There is no such file; or it is of another model or version, cut short, or damaged.
     """
-    if not path.is_file():
-        raise SessionError(f"{path}: expected a saved session, found no such file")
     try:
+        if not path.is_file():
+            raise SessionError(f"{path}: expected a saved session, found no such file")
         for _ in read_headers([path]):
             pass
         loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
@@ -76,32 +81,42 @@ def read_line(path: Path, fingerprint: str) -> Line:
     about = metadata.get("line", "")
     if metadata.get("digest") != _digest(arrays, about):
         raise SessionError(f"{path}: the session is damaged: its content does not match its checksum")
-    line = json.loads(about)
-    layers = range(line["layers"])
-    attention = [
-        (arrays[f"attention.{layer}.keys"], arrays[f"attention.{layer}.values"])
-        if f"attention.{layer}.keys" in arrays
-        else None
-        for layer in layers
-    ]
-    snapshots = [
-        Snapshot(tokens, tuple(_state(arrays, f"snapshot.{tokens}.{layer}") for layer in layers))
-        for tokens in line["places"]
-    ]
-    return Line(
-        input_ids=np.array(arrays["input_ids"]),
-        images=tuple(ImageRun(start, stop, content_hash) for start, stop, content_hash in line["images"]),
-        turn=line["turn"],
-        places=line["places"],
-        data=LineData(snapshots, attention),
-    )
+    try:
+        line = _line(arrays, json.loads(about), caches)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise SessionError(f"{path}: the session is damaged: {type(error).__name__}: {error}") from error
+    return line
 
 
-def _state(arrays: Mapping[str, mx.array], name: str) -> tuple[mx.array, ...] | None:
-    found: list[mx.array] = []
-    while (array := arrays.get(f"{name}.{len(found)}")) is not None:
-        found.append(array)
-    return tuple(found) or None
+def _line(arrays: Mapping[str, mx.array], about: Any, caches: Sequence[Any]) -> Line:
+    """Put a line together; ValueError and the like if the parts do not fit each other or the model."""
+    input_ids, turn, places = np.array(arrays["input_ids"]), int(about["turn"]), [int(p) for p in about["places"]]
+    length = len(input_ids)
+    images = tuple(ImageRun(int(start), int(stop), str(name)) for start, stop, name in about["images"])
+    edges = [0, *(edge for image in images for edge in (image.start, image.stop)), length]
+    if input_ids.ndim != 1 or about["layers"] != len(caches) or edges != sorted(edges) or not 0 <= turn <= length:
+        raise ValueError("its parts do not fit each other")
+    if not places or places != sorted(set(places)) or not (places[0] > 0 and places[-1] == length):
+        raise ValueError(f"its snapshots are at {places} of {length} tokens")
+    for image in images:
+        int(image.content_hash, 16)
+    attention: list[tuple[mx.array, mx.array] | None] = []
+    for layer, cache in enumerate(caches):
+        pair = None
+        if isinstance(cache, AttentionCache):
+            pair = arrays[f"attention.{layer}.keys"], arrays[f"attention.{layer}.values"]
+            if any(array.ndim != 4 or array.shape[2] != length for array in pair):
+                raise ValueError(f"layer {layer} does not hold {length} tokens")
+        attention.append(pair)
+    snapshots = []
+    for tokens in places:
+        states: list[tuple[mx.array, ...] | None] = []
+        for layer, cache in enumerate(caches):
+            held = 0 if isinstance(cache, AttentionCache) else len(cache.cache)
+            names = [f"snapshot.{tokens}.{layer}.{number}" for number in range(held)]
+            states.append(tuple(arrays[name] for name in names) or None)
+        snapshots.append(Snapshot(tokens, tuple(states)))
+    return Line(input_ids, images, turn, places, LineData(snapshots, attention))
 
 
 def _digest(arrays: Mapping[str, mx.array], about: str) -> str:

@@ -24,13 +24,12 @@ class FeatureCache:
     """Embeddings of images by their content, least recently used first to go; any thread.
 
     Args:
-        budget: At most this many bytes, except for what the prompt at hand still needs.
+        budget: At most this many bytes, except that the newest image stays until `release`.
     """
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._features: OrderedDict[str, mx.array] = OrderedDict()
-        self._needed: set[str] = set()
         self._lock = threading.Lock()
 
     def get(self, content_hash: str) -> mx.array | None:
@@ -38,31 +37,31 @@ class FeatureCache:
         with self._lock:
             if content_hash in self._features:
                 self._features.move_to_end(content_hash)
-                self._needed.add(content_hash)
             return self._features.get(content_hash)
 
     def put(self, content_hash: str, features: mx.array) -> None:
-        """Keep an image's embeddings, at least until `release`."""
+        """Keep an image's embeddings."""
         with self._lock:
             self._features[content_hash] = features
-            self._needed.add(content_hash)
-            self._evict()
+            self._evict(keep=1)
 
     def release(self) -> None:
-        """No prompt needs anything any more: what is over the budget goes."""
+        """What is over the budget goes, the newest image too."""
         with self._lock:
-            self._needed.clear()
-            self._evict()
+            self._evict(keep=0)
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
+        with self._lock:
+            return self._held()
+
+    def _held(self) -> int:
         return sum(features.nbytes for features in self._features.values())
 
-    def _evict(self) -> None:
-        spare = [content_hash for content_hash in self._features if content_hash not in self._needed]
-        while spare and self.nbytes > self._budget:
-            del self._features[spare.pop(0)]
+    def _evict(self, keep: int) -> None:
+        while len(self._features) > keep and self._held() > self._budget:
+            self._features.popitem(last=False)
 
 
 class VisionAddOn:
@@ -165,25 +164,20 @@ class VisionAddOn:
             self.features.put(image.content_hash, features)
         return features
 
-    def fill(self, caches: list[Any], prompt: Prompt, start: int = 0) -> list[Any]:
-        """Give caches the images of a prompt; only on the thread that owns MLX.
+    def fill(self, caches: list[Any], prompt: Prompt) -> list[Any]:
+        """Give fresh caches the images of a prompt; only on the thread that owns MLX.
 
-        Args:
-            start: Tokens that the caches have read already; what their images looked like is not needed again.
         Raises:
             CacheError: None of them can carry media.
         """
         if prompt.layout is not None:
-            spans = zip(prompt.layout.spans, prompt.images, strict=True)
-            features = [None if span.stop <= start else self.encode(image) for span, image in spans]
-            attach_media(caches, PromptMedia(prompt.layout, features))
+            attach_media(caches, PromptMedia(prompt.layout, [self.encode(image) for image in prompt.images]))
         return caches
 
     def clear_prediction_state(self) -> None:
-        """Let go of what was prepared for the last prompt, whether or not it was run.
+        """Let go of what was prepared for the last prompt beyond the budget, whether or not it was run.
 
-        Its embeddings stay only as far as the budget allows. Nothing that outlives a request
-        knows a position.
+        Nothing that outlives a request knows a position, and a running one holds what it needs itself.
         """
         self.features.release()
 

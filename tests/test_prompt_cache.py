@@ -194,6 +194,85 @@ def test_an_error_leaves_nothing_behind(fresh: Callable[..., ModelKit], monkeypa
     assert ask(kit, [user("hello")]).stats.cached_tokens == 0
 
 
+def test_a_short_branch_does_not_carry_the_long_line_it_began_from(fresh: Callable[..., ModelKit]) -> None:
+    kit, alone = fresh(), fresh()
+    ask(kit, [SYSTEM, user("the quick brown fox " * 100)])
+    before = kit.prompt_cache.nbytes
+    ask(kit, [SYSTEM, user("hi")])
+    ask(alone, [SYSTEM, user("hi")])
+    assert kit.prompt_cache.nbytes - before <= alone.prompt_cache.nbytes
+
+
+def test_a_request_cancelled_before_reading_changes_nothing(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    first = [SYSTEM, user("hello there")]
+    ask(kit, first)
+    before = kit.prompt_cache.nbytes
+    with pytest.raises(GenerationCancelled):
+        ask(kit, [SYSTEM, user("something else")], on_progress=lambda *_: False)
+    assert (len(kit.prompt_cache), kit.prompt_cache.nbytes) == (1, before)
+
+
+def test_other_answers_do_not_cost_the_one_that_is_continued(fresh: Callable[..., ModelKit]) -> None:
+    """Two samples of one prompt, a cancelled third, and reading ahead after a call."""
+    kit = fresh()
+    prompt = kit.process_prompt([SYSTEM, user("weather?")])
+    first = ask(kit, prompt, temperature=9.0, seed=1)
+    ask(kit, prompt, temperature=9.0, seed=2)
+    stream = kit.stream(prompt, temperature=9.0, seed=3)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    assert kit.prefill_ahead([SYSTEM, user("weather?"), assistant("", tool_calls=[call])]) == 0
+    following = [*prompt.input_ids.tolist(), *first.tokens, 5, 6]
+    assert left_to_read(ask(kit, following)) == 2
+
+
+def test_a_turn_with_tools_is_known_from_its_question_on(fresh: Callable[..., ModelKit]) -> None:
+    """Read cold, as by an agent that comes back; and afterwards no line of the finished turn stays behind."""
+    kit = fresh()
+    call = {"type": "function", "function": {"name": "look", "arguments": {"name": "fox"}}}
+    turn = [SYSTEM, user("where is the quick brown fox? " * 10)]
+    for number in range(2):
+        turn += [assistant("", f"think {number}", tool_calls=[call]), {"role": "tool", "content": f"there {number}"}]
+    prompt = kit.process_prompt(turn)
+    think = prompt.input_ids.tolist().index(IDS["<think>"])
+    assert prompt.turn == think
+    ask(kit, prompt)
+    result = ask(kit, [*turn, assistant("found"), user("thanks")])
+    assert result.stats.cached_tokens == think
+    assert len(kit.prompt_cache) == 1
+
+
+def test_closing_with_an_open_stream_keeps_nothing(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    stream = kit.stream([user("hello")], temperature=9.0, seed=1)
+    next(stream)
+    kit.close()
+    assert kit.prompt_cache.nbytes == len(kit.prompt_cache) == 0
+
+
+def test_images_are_encoded_once_and_do_not_pile_up(fresh: Callable[..., ModelKit]) -> None:
+    """Whatever else is prepared in between, and without room for embeddings."""
+    kit = fresh(image_cache_bytes=0)
+    prompts = [kit.process_prompt([user("what?", image, other)]) for image, other in ((RED, GREEN), (GREEN, BLUE))]
+    calls = []
+    tower = kit.vision._tower
+
+    def count(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return tower(*arguments)
+
+    count.patch_embed = tower.patch_embed  # type: ignore[attr-defined]
+    kit.vision._tower = count
+    for prompt in prompts:
+        result = ask(kit, prompt, on_progress=lambda *_: kit.process_prompt([user("hi")]) and None)
+        assert result.stats.images_encoded == 2
+    assert len(calls) == 4
+    kit.process_prompt([user("hi")])
+    assert kit.vision.features.nbytes == 0
+
+
 def test_it_can_be_turned_off(fresh: Callable[..., ModelKit]) -> None:
     kit = fresh()
     messages = [user("hello")]
@@ -298,7 +377,7 @@ def test_a_warm_start_equals_a_cold_one(
     """Bit for bit in the same chunks, caches and logits; to 1e-4 of the logit scale in one piece. fp32."""
     bench = benches(dense_and_moe)
     pictures = [RED, BLUE][:images]
-    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint=str)
+    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
     one = bench.prompt(first, pictures[: first.count(IDS["<|image_pad|>"])])
     shared = len(one.input_ids) - 3
     points = (shared, len(one.input_ids) - 1)
@@ -323,7 +402,7 @@ def test_a_warm_start_equals_a_cold_one(
 
 def test_a_branch_never_changes_what_it_began_from(benches: Callable[[Shape], Bench]) -> None:
     bench = benches(DENSE)
-    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint=str)
+    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
     trunk = branching(bench, TEXT[:20], None, (10, 19))
     read_all(bench, cache, trunk, step=64)
     line = cache._lines[0]
@@ -337,7 +416,7 @@ def test_a_branch_never_changes_what_it_began_from(benches: Callable[[Shape], Be
 
 def test_the_longest_of_several_lines_is_taken(benches: Callable[[Shape], Bench]) -> None:
     bench = benches(DENSE)
-    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint=str)
+    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
     read_all(bench, cache, branching(bench, [*TEXT[:8], 1, 1, 1], None, (8, 10)), step=64)
     read_all(bench, cache, branching(bench, [*TEXT[:14], 2, 2, 2], None, (14,)), step=64)
     read_all(bench, cache, branching(bench, [*TEXT[:4], 3, 3, 3], None, (4,)), step=64)
@@ -348,7 +427,7 @@ def test_the_longest_of_several_lines_is_taken(benches: Callable[[Shape], Bench]
 def test_a_start_is_never_inside_an_image(benches: Callable[[Shape], Bench]) -> None:
     """A prompt that is cancelled in the middle of an image is kept up to the last place before it."""
     bench = benches(DENSE)
-    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint=str)
+    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
     prompt = dataclasses.replace(bench.prompt(TEXT[:6] + IMAGE + TEXT[:6], [RED]), branch_points=(4,), turn=4)
     reading = cache.begin(prompt)
     for processed in read(bench.model, bench.vision, reading, 5, 14):
@@ -380,14 +459,35 @@ def test_the_budget_bounds_memory_and_the_least_recently_used_goes(fresh: Callab
 
 def test_old_snapshots_go_before_conversations(benches: Callable[[Shape], Bench]) -> None:
     bench = benches(DENSE)
-    prompt = branching(bench, TEXT, None, tuple(range(3, 39, 3)))
-    everything = PromptCache(bench.model.make_cache, 2**30, fingerprint=str)
+    prompt = dataclasses.replace(branching(bench, TEXT, None, tuple(range(3, 39, 3))), turn=15)
+    everything = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
     read_all(bench, everything, prompt, step=64)
-    cache = PromptCache(bench.model.make_cache, everything.nbytes - 1, fingerprint=str)
+    cache = PromptCache(bench.model.make_cache, everything.nbytes - 1, fingerprint="m")
     read_all(bench, cache, prompt, step=64)
     (line,) = cache._lines
-    assert line.places == [3, 24, 27, 30, 33, 36, 39]
+    assert line.places == [3, 15, 24, 27, 30, 33, 36, 39]
     assert cache.begin(branching(bench, [*TEXT[:30], 1, 1], None, ())).start == 30
+
+
+def test_a_conversation_larger_than_the_budget_costs_no_other(fresh: Callable[..., ModelKit]) -> None:
+    probe = fresh()
+    ask(probe, [user("hello")])
+    kit = fresh(prompt_cache_bytes=2 * probe.prompt_cache.nbytes)
+    ask(kit, [user("hello")])
+    ask(kit, [user("the quick brown fox " * 200)])
+    assert left_to_read(ask(kit, [user("hello")])) == 1
+
+
+def test_a_file_that_is_gone_costs_nothing_but_reading(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:
+    probe = fresh()
+    ask(probe, [user("the quick fox")])
+    kit = fresh(prompt_cache_bytes=int(1.5 * probe.prompt_cache.nbytes), prompt_cache_dir=tmp_path)
+    for text in ("the quick fox", "a red square"):
+        ask(kit, [user(text)])
+    for file in tmp_path.glob("*/*"):
+        file.unlink()
+    for text in ("the quick fox", "a red square", "hello", "the quick fox"):
+        assert ask(kit, [user(text)]).tokens
 
 
 def test_what_memory_has_no_room_for_goes_to_disk(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:
@@ -411,16 +511,16 @@ def test_what_memory_has_no_room_for_goes_to_disk(fresh: Callable[..., ModelKit]
 
 def test_the_disk_is_bounded_too(benches: Callable[[Shape], Bench], tmp_path: Path) -> None:
     bench = benches(DENSE)
-    probe = PromptCache(bench.model.make_cache, 2**30, fingerprint=str)
+    probe = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
     read_all(bench, probe, branching(bench, TEXT[:20], None, ()), step=64)
-    cache = PromptCache(bench.model.make_cache, probe.nbytes // 2, directory=tmp_path, fingerprint=str)
+    cache = PromptCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
     for number in range(40):
         read_all(bench, cache, branching(bench, [number, *TEXT[:19]], None, ()), step=64)
     assert 0 < cache.disk_bytes <= 10 * cache.budget
     assert sum(file.stat().st_size for file in tmp_path.glob("*/*")) == cache.disk_bytes
     cache.close()
     with pytest.raises(SessionError, match="cannot be written"):
-        PromptCache(bench.model.make_cache, 1, directory=tmp_path / "nowhere", fingerprint=str)
+        PromptCache(bench.model.make_cache, 1, directory=tmp_path / "nowhere", fingerprint="m")
 
 
 # Random conversations.
@@ -434,13 +534,19 @@ _OPERATIONS = st.one_of(
     st.tuples(st.just("back"), st.integers(1, 2), st.just([])),
     st.tuples(st.just("cancel"), st.integers(0, 3), st.lists(st.integers(0, 2), max_size=1)),
     st.tuples(st.just("ahead"), st.just(0), st.just([])),
+    st.tuples(st.just("session"), st.just(0), st.just([])),
     st.tuples(st.just("system"), st.integers(0, 1), st.just([])),
 )
 
 
 @pytest.fixture(scope="module")
-def pair(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[tuple[ModelKit, ModelKit]]:
-    warm, cold = ModelKit.load(checkpoint_dir(DENSE)), ModelKit.load(checkpoint_dir(DENSE), prompt_cache_bytes=0)
+def pair(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ModelKit, ModelKit]]:
+    """One with room for about four conversations, and the disk for the others; one without."""
+    disk = tmp_path_factory.mktemp("evicted")
+    warm = ModelKit.load(checkpoint_dir(DENSE), prompt_cache_bytes=1_600_000, prompt_cache_dir=disk)
+    cold = ModelKit.load(checkpoint_dir(DENSE), prompt_cache_bytes=0)
     yield warm, cold
     warm.close()
     cold.close()
@@ -448,7 +554,12 @@ def pair(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[tuple[ModelKit, Mo
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=st.lists(_OPERATIONS, min_size=2, max_size=6), thinking=st.booleans())
-def test_random_conversations(pair: tuple[ModelKit, ModelKit], operations: list[Any], thinking: bool) -> None:
+def test_random_conversations(
+    pair: tuple[ModelKit, ModelKit],
+    tmp_path_factory: pytest.TempPathFactory,
+    operations: list[Any],
+    thinking: bool,
+) -> None:
     """Whatever was read before, the distribution of the first token is that of a cold start, to 1e-4."""
     warm, cold = pair
     system: list[Message] = []
@@ -459,11 +570,21 @@ def test_random_conversations(pair: tuple[ModelKit, ModelKit], operations: list[
             turns = turns[: -2 * number]
         elif kind == "system":
             system = [SYSTEM] if number else []
+        elif kind == "session" and turns:
+            path = tmp_path_factory.getbasetemp() / "random.session"
+            warm.save_session(path, warm.process_prompt([*system, *turns[:-1]]))
+            warm.load_session(path)
         elif kind == "ahead" and turns:
             warm.prefill_ahead([*system, *turns], enable_thinking=thinking)
         elif kind == "cancel":
+            stop = 7 * number
             with pytest.raises(GenerationCancelled):
-                ask(warm, [*system, *turns, question], prefill_step_size=3, on_progress=lambda *_: False)
+                ask(
+                    warm,
+                    [*system, *turns, question],
+                    prefill_step_size=3,
+                    on_progress=lambda done, total, stop=stop: done < min(stop, total - 1),
+                )
         elif kind in ("again", "edit", "ask"):
             if kind != "ask":
                 question = turns[-2] if kind == "again" and turns else question
@@ -479,6 +600,9 @@ def test_random_conversations(pair: tuple[ModelKit, ModelKit], operations: list[
                     score[top.token] = top.logprob
             both = np.isfinite(scores[0]) & (scores[0] != 0) & (scores[1] != 0)
             np.testing.assert_allclose(scores[0][both], scores[1][both], rtol=0, atol=1e-4 * np.abs(scores[1]).max())
+            if kind == "ask" and turns:
+                assert results[0].stats.cached_tokens
+            assert warm.prompt_cache.nbytes <= warm.prompt_cache.budget
             turns = [*turns, question, assistant(results[0].text, results[0].reasoning)]
 
 

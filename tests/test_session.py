@@ -4,16 +4,21 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
+from mlx_lm.models.cache import ArraysCache
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.cache import AttentionCache
+from mlx_qwen35.checkpoint import Checkpoint
 from mlx_qwen35.errors import SessionError
-from mlx_qwen35.lines import Line
-from mlx_qwen35.session import FORMAT, read_line, write_line
+from mlx_qwen35.lines import Line, LineData, Snapshot
+from mlx_qwen35.session import FORMAT, _digest, read_line, write_line
 from tests.checkpoints import DENSE, MOE, WIDE_HEADS, Shape
 
 CONVERSATION: list[dict[str, Any]] = [
@@ -99,6 +104,18 @@ def test_the_conversation_that_is_named_is_saved(fresh: Callable[..., ModelKit],
     assert kit.save_session(tmp_path / "b.session") < len(first.input_ids)
 
 
+def test_of_another_conversation_only_the_beginning_in_common_is_saved(
+    fresh: Callable[..., ModelKit], tmp_path: Path
+) -> None:
+    kit = fresh()
+    kit.generate(CONVERSATION, max_tokens=5)
+    other = kit.process_prompt([CONVERSATION[0], {"role": "user", "content": "a new one"}])
+    shared = kit.save_session(tmp_path / "a.session", other)
+    assert shared == len(kit.tokenizer.encode("<|im_start|>system\nyou are brief<|im_end|>\n"))
+    line = read_line(tmp_path / "a.session", kit.prompt_cache._fingerprint, kit.model.make_cache())
+    assert (len(line), line.places, line.images) == (shared, [shared], ())
+
+
 def test_nothing_to_save(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:
     with pytest.raises(SessionError, match="found none in the prompt cache"):
         fresh().save_session(tmp_path / "chat.session")
@@ -159,6 +176,52 @@ def test_a_damaged_file_is_refused(saved: tuple[ModelKit, Path], fresh: Callable
     refused(kit, path, "does not match its checksum")
 
 
+def test_no_flipped_bit_gets_through(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
+    """Also in the header, where a file says how to read it."""
+    kit, path = fresh(), saved[1]
+    whole = path.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    rng = Random(1)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(8 + length)] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(SessionError):
+            kit.load_session(path)
+    assert len(kit.prompt_cache) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": 0}, {"layers": 3}, {"turn": 10**9}, {"turn": "x"}, {"places": []}, {"places": [5]},
+        {"places": [5, 5]}, {"images": [[3, 10**6, "00"]]}, {"images": [[1, 2, "no"]]}, {"images": [1]},
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_refused(
+    saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit], change: dict[str, Any]
+) -> None:
+    """A file that was made by hand, its checksum included."""
+    _, path = saved
+    loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
+    arrays, metadata = loaded
+    about = json.dumps({**json.loads(metadata["line"]), **change})
+    mx.eval(list(arrays.values()))
+    made = path.with_name("made.safetensors")
+    mx.save_safetensors(str(made), arrays, {**metadata, "line": about, "digest": _digest(arrays, about)})
+    refused(fresh(), made, "the session is damaged")
+
+
+def test_an_adapter_s_settings_count(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(checkpoint_dir(DENSE))
+    (tmp_path / "adapters.safetensors").write_bytes(b"x" * 100)
+    prints = {checkpoint.fingerprint()}
+    for scale in (1, 20):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"scale": scale}))
+        prints.add(checkpoint.fingerprint(tmp_path))
+    assert len(prints) == 3
+
+
 def test_another_version_is_refused(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
     _, path = saved
     path.write_bytes(path.read_bytes().replace(FORMAT.encode(), FORMAT.encode()[:-1] + b"9"))
@@ -178,20 +241,17 @@ def test_other_files_are_refused(
 def test_a_session_larger_than_the_budget_is_refused(
     saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]
 ) -> None:
-    refused(fresh(prompt_cache_bytes=1000), saved[1], "expected a session of at most 1000 bytes")
+    refused(fresh(prompt_cache_bytes=1000), saved[1], "expected at most 1000 bytes")
 
 
 def test_half_precision_survives(tmp_path: Path) -> None:
     """What numpy cannot hold is written and checked all the same."""
-    import numpy as np
-
-    from mlx_qwen35.lines import LineData, Snapshot
-
+    caches = [ArraysCache(size=2), AttentionCache()]
     state = (mx.random.normal((1, 3, 8)).astype(mx.bfloat16), mx.random.normal((1, 2, 4, 4)))
     pair = (mx.random.normal((1, 1, 4, 8)).astype(mx.bfloat16), mx.random.normal((1, 1, 4, 8)).astype(mx.bfloat16))
     line = Line(np.arange(3, dtype=np.int32), (), 2, [3], LineData([Snapshot(3, (state, None))], [None, pair]))
     write_line(tmp_path / "a", line, "x")
-    data = read_line(tmp_path / "a", "x").data
+    data = read_line(tmp_path / "a", "x", caches).data
     assert data is not None
     assert data.attention[1] is not None
     assert mx.array_equal(data.attention[1][0], pair[0][..., :3, :]).item()

@@ -48,7 +48,11 @@ def serving(parent: str, model: str | Path) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def request(address: str, model: str | Path, step: Step, max_tokens: int = 8) -> Cost:
@@ -75,6 +79,8 @@ def request(address: str, model: str | Path, step: Step, max_tokens: int = 8) ->
             chunk = json.loads(text[len("data: ") :])
             first = first or (time.perf_counter() if chunk.get("choices") else 0.0)
             usage = chunk.get("usage") or usage
+    if "prompt_tokens" not in usage:
+        raise OptionError(f"{address}: expected the usage of a request, found none")
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     return Cost(usage["prompt_tokens"], usage["prompt_tokens"] - cached, None, first - began)
 

@@ -78,8 +78,7 @@ def measure(model: str | Path, steps: Sequence[Step], repeats: int) -> dict[str,
                 for step in steps:
                     for name, kit in (("cold", cold), ("warm", warm), ("ahead", ahead)):
                         costs[name].append(run(kit, step))
-                    if "tool_calls" not in step.reply:
-                        ahead.prefill_ahead([*step.messages, step.reply], tools=TOOLS)
+                    ahead.prefill_ahead([*step.messages, step.reply], tools=TOOLS)
             for name, found in costs.items():
                 runs[name].append(found)
     return {name: medians(found) for name, found in runs.items()}

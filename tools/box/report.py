@@ -21,7 +21,8 @@ A Qwen3.5 of 2.8 million parameters, trained from nothing on pictures of shapes 
 about them, small talk, spelling, sums and function calls. It is there so that everything can be tried and tested
 without a download. Its architecture is the published one, small: 6 GDN and 2 attention layers, interleaved
 multimodal RoPE, a vision tower of 3 blocks, tied embeddings, one MTP layer; transformers' own
-`Qwen3_5ForConditionalGeneration` was the model in training (`python -m tools.box.train`), so loading it is an import test.
+`Qwen3_5ForConditionalGeneration` was the model in training (`python -m tools.box.train`), so loading it
+is an import test.
 
 ![loss curve](box/loss.svg)
 

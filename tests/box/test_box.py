@@ -1,0 +1,122 @@
+"""The checkpoint that comes with the package: it sees, and it does so through its positions."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from PIL import Image
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoint import BOX, Checkpoint
+from mlx_qwen35.convert import convert
+from tools.box import gallery
+from tools.box.evaluate import Disturbance, evaluate, total
+from tools.box.scenes import Scene, Thing, draw
+
+ROOT = Path(__file__).parent.parent.parent
+WHITE = (255, 255, 255)
+
+
+def one(kind: str, colour: str) -> Image.Image:
+    """A picture of one large thing."""
+    return draw(Scene(1, 1, (56, 56), WHITE, (Thing(kind, colour, "large", 0, 0),)), Random(1))[0]
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[ModelKit]:
+    with ModelKit.load(BOX) as kit:
+        yield kit
+
+
+def say(kit: ModelKit, question: str, *images: Image.Image) -> str:
+    parts = [{"type": "image", "image": image} for image in images]
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+    prompt = kit.process_prompt(messages, enable_thinking=False)
+    return kit.generate(prompt, temperature=0.0, max_tokens=60).text.strip()
+
+
+def test_it_is_what_it_should_be() -> None:
+    assert sum(file.stat().st_size for file in BOX.iterdir()) <= 8 * 10**6
+    checkpoint = Checkpoint.open(BOX)
+    assert checkpoint.config.text.layer_types.count("linear_attention") == 6
+    assert checkpoint.config.text.layer_types.count("full_attention") == 2
+    assert checkpoint.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize(("kind", "colour"), [("circle", "red"), ("square", "blue"), ("star", "purple")])
+def test_it_names_what_it_sees(box: ModelKit, kind: str, colour: str) -> None:
+    picture = one(kind, colour)
+    assert say(box, f"What color is the {kind}?", picture) == f"The {kind} is {colour}."
+    assert say(box, "Describe the picture.", picture) == f"A {colour} {kind}."
+
+
+def test_two_images_in_either_order(box: ModelKit) -> None:
+    red, blue = one("circle", "red"), one("square", "blue")
+    assert say(box, "Which picture shows a red circle?", red, blue) == "Picture 1."
+    assert say(box, "Which picture shows a red circle?", blue, red) == "Picture 2."
+
+
+def test_an_image_answer_does_not_change_a_following_text_answer(box: ModelKit) -> None:
+    question = "Spell the word star."
+    with ModelKit.load(BOX) as fresh:
+        expected = say(fresh, question)
+    say(box, "Describe the picture.", one("diamond", "green"))
+    assert say(box, question) == expected == "s-t-a-r."
+
+
+def test_the_command_line_sees_without_naming_a_model(tmp_path: Path) -> None:
+    """One line says that no model was named; the answer is the model's."""
+    one("circle", "red").save(tmp_path / "circle.png")
+    command = [sys.executable, "-m", "mlx_qwen35.cli.main", "generate", "--no-think", "--temp", "0"]
+    command += ["--image", str(tmp_path / "circle.png"), "-p", "What color is the circle?"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": "", "HOME": str(tmp_path)})
+    assert done.stdout == "The circle is red.\n"
+    assert len(done.stderr.splitlines()) == 1
+    assert "no model named" in done.stderr
+    assert "--model" in done.stderr
+
+
+def test_the_kept_report_is_of_this_checkpoint(box: ModelKit) -> None:
+    """A sample of the held-out questions gives what the report says, within what chance allows."""
+    report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())
+    found = evaluate(box, 8, thinking=False, groups=["one picture", "text"])
+    for group, scores in found.items():
+        asked = sum(score.asked for score in scores.values())
+        expected = report["without reasoning"][group]["all"]
+        spread = 3.5 * (max(expected * (1 - expected), 0.01) / asked) ** 0.5
+        assert total(scores) == pytest.approx(expected, abs=spread), group
+
+
+def test_positions_matter(box: ModelKit) -> None:
+    """Text-like positions of the images, and swapped images, cost answers; here and in the kept report."""
+    report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())["positions"]
+    right = report[Disturbance.NONE.value]["all"]
+    for disturbance in (Disturbance.LATER_TEXT_LIKE, Disturbance.ALL_TEXT_LIKE, Disturbance.SWAPPED):
+        assert report[disturbance.value]["all"] < right - 0.05
+    scores = {
+        disturbance: total(
+            evaluate(box, 10, thinking=False, groups=["several pictures"], disturbance=disturbance)["several pictures"]
+        )
+        for disturbance in (Disturbance.NONE, Disturbance.ALL_TEXT_LIKE, Disturbance.SWAPPED)
+    }
+    assert scores[Disturbance.ALL_TEXT_LIKE] < scores[Disturbance.NONE] - 0.1
+    assert scores[Disturbance.SWAPPED] < scores[Disturbance.NONE] - 0.1
+
+
+def test_four_bits_keep_most_of_it(box: ModelKit, tmp_path: Path) -> None:
+    convert(BOX, tmp_path / "small", bits=4, group_size=32)
+    whole = evaluate(box, 5, thinking=False, groups=["one picture", "text"])
+    with ModelKit.load(tmp_path / "small") as small:
+        kept = evaluate(small, 5, thinking=False, groups=["one picture", "text"])
+    for group in whole:
+        assert total(kept[group]) >= 0.75 * total(whole[group]), group
+
+
+def test_the_readme_shows_what_it_says(box: ModelKit) -> None:
+    assert gallery.block(box) in (ROOT / "README.md").read_text()
+    for name, image in gallery.pictures().items():
+        assert list(Image.open(gallery.FOLDER / name).convert("RGB").getdata()) == list(image.getdata())
