@@ -7,6 +7,7 @@ Seeds of this script never occur in training. An answer counts if it is right to
 
 import argparse
 import json
+import multiprocessing
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -145,30 +146,35 @@ def ask(
     return result.text.strip(), expected_text(dialogue.turns[-1])
 
 
+def score(
+    kit: ModelKit, group: str, name: str, count: int, *, thinking: bool, disturbance: Disturbance = Disturbance.NONE
+) -> Score:
+    """How the model does at one task."""
+    found_score = Score()
+    for dialogue in questions(tasks()[group][name], name, count):
+        found, expected = ask(kit, dialogue, thinking=thinking, disturbance=disturbance)
+        found_score.asked += 1
+        found_score.right += found == expected
+        found_score.well_formed += bool(CALL.fullmatch(found)) == bool(dialogue.turns[-1].tool_calls)
+        if found != expected:
+            found_score.wrong.append(f"{dialogue.turns[-1].question} -> {found!r}, not {expected!r}")
+    return found_score
+
+
 def evaluate(
     kit: ModelKit,
     count: int,
     *,
     thinking: bool,
-    groups: Sequence[str] | None = None,
+    groups: Sequence[str],
     disturbance: Disturbance = Disturbance.NONE,
 ) -> dict[str, dict[str, Score]]:
     """Scores by group and task."""
-    scores: dict[str, dict[str, Score]] = {}
-    for group, makers in tasks().items():
-        if groups is not None and group not in groups:
-            continue
-        scores[group] = {}
-        for name, maker in makers.items():
-            score = scores[group][name] = Score()
-            for dialogue in questions(maker, name, count):
-                found, expected = ask(kit, dialogue, thinking=thinking, disturbance=disturbance)
-                score.asked += 1
-                score.right += found == expected
-                score.well_formed += bool(CALL.fullmatch(found)) == bool(dialogue.turns[-1].tool_calls)
-                if found != expected:
-                    score.wrong.append(f"{dialogue.turns[-1].question} -> {found!r}, not {expected!r}")
-    return scores
+    return {
+        group: {name: score(kit, group, name, count, thinking=thinking, disturbance=disturbance) for name in names}
+        for group, names in tasks().items()
+        if group in groups
+    }
 
 
 def total(scores: dict[str, Score]) -> float:
@@ -184,32 +190,72 @@ def as_report(scores: dict[str, dict[str, Score]]) -> dict[str, dict[str, float]
     }
 
 
+@dataclass(frozen=True)
+class Job:
+    """One task, asked in one way."""
+
+    group: str
+    name: str
+    count: int
+    thinking: bool
+    disturbance: Disturbance = Disturbance.NONE
+
+
+_kit: ModelKit
+
+
+def _load(model: str) -> None:
+    global _kit
+    _kit = ModelKit.load(model)
+
+
+def _run(job: Job) -> tuple[Job, Score]:
+    found = score(_kit, job.group, job.name, job.count, thinking=job.thinking, disturbance=job.disturbance)
+    return job, found
+
+
 def main() -> None:
     """Print the scores, and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--count", type=int, default=100, help="questions per task")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--verbose", action="store_true", help="show wrong answers")
     options = parser.parse_args()
+    modes = {"without reasoning": False, "with reasoning": True}
+    jobs = [
+        Job(group, name, options.count, thinking)
+        for thinking in modes.values()
+        for group, names in tasks().items()
+        for name in names
+    ]
+    several = tasks()["several pictures"]
+    disturbed = [how for how in Disturbance if how is not Disturbance.NONE]
+    jobs += [Job("several pictures", name, options.count, False, how) for how in disturbed for name in several]
+    found: dict[Job, Score] = {}
+    with multiprocessing.get_context("spawn").Pool(options.jobs, _load, [options.model]) as pool:
+        for job, result in pool.imap_unordered(_run, jobs):
+            found[job] = result
+            how = "with" if job.thinking else "without"
+            print(f"{job.group}, {job.name}, {how} reasoning, {job.disturbance.value}: {result.share:.3f}", flush=True)
+            for line in result.wrong[: 3 if options.verbose else 0]:
+                print(f"    {line}", flush=True)
     report: dict[str, Any] = {"questions per task": options.count}
-    with ModelKit.load(options.model) as kit:
-        for mode, thinking in (("without reasoning", False), ("with reasoning", True)):
-            scores = evaluate(kit, options.count, thinking=thinking)
-            report[mode] = as_report(scores)
-            calls = scores["tools"]["call"]
-            report[mode]["tools"]["well-formed calls"] = round(calls.well_formed / calls.asked, 4)
-            for group, found in scores.items():
-                print(f"{mode}, {group}: {total(found):.3f}", flush=True)
-                for name, score in found.items():
-                    print(f"    {name:<16}{score.share:.3f}")
-                    for line in score.wrong[: 3 if options.verbose else 0]:
-                        print(f"        {line}")
-        report["positions"] = {}
-        for disturbance in Disturbance:
-            scores = evaluate(kit, options.count, thinking=False, groups=["several pictures"], disturbance=disturbance)
-            report["positions"][disturbance.value] = as_report(scores)["several pictures"]
-            print(f"several pictures, {disturbance.value}: {report['positions'][disturbance.value]}", flush=True)
+    for mode, thinking in modes.items():
+        scores = {
+            group: {name: found[Job(group, name, options.count, thinking)] for name in names}
+            for group, names in tasks().items()
+        }
+        report[mode] = as_report(scores)
+        calls = scores["tools"]["call"]
+        report[mode]["tools"]["well-formed calls"] = round(calls.well_formed / calls.asked, 4)
+        print(mode, {group: shares["all"] for group, shares in report[mode].items()})
+    report["positions"] = {}
+    for how in Disturbance:
+        scores_ = {name: found[Job("several pictures", name, options.count, False, how)] for name in several}
+        report["positions"][how.value] = as_report({"several pictures": scores_})["several pictures"]
+        print(f"several pictures, {how.value}: {report['positions'][how.value]}")
     if options.out:
         options.out.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -33,8 +33,8 @@ SCENES = {
     "digit.png": Scene(1, 1, (60, 60), WHITE, (Thing("7", "black", "large", 0, 0),)),
 }  # fmt: skip
 QUESTIONS = {
-    "shapes.png": "What color is the star?",
-    "corners.png": "Where is the orange cross?",
+    "shapes.png": "Describe the picture.",
+    "corners.png": "What is the orange thing?",
     "digit.png": "Which digit is in the picture?",
 }
 
