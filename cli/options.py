@@ -50,6 +50,12 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt-cache-dir", metavar="DIRECTORY", help="where conversations go that memory has no room for"
     )
+    parser.add_argument("--exact", action="store_true", help="text to the last bit as mlx-lm has it, and slower")
+    parser.add_argument(
+        "--gated-delta",
+        choices=("native", "chunked", "fast"),
+        help="how GDN layers read a prompt; default: the best",
+    )
 
 
 def size(text: str) -> int:
@@ -94,6 +100,8 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         max_pixels=options.max_pixels,
         prompt_cache_bytes=options.prompt_cache_bytes,
         prompt_cache_dir=options.prompt_cache_dir,
+        exact=options.exact,
+        gated_delta=options.gated_delta,
     )
 
 

@@ -153,14 +153,22 @@ def _download(name: str, revision: str | None) -> Path:
     raise CheckpointError(f"{name}: {reason} ({type(cause).__name__}{': ' + detail[0] if detail else ''})") from cause
 
 
-def load_checkpoint(checkpoint: Checkpoint, *, adapter_path: str | Path | None = None) -> Any:
+def load_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    adapter_path: str | Path | None = None,
+    exact: bool = False,
+    gated_delta: str | None = None,
+) -> Any:
     """Build the patched model with lazy weights; only on the thread that owns MLX.
 
     Args:
         adapter_path: A directory that mlx_lm.lora wrote.
+        exact, gated_delta: See `patches.qwen3_5.Model`.
     Returns:
         A `patches.qwen3_5.Model`; `materialise` reads its weights.
     Raises:
+        OptionError: There is no such `gated_delta`, or it is not exact.
         CheckpointError: A weight file is damaged, or the tensors do not fit config.json; lists them.
         AdapterError: See `load_adapter`.
     """
@@ -171,8 +179,8 @@ def load_checkpoint(checkpoint: Checkpoint, *, adapter_path: str | Path | None =
     from mlx_qwen35.patches.qwen3_5 import Model
 
     files = checkpoint.weight_files()
+    model = Model(checkpoint.config, exact=exact, gated_delta=gated_delta)
     with _named(checkpoint.directory):
-        model = Model(checkpoint.config)
         weights = model.sanitize(read_tensors(files))
 
         def stored_quantised(path: str, module: nn.Module) -> bool | dict[str, Any]:

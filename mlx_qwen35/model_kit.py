@@ -27,6 +27,7 @@ from mlx_qwen35.errors import (
 from mlx_qwen35.generate import GenerationChunk, GenerationResult, Request, answer, read, remembered, teacher_forced
 from mlx_qwen35.media import check_max_pixels
 from mlx_qwen35.mlx_thread import MlxThread
+from mlx_qwen35.patches.gated_delta_net import choose_gated_delta
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompt import Prompt, begins_in_reasoning, fill_sources, find_branch_points, render_messages
 from mlx_qwen35.prompt_cache import PromptCache, default_budget
@@ -79,6 +80,8 @@ class ModelKit:
         prompt_cache_bytes: int | None = None,
         prompt_cache_dir: str | Path | None = None,
         image_cache_bytes: int = IMAGE_CACHE_BYTES,
+        exact: bool = False,
+        gated_delta: str | None = None,
     ) -> Self:
         """Load a checkpoint directory or a hub repository.
 
@@ -93,13 +96,19 @@ class ModelKit:
                 many bytes, until the kit is closed; None forgets them.
             image_cache_bytes: At most this much memory for the embeddings of images that were encoded, and
                 as much again for their pixels.
+            exact: Text is bit-identical to mlx-lm. Otherwise decode steps are compiled, and prompts are read
+                another way where mlx-lm has no kernel; the difference is in the last digits.
+            gated_delta: How GDN layers read a prompt: "native" (mlx-lm's way), "chunked" (matrix products),
+                "fast" (MLX's built-in function); None for native on Metal, chunked elsewhere.
         Raises:
+            OptionError: An option is not what it may be.
             CheckpointError: It is not there, is damaged, or does not fit its config.json.
             VersionError: mlx-lm or mlx-vlm is outside the tested range.
             SessionError: prompt_cache_dir cannot be written.
         """
         check_versions()
         check_max_pixels(max_pixels)
+        way = choose_gated_delta(gated_delta, exact=exact)
         if prompt_cache_bytes is None:
             prompt_cache_bytes = default_budget()
         budget = whole_number("prompt_cache_bytes", prompt_cache_bytes, 0)
@@ -115,7 +124,7 @@ class ModelKit:
         thread = MlxThread()
         try:
             thread.call(maybe_set_recommended_wired_limit)
-            model = thread.call(load_checkpoint, checkpoint, adapter_path=adapter_path)
+            model = thread.call(load_checkpoint, checkpoint, adapter_path=adapter_path, exact=exact, gated_delta=way)
             for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
                 pass
             prompt_cache = PromptCache(

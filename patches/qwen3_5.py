@@ -1,7 +1,7 @@
 """mlx-lm's models/qwen3_5.py with media, and with the checkpoints that it does not read.
 
 Every class here is a subclass that changes as little as it can. A chunk without an image
-runs mlx-lm's own code, so text is bit-identical to mlx-lm.
+runs mlx-lm's own code; where that is slow, a faster way is taken unless the model is exact.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from mlx_lm.models.pipeline import PipelineMixin
 
 from mlx_qwen35.cache import AttentionCache, SequenceCache
 from mlx_qwen35.config import LayerType, ModelConfig
+from mlx_qwen35.patches.gated_delta_net import GatedDelta, PatchedGatedDeltaNet, choose_gated_delta
 from mlx_qwen35.patches.mrope import multimodal_angles, multimodal_attention
 from mlx_qwen35.patches.vision_tower import build_vision_tower
 from mlx_qwen35.tensors import check_tensors, to_canonical
@@ -29,9 +30,11 @@ class TextModelArgs(upstream.TextModelArgs):  # type: ignore[misc]
     layer_types: tuple[LayerType, ...] = ()
     mrope_section: tuple[int, int, int] | None = None
     rotary_dims: int = 0
+    exact: bool = False
+    gated_delta: GatedDelta = "native"
 
     @classmethod
-    def from_config(cls, config: ModelConfig) -> "TextModelArgs":
+    def from_config(cls, config: ModelConfig, *, exact: bool, gated_delta: GatedDelta) -> "TextModelArgs":
         """Every field of mlx-lm's is given, so none of its defaults can leak in."""
         text = config.text
         moe = text.moe
@@ -64,6 +67,8 @@ class TextModelArgs(upstream.TextModelArgs):  # type: ignore[misc]
             layer_types=text.layer_types,
             mrope_section=text.rope.mrope_section,
             rotary_dims=text.rope.rotary_dims,
+            exact=exact,
+            gated_delta=gated_delta,
         )
 
 
@@ -74,20 +79,52 @@ _INDEX_OF_KIND: dict[LayerType, int] = {"linear_attention": 0, "full_attention":
 
 
 class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
-    """mlx-lm's decoder layer, which turns to multimodal RoPE for a chunk with an image."""
+    """mlx-lm's decoder layer, which turns to multimodal RoPE for a chunk with an image.
+
+    A GDN layer's decode step has the same shapes for every token, so it is one compiled function,
+    unless the model is exact.
+    """
 
     def __init__(self, args: TextModelArgs, layer_type: LayerType) -> None:
         super().__init__(args, layer_idx=_INDEX_OF_KIND[layer_type])
         self._rotary_dims, self._mrope_section = args.rotary_dims, args.mrope_section
+        self._step: Callable[..., tuple[mx.array, ...]] | None = None
+        if self.is_linear:
+            self.linear_attn = PatchedGatedDeltaNet(args)
+            if not args.exact:
+                # The weights are inputs, so that an adapter or another precision is seen.
+                self._step = mx.compile(self._decode, inputs=self)
+
+    def _decode(self, x: mx.array, *states: mx.array) -> tuple[mx.array, ...]:
+        cache = ArraysCache(size=len(states))
+        cache.cache = list(states)
+        return (super().__call__(x, None, cache), *cache.cache)
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
         """(B, L, hidden_size) to the same; `mask` and `cache` as in mlx-lm."""
-        media = None if self.is_linear or not isinstance(cache, SequenceCache) else cache.media_ahead(x.shape[1])
+        if self.is_linear:
+            if self._step is None or mask is not None or not self._in_decode(x, cache):
+                return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
+            x, *cache.cache = self._step(x, *cache.cache)
+            cache.advance(1)
+            return x
+        media = cache.media_ahead(x.shape[1]) if isinstance(cache, SequenceCache) else None
         if media is None:
             return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
         cos, sin = media.angles(self._angles, cache.size(), x.shape[1])
         h = x + multimodal_attention(self.self_attn, self.input_layernorm(x), cos, sin, mask, cache)
         return h + self.mlp(self.post_attention_layernorm(h))  # type: ignore[no-any-return]
+
+    def _in_decode(self, x: mx.array, cache: Any) -> bool:
+        """Whether one token follows a state, and nothing has to be gathered from other machines."""
+        return (
+            x.shape[1] == 1
+            and cache is not None
+            and cache[0] is not None
+            and cache.lengths is None
+            and not self.training
+            and self.linear_attn.sharding_group is None
+        )
 
     def _angles(self, position_ids: mx.array) -> tuple[mx.array, mx.array]:
         assert self._mrope_section is not None, "config.py requires it where there is vision"
@@ -143,14 +180,20 @@ class Model(upstream.Model):  # type: ignore[misc]
     """Decoder and, if the checkpoint has one, vision tower: one set of weights, dense or MoE.
 
     `vision_tower` is None when the checkpoint holds no vision weights.
+
+    Args:
+        exact: Text is bit-identical to mlx-lm: only its own code, and nothing compiled around it.
+        gated_delta: How GDN layers read a prompt; None for the best way on this device.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, exact: bool = False, gated_delta: str | None = None) -> None:
         # Not the parent's: it would build mlx-lm's own decoder first.
         nn.Module.__init__(self)  # type: ignore[no-untyped-call]
         self.args = config
         self.model_type = config.model_type
-        self.language_model = PatchedTextLanguageModel(TextModelArgs.from_config(config))
+        self.language_model = PatchedTextLanguageModel(
+            TextModelArgs.from_config(config, exact=exact, gated_delta=choose_gated_delta(gated_delta, exact=exact))
+        )
         self.vision_tower = build_vision_tower(config)
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:

@@ -25,7 +25,7 @@ def pair(
 ) -> tuple[Any, Any]:
     """The patched and the unpatched model with the same weights, in one process."""
     directory = checkpoint_dir(dense_and_moe)
-    patched = load_checkpoint(Checkpoint.open(directory))
+    patched = load_checkpoint(Checkpoint.open(directory), exact=True)
     unpatched, _ = load_model(directory)
     assert isinstance(unpatched, UpstreamModel)
     assert type(unpatched) is not type(patched)

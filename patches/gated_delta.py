@@ -1,0 +1,125 @@
+"""The gated delta rule over a whole prompt, in chunks: matrix products in place of a loop over tokens.
+
+For machines without mlx-lm's Metal kernel, where its own path takes one token at a time.
+"""
+
+import mlx.core as mx
+
+CHUNK = 32
+
+
+def log_decay(A_log: mx.array, a: mx.array, dt_bias: mx.array) -> mx.array:
+    """The logarithm of each token's decay, which never underflows.
+
+    Args:
+        A_log, dt_bias: Shape (Hv,).
+        a: (B, L, Hv).
+    Returns:
+        (B, L, Hv), float32, at most 0.
+    Source:
+        mlx-lm 0.32.2, models/gated_delta.py, compute_g, without its outer exponential.
+    """
+    return -mx.exp(A_log.astype(mx.float32)) * mx.logaddexp(a + dt_bias, 0).astype(mx.float32)
+
+
+def gated_delta_chunked(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    log_g: mx.array,
+    beta: mx.array,
+    state: mx.array,
+    mask: mx.array | None = None,
+    chunk: int = CHUNK,
+) -> tuple[mx.array, mx.array]:
+    """Outputs of L tokens and the state after them.
+
+    With S the state, each token does S <- g S, then S <- S + beta (v - S k) k', and reads S q. Within a chunk the
+    corrections depend on each other through a unit lower triangular system, whose inverse makes
+    them matrix products (the WY form); chunks hand the state on.
+
+    Args:
+        q, k: (B, L, Hk, Dk), normalised; q carries the readout scale.
+        v: (B, L, Hv, Dv), Hv a multiple of Hk.
+        log_g: (B, L, Hv), from `log_decay`.
+        beta: (B, L, Hv).
+        state: (B, Hv, Dv, Dk), float32.
+        mask: (B, L); where False, a token changes nothing and its output means nothing.
+        chunk: Tokens of a chunk, a power of two.
+    Returns:
+        (B, L, Hv, Dv) in the dtype of `v`, and (B, Hv, Dv, Dk), float32; all arithmetic is float32.
+    Source:
+        Yang et al., "Gated Delta Networks" (2024), section 3.3; held against mlx-lm 0.32.2's gated_delta_ops.
+    """
+    B, L, Hk, Dk = q.shape
+    Hv, Dv = v.shape[2:]
+    dtype = v.dtype
+    chunk = min(chunk, max(16, 1 << (L - 1).bit_length()))
+    count = -(-L // chunk)
+    if mask is not None:
+        log_g, beta = mx.where(mask[..., None], log_g, 0), mx.where(mask[..., None], beta, 0)
+
+    def chunks(x: mx.array, heads: int) -> mx.array:
+        """(B, L, heads, ...) to float32 (B, Hk, heads / Hk, count, chunk, ...); the tail is filled with zeros."""
+        x = x.astype(mx.float32)
+        if spare := count * chunk - L:
+            x = mx.pad(x, [(0, 0), (0, spare), *[(0, 0)] * (x.ndim - 2)])
+        x = x.reshape(B, count, chunk, Hk, heads // Hk, *x.shape[3:])
+        # Contiguous, because a product of strided matrices is several times slower on the CPU.
+        return mx.contiguous(x.transpose(0, 3, 4, 1, 2, *range(5, x.ndim)))
+
+    q, k, v, beta = chunks(q, Hk), chunks(k, Hk), chunks(v, Hv), chunks(beta, Hv)
+    passed = mx.cumsum(chunks(log_g, Hv), axis=-1)
+    since_start, until_end = mx.exp(passed), mx.exp(passed[..., -1:] - passed)
+    # Decay from token j to token i >= j. Clipped before the exponential, which would overflow above the diagonal.
+    decay = mx.tril(mx.exp(mx.minimum(passed[..., :, None] - passed[..., None, :], 0)))
+    transposed = k.swapaxes(-1, -2)
+    inverse = _inverse_unit_lower(mx.tril((k @ transposed) * decay * beta[..., None], -1)) * beta[..., None, :]
+    # What each token would write from an empty state, and how the state before the chunk lowers it.
+    written = inverse @ v
+    lowered = (inverse * since_start[..., None, :]) @ k
+    attended = (q @ transposed) * decay
+    state = state.reshape(B, Hk, Hv // Hk, Dv, Dk).swapaxes(-1, -2)
+    outputs = []
+    for c in range(count):
+        new = written[..., c, :, :] - lowered[..., c, :, :] @ state
+        old = (q[..., c, :, :] @ state) * since_start[..., c, :, None]
+        outputs.append(old + attended[..., c, :, :] @ new)
+        state = since_start[..., c, -1:, None] * state + transposed[..., c, :, :] @ (new * until_end[..., c, :, None])
+    out = mx.stack(outputs, axis=3).transpose(0, 3, 4, 1, 2, 5)
+    out = out.reshape(B, count * chunk, Hv, Dv)[:, :L]
+    return out.astype(dtype), state.swapaxes(-1, -2).reshape(B, Hv, Dv, Dk)
+
+
+# Blocks up to this size are inverted by powers, which grow to C(3, 1) of an entry; those of 16 would lose four digits.
+_SMALLEST = 4
+
+
+def _inverse_unit_lower(strict: mx.array) -> mx.array:
+    """(I + strict)^-1 of strictly lower triangular matrices (..., C, C), C a power of two.
+
+    From diagonal blocks to ones of twice the size: the corner below the diagonal of [[X, 0], [A, Y]]^-1 is
+    -Y^-1 A X^-1.
+    """
+    C, size = strict.shape[-1], min(_SMALLEST, strict.shape[-1])
+    flat = mx.contiguous(strict.reshape(-1, C, C))
+
+    def below(rows: int, step: int) -> mx.array:
+        """Blocks (size, size) every `step` along the diagonal, `rows` below it: (N, C / step, size, size)."""
+        shape, strides = (len(flat), C // step, size, size), (C * C, step * (C + 1), C, 1)
+        return mx.as_strided(flat, shape, strides, offset=rows * C)
+
+    diagonal = below(0, size)
+    eye = mx.eye(size)
+    inverse = eye - diagonal
+    square = diagonal
+    for _ in range(size.bit_length() - 2):
+        square = square @ square
+        inverse = inverse + inverse @ square
+    while size < C:
+        first, second = inverse[:, 0::2], inverse[:, 1::2]
+        corner = -(second @ (below(size, 2 * size) @ first))
+        top = mx.concatenate([first, mx.zeros_like(first)], axis=-1)
+        inverse = mx.concatenate([top, mx.concatenate([corner, second], axis=-1)], axis=-2)
+        size *= 2
+    return inverse.reshape(strict.shape)

@@ -1,0 +1,81 @@
+"""mlx-lm's GDN layer with a choice of how it reads a prompt."""
+
+from typing import Any, Literal, get_args
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models import qwen3_5 as upstream
+from mlx_lm.models.gated_delta import compute_g, normalize_qk
+
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.patches.gated_delta import gated_delta_chunked, log_decay
+
+# "native" is mlx-lm's own code: its Metal kernel, or a loop over tokens where there is no Metal. "chunked" is this
+# package's, and "fast" MLX's built-in function.
+GatedDelta = Literal["native", "chunked", "fast"]
+
+
+def choose_gated_delta(name: str | None, *, exact: bool = False) -> GatedDelta:
+    """The named way, or the best one for the device that MLX runs on.
+
+    Args:
+        exact: Only mlx-lm's own code will do.
+    Raises:
+        OptionError: There is no such way, or it is not exact.
+    """
+    if name is None:
+        on_metal = mx.metal.is_available() and mx.default_device() == mx.Device(mx.gpu)
+        return "native" if exact or on_metal else "chunked"
+    if name not in get_args(GatedDelta):
+        raise OptionError(f"gated_delta: expected one of {', '.join(get_args(GatedDelta))}, found {name!r}")
+    if exact and name != "native":
+        raise OptionError(f"gated_delta: expected native where exact is asked for, found {name!r}")
+    return name  # type: ignore[return-value]
+
+
+class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
+    """mlx-lm's layer, except that several tokens at once may be read another way."""
+
+    def __init__(self, args: Any) -> None:
+        super().__init__(args)
+        self._gated_delta: GatedDelta = args.gated_delta
+
+    def __call__(self, inputs: mx.array, mask: mx.array | None = None, cache: Any = None) -> mx.array:
+        """(B, L, hidden_size) to the same; `mask` and `cache` as in mlx-lm.
+
+        Source:
+            mlx-lm 0.32.2, models/qwen3_5.py, GatedDeltaNet.__call__.
+        """
+        B, L, _ = inputs.shape
+        if self._gated_delta == "native" or L == 1 or self.training or self.sharding_group is not None:
+            return super().__call__(inputs, mask, cache)  # type: ignore[no-any-return]
+        qkv = self.in_proj_qkv(inputs)
+        if mask is not None:
+            qkv = mx.where(mask[..., None], qkv, 0)
+        kept = self.conv_kernel_size - 1
+        conv_state = cache[0] if cache is not None else None
+        if conv_state is None:
+            conv_state = mx.zeros((B, kept, self.conv_dim), dtype=inputs.dtype)
+        conv_input = mx.concatenate([conv_state, qkv], axis=1)
+        q, k, v = mx.split(nn.silu(self.conv1d(conv_input)), [self.key_dim, 2 * self.key_dim], axis=-1)
+        q, k = (x.reshape(B, L, self.num_k_heads, self.head_k_dim) for x in (q, k))
+        q, k = normalize_qk(q, k, inv_scale=self.head_k_dim**-0.5, eps=1e-6)
+        v = v.reshape(B, L, self.num_v_heads, self.head_v_dim)
+        a, beta = self.in_proj_a(inputs), mx.sigmoid(self.in_proj_b(inputs))
+        state = cache[1] if cache is not None else None
+        if state is None:
+            state = mx.zeros((B, self.num_v_heads, self.head_v_dim, self.head_k_dim))
+        if self._gated_delta == "fast":
+            out, state = mx.fast.gated_delta_update(q, k, v, compute_g(self.A_log, a, self.dt_bias), beta, state, mask)
+        else:
+            out, state = gated_delta_chunked(q, k, v, log_decay(self.A_log, a, self.dt_bias), beta, state, mask)
+        if cache is not None:
+            if cache.lengths is None:
+                cache[0] = mx.contiguous(conv_input[:, -kept:, :])
+            else:
+                rows = mx.clip(cache.lengths, 0, L)[:, None] + mx.arange(kept)
+                cache[0] = mx.take_along_axis(conv_input, rows[..., None], axis=1)
+            cache[1] = state
+            cache.advance(L)
+        z = self.in_proj_z(inputs).reshape(B, L, self.num_v_heads, self.head_v_dim)
+        return self.out_proj(self.norm(out, z).reshape(B, L, -1))  # type: ignore[no-any-return]
