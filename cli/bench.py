@@ -4,12 +4,18 @@ import argparse
 import dataclasses
 import json
 import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_qwen35.cli.options import add_model_name, model_of
+from mlx_qwen35.errors import OptionError
 
 if TYPE_CHECKING:
+    from mlx_qwen35.bench.speed import Case, Figures
     from mlx_qwen35.bench.turns import Cost
+    from mlx_qwen35.model_kit import ModelKit
 
 PARENTS = ("mlx-lm", "mlx-vlm")
 
@@ -30,6 +36,127 @@ def add_parser(commands: Any) -> None:
     turns.add_argument("--repeats", type=int, default=3, help="runs; times are medians")
     turns.add_argument("--json", action="store_true", help="print one JSON object")
     turns.set_defaults(run=run_turns)
+    _add_speed(measurements)
+
+
+def _add_speed(measurements: Any) -> None:
+    speed = measurements.add_parser(
+        "speed",
+        help="reading prompts and writing tokens",
+        description="Tokens per second, time to first token, time per decoded token and peak memory, for prompts of "
+        "several lengths, with images, and for several rows at once. Other runtimes take turns with this one in the "
+        "same process; figures are medians.",
+    )
+    source = speed.add_mutually_exclusive_group()
+    source.add_argument("--model", help="checkpoint directory or hub id; default: as everywhere")
+    source.add_argument("--synthetic", metavar="SIZE", help="random weights in the shapes of 0.8b, 35b-a3b, ...")
+    speed.add_argument("--layers", type=int, help="of a synthetic checkpoint, in place of the published number")
+    speed.add_argument("--hidden", type=int, help="hidden size of a synthetic checkpoint")
+    speed.add_argument("--dtype", help="of a synthetic checkpoint: float32 (default), bfloat16 or float16")
+    speed.add_argument("--against", action="append", default=[], choices=PARENTS, help="measure it too; repeatable")
+    speed.add_argument("--lengths", type=_numbers, default=None, metavar="N,N", help="tokens of text prompts")
+    speed.add_argument("--images", type=_numbers, default=None, metavar="N,N", help="numbers of images; 0 for none")
+    speed.add_argument("--batches", type=_numbers, default=None, metavar="N,N", help="rows; 1 is what text prompts are")
+    speed.add_argument("--side", type=int, default=512, help="width and height of an image in pixels")
+    speed.add_argument("--tokens", type=int, default=32, help="tokens to write")
+    speed.add_argument("--repeats", type=int, default=3, help="counted runs of each, after one that is not")
+    speed.add_argument("--json", action="store_true", help="print one JSON object")
+    speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed")
+    speed.set_defaults(run=run_speed)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = (-1,)
+    if min(found) < 0:
+        raise argparse.ArgumentTypeError(f"expected numbers like 128,1024, found {text!r}")
+    return found
+
+
+def run_speed(options: argparse.Namespace) -> None:
+    """Print the table of reading and writing speeds."""
+    from mlx_qwen35.bench import speed
+    from mlx_qwen35.bench.plot import bars
+    from mlx_qwen35.bench.synthetic import write_synthetic
+    from mlx_qwen35.checkpoint import find_checkpoint
+    from mlx_qwen35.sampling import whole_number
+
+    repeats = whole_number("--repeats", options.repeats, 1)
+    tokens = whole_number("--tokens", options.tokens, 2)
+    side = whole_number("--side", options.side, 32)
+    for name in ("layers", "hidden", "dtype"):
+        if getattr(options, name) is not None and options.synthetic is None:
+            raise OptionError(f"--{name}: expected with --synthetic, found without it")
+    if options.plot and not Path(options.plot).parent.is_dir():
+        raise OptionError(f"--plot: expected a folder that is there, found {Path(options.plot).parent}")
+    lengths = speed.LENGTHS if options.lengths is None else options.lengths
+    images = speed.IMAGES if options.images is None else options.images
+    batches = speed.BATCHES if options.batches is None else options.batches
+    with tempfile.TemporaryDirectory() as folder:
+        if options.synthetic is not None:
+            model = write_synthetic(
+                Path(folder) / "synthetic",
+                options.synthetic,
+                layers=options.layers,
+                hidden=options.hidden,
+                dtype=options.dtype or "float32",
+            )
+        else:
+            model = find_checkpoint(model_of(options))
+
+        def make(kit: "ModelKit") -> "Iterator[Case]":
+            return speed.cases(
+                kit,
+                lengths=[length for length in lengths if length],
+                images=[count for count in images if count],
+                batches=batches,
+                side=side,
+                tokens=tokens,
+            )
+
+        on_case = _quiet
+        if not options.json:
+            print("| case | runtime | prompt | first token | per token | peak |")
+            print("|---|---|--:|--:|--:|--:|")
+            on_case = _print_case
+        results = speed.measure(model, options.against, make, repeats, on_case)
+    if options.plot:
+        Path(options.plot).write_text(
+            bars({case: {name: f.prompt_tps for name, f in found.items()} for case, found in results.items()})
+        )
+    if options.json:
+        rows = {
+            case: {
+                name: dataclasses.asdict(figures)
+                | ({} if name == "mlx-qwen35" else {"ratios": speed.ratios(found, name)})
+                for name, figures in found.items()
+            }
+            for case, found in results.items()
+        }
+        json.dump({"repeats": repeats, "cases": rows}, sys.stdout, indent=1)
+        print()
+
+
+def _quiet(case: str, found: "dict[str, Figures]") -> None:
+    """Nothing to show until the end."""
+
+
+def _print_case(case: str, found: "dict[str, Figures]") -> None:
+    from mlx_qwen35.bench.speed import ratios
+
+    for name, figures in found.items():
+        against = {} if name == "mlx-qwen35" else ratios(found, name)
+
+        def cell(text: str, ratio: str, against: dict[str, float] = against) -> str:
+            return f"{text} ({against[ratio]:.2f})" if ratio in against else text
+
+        prompt = "" if figures.prompt_tps is None else cell(f"{figures.prompt_tps:.0f} tok/s", "prompt")
+        first = "" if figures.first_token is None else f"{figures.first_token * 1000:.0f} ms"
+        per_token = cell(f"{figures.per_token * 1000:.2f} ms", "per_token")
+        peak = "" if figures.peak is None else cell(f"{figures.peak / 2**20:.0f} MiB", "peak")
+        print(f"| {case} | {name} | {prompt} | {first} | {per_token} | {peak} |", flush=True)
 
 
 def run_turns(options: argparse.Namespace) -> None:

@@ -50,6 +50,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt-cache-dir", metavar="DIRECTORY", help="where conversations go that memory has no room for"
     )
+    parser.add_argument("--max-context", type=int, help="at most this many tokens in a prompt and its answer")
+    parser.add_argument(
+        "--memory-limit", type=size, metavar="SIZE", help="at most this much memory in all; default: what there is"
+    )
     parser.add_argument("--exact", action="store_true", help="text to the last bit as mlx-lm has it, and slower")
     parser.add_argument(
         "--gated-delta",
@@ -100,6 +104,8 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         max_pixels=options.max_pixels,
         prompt_cache_bytes=options.prompt_cache_bytes,
         prompt_cache_dir=options.prompt_cache_dir,
+        max_context=options.max_context,
+        memory_limit=options.memory_limit,
         exact=options.exact,
         gated_delta=options.gated_delta,
     )

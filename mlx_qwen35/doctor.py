@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from mlx_qwen35.checkpoint import Checkpoint, find_checkpoint
-from mlx_qwen35.memory import TensorHeader, attention_bytes_per_token, gdn_state_bytes, read_headers
+from mlx_qwen35.memory import activation_size, attention_bytes_per_token, gdn_state_bytes, read_headers, weight_bytes
 from mlx_qwen35.tensors import canonical_name, recognise_layout
 
 _LIBRARIES = ("mlx-qwen35", "mlx", "mlx-lm", "mlx-vlm", "transformers")
-_DTYPE_SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def examine(path_or_hub_id: str | Path, *, revision: str | None = None) -> Repor
     headers = list(read_headers(checkpoint.weight_files()))
     names = [canonical_name(header.name) for header in headers]
     config = checkpoint.config
-    size = _activation_size(headers)
+    size = activation_size(headers)
     return Report(
         directory=checkpoint.directory,
         model_type=config.model_type,
@@ -72,9 +71,7 @@ def examine(path_or_hub_id: str | Path, *, revision: str | None = None) -> Repor
         quantization=config.raw.get("quantization", config.raw.get("quantization_config")),
         vision=config.vision is not None and any(name.startswith("vision_tower.") for name in names),
         mtp=any(name.startswith("mtp.") for name in names),
-        parameters_bytes=sum(
-            header.nbytes for header, name in zip(headers, names, strict=True) if not name.startswith("mtp.")
-        ),
+        parameters_bytes=weight_bytes(headers),
         cache_bytes_per_token=attention_bytes_per_token(config.text, size),
         state_bytes=gdn_state_bytes(config.text, size),
         context_length=config.text.context_length,
@@ -114,9 +111,3 @@ def self_check(path_or_hub_id: str | Path, *, revision: str | None = None) -> li
         found = f"they differ by {difference:.4g}"
         results.append(CheckResult("a red and a blue image give different logits", difference > 1e-3, found))
     return results
-
-
-def _activation_size(headers: list[TensorHeader]) -> int:
-    """Bytes per element of keys and values: those of the norms, which are never quantised."""
-    sizes = [_DTYPE_SIZES[h.dtype] for h in headers if h.name.endswith("norm.weight") and h.dtype in _DTYPE_SIZES]
-    return max(sizes, default=2)

@@ -37,6 +37,10 @@ class ContextLengthError(PromptError):
     """The prompt does not fit the context."""
 
 
+class InsufficientMemoryError(Qwen35Error):
+    """A request, or the context that was asked for, needs more memory than there is."""
+
+
 class MediaError(Qwen35Error):
     """An image that cannot be read, or is refused."""
 

@@ -186,6 +186,7 @@ class Request:
     Args:
         stop: Strings that end the answer.
         started: `time.perf_counter()` when the caller asked.
+        cache_room: Bytes of memory that earlier prompts may keep meanwhile.
     """
 
     prompt: Prompt
@@ -197,6 +198,7 @@ class Request:
     top_logprobs: int
     started: float
     cache_prompt: bool
+    cache_room: int
     sampler: Sampler | None = None
 
 
@@ -240,10 +242,12 @@ def answer(
 ) -> Generator[PrefillProgress | GenerationChunk, None, None]:
     """One request from prompt to last token."""
     if not request.cache_prompt:
+        prompt_cache.shrink(request.cache_room)
         reading = Reading(request.prompt, model.make_cache(), snapshots=None)
         yield from _answer(model, vision, tokenizer, prompt_cache, request, reading)
         return
     reading = prompt_cache.begin(request.prompt)
+    prompt_cache.shrink(request.cache_room)
     steps = _answer(model, vision, tokenizer, prompt_cache, request, reading)
     yield from remembered(prompt_cache, reading, steps)
 

@@ -1,5 +1,6 @@
 """ModelKit: one loaded checkpoint, and everything a caller does with it."""
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from mlx_qwen35.errors import (
 )
 from mlx_qwen35.generate import GenerationChunk, GenerationResult, Request, answer, read, remembered, teacher_forced
 from mlx_qwen35.media import check_max_pixels
+from mlx_qwen35.memory import SMALLEST_STEP, MemoryGuard, Plan, default_limit
 from mlx_qwen35.mlx_thread import MlxThread
 from mlx_qwen35.patches.gated_delta_net import choose_gated_delta
 from mlx_qwen35.paths import expand, shorten
@@ -58,7 +60,9 @@ class ModelKit:
         thread: MlxThread,
         vision: VisionAddOn,
         prompt_cache: PromptCache,
+        guard: MemoryGuard,
         max_pixels: int | None,
+        max_context: int | None,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
@@ -67,6 +71,8 @@ class ModelKit:
         self.vision = vision
         self.prompt_cache = prompt_cache
         self._thread = thread
+        self.guard = guard
+        self.context_length = max_context or self.config.text.context_length
         self._max_pixels = max_pixels
 
     @classmethod
@@ -80,6 +86,8 @@ class ModelKit:
         prompt_cache_bytes: int | None = None,
         prompt_cache_dir: str | Path | None = None,
         image_cache_bytes: int = IMAGE_CACHE_BYTES,
+        max_context: int | None = None,
+        memory_limit: int | None = None,
         exact: bool = False,
         gated_delta: str | None = None,
     ) -> Self:
@@ -96,6 +104,11 @@ class ModelKit:
                 many bytes, until the kit is closed; None forgets them.
             image_cache_bytes: At most this much memory for the embeddings of images that were encoded, and
                 as much again for their pixels.
+            max_context: At most this many tokens in a prompt and its answer, for which there has to be room;
+                None for what the model was trained on.
+            memory_limit: At most this many bytes for weights, caches and everything that comes and goes; None
+                for what the system recommends for the GPU, or else the machine's memory. Prompts are read in
+                smaller steps where that is needed to stay below it.
             exact: Text is bit-identical to mlx-lm. Otherwise decode steps are compiled, and prompts are read
                 another way where mlx-lm has no kernel; the difference is in the last digits.
             gated_delta: How GDN layers read a prompt: "native" (mlx-lm's way), "chunked" (matrix products),
@@ -103,6 +116,7 @@ class ModelKit:
         Raises:
             OptionError: An option is not what it may be.
             CheckpointError: It is not there, is damaged, or does not fit its config.json.
+            InsufficientMemoryError: The weights, or a sequence of max_context, do not fit; before they are read.
             VersionError: mlx-lm or mlx-vlm is outside the tested range.
             SessionError: prompt_cache_dir cannot be written.
         """
@@ -113,6 +127,7 @@ class ModelKit:
             prompt_cache_bytes = default_budget()
         budget = whole_number("prompt_cache_bytes", prompt_cache_bytes, 0)
         image_cache = whole_number("image_cache_bytes", image_cache_bytes, 0)
+        limit = default_limit() if memory_limit is None else whole_number("memory_limit", memory_limit, 1)
         overflow = None if prompt_cache_dir is None else expand(prompt_cache_dir, OptionError, "prompt_cache_dir")
         checkpoint = Checkpoint.open(find_checkpoint(path_or_hub_id, revision=revision))
         try:
@@ -120,6 +135,12 @@ class ModelKit:
             default_max_tokens(checkpoint.generation_config)
         except OptionError as error:
             raise CheckpointError(f"{checkpoint.directory / 'generation_config.json'}: {error}") from error
+        context = checkpoint.config.text.context_length
+        if max_context is not None and whole_number("max_context", max_context, 1) > context:
+            raise OptionError(f"max_context: expected at most {context} (the model's context), found {max_context}")
+        guard = MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), limit)
+        if max_context is not None:
+            guard.step_size(SMALLEST_STEP, max_context, place="max_context")
         tokenizer = Tokenizer(checkpoint.directory, checkpoint.eos_token_ids)
         thread = MlxThread()
         try:
@@ -134,7 +155,7 @@ class ModelKit:
                 fingerprint=checkpoint.fingerprint(adapter_path),
             )
             vision = make_vision_add_on(checkpoint.config, model.vision_tower, checkpoint.directory, image_cache)
-            return cls(checkpoint, model, tokenizer, thread, vision, prompt_cache, max_pixels)
+            return cls(checkpoint, model, tokenizer, thread, vision, prompt_cache, guard, max_pixels, max_context)
         except BaseException:
             thread.close()
             raise
@@ -251,11 +272,11 @@ class ModelKit:
         Args:
             prompt: From `process_prompt`, or anything that it takes.
             max_tokens: At most this many tokens; None for the checkpoint's own limit, or else 4096. It
-                never exceeds what the context holds.
+                never exceeds what the context, or memory, holds.
             stop: Strings that end the answer.
             logprobs: Give each token's log probability.
             top_logprobs: Give this many most likely tokens at each position.
-            prefill_step_size: Tokens of the prompt that are read at once.
+            prefill_step_size: Tokens of the prompt that are read at once; fewer where memory asks for it.
             cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
                 everything, and remembers nothing.
             sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of
@@ -264,7 +285,7 @@ class ModelKit:
                 returning False cancels.
             sampling: See `SamplingOptions`; what is not given comes from generation_config.json.
         Raises:
-            OptionError, ContextLengthError, PromptError, MediaError: Before any work.
+            OptionError, ContextLengthError, PromptError, MediaError, InsufficientMemoryError: Before any work.
             GenerationCancelled: `on_progress` returned False.
         """
         started = time.perf_counter()
@@ -275,18 +296,21 @@ class ModelKit:
         room = self._check_length(ready, 1)
         if max_tokens is None:
             max_tokens = default_max_tokens(self.checkpoint.generation_config) or MAX_TOKENS
+        max_tokens = min(whole_number("max_tokens", max_tokens, 1), room)
+        plan = self._plan(ready, max_tokens, whole_number("prefill_step_size", prefill_step_size, 1))
         if not 0 <= whole_number("top_logprobs", top_logprobs, 0) < vocab_size:
             raise OptionError(f"top_logprobs: expected 0 to {vocab_size - 1}, found {top_logprobs}")
         request = Request(
             prompt=ready,
             options=options,
-            max_tokens=min(whole_number("max_tokens", max_tokens, 1), room),
-            prefill_step_size=whole_number("prefill_step_size", prefill_step_size, 1),
+            max_tokens=plan.tokens - len(ready.input_ids),
+            prefill_step_size=plan.step_size,
             stop=check_stop(stop),
             logprobs=logprobs,
             top_logprobs=top_logprobs,
             started=started,
             cache_prompt=bool(cache_prompt),
+            cache_room=plan.room,
             sampler=sampler,
         )
         return self._consume(request, on_progress)
@@ -334,6 +358,7 @@ class ModelKit:
         self._check_length(one, 0)
         if not self.prompt_cache.budget or not stop:
             return 0
+        step_size = self._plan(one, 0, step_size).step_size
 
         def steps() -> Generator[int, None, None]:
             reading = self.prompt_cache.begin(one)
@@ -396,13 +421,23 @@ class ModelKit:
 
     def _check_length(self, prompt: Prompt, new_tokens: int) -> int:
         """Tokens that may follow the prompt."""
-        limit = self.config.text.context_length
+        limit = self.context_length
         if len(prompt.input_ids) + new_tokens > limit:
+            whose = "the model's context" if limit == self.config.text.context_length else "max_context"
             raise ContextLengthError(
-                f"prompt: expected at most {limit - new_tokens} tokens (the model's context), "
-                f"found {len(prompt.input_ids)}"
+                f"prompt: expected at most {limit - new_tokens} tokens ({whose}), found {len(prompt.input_ids)}"
             )
         return limit - len(prompt.input_ids)
+
+    def _plan(self, prompt: Prompt, new_tokens: int, step_size: int) -> Plan:
+        """How a prompt and its answer fit into memory.
+
+        Raises:
+            InsufficientMemoryError: They do not.
+        """
+        unseen = [image for image in prompt.images if not self.vision.has_seen(image)]
+        patches = max((math.prod(image.grid_thw) for image in unseen), default=0)
+        return self.guard.plan(len(prompt.input_ids), new_tokens, step_size, patches, self.vision.features.nbytes)
 
     def _checked_ids(self, ids: Sequence[Any]) -> list[int]:
         vocab_size = self.config.text.vocab_size

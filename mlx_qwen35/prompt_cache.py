@@ -151,7 +151,7 @@ class PromptCache:
             if shared == len(other) or (shared >= other.turn and line.turn > other.turn):
                 self._drop(other)
         self._lines.append(line)
-        self._shrink()
+        self.shrink(self.budget)
 
     def save(self, path: Path, prompt: Prompt | None) -> int:
         """Write what was read of a prompt's conversation, or of the newest; returns the number of tokens.
@@ -221,7 +221,7 @@ class PromptCache:
                 self._drop(line)
                 return None
         data = line.data
-        self._shrink()
+        self.shrink(self.budget)
         return data
 
     def _touch(self, line: Line) -> None:
@@ -238,14 +238,14 @@ class PromptCache:
                 line.file.unlink()
             line.file, line.file_bytes = None, 0
 
-    def _shrink(self) -> None:
-        """Come back under the budget: old snapshots go first, then lines, least recently used first."""
+    def shrink(self, size: int) -> None:
+        """Come down to `size` bytes of memory: old snapshots go first, then lines, least recently used first."""
         held = self.nbytes
         for line in self._lines:
-            if held > self.budget and line.thin(_NEWEST):
+            if held > size and line.thin(_NEWEST):
                 held = self.nbytes
         for line in list(self._lines):
-            if held > self.budget and line.data is not None:
+            if held > size and line.data is not None:
                 self._evict(line)
                 held = self.nbytes
                 mx.clear_cache()

@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 from safetensors.numpy import load_file, save_file
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.bench.published import PUBLISHED, published_config
 from mlx_qwen35.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, materialise
 from mlx_qwen35.config import ModelConfig
 from mlx_qwen35.errors import AdapterError, CheckpointError, ConfigError, OptionError, VisionUnavailableError
@@ -23,7 +24,6 @@ from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.tensors import to_canonical
 from tests.checkpoints import DENSE, MOE, WIDE_HEADS, Shape, config_of, write_checkpoint
 from tests.parity.cases import CASES, TOLERANCE
-from tests.published import PUBLISHED, published_config
 
 Edit = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 

@@ -1,5 +1,7 @@
 """Sizes from headers and configs."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -8,12 +10,13 @@ import pytest
 from mlx.utils import tree_flatten
 from safetensors.numpy import save_file
 
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.bench.published import PUBLISHED, Published, published_config
 from mlx_qwen35.config import ModelConfig
-from mlx_qwen35.errors import CheckpointError
-from mlx_qwen35.memory import attention_bytes_per_token, gdn_state_bytes, read_headers
-from tests.checkpoints import DENSE
+from mlx_qwen35.errors import CheckpointError, ContextLengthError, InsufficientMemoryError, OptionError
+from mlx_qwen35.memory import SMALLEST_STEP, MemoryGuard, attention_bytes_per_token, gdn_state_bytes, read_headers
+from tests.checkpoints import DENSE, MOE, WIDE_HEADS, Shape
 from tests.conftest import Bench
-from tests.published import PUBLISHED, Published, published_config
 
 
 @pytest.mark.parametrize("size", PUBLISHED, ids=lambda size: size.name)
@@ -68,3 +71,107 @@ def test_malformed_headers_are_refused(tmp_path: Path, header: bytes) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
     with pytest.raises(CheckpointError, match="expected a safetensors file"):
         list(read_headers([path]))
+
+
+@pytest.fixture
+def guard(benches: Callable[[Shape], Bench]) -> MemoryGuard:
+    """Of a tiny model with a gigabyte."""
+    checkpoint = benches(DENSE).checkpoint
+    return MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), 10**9)
+
+
+def test_a_guard_counts_what_is_loaded(guard: MemoryGuard, benches: Callable[[Shape], Bench]) -> None:
+    in_memory = sum(value.nbytes for _, value in tree_flatten(benches(DENSE).model.parameters()))
+    assert guard.weights == in_memory
+    assert guard.dtype_size == 4
+
+
+def test_smaller_steps_before_a_refusal(guard: MemoryGuard) -> None:
+    fits = [replace(guard, limit=guard.needs(3000, step)) for step in (2048, 512, SMALLEST_STEP)]
+    assert [one.step_size(2048, 3000) for one in fits] == [2048, 512, SMALLEST_STEP]
+    short = replace(guard, limit=guard.needs(3000, SMALLEST_STEP) - 1)
+    with pytest.raises(
+        InsufficientMemoryError, match=r"^prompt: expected at most 2999 tokens with 0\.\d\d GB of memory"
+    ):
+        short.step_size(2048, 3000)
+    assert short.longest() == 2999
+
+
+def test_a_plan_shortens_the_answer_last(guard: MemoryGuard) -> None:
+    roomy = guard.plan(1000, 500, 2048)
+    assert (roomy.step_size, roomy.tokens) == (2048, 1500)
+    assert 0 < roomy.room < guard.limit - guard.weights
+    tight = replace(guard, limit=guard.needs(100, SMALLEST_STEP))
+    plan = tight.plan(99, 3000, 2048)
+    assert plan.step_size == SMALLEST_STEP
+    assert 100 < plan.tokens < 3099
+    assert guard.needs(plan.tokens, 1) <= tight.limit < guard.needs(plan.tokens + 1, 1)
+
+
+def test_images_and_what_is_kept_count(guard: MemoryGuard) -> None:
+    assert guard.needs(100, 64, patches=4096) > guard.needs(100, 64) + 2**27
+    assert guard.needs(100, 64, kept=12345) == guard.needs(100, 64) + 12345
+    with pytest.raises(InsufficientMemoryError, match="prompt: expected a smaller checkpoint or image"):
+        guard.step_size(2048, 100, patches=40000)
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    with pytest.raises(
+        InsufficientMemoryError, match=r"checkpoint: expected at most 0\.00 GB of memory, found weights"
+    ):
+        ModelKit.load(checkpoint_dir(DENSE), memory_limit=1000)
+
+
+def test_a_context_that_does_not_fit(checkpoint_dir: Callable[[Shape], Path], guard: MemoryGuard) -> None:
+    limit = guard.needs(1000, SMALLEST_STEP)
+    with pytest.raises(InsufficientMemoryError, match="max_context: expected at most 1000 tokens with"):
+        ModelKit.load(checkpoint_dir(DENSE), max_context=1001, memory_limit=limit)
+    with pytest.raises(OptionError, match=r"max_context: expected at most 4096 \(the model's context\), found 5000"):
+        ModelKit.load(checkpoint_dir(DENSE), max_context=5000)
+
+
+def test_a_shorter_context_is_kept(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    with ModelKit.load(checkpoint_dir(DENSE), max_context=20) as kit:
+        with pytest.raises(ContextLengthError, match=r"expected at most 19 tokens \(max_context\), found 20"):
+            kit.stream([1] * 20)
+        result = kit.generate(
+            [1] * 15, temperature=0.0, max_tokens=50, logit_bias=dict.fromkeys(kit.tokenizer.eos_token_ids, -100.0)
+        )
+        assert len(result.tokens) == 5
+        assert result.finish_reason == "length"
+
+
+def test_a_request_is_planned_before_it_runs(checkpoint_dir: Callable[[Shape], Path], guard: MemoryGuard) -> None:
+    """In smaller steps within a limit, to the same answer; and refused where no step is small enough."""
+    ids = [int(token) for token in np.random.Generator(np.random.PCG64(3)).integers(0, 300, 900)]
+    limit = guard.needs(901, 128)
+    with ModelKit.load(checkpoint_dir(DENSE)) as free, ModelKit.load(checkpoint_dir(DENSE), memory_limit=limit) as kit:
+        seen: list[int] = []
+        bound = kit.stream(ids, max_tokens=4, temperature=0.0, on_progress=lambda done, _: seen.append(done))
+        tokens = [chunk.token for chunk in bound]
+        assert tokens == [chunk.token for chunk in free.stream(ids, max_tokens=4, temperature=0.0)]
+        assert max(np.diff(seen)) <= 128
+        with pytest.raises(InsufficientMemoryError, match="prompt: expected at most"):
+            kit.stream([1] * 4000)
+
+
+# Not with attention last: a prefill leaves the last layer's scores out.
+MOE_IN_TURNS = replace(MOE, name="moe-in-turns", layer_types=("linear_attention", "full_attention") * 2)
+
+
+@pytest.mark.parametrize("shape", [WIDE_HEADS, MOE_IN_TURNS], ids=lambda shape: shape.name)
+def test_estimates_bound_what_is_measured(shape: Shape, benches: Callable[[Shape], Bench]) -> None:
+    """Reading 2048 tokens at once holds no more than the estimate, and not a small part of it."""
+    bench = benches(shape)
+    guard = MemoryGuard.of(bench.checkpoint.config, bench.checkpoint.weight_files(), 10**12)
+    cache = bench.model.make_cache()
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    bench.model(mx.array([[5] * 2048]), cache=cache)
+    mx.eval([layer.state for layer in cache])
+    measured = mx.get_peak_memory() - before
+    estimated = guard.needs(2048, 2048) - guard.weights
+    print(f"{shape.name}: measured {measured / 2**20:.1f} MiB, estimated {estimated / 2**20:.1f} MiB")
+    assert measured <= estimated
+    assert estimated <= 4 * measured

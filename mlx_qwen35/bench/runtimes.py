@@ -1,0 +1,182 @@
+"""This package, mlx-lm and mlx-vlm behind one face: read a prompt, write tokens, one or several rows."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_qwen35.model_kit import ModelKit
+from mlx_qwen35.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measured request.
+
+    Args:
+        first_token: Seconds until the first token was known, image encoding included.
+        per_token: Median seconds of each later token.
+        peak: Most bytes that MLX held, less what it held before and the weights that it held then.
+    """
+
+    first_token: float
+    per_token: float
+    peak: int
+
+
+class Runtime(Protocol):
+    """One way to run a checkpoint."""
+
+    name: str
+    sees: bool
+
+    def run(self, prompt: Prompt, tokens: int) -> Run:
+        """Read a prompt from nothing and write tokens, greedily."""
+
+    def rows(self, prompts: Sequence[Prompt], tokens: int) -> float:
+        """Decode several text prompts together; seconds per step of all rows."""
+
+    def close(self) -> None:
+        """Release the weights."""
+
+
+def timed(stream: Callable[[], Iterator[Any]], tokens: int) -> Run:
+    """Take `tokens` items of a stream, one per token."""
+    gc.collect()
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    held = mx.get_active_memory()
+    began = time.perf_counter()
+    times = [began]
+    for number, _ in enumerate(stream(), start=1):
+        times.append(time.perf_counter())
+        if number == tokens:
+            break
+    steps = np.diff(times)
+    later = float(np.median(steps[1:])) if len(steps) > 1 else 0.0
+    return Run(float(steps[0]), later, int(mx.get_peak_memory() - held))
+
+
+def steps_of(generator: Any, rows: int, generated: Callable[[Any], Sequence[Any]]) -> float:
+    """Median seconds of the steps in which every row wrote a token."""
+    seconds = []
+    while True:
+        began = time.perf_counter()
+        answers = generated(generator)
+        if len(answers) == rows:
+            seconds.append(time.perf_counter() - began)
+        elif seconds:
+            break
+        if any(answer.finish_reason for answer in answers):
+            break
+    # The first one waits for the prompts.
+    return float(np.median(seconds[1:]))
+
+
+class OwnRuntime:
+    """ModelKit, with nothing kept between requests; its model in mlx-lm's BatchGenerator for several rows."""
+
+    name, sees = "mlx-qwen35", True
+
+    def __init__(self, model: Path) -> None:
+        self._kit = ModelKit.load(model, prompt_cache_bytes=0, image_cache_bytes=0)
+
+    def run(self, prompt: Prompt, tokens: int) -> Run:
+        return timed(lambda: self._kit.stream(prompt, max_tokens=tokens, temperature=0.0), tokens)
+
+    def rows(self, prompts: Sequence[Prompt], tokens: int) -> float:
+        return self._kit._thread.call(_batch, self._kit.model, prompts, tokens)
+
+    def close(self) -> None:
+        self._kit.close()
+
+
+class MlxLmRuntime:
+    """mlx-lm's generate_step and BatchGenerator."""
+
+    name, sees = "mlx-lm", False
+
+    def __init__(self, model: Path) -> None:
+        from mlx_lm.utils import load_model
+
+        self._model, _ = load_model(model, strict=False)
+
+    def run(self, prompt: Prompt, tokens: int) -> Run:
+        from mlx_lm.generate import generate_step
+
+        ids = mx.array(prompt.input_ids)
+        return timed(lambda: generate_step(ids, self._model, max_tokens=tokens), tokens)
+
+    def rows(self, prompts: Sequence[Prompt], tokens: int) -> float:
+        return _batch(self._model, prompts, tokens)
+
+    def close(self) -> None:
+        del self._model
+
+
+class MlxVlmRuntime:
+    """mlx-vlm's generate_step and BatchGenerator."""
+
+    name, sees = "mlx-vlm", True
+
+    def __init__(self, model: Path) -> None:
+        from mlx_vlm.utils import load
+
+        self._model, self._processor = load(str(model))
+
+    def run(self, prompt: Prompt, tokens: int) -> Run:
+        from mlx_vlm.generate import generate_step
+
+        arguments: dict[str, Any] = {}
+        pixels = None
+        if prompt.images:
+            pixels = mx.array(np.concatenate([image.pixel_values for image in prompt.images]))
+            arguments["image_grid_thw"] = mx.array(np.array([image.grid_thw for image in prompt.images]))
+        ids = mx.array(prompt.input_ids)[None]
+        return timed(
+            lambda: generate_step(ids, self._model, pixels, None, max_tokens=tokens, temperature=0.0, **arguments),
+            tokens,
+        )
+
+    def rows(self, prompts: Sequence[Prompt], tokens: int) -> float:
+        from mlx_vlm.generate import BatchGenerator
+
+        generator = BatchGenerator(
+            self._model.language_model,
+            self._processor,
+            prefill_batch_size=len(prompts),
+            completion_batch_size=len(prompts),
+            compute_logprobs=False,
+        )
+        ids = [prompt.input_ids.tolist() for prompt in prompts]
+        embedded = [self._model.get_input_embeddings(mx.array([row]), None).to_dict() for row in ids]
+        arguments = [{name: value for name, value in row.items() if value is not None} for row in embedded]
+        generator.insert(ids, tokens, prompt_kwargs=arguments)
+        try:
+            return steps_of(generator, len(prompts), lambda generator: generator.next()[1])
+        finally:
+            generator.close()
+
+    def close(self) -> None:
+        del self._model
+
+
+RUNTIMES: dict[str, Callable[[Path], Runtime]] = {
+    runtime.name: runtime for runtime in (OwnRuntime, MlxLmRuntime, MlxVlmRuntime)
+}
+
+
+def _batch(model: Any, prompts: Sequence[Prompt], tokens: int) -> float:
+    from mlx_lm.generate import BatchGenerator
+
+    generator = BatchGenerator(model, max_tokens=tokens, stream=mx.default_stream(mx.default_device()))
+    generator.insert([prompt.input_ids.tolist() for prompt in prompts])
+    try:
+        return steps_of(generator, len(prompts), lambda generator: generator.next_generated())
+    finally:
+        generator.close()
