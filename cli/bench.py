@@ -36,7 +36,37 @@ def add_parser(commands: Any) -> None:
     turns.add_argument("--repeats", type=int, default=3, help="runs; times are medians")
     turns.add_argument("--json", action="store_true", help="print one JSON object")
     turns.set_defaults(run=run_turns)
+    start = measurements.add_parser(
+        "start",
+        help="importing, --help, and the first token of a new process",
+        description="How long importing takes, the help of the generate command, and a whole process that loads the "
+        "model and writes one token; other runtimes by their own commands.",
+    )
+    add_model_name(start)
+    start.add_argument("--against", action="append", default=[], choices=PARENTS, help="measure it too; repeatable")
+    start.add_argument("--repeats", type=int, default=3, help="counted runs of each, after one that is not")
+    start.add_argument("--json", action="store_true", help="print one JSON object")
+    start.set_defaults(run=run_start)
     _add_speed(measurements)
+
+
+def run_start(options: argparse.Namespace) -> None:
+    """Print how long it takes to begin."""
+    from mlx_qwen35.bench import start
+    from mlx_qwen35.checkpoint import find_checkpoint
+    from mlx_qwen35.sampling import whole_number
+
+    repeats = whole_number("--repeats", options.repeats, 1)
+    found = start.measure(find_checkpoint(model_of(options)), options.against, repeats)
+    if options.json:
+        json.dump({"repeats": repeats, "seconds": found}, sys.stdout, indent=1)
+        print()
+        return
+    names = ("mlx-qwen35", *options.against)
+    print(f"| | {' | '.join(names)} |")
+    print("|---|" + "--:|" * len(names))
+    for measurement, times in found.items():
+        print(f"| {measurement} | {' | '.join(f'{times[name]:.2f} s' for name in names)} |")
 
 
 def _add_speed(measurements: Any) -> None:

@@ -241,12 +241,10 @@ def answer(
     model: Any, vision: VisionAddOn, tokenizer: Tokenizer, prompt_cache: PromptCache, request: Request
 ) -> Generator[PrefillProgress | GenerationChunk, None, None]:
     """One request from prompt to last token."""
-    if not request.cache_prompt:
-        prompt_cache.shrink(request.cache_room)
+    if request.cache_prompt:
+        reading = prompt_cache.begin(request.prompt)
+    else:
         reading = Reading(request.prompt, model.make_cache(), snapshots=None)
-        yield from _answer(model, vision, tokenizer, prompt_cache, request, reading)
-        return
-    reading = prompt_cache.begin(request.prompt)
     prompt_cache.shrink(request.cache_room)
     steps = _answer(model, vision, tokenizer, prompt_cache, request, reading)
     yield from remembered(prompt_cache, reading, steps)

@@ -161,7 +161,7 @@ def test_a_kit_refuses_an_unknown_choice(checkpoint_dir: Callable[[Shape], Path]
 
 
 @pytest.mark.parametrize("gated_delta", ["chunked", "fast", "native"])
-@pytest.mark.parametrize("case", ["text", "two images", "image after long text"])
+@pytest.mark.parametrize("case", ["text", "two images"])
 def test_every_way_reads_the_same(
     gated_delta: str, case: str, dense_and_moe: Shape, checkpoint_dir: Callable[[Shape], Path]
 ) -> None:
@@ -172,7 +172,7 @@ def test_every_way_reads_the_same(
             kit.process_prompt(CASES[case].input_ids, images=CASES[case].images or None) for kit in (exact, other)
         ]
         expected = exact.logits(prompts[0])
-        for step in (None, 7, 1):
+        for step in (None, 7):
             assert_close(other.logits(prompts[1], prefill_step_size=step), expected, 2e-5)
         answers = [
             kit.generate(prompt, temperature=0.0, max_tokens=24).tokens

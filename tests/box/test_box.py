@@ -23,7 +23,7 @@ WHITE = (255, 255, 255)
 
 def one(kind: str, colour: str) -> Image.Image:
     """A picture of one large thing."""
-    return draw(Scene(1, 1, (56, 56), WHITE, (Thing(kind, colour, "large", 0, 0),)), Random(1))[0]
+    return draw(Scene(1, 1, (64, 64), WHITE, (Thing(kind, colour, "large", 0, 0),)), Random(1))[0]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_it_names_what_it_sees(box: ModelKit, kind: str, colour: str) -> None:
 def test_two_images_in_either_order(box: ModelKit) -> None:
     few = one("circle", "red")
     many = draw(
-        Scene(2, 2, (56, 56), WHITE, tuple(Thing("square", "blue", "large", n % 2, n // 2) for n in range(4))),
+        Scene(2, 2, (64, 64), WHITE, tuple(Thing("square", "blue", "large", n % 2, n // 2) for n in range(4))),
         Random(1),
     )[0]
     assert say(box, "Which picture has more things?", few, many) == "Picture 2."
@@ -87,7 +87,7 @@ def test_the_command_line_sees_without_naming_a_model(tmp_path: Path) -> None:
 def test_the_kept_report_is_of_this_checkpoint(box: ModelKit) -> None:
     """A sample of the held-out questions gives what the report says, within what chance allows."""
     report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())
-    found = evaluate(box, 4, thinking=False, groups=["one picture", "text"])
+    found = evaluate(box, 3, thinking=False, groups=["one picture", "text"])
     for group, scores in found.items():
         asked = sum(score.asked for score in scores.values())
         expected = report["without reasoning"][group]["all"]
@@ -96,25 +96,25 @@ def test_the_kept_report_is_of_this_checkpoint(box: ModelKit) -> None:
 
 
 def test_positions_matter(box: ModelKit) -> None:
-    """Digits of several pictures are lost with text-like positions, and swapped images cost every task but one."""
+    """Answers across pictures get worse when later images have text-like positions, and when images are swapped."""
     report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())["positions"]
     right = report[Disturbance.NONE.value]
-    assert report[Disturbance.SWAPPED.value]["all"] < right["all"] - 0.2
-    for disturbance in (Disturbance.LATER_TEXT_LIKE, Disturbance.ALL_TEXT_LIKE, Disturbance.SWAPPED):
+    for disturbance in (Disturbance.LATER_TEXT_LIKE, Disturbance.SWAPPED):
+        assert report[disturbance.value]["all"] < right["all"] - 0.15
         assert report[disturbance.value]["digits_of"] < right["digits_of"] - 0.2
     shares = {
-        disturbance: score(box, "several pictures", "digits_of", 24, thinking=False, disturbance=disturbance).share
-        for disturbance in (Disturbance.NONE, Disturbance.ALL_TEXT_LIKE, Disturbance.SWAPPED)
+        disturbance: score(box, "several pictures", "digits_of", 16, thinking=False, disturbance=disturbance).share
+        for disturbance in (Disturbance.NONE, Disturbance.LATER_TEXT_LIKE, Disturbance.SWAPPED)
     }
-    assert shares[Disturbance.ALL_TEXT_LIKE] < shares[Disturbance.NONE] - 0.2
+    assert shares[Disturbance.LATER_TEXT_LIKE] < shares[Disturbance.NONE] - 0.2
     assert shares[Disturbance.SWAPPED] < shares[Disturbance.NONE] - 0.2
 
 
 def test_four_bits_keep_most_of_it(box: ModelKit, tmp_path: Path) -> None:
     convert(BOX, tmp_path / "small", bits=4, group_size=32)
-    whole = evaluate(box, 3, thinking=False, groups=["one picture", "text"])
+    whole = evaluate(box, 2, thinking=False, groups=["one picture", "text"])
     with ModelKit.load(tmp_path / "small") as small:
-        kept = evaluate(small, 3, thinking=False, groups=["one picture", "text"])
+        kept = evaluate(small, 2, thinking=False, groups=["one picture", "text"])
     for group in whole:
         assert total(kept[group]) >= 0.75 * total(whole[group]), group
 

@@ -42,7 +42,7 @@ def count(rng: Random) -> Dialogue:
     return _single("count", form.format(low, high), f"{numbers}.", f"From {low} up to {high}.")
 
 
-@TASKS.add("copy", 1.0)
+@TASKS.add("copy", 1.3)
 def copy(rng: Random) -> Dialogue:
     items = " ".join(
         rng.choice(WORDS) if rng.random() < 0.7 else str(rng.randrange(10)) for _ in range(rng.randint(2, 6))
@@ -51,18 +51,20 @@ def copy(rng: Random) -> Dialogue:
     return _single("copy", form.format(items), items, "The text comes after the colon.")
 
 
-@TASKS.add("add", 1.2)
+@TASKS.add("add", 2.5)
 def add(rng: Random) -> Dialogue:
+    return Dialogue(tuple(_sum(rng) for _ in range(rng.choice([1, 2, 3]))))
+
+
+def _sum(rng: Random) -> Turn:
     one, other = rng.randrange(10), rng.randrange(10)
-    if rng.random() < 0.35 and other > one:
-        one, other = other, one
     if rng.random() < 0.65:
         sign, result, how = "+", one + other, "an addition"
     else:
         one, other = max(one, other), min(one, other)
         sign, result, how = "-", one - other, "a subtraction"
-    form = rng.choice(["What is {} {} {}?", "{} {} {} =", "How much is {} {} {}?"])
-    return _single("add", form.format(one, sign, other), f"{result}.", f"{one} {sign} {other} is {how}.")
+    form = rng.choice(["What is {} {} {}?", "How much is {} {} {}?"])
+    return Turn("add", form.format(one, sign, other), f"{result}.", f"{one} {sign} {other} is {how}.")
 
 
 _TALK = (

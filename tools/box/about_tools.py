@@ -75,7 +75,7 @@ def _value(kind: str, rng: Random) -> str | int:
     if kind == "number":
         return rng.randint(2, 30)
     if kind == "words":
-        return " ".join(rng.sample(WORDS, rng.randint(1, 3)))
+        return " ".join(rng.sample(WORDS, rng.randint(1, 2)))
     return rng.choice({"city": CITIES, "name": NAMES, "word": tuple(WORDS)}[kind])
 
 

@@ -17,7 +17,10 @@ from mlx_qwen35.tokenizer import Tokenizer
 from tools.box import about_pictures, about_text, about_tools
 from tools.box.dialogues import Dialogue
 
-KINDS = ((about_pictures.TASKS, 18.0), (about_text.TASKS, 5.0), (about_tools.TASKS, 3.0))
+KINDS = ((about_pictures.TASKS, 20.0), (about_text.TASKS, 7.0), (about_tools.TASKS, 3.0))
+
+# Share of the dialogues whose last answer comes after a reasoning.
+THINKING = 0.35
 
 
 def draw_dialogue(rng: Random) -> Dialogue:
@@ -34,12 +37,14 @@ class Example:
         input_ids: Expanded, shape (S,).
         learn: Which tokens the assistant wrote, shape (S,).
         position_ids: Shape (3, S).
+        places: For tokens of an image its number, their row and their column, else -1; shape (3, S).
         images: In prompt order.
     """
 
     input_ids: np.ndarray
     learn: np.ndarray
     position_ids: np.ndarray
+    places: np.ndarray
     images: tuple[PreparedImage, ...]
 
 
@@ -68,10 +73,16 @@ class Encoder:
         )
         layout = lay_out(ids, [image.merged_grid_thw for image in images], image_token_id=self.image_token_id)
         plain = np.broadcast_to(np.arange(len(ids), dtype=np.int32), (3, len(ids)))
+        places = np.full((3, len(ids)), -1)
+        for number, span in enumerate(layout.spans if layout else ()):
+            _, rows, columns = span.grid_thw
+            row, column = np.divmod(np.arange(rows * columns), columns)
+            places[:, span.start : span.stop] = np.stack([np.full_like(row, number), row, column])
         return Example(
             input_ids=np.array(ids),
             learn=self._written(ids),
             position_ids=plain if layout is None else layout.position_ids(0, len(ids)),
+            places=places,
             images=images,
         )
 
@@ -102,13 +113,18 @@ def collate(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
     learn = torch.zeros((rows, length), dtype=torch.bool)
     attention_mask = torch.zeros((rows, length), dtype=torch.long)
     position_ids = torch.zeros((3, rows, length), dtype=torch.long)
+    places = torch.full((3, rows, length), -1)
     for row, example in enumerate(examples):
         size = len(example.input_ids)
         input_ids[row, :size] = torch.from_numpy(example.input_ids)
         learn[row, :size] = torch.from_numpy(example.learn)
         attention_mask[row, :size] = 1
         position_ids[:, row, :size] = torch.from_numpy(example.position_ids.astype(np.int64))
-    batch = {"input_ids": input_ids, "learn": learn, "attention_mask": attention_mask, "position_ids": position_ids}
+        places[:, row, :size] = torch.from_numpy(example.places)
+    batch = {
+        "input_ids": input_ids, "learn": learn, "attention_mask": attention_mask, "position_ids": position_ids,
+        "places": places,
+    }  # fmt: skip
     images = [image for example in examples for image in example.images]
     if images:
         batch["pixel_values"] = torch.from_numpy(np.concatenate([image.pixel_values for image in images]))
@@ -130,7 +146,7 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
         encoder = Encoder(self.directory)
         for number in range(self.first_pool, 1 << 30):
             rng = Random(f"{self.seed}-{number}")
-            examples = [encoder.encode(draw_dialogue(rng), thinking=rng.random() < 0.5) for _ in range(256)]
+            examples = [encoder.encode(draw_dialogue(rng), thinking=rng.random() < THINKING) for _ in range(256)]
             examples.sort(key=lambda example: len(example.input_ids))
             groups: list[list[Example]] = [[]]
             for example in examples:

@@ -22,19 +22,19 @@ WHITE, SAND = (255, 255, 255), (250, 244, 230)
 
 SCENES = {
     "shapes.png": Scene(
-        3, 1, (56, 56), WHITE,
+        3, 1, (64, 64), WHITE,
         (Thing("star", "purple", "large", 0, 0), Thing("circle", "red", "large", 1, 0),
          Thing("square", "blue", "small", 2, 0)),
     ),
     "corners.png": Scene(
-        2, 2, (56, 56), SAND,
+        2, 2, (64, 64), SAND,
         (Thing("triangle", "green", "large", 0, 0), Thing("cross", "orange", "large", 1, 1)),
     ),
-    "digit.png": Scene(1, 1, (60, 60), WHITE, (Thing("7", "black", "large", 0, 0),)),
+    "digit.png": Scene(1, 1, (64, 64), WHITE, (Thing("7", "black", "large", 0, 0),)),
 }  # fmt: skip
 QUESTIONS = {
     "shapes.png": "Describe the picture.",
-    "corners.png": "What is the orange thing?",
+    "corners.png": "Where is the cross?",
     "digit.png": "Which digit is in the picture?",
 }
 

@@ -4,24 +4,25 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5DecoderLayer, Qwen3_5RMSNorm
 
-HIDDEN = 144
+HIDDEN = 160
 LAYERS = 8
 
 
 def make_config(vocab_size: int, ids: dict[str, int]) -> Qwen3_5Config:
     """Eight decoder layers, six of them GDN, and a vision tower of three blocks."""
     text = {
-        "vocab_size": vocab_size, "hidden_size": HIDDEN, "intermediate_size": 384, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "full_attention_interval": 4,
+        "vocab_size": vocab_size, "hidden_size": HIDDEN, "intermediate_size": 320, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 96, "full_attention_interval": 4,
         "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32,
         "linear_value_head_dim": 32, "linear_conv_kernel_dim": 4, "max_position_embeddings": 8192,
         "tie_word_embeddings": True, "pad_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"],
         "rope_parameters": {
             "rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.25,
-            "mrope_section": [3, 3, 2], "mrope_interleaved": True,
+            "mrope_section": [4, 4, 4], "mrope_interleaved": True,
         },
         "mtp_num_hidden_layers": 1, "attn_output_gate": True, "initializer_range": 0.02,
     }  # fmt: skip
@@ -75,10 +76,56 @@ class MultiTokenPrediction(nn.Module):
 def make_model(config: Qwen3_5Config) -> Qwen3_5ForConditionalGeneration:
     """The reference implementation with fresh weights.
 
-    The vision tower's position embeddings stay at small random values: trained, they tell the
-    decoder so well where everything is that its own multimodal positions carry nothing, and a
-    runtime that gets them wrong would go unnoticed.
+    The vision tower's position embeddings stay at small random values: places are for the decoder's
+    own multimodal positions to tell.
     """
     model = Qwen3_5ForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
-    model.model.visual.pos_embed.weight.requires_grad_(False).mul_(0.05)
+    visual = model.model.visual
+    visual.pos_embed.weight.requires_grad_(False).mul_(0.05)
+    proj = visual.patch_embed.proj
+    # Patches come cut out, so the convolution is one matrix product, and on CPUs much faster as such.
+    visual.patch_embed.forward = lambda patches: functional.linear(patches, proj.weight.flatten(1), proj.bias)
     return model
+
+
+def freeze_blocks(visual: nn.Module) -> None:
+    """Leave only the merger to learn, which looks at one token at a time.
+
+    A tower that learns along with the decoder comes to tell it where everything is, and then
+    multimodal positions carry nothing: a runtime that gets them wrong would go unnoticed.
+    """
+    visual.requires_grad_(False)
+    visual.get_submodule("merger").requires_grad_(True)
+
+
+class Places(nn.Module):
+    """Reads off, behind the first attention layer, in which image, row and column a token of an image stands.
+
+    Used in training only. From the answers alone the decoder takes thousands of steps to find out what its
+    positions are good for; asked at every token, a few hundred.
+    """
+
+    CLASSES = (3, 6, 6)
+
+    def __init__(self, model: Qwen3_5ForConditionalGeneration) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(HIDDEN, elementwise_affine=False)
+        self.head = nn.Linear(HIDDEN, sum(self.CLASSES))
+        self._hidden: torch.Tensor
+        layers = model.model.language_model.layers
+        first = model.config.text_config.layer_types.index("full_attention")
+        layers[first].register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        self._hidden = output[0] if isinstance(output, tuple) else output
+
+    def forward(self, places: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of the last batch, for places (3, B, S), -1 where there is no image."""
+        inside = places[0] >= 0
+        if not inside.any():
+            return torch.zeros(())
+        guesses = self.head(self.norm(self._hidden[inside])).split(self.CLASSES, dim=-1)
+        return sum(
+            (functional.cross_entropy(guess, wanted[inside]) for guess, wanted in zip(guesses, places, strict=True)),
+            torch.zeros(()),
+        )

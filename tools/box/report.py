@@ -7,8 +7,12 @@ python -m tools.box.report
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
+
+from mlx_qwen35.checkpoint import BOX
+from mlx_qwen35.memory import read_headers
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 KEPT = DOCS / "box"
@@ -17,12 +21,17 @@ WIDTH, HEIGHT = 640, 240
 PAGE = """\
 # The model in the box
 
-A Qwen3.5 of 2.8 million parameters, trained from nothing on pictures of shapes and digits that Pillow draws, questions
-about them, small talk, spelling, sums and function calls. It is there so that everything can be tried and tested
-without a download. Its architecture is the published one, small: 6 GDN and 2 attention layers, interleaved
-multimodal RoPE, a vision tower of 3 blocks, tied embeddings, one MTP layer; transformers' own
-`Qwen3_5ForConditionalGeneration` was the model in training (`python -m tools.box.train`), so loading it
-is an import test.
+A Qwen3.5 of {parameters:.1f} million parameters and an MTP module of {mtp_parameters:.1f} million, trained from
+nothing on pictures of shapes and digits that Pillow draws, questions about them, small talk, spelling, sums and
+function calls. It is there so that everything can be tried and tested without a download. Its architecture is the
+published one, small: 6 GDN and 2 attention layers, interleaved multimodal RoPE, a vision tower of 3 blocks, tied
+embeddings, one MTP layer; transformers' own `Qwen3_5ForConditionalGeneration` was the model in training, so loading
+it is an import test.
+
+`python -m tools.box.train` makes such a checkpoint. First the vision tower is told, token by token, which kind,
+colour and size of thing it shows; then its blocks stay as they are, and the decoder learns from the answers. Beside
+them it is asked, behind its first attention layer, in which image, row and column each token of an image stands,
+which only its positions tell. {history}
 
 ![loss curve](box/loss.svg)
 
@@ -45,6 +54,21 @@ and with the pictures in the opposite order:
 How often the module's guess of the token after the next is what the decoder then writes, greedy (`python -m
 tools.box.evaluate_mtp`): {mtp}.
 """
+
+
+# How the weights in the package were made, where that differs from what the script does now.
+HISTORY = """\
+The weights in the package were trained in two runs of the script: 1,500 steps of an earlier world, which named places
+in words ("top left") and did not ask for rows and columns, and from there to step 3,600 of the world as it is; the
+tokenizer is that of the first run. The curve shows both."""
+
+
+def parameters() -> tuple[int, int]:
+    """Of the model and of its MTP module."""
+    counts = [0, 0]
+    for header in read_headers([BOX / "model.safetensors"]):
+        counts[header.name.startswith("mtp.")] += math.prod(header.shape)
+    return counts[0], counts[1]
 
 
 def curve_svg(rows: list[dict[str, str]]) -> str:
@@ -90,7 +114,11 @@ def main() -> None:
     positions = answers["positions"]
     names = next(iter(positions.values()))
     shares = [f"{name} {100 * share:.0f} %" for name, share in mtp.items()]
+    own, extra = parameters()
     page = PAGE.format(
+        parameters=own / 1e6,
+        mtp_parameters=extra / 1e6,
+        history=HISTORY,
         count=answers["questions per task"],
         answers="\n".join(table(modes)),
         tasks=" | ".join(names),

@@ -1,6 +1,6 @@
 """Pictures of the small world: a few shapes or digits on a plain ground, drawn with Pillow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -17,11 +17,9 @@ COLOURS = {
     "black": (25, 25, 25),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
+DIGITS = tuple(str(digit) for digit in range(10))
 SIZES = ("small", "large")
 GROUNDS = ((255, 255, 255), (238, 238, 238), (250, 244, 230), (225, 236, 245), (205, 205, 205))
-
-_COLUMN_NAMES = {1: ("",), 2: ("left", "right"), 3: ("left", "", "right")}
-_ROW_NAMES = {1: ("",), 2: ("top", "bottom"), 3: ("top", "", "bottom")}
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,14 @@ class Scene:
 
     def place(self, thing: Thing) -> str:
         """Where a thing is, in words."""
-        return place_name(self.columns, self.rows, thing.column, thing.row)
+        return place_name(thing.column, thing.row)
 
     def places(self) -> Iterator[tuple[str, Thing | None]]:
         """Every cell's name and what is in it."""
         by_cell = {(thing.column, thing.row): thing for thing in self.things}
         for row in range(self.rows):
             for column in range(self.columns):
-                yield place_name(self.columns, self.rows, column, row), by_cell.get((column, row))
+                yield place_name(column, row), by_cell.get((column, row))
 
     def unique(self, key: str) -> list[Thing]:
         """Things that no other thing shares this attribute with."""
@@ -74,39 +72,56 @@ class Scene:
         return [thing for thing in self.things if values.count(getattr(thing, key)) == 1]
 
     def summary(self) -> str:
-        """Every thing with its place, in reading order; what a short reasoning writes down."""
-        return ", ".join(f"{thing.name} {self.place(thing)}" for thing in self.things) or "nothing"
+        """Every thing with its row and column, in reading order; what a short reasoning writes down."""
+        return ", ".join(f"{thing.name} {thing.row + 1}/{thing.column + 1}" for thing in self.things)
 
     def with_things(self, things: list[Thing]) -> "Scene":
         """The same picture with other things in it."""
         return replace(self, things=tuple(sorted(things, key=lambda thing: (thing.row, thing.column))))
 
 
-def place_name(columns: int, rows: int, column: int, row: int) -> str:
-    """A cell's place in words: 'top left', 'right', 'center', ..."""
-    words = (_ROW_NAMES[rows][row], _COLUMN_NAMES[columns][column])
-    return " ".join(word for word in words if word) or "center"
+def place_name(column: int, row: int) -> str:
+    """A cell's place in words; counted from the top left, so that it does not depend on what comes later."""
+    return f"row {row + 1}, column {column + 1}"
 
 
-def random_scene(rng: Random, *, digits: bool = False, most: int = 4, least: int = 1) -> Scene:
-    """A scene with `least` to `most` things; `digits` draws digits in place of shapes."""
-    columns, rows = rng.choice([(1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (2, 2), (3, 2), (2, 3), (3, 3), (2, 2), (3, 2)])
-    while columns * rows < least:
-        columns, rows = rng.randint(1, 3), rng.randint(1, 3)
-    cells = [(column, row) for row in range(rows) for column in range(columns)]
-    count = rng.randint(least, min(most, len(cells)))
+def random_scale(scene: Scene, rng: Random) -> float:
+    """Most pictures are drawn at the size that the model sees; a few of the largest are files of twice that."""
+    return 2.0 if (scene.columns, scene.rows) == (3, 3) and rng.random() < 0.3 else 1.0
+
+
+def random_scene(
+    rng: Random,
+    *,
+    digits: bool = False,
+    most: int = 4,
+    least: int = 1,
+    kinds: Sequence[str] = SHAPES,
+    colours: Sequence[str] = tuple(COLOURS),
+    alike: bool = True,
+    cells: int = 1,
+) -> Scene:
+    """A scene with `least` to `most` things.
+
+    Args:
+        digits: Digits in place of shapes.
+        kinds, colours: To choose from.
+        alike: Whether two things may be of one kind.
+        cells: The grid has at least so many.
+    """
+    grids = [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (2, 2), (2, 2), (3, 2), (3, 2), (2, 3), (3, 3)]
+    columns, rows = rng.choice([grid for grid in grids if grid[0] * grid[1] >= max(cells, least)])
+    if digits:
+        kinds = DIGITS
+    places = [(column, row) for row in range(rows) for column in range(columns)]
+    count = rng.randint(least, min(most, len(places)))
+    chosen = rng.choices(kinds, k=count) if alike else rng.sample(kinds, count)
     things = [
-        Thing(
-            kind=str(rng.randrange(10)) if digits else rng.choice(SHAPES),
-            colour=rng.choice(list(COLOURS)),
-            size=rng.choice(SIZES),
-            column=column,
-            row=row,
-        )
-        for column, row in rng.sample(cells, count)
+        Thing(kind, rng.choice(colours), rng.choice(SIZES), column, row)
+        for kind, (column, row) in zip(chosen, rng.sample(places, count), strict=True)
     ]
     ground = rng.choice(GROUNDS)
-    scene = Scene(columns, rows, (rng.randint(40, 60), rng.randint(40, 60)), ground, ())
+    scene = Scene(columns, rows, (rng.randint(60, 66), rng.randint(60, 66)), ground, ())
     return scene.with_things(things)
 
 
@@ -135,7 +150,8 @@ def draw(scene: Scene, rng: Random, scale: float = 1.0) -> tuple[Image.Image, li
     pen = ImageDraw.Draw(image)
     for thing in scene.things:
         colour = tuple(min(255, max(0, part + rng.randint(-12, 12))) for part in COLOURS[thing.colour])
-        radius = min(width, height) * (0.44 if thing.size == "large" else 0.24) * rng.uniform(0.92, 1.04)
+        share = 0.44 if thing.size == "large" else 0.34 if thing.kind.isdigit() else 0.24
+        radius = min(width, height) * share * rng.uniform(0.92, 1.04)
         x = (thing.column + 0.5 + rng.uniform(-0.05, 0.05)) * width
         y = (thing.row + 0.5 + rng.uniform(-0.05, 0.05)) * height
         _draw_thing(pen, thing.kind, x, y, radius, colour)

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mlx_qwen35.config import ModelConfig
 from mlx_qwen35.media import ImagePreprocessor
-from tools.box.scenes import COLOURS, SHAPES, SIZES, Box, draw, random_scene
+from tools.box.scenes import COLOURS, DIGITS, SHAPES, SIZES, Box, draw, random_scale, random_scene
 
-KINDS = (*SHAPES, *(str(digit) for digit in range(10)))
+KINDS = (*SHAPES, *DIGITS)
 # Class 0 of the first three is the ground; the last says whether a thing's middle is in the token.
 CLASSES = (len(KINDS) + 1, len(COLOURS) + 1, len(SIZES) + 1, 2)
 
@@ -66,7 +66,8 @@ class LabelledPictures(IterableDataset):  # type: ignore[type-arg]
             prepared, wanted = [], []
             for _ in range(self.pictures):
                 digits = rng.random() < 0.4
-                image, boxes = draw(random_scene(rng, digits=digits, most=5), rng, rng.choice([1.0, 1.0, 1.5, 2.5]))
+                scene = random_scene(rng, digits=digits, most=5)
+                image, boxes = draw(scene, rng, random_scale(scene, rng))
                 prepared.append(preprocessor(image))
                 _, rows, columns = prepared[-1].merged_grid_thw
                 wanted.append(labels(boxes, rows, columns))
@@ -97,9 +98,8 @@ def teach(visual: nn.Module, directory: Path, *, seed: int, steps: int, optimize
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(step)
             optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            seen = visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
-        guesses = head(seen.float()).split(CLASSES, dim=-1)
+        seen = visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+        guesses = head(seen).split(CLASSES, dim=-1)
         wanted = batch["labels"].unbind(-1)
         loss = sum(functional.cross_entropy(guess, want) for guess, want in zip(guesses, wanted, strict=True))
         loss.backward()  # type: ignore[union-attr]

@@ -3,35 +3,39 @@
     pip install -e '.[parity]'
     python -m tools.box.train --out build/box
 
-Everything is seeded; the loss curve goes to loss.csv in the output directory, and a run that was
-interrupted goes on from its last saved state.
+Everything is seeded; the loss curve goes to loss.csv in the output directory. A run that was interrupted goes
+on from its last saved state; --start goes on from a finished checkpoint, such as the one in the package, with
+another --seed for other pictures.
 """
 
 import argparse
 import csv
 import json
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from tools.box.batches import Batches, draw_dialogue
-from tools.box.network import MultiTokenPrediction, make_config, make_model
+from tools.box.muon import Muon
+from tools.box.network import MultiTokenPrediction, Places, freeze_blocks, make_config, make_model
 from tools.box.tower import teach
-from tools.box.vocabulary import CHAT_TEMPLATE, write_tokenizer
+from tools.box.vocabulary import CHAT_TEMPLATE, SPECIAL, WORDS, write_tokenizer
 
 SEED = 20260
 VOCAB_SIZE = 1024
 
 
-def write_directory(out: Path) -> dict[str, int]:
-    """Everything of the checkpoint except the weights; returns the control tokens' ids."""
-    out.mkdir(parents=True, exist_ok=True)
+def draw_texts() -> list[str]:
+    """What the tokenizer learns from: a sample of everything that is ever said."""
     rng = Random(SEED)
     texts = []
     for _ in range(6000):
@@ -41,8 +45,23 @@ def write_directory(out: Path) -> dict[str, int]:
             texts += [turn.question, turn.answer, turn.reasoning, *turn.tool_results]
             for call in turn.tool_calls:
                 texts += [f"<function={call['name']}>\n", *(f"<parameter={name}>\n" for name in call["arguments"])]
-    texts += [CHAT_TEMPLATE.read_text()] * 20
-    ids = write_tokenizer(out, texts, VOCAB_SIZE)
+    return [*texts, *[CHAT_TEMPLATE.read_text()] * 20]
+
+
+def write_directory(out: Path, start: Path | None = None) -> dict[str, int]:
+    """Everything of the checkpoint except the weights; returns the control tokens' ids.
+
+    Weights that were trained with a tokenizer go on with it: that of `start`, or the one that is there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if start is not None:
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(start / name, out)
+    if (out / "tokenizer.json").exists():
+        tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+        ids = {token: tokenizer.token_to_id(token) for token in SPECIAL + WORDS}
+    else:
+        ids = write_tokenizer(out, draw_texts(), VOCAB_SIZE)
     config = make_config(VOCAB_SIZE, ids)
     config.save_pretrained(out)
     settings = {
@@ -93,7 +112,7 @@ def make_optimizers(modules: list[torch.nn.Module], rate: float) -> list[torch.o
     kept = {id(p) for p in inner}
     outer = [p for _, p in named if id(p) not in kept]
     return [
-        torch.optim.Muon(inner, lr=rate, momentum=0.95, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        Muon(inner, lr=rate, momentum=0.95, weight_decay=0.02),
         torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
@@ -119,77 +138,85 @@ def export(model: torch.nn.Module, mtp: torch.nn.Module, out: Path) -> None:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, and write a checkpoint directory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--tower-steps", type=int, default=1200, help="of the vision tower alone, before all else")
+    parser.add_argument("--start", type=Path, help="a checkpoint to go on from, in place of random weights")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--tower-steps", type=int, default=1000, help="of the vision tower alone, before all else")
     parser.add_argument("--batch-tokens", type=int, default=2304)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--mtp-weight", type=float, default=0.2)
+    parser.add_argument("--places-weight", type=float, default=0.2)
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    torch.manual_seed(SEED)
-    ids = write_directory(options.out)
+    torch.manual_seed(options.seed)
+    state_file = options.out / "training_state.pt"
+    ids = write_directory(options.out, options.start)
     config = make_config(VOCAB_SIZE, ids)
     model = make_model(config)
     mtp = MultiTokenPrediction(config)
     count = sum(p.numel() for p in model.parameters())
     print(f"{count} parameters and {sum(p.numel() for p in mtp.parameters())} of MTP", flush=True)
-    optimizers = make_optimizers([model, mtp], options.rate)
-    state_file = options.out / "training_state.pt"
-    first, first_pool = 0, 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        first, first_pool = state["step"], state["pool"] + 1
-        model.load_state_dict(state["model"])
-        mtp.load_state_dict(state["mtp"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-    else:
+    visual = model.model.visual
+    if options.start is not None:
+        tensors = load_file(options.start / "model.safetensors")
+        own = {name.removeprefix("mtp."): value for name, value in tensors.items() if name.startswith("mtp.")}
+        mtp.load_state_dict(own)
+        decoder = {name: value for name, value in tensors.items() if not name.startswith("mtp.")}
+        model.load_state_dict(decoder | {"lm_head.weight": decoder["model.language_model.embed_tokens.weight"]})
+    elif not state_file.exists():
         teach(
-            model.model.visual,
+            visual,
             options.out,
-            seed=SEED,
+            seed=options.seed,
             steps=options.tower_steps,
             optimizers=lambda modules: make_optimizers(modules, options.rate),
             rate_at=lambda step: rate_at(step, options.tower_steps, options.rate),
         )
+    freeze_blocks(visual)
+    places = Places(model)
+    trained = torch.nn.ModuleList([model, mtp, places])
+    optimizers = make_optimizers([trained], options.rate)
+    first, first_pool = 0, 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        first, first_pool = state["step"], state["pool"] + 1
+        trained.load_state_dict(state["trained"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
     dataset = Batches(
-        options.out, seed=SEED, tokens=options.batch_tokens, pad=ids["<|endoftext|>"], first_pool=first_pool
+        options.out, seed=options.seed, tokens=options.batch_tokens, pad=ids["<|endoftext|>"], first_pool=first_pool
     )
     loader = DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=8)
     curve = csv.writer((options.out / "loss.csv").open("a" if first else "w", buffering=1, newline=""))
     if not first:
-        curve.writerow(["step", "loss", "token_accuracy", "mtp_accuracy", "seconds"])
+        curve.writerow(["step", "loss", "token_accuracy", "mtp_accuracy", "places_loss", "seconds"])
     began, window = time.time(), []
     for step, batch in zip(range(first, options.steps), loader, strict=False):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(step, options.steps, options.rate)
             optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, right, mtp_right = loss_of(model, mtp, batch, options.mtp_weight)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([*model.parameters(), *mtp.parameters()], 1.0)
+        loss, right, mtp_right = loss_of(model, mtp, batch, options.mtp_weight)
+        where = places(batch["places"])
+        (loss + options.places_weight * where).backward()
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
-        window.append((loss.item(), right.item(), mtp_right.item()))
+        window.append((loss.item(), right.item(), mtp_right.item(), where.item()))
         if (step + 1) % 50 == 0:
             means = [sum(values) / len(window) for values in zip(*window, strict=True)]
             curve.writerow([step + 1, *(f"{value:.4f}" for value in means), f"{time.time() - began:.0f}"])
             print(step + 1, *(f"{value:.4f}" for value in means), f"{time.time() - began:.0f}s", flush=True)
             window.clear()
         if (step + 1) % options.save_every == 0 or step + 1 == options.steps:
-            torch.save(
-                {
-                    "step": step + 1, "pool": int(batch["pool"]), "model": model.state_dict(), "mtp": mtp.state_dict(),
-                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                },
-                state_file,
-            )  # fmt: skip
+            state = {"step": step + 1, "pool": int(batch["pool"]), "trained": trained.state_dict()}
+            torch.save(state | {"optimizers": [optimizer.state_dict() for optimizer in optimizers]}, state_file)
             export(model, mtp, options.out)
 
 
