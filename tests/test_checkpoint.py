@@ -46,7 +46,7 @@ def copy_of(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> Callable
 
 
 def logits_of(directory: Path, name: str = "text", **options: Any) -> np.ndarray:
-    with ModelKit.load(directory, **options) as kit:
+    with ModelKit.load(directory, exact=True, **options) as kit:
         case = CASES[name]
         return np.array(kit.logits(kit.process_prompt(case.input_ids, images=case.images)))
 

@@ -19,7 +19,7 @@ from tests.parity.cases import CASES
 
 
 def logits_of(directory: Path, name: str) -> np.ndarray:
-    with ModelKit.load(directory) as kit:
+    with ModelKit.load(directory, exact=True) as kit:
         case = CASES[name]
         return np.array(kit.logits(kit.process_prompt(case.input_ids, images=case.images)))
 
