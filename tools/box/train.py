@@ -193,7 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.out, seed=options.seed, tokens=options.batch_tokens, pad=ids["<|endoftext|>"], first_pool=first_pool
     )
     loader = DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=8)
-    curve = csv.writer((options.out / "loss.csv").open("a" if first else "w", buffering=1, newline=""))
+    file = (options.out / "loss.csv").open("a" if first else "w", buffering=1, newline="")
+    curve = csv.writer(file)
     if not first:
         curve.writerow(["step", "loss", "token_accuracy", "mtp_accuracy", "places_loss", "seconds"])
     began, window = time.time(), []
@@ -218,6 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             state = {"step": step + 1, "pool": int(batch["pool"]), "trained": trained.state_dict()}
             torch.save(state | {"optimizers": [optimizer.state_dict() for optimizer in optimizers]}, state_file)
             export(model, mtp, options.out)
+    file.close()
 
 
 if __name__ == "__main__":
