@@ -137,13 +137,18 @@ class Plan:
     room: int
 
 
+def machine_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return int(os.sysconf("SC_PHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE"))
+
+
 def default_limit() -> int:
     """Bytes that the system recommends for the GPU, or else the machine's memory."""
     import mlx.core as mx
 
     if mx.metal.is_available():
         return int(mx.device_info()["max_recommended_working_set_size"])
-    return int(os.sysconf("SC_PHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE"))
+    return machine_memory()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ While a prompt is read and an answer is written, the state of the sequence is ke
 place up to which it is the same, images included, on whichever line that is.
 """
 
-import os
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ import numpy as np
 from mlx_qwen35.cache import AttentionCache
 from mlx_qwen35.errors import SessionError
 from mlx_qwen35.lines import ImageRun, Line, LineData, Snapshot, images_of, tokens_in
+from mlx_qwen35.memory import machine_memory
 from mlx_qwen35.prompt import Prompt
 from mlx_qwen35.session import read_line, write_line
 
@@ -30,7 +30,7 @@ _DISK_FACTOR = 10
 
 def default_budget() -> int:
     """An eighth of the machine's memory, in bytes."""
-    return int(os.sysconf("SC_PHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE")) // 8
+    return machine_memory() // 8
 
 
 @dataclass
