@@ -167,7 +167,7 @@ def test_quantised_checkpoints_load_alike(
 ) -> None:
     """Written by mlx's own nn.quantize, with per-path entries as mlx-lm writes them."""
     source = checkpoint_dir(dense_and_moe)
-    model = load_checkpoint(Checkpoint.open(source))
+    model = load_checkpoint(Checkpoint.open(source), exact=True)
     model.vision_tower = None
     settings: dict[str, Any] = {"group_size": 64, "bits": bits, "mode": "affine"}
     entries: dict[str, Any] = {}
