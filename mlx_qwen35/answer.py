@@ -15,14 +15,21 @@ class Piece:
         text: New text of the answer.
         reasoning: New text of the reasoning.
         stopped: Whether a stop string or an end-of-sequence token ended the answer.
+        stop_string: The stop string that did.
     """
 
     text: str = ""
     reasoning: str = ""
     stopped: bool = False
+    stop_string: str | None = None
 
     def __add__(self, later: "Piece") -> "Piece":
-        return Piece(self.text + later.text, self.reasoning + later.reasoning, self.stopped or later.stopped)
+        return Piece(
+            self.text + later.text,
+            self.reasoning + later.reasoning,
+            self.stopped or later.stopped,
+            self.stop_string or later.stop_string,
+        )
 
 
 def check_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -103,9 +110,10 @@ class AnswerText:
             if not last:
                 self._held = text[len(kept) :]
             return Piece(reasoning=kept)
-        cut = min((at for at in (text.find(stop) for stop in self._stop) if at >= 0), default=-1)
-        if cut >= 0:
-            return Piece(text=text[:cut], stopped=True)
+        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            cut, stop = min(found)
+            return Piece(text=text[:cut], stopped=True, stop_string=stop)
         hold = 0 if last else self._possible_beginning(text)
         self._held = text[len(text) - hold :]
         text = text[: len(text) - hold]

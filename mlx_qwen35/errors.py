@@ -62,8 +62,12 @@ class SessionError(Qwen35Error):
 
 
 class GenerationCancelled(Qwen35Error):
-    """The progress callback asked for the end of a prefill."""
+    """The caller asked for the end of a request before it was done."""
+
+
+class EngineFullError(Qwen35Error):
+    """More requests at once than the engine lets wait."""
 
 
 class KitClosedError(Qwen35Error):
-    """A ModelKit was used after ``close()``."""
+    """A ModelKit or an engine was used after ``close()``."""

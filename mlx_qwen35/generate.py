@@ -22,7 +22,7 @@ from mlx_qwen35.answer import AnswerText
 from mlx_qwen35.cache import PromptMedia, attach_media
 from mlx_qwen35.prompt import Prompt
 from mlx_qwen35.prompt_cache import PromptCache, Reading
-from mlx_qwen35.sampling import Sampler, SamplingOptions
+from mlx_qwen35.sampling import LogitsProcessor, Sampler, SamplingOptions
 from mlx_qwen35.tokenizer import Tokenizer
 from mlx_qwen35.vision import VisionAddOn
 
@@ -83,7 +83,9 @@ class GenerationChunk:
         token: The id.
         logprob: Its log probability after penalties and bias, before temperature; on request.
         top_logprobs: The most likely tokens at this position, best first; on request.
+        in_reasoning: Whether the token belongs to the reasoning.
         finish_reason: "stop" or "length" on the last chunk, else None.
+        stop_string: The stop string that ended the answer, on the last chunk.
         stats: On the last chunk, else None.
     """
 
@@ -92,7 +94,9 @@ class GenerationChunk:
     token: int
     logprob: float | None = None
     top_logprobs: tuple[TokenLogprob, ...] | None = None
+    in_reasoning: bool = False
     finish_reason: str | None = None
+    stop_string: str | None = None
     stats: GenerationStats | None = None
 
 
@@ -152,33 +156,6 @@ def chunk_edges(start: int, stop: int, step_size: int, stops: Sequence[int] = ()
     return edges if stop > start else [start]
 
 
-def decode(
-    model: nn.Module,
-    last_token: int,
-    cache: Sequence[Any],
-    *,
-    options: SamplingOptions,
-    sampler: Sampler | None = None,
-    max_tokens: int,
-) -> Generator[tuple[int, mx.array], None, None]:
-    """Write tokens after a prompt whose last token is not in the cache yet.
-
-    Yields:
-        Each token and the log probabilities (V,) it was chosen from.
-    """
-    yield from generate_step(
-        mx.array([last_token]),
-        model,
-        # The thread's own stream: mlx-lm enters it around every step, and between two steps another
-        # request may run.
-        mx.default_stream(mx.default_device()),
-        max_tokens=max_tokens,
-        sampler=sampler or options.sampler(),
-        logits_processors=options.logits_processors(prompt_tokens=1),
-        prompt_cache=cache,
-    )
-
-
 @dataclass(frozen=True)
 class Request:
     """Everything that a caller asked for, checked.
@@ -187,6 +164,7 @@ class Request:
         stop: Strings that end the answer.
         started: `time.perf_counter()` when the caller asked.
         cache_room: Bytes of memory that earlier prompts may keep meanwhile.
+        sampler, processors: See `ModelKit.stream`.
     """
 
     prompt: Prompt
@@ -200,6 +178,34 @@ class Request:
     cache_prompt: bool
     cache_room: int
     sampler: Sampler | None = None
+    processors: tuple[LogitsProcessor, ...] = ()
+
+    def make_sampler(self) -> Sampler:
+        """The caller's, or that of the options."""
+        return self.sampler or self.options.sampler()
+
+    def make_processors(self) -> list[LogitsProcessor]:
+        """Those of the options, then the caller's; the history that they get begins with the prompt's last token."""
+        return [*self.options.logits_processors(prompt_tokens=1), *self.processors]
+
+
+def decode(model: nn.Module, request: Request, cache: Sequence[Any]) -> Generator[tuple[int, mx.array], None, None]:
+    """Write tokens after a prompt whose last token is not in the cache yet.
+
+    Yields:
+        Each token and the log probabilities (V,) it was chosen from.
+    """
+    yield from generate_step(
+        mx.array([int(request.prompt.input_ids[-1])]),
+        model,
+        # The thread's own stream: mlx-lm enters it around every step, and between two steps another
+        # request may run.
+        mx.default_stream(mx.default_device()),
+        max_tokens=request.max_tokens,
+        sampler=request.make_sampler(),
+        logits_processors=request.make_processors(),
+        prompt_cache=cache,
+    )
 
 
 def remembered(prompt_cache: PromptCache, reading: Reading, steps: Iterator[T]) -> Generator[T, None, None]:
@@ -237,72 +243,99 @@ def read(model: nn.Module, vision: VisionAddOn, reading: Reading, step_size: int
         yield processed
 
 
-def answer(
-    model: Any, vision: VisionAddOn, tokenizer: Tokenizer, prompt_cache: PromptCache, request: Request
-) -> Generator[PrefillProgress | GenerationChunk, None, None]:
-    """One request from prompt to last token."""
+class Writer:
+    """Turns the tokens of one answer into chunks, whoever makes them.
+
+    Args:
+        reading: The prompt's; the tokens are noted there.
+    """
+
+    def __init__(self, request: Request, reading: Reading, tokenizer: Tokenizer, prompt_cache: PromptCache) -> None:
+        self._request, self._reading = request, reading
+        self._tokenizer, self._prompt_cache = tokenizer, prompt_cache
+        self._text = AnswerText(tokenizer, in_reasoning=request.prompt.in_reasoning, stop=request.stop)
+        self._began = time.perf_counter()
+        self._first = 0.0
+
+    def add(self, token: int, scores: mx.array) -> GenerationChunk:
+        """What one more token gives; after a `finish_reason` none may follow.
+
+        Args:
+            scores: Log probabilities that it was chosen from, (V,).
+        """
+        request, reading = self._request, self._reading
+        reading.written.append(token)
+        count, now = len(reading.written), time.perf_counter()
+        if count == 1:
+            self._first = now
+        in_reasoning, piece = self._text.in_reasoning, self._text.add(token)
+        if count == request.max_tokens and not piece.stopped:
+            piece += self._text.close()
+        finish_reason = "stop" if piece.stopped else "length" if count == request.max_tokens else None
+        return GenerationChunk(
+            text=piece.text,
+            reasoning=piece.reasoning,
+            token=token,
+            logprob=_value(scores[token]) if request.logprobs or request.top_logprobs else None,
+            top_logprobs=_top(scores, request.top_logprobs, self._tokenizer) if request.top_logprobs else None,
+            in_reasoning=in_reasoning,
+            finish_reason=finish_reason,
+            stop_string=piece.stop_string,
+            stats=None if finish_reason is None else self._stats(count, now),
+        )
+
+    def _stats(self, count: int, now: float) -> GenerationStats:
+        prompt, reading = self._request.prompt, self._reading
+        total = len(prompt.input_ids)
+        return GenerationStats(
+            prompt_tokens=total,
+            image_tokens=prompt.image_tokens,
+            cached_tokens=reading.start,
+            images_encoded=reading.images_encoded,
+            images_reused=len(prompt.images) - reading.images_encoded,
+            completion_tokens=count,
+            prompt_tps=(total - reading.start) / max(self._first - self._began, 1e-9),
+            generation_tps=(count - 1) / (now - self._first) if count > 1 else 0.0,
+            time_to_first_token=self._first - self._request.started,
+            peak_memory=int(mx.get_peak_memory()),
+            prompt_cache_bytes=self._prompt_cache.nbytes,
+        )
+
+
+def begin(model: Any, prompt_cache: PromptCache, request: Request) -> Reading:
+    """Caches for a request, with what was read before if it allows that."""
     if request.cache_prompt:
         reading = prompt_cache.begin(request.prompt)
     else:
         reading = Reading(request.prompt, model.make_cache(), snapshots=None)
     prompt_cache.shrink(request.cache_room)
-    steps = _answer(model, vision, tokenizer, prompt_cache, request, reading)
-    yield from remembered(prompt_cache, reading, steps)
+    return reading
+
+
+def answer(
+    model: Any, vision: VisionAddOn, tokenizer: Tokenizer, prompt_cache: PromptCache, request: Request
+) -> Generator[PrefillProgress | GenerationChunk, None, None]:
+    """One request from prompt to last token."""
+    reading = begin(model, prompt_cache, request)
+    writer = Writer(request, reading, tokenizer, prompt_cache)
+    yield from remembered(prompt_cache, reading, _answer(model, vision, request, reading, writer))
 
 
 def _answer(
-    model: Any,
-    vision: VisionAddOn,
-    tokenizer: Tokenizer,
-    prompt_cache: PromptCache,
-    request: Request,
-    reading: Reading,
+    model: Any, vision: VisionAddOn, request: Request, reading: Reading, writer: Writer
 ) -> Generator[PrefillProgress | GenerationChunk, None, None]:
-    prompt, total = request.prompt, len(request.prompt.input_ids)
-    text = AnswerText(tokenizer, in_reasoning=prompt.in_reasoning, stop=request.stop)
+    total = len(request.prompt.input_ids)
     yield PrefillProgress(reading.start, total)
-    began = time.perf_counter()
     for processed in read(model, vision, reading, request.prefill_step_size, total - 1):
         yield PrefillProgress(processed, total)
-    last, limit = int(prompt.input_ids[-1]), request.max_tokens
     # Closed here and now on every way out: left to the collector, it would end in another thread.
-    options, sampler = request.options, request.sampler
-    with closing(decode(model, last, reading.caches, options=options, sampler=sampler, max_tokens=limit)) as tokens:
-        for count, (token, scores) in enumerate(tokens, start=1):
-            reading.written.append(token)
-            now = time.perf_counter()
-            if count == 1:
-                first = now
+    with closing(decode(model, request, reading.caches)) as tokens:
+        for token, scores in tokens:
+            if not reading.written:
                 yield PrefillProgress(total, total)
-            piece = text.add(token)
-            if count == limit and not piece.stopped:
-                piece += text.close()
-            finish_reason = "stop" if piece.stopped else "length" if count == limit else None
-            stats = None
-            if finish_reason is not None:
-                stats = GenerationStats(
-                    prompt_tokens=total,
-                    image_tokens=prompt.image_tokens,
-                    cached_tokens=reading.start,
-                    images_encoded=reading.images_encoded,
-                    images_reused=len(prompt.images) - reading.images_encoded,
-                    completion_tokens=count,
-                    prompt_tps=(total - reading.start) / max(first - began, 1e-9),
-                    generation_tps=(count - 1) / (now - first) if count > 1 else 0.0,
-                    time_to_first_token=first - request.started,
-                    peak_memory=int(mx.get_peak_memory()),
-                    prompt_cache_bytes=prompt_cache.nbytes,
-                )
-            yield GenerationChunk(
-                text=piece.text,
-                reasoning=piece.reasoning,
-                token=token,
-                logprob=_value(scores[token]) if request.logprobs or request.top_logprobs else None,
-                top_logprobs=_top(scores, request.top_logprobs, tokenizer) if request.top_logprobs else None,
-                finish_reason=finish_reason,
-                stats=stats,
-            )
-            if finish_reason is not None:
+            chunk = writer.add(token, scores)
+            yield chunk
+            if chunk.finish_reason is not None:
                 return
 
 

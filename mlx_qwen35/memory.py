@@ -183,6 +183,11 @@ class MemoryGuard:
             )
         return guard
 
+    def held(self, tokens: int) -> int:
+        """Bytes of the caches of a sequence."""
+        text = self.config.text
+        return gdn_state_bytes(text, self.dtype_size) + tokens * attention_bytes_per_token(text, self.dtype_size)
+
     def needs(self, tokens: int, step: int, patches: int = 0, kept: int = 0) -> int:
         """Bytes for a sequence of `tokens`, read `step` at a time, with images of at most `patches` each.
 
@@ -190,8 +195,7 @@ class MemoryGuard:
             kept: What is held of earlier requests.
         """
         text, vision = self.config.text, self.config.vision
-        held = self.weights + kept + gdn_state_bytes(text, self.dtype_size)
-        held += tokens * attention_bytes_per_token(text, self.dtype_size)
+        held = self.weights + kept + self.held(tokens)
         passing = prefill_bytes(text, min(step, tokens), tokens, self.dtype_size) + 3 * 4 * text.vocab_size
         if patches and vision is not None:
             passing = max(passing, encoding_bytes(vision, patches, self.dtype_size))

@@ -33,7 +33,7 @@ from mlx_qwen35.patches.gated_delta_net import choose_gated_delta
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompt import Prompt, begins_in_reasoning, fill_sources, find_branch_points, render_messages
 from mlx_qwen35.prompt_cache import PromptCache, default_budget
-from mlx_qwen35.sampling import Sampler, default_max_tokens, options_from, whole_number
+from mlx_qwen35.sampling import LogitsProcessor, Sampler, default_max_tokens, options_from, whole_number
 from mlx_qwen35.tokenizer import Tokenizer
 from mlx_qwen35.versions import check_versions
 from mlx_qwen35.vision import IMAGE_CACHE_BYTES, VisionAddOn, make_vision_add_on
@@ -264,6 +264,7 @@ class ModelKit:
         prefill_step_size: int = PREFILL_STEP_SIZE,
         cache_prompt: bool = True,
         sampler: Sampler | None = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
         on_progress: ProgressCallback | None = None,
         **sampling: Any,
     ) -> Iterator[GenerationChunk]:
@@ -281,6 +282,8 @@ class ModelKit:
                 everything, and remembers nothing.
             sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of
                 temperature, top_p, top_k and min_p; as in mlx-lm.
+            logits_processors: Change logits (1, V) before a token is chosen, given the tokens (L,) before it: the
+                prompt's last one and the answer so far; as in mlx-lm.
             on_progress: Called in the caller's thread with the prompt tokens read and their total;
                 returning False cancels.
             sampling: See `SamplingOptions`; what is not given comes from generation_config.json.
@@ -288,6 +291,35 @@ class ModelKit:
             OptionError, ContextLengthError, PromptError, MediaError, InsufficientMemoryError: Before any work.
             GenerationCancelled: `on_progress` returned False.
         """
+        request = self.request(
+            prompt,
+            max_tokens=max_tokens,
+            stop=stop,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
+            prefill_step_size=prefill_step_size,
+            cache_prompt=cache_prompt,
+            sampler=sampler,
+            logits_processors=logits_processors,
+            **sampling,
+        )
+        return self._consume(request, on_progress)
+
+    def request(
+        self,
+        prompt: Prompt | Messages | str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: bool = False,
+        top_logprobs: int = 0,
+        prefill_step_size: int = PREFILL_STEP_SIZE,
+        cache_prompt: bool = True,
+        sampler: Sampler | None = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        **sampling: Any,
+    ) -> Request:
+        """Check everything that `stream` takes, for an `Engine` to run; arguments and errors as there."""
         started = time.perf_counter()
         ready = prompt if isinstance(prompt, Prompt) else self.process_prompt(prompt)
         options = options_from(self.checkpoint.generation_config, sampling)
@@ -300,7 +332,7 @@ class ModelKit:
         plan = self._plan(ready, max_tokens, whole_number("prefill_step_size", prefill_step_size, 1))
         if not 0 <= whole_number("top_logprobs", top_logprobs, 0) < vocab_size:
             raise OptionError(f"top_logprobs: expected 0 to {vocab_size - 1}, found {top_logprobs}")
-        request = Request(
+        return Request(
             prompt=ready,
             options=options,
             max_tokens=plan.tokens - len(ready.input_ids),
@@ -312,8 +344,8 @@ class ModelKit:
             cache_prompt=bool(cache_prompt),
             cache_room=plan.room,
             sampler=sampler,
+            processors=tuple(logits_processors),
         )
-        return self._consume(request, on_progress)
 
     def generate(self, prompt: Prompt | Messages | str | Sequence[int], **options: Any) -> GenerationResult:
         """The whole answer at once; arguments and errors as in `stream`."""

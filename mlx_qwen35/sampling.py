@@ -80,7 +80,7 @@ class SamplingOptions:
         Filters apply in transformers' order: temperature, top_k, top_p, min_p.
         """
         if self.temperature < _COLDEST:
-            return lambda logprobs: mx.argmax(logprobs, axis=-1)
+            return _greedy
         # A key of its own: mlx's global state is shared by whatever runs at the same time.
         seed = self.seed if self.seed is not None else int.from_bytes(os.urandom(4), "little")
         key = mx.random.key(seed)
@@ -155,6 +155,11 @@ def default_max_tokens(defaults: Mapping[str, Any]) -> int | None:
     if value is not None:
         whole_number("max_new_tokens", value, 1)
     return value
+
+
+# One function for all, so that greedy rows of a batch are chosen together.
+def _greedy(logprobs: mx.array) -> mx.array:
+    return mx.argmax(logprobs, axis=-1)
 
 
 def _normalised(logits: mx.array) -> mx.array:
