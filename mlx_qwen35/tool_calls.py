@@ -1,0 +1,493 @@
+"""Tool calls in an answer's text: Qwen3.5's markers, and the JSON of earlier Qwen models."""
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+_CALL, _END_CALL = "<tool_call>", "</tool_call>"
+_FUNCTION, _END_FUNCTION = "<function=", "</function>"
+_PARAMETER, _END_PARAMETER = "<parameter=", "</parameter>"
+_TEXT, _END = "text", "end"
+_NESTED = "nested"
+_BLANKS = " \t\r\n"
+
+_MARKERS = (_CALL, _END_CALL, _FUNCTION, _END_FUNCTION, _PARAMETER, _END_PARAMETER)
+_BEGINNINGS = {marker[:length] for marker in _MARKERS for length in range(1, len(marker) + 1)}
+_LONGEST_NAME = 200
+_MARKER = re.compile(
+    rf"({_CALL}|{_END_CALL}|{_END_FUNCTION}|{_END_PARAMETER})|({_FUNCTION}|{_PARAMETER})([^<>\n]{{1,{_LONGEST_NAME}}})>"
+)
+_OPEN_NAME = re.compile(rf"({_FUNCTION}|{_PARAMETER})[^<>\n]{{0,{_LONGEST_NAME}}}")
+_LONGEST = len(_PARAMETER) + _LONGEST_NAME + len(">")
+
+# Inside a value these markers end it if one of those follows; otherwise they are part of it.
+_ENDS_VALUE = {
+    _END_PARAMETER: {_PARAMETER, _END_FUNCTION, _END_CALL, _END},
+    _END_FUNCTION: {_END_CALL, _CALL, _FUNCTION, _END},
+    _END_CALL: {_CALL, _FUNCTION, _END},
+}
+_LAST_MARKERS = re.compile(rf"\n?{_END_PARAMETER}\s*({_END_FUNCTION}\s*)?({_END_CALL}\s*)?\Z")
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "array": (list,),
+    "object": (dict,),
+}
+_BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
+# RecursionError and MemoryError: values nested too deeply for Python's parsers.
+_UNREADABLE = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError)
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call.
+
+    Args:
+        name: The function's name.
+        arguments: Values that JSON can hold, by parameter.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a stretch of text adds.
+
+    Args:
+        text: New text of the answer.
+        calls: Calls that became complete, in order.
+    """
+
+    text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+
+
+class _Token(NamedTuple):
+    """A marker, a stretch of text between markers, or the end of the answer.
+
+    Args:
+        kind: The marker without its name, `_TEXT` or `_END`.
+        raw: The characters that it stands for; at the end, those of a marker that was cut off.
+        name: The function's or parameter's; empty if the marker is malformed.
+    """
+
+    kind: str
+    raw: str
+    name: str = ""
+
+    @property
+    def blank(self) -> bool:
+        return self.kind == _TEXT and not self.raw.strip(_BLANKS)
+
+
+class ToolCallParser:
+    """Splits the stream of an answer's text into text and tool calls.
+
+    A call is `<function=NAME>`, any number of `<parameter=KEY>`, value, `</parameter>`, and `</function>`;
+    the `<tool_call>` around one or more of them may be missing. After `<tool_call>`, a JSON object with
+    name and arguments is a call too, its values as they stand. A call of a function that is not among
+    the tools stays text, to the character, and so does everything else that cannot be read.
+
+    One newline after `<parameter=KEY>` and one before the end of the value are not part of it; all else
+    is, markers too. What follows a marker inside a value, after white space, says whether it ends it:
+
+    - `</parameter>` does before `<parameter=`, `</function>`, `</tool_call>` and the end of the text.
+    - `</function>` does before `</tool_call>`, `<tool_call>`, `<function=` and the end of the text.
+    - `</tool_call>` does before `<tool_call>`, `<function=` and the end of the text.
+    - The end of the text does. A closing marker that is cut off there is dropped.
+    - `<parameter=KEY>` at the beginning of a line does if KEY is declared and has not come yet.
+    - None does inside a call that is written out in the value: from `<function=NAME>`, directly before
+      `<parameter=` or `</function>`, to its own `</function>` and a `</tool_call>` directly after that.
+
+    So a piece of a call in a value, if it looks exactly like the end of one, is taken for the end.
+    After `<function=NAME>` a parameter or `</function>` has to come; inside `<tool_call>`, `</tool_call>`
+    or the end of the text may. In the strings of a JSON object `</tool_call>` is text unless `<tool_call>`,
+    `<function=` or the end of the text follows, which no whole object leaves room for.
+
+    White space before, between and after calls is dropped, and one `</tool_call>` after each. If text
+    stands on both sides of calls, the white space after the last of them stays, to keep it apart.
+
+    Args:
+        tools: Function descriptions in OpenAI's form. If there are none, every name is accepted.
+    """
+
+    def __init__(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        functions = [tool.get("function", tool) for tool in tools]
+        self._schemas = {function["name"]: _mapping(function.get("parameters")) for function in functions}
+        self._held = ""
+        # From the first marker of a call until the call is complete, or known to be none.
+        self._raw: list[str] = []
+        self._reader: _Function | _JsonObject | None = None
+        self._text: list[str] = []
+        self._calls: list[ToolCall] = []
+        self._space: list[str] = []
+        self._text_begun = False
+        self._after_call = False
+        self._may_end_call = False
+
+    def add(self, text: str) -> Parsed:
+        """What more text gives; pieces may be cut anywhere."""
+        return self._take(text, last=False)
+
+    def close(self) -> Parsed:
+        """The rest, when the answer has ended; no text may follow."""
+        return self._take("", last=True)
+
+    def _take(self, text: str, *, last: bool) -> Parsed:
+        for token in self._tokens(text, last=last):
+            self._read(token)
+        if last and not self._after_call:
+            self._text += self._space
+        parsed = Parsed("".join(self._text), tuple(self._calls))
+        self._text, self._calls = [], []
+        return parsed
+
+    def _tokens(self, text: str, *, last: bool) -> Iterator[_Token]:
+        """Cut the held text and `text` at markers, and hold what may be the beginning of one."""
+        text, self._held = self._held + text, ""
+        start = 0
+        while (at := text.find("<", start)) >= 0:
+            if at > start:
+                yield _Token(_TEXT, text[start:at])
+            if match := _MARKER.match(text, at):
+                yield _Token(match[1] or match[2], match[0], (match[3] or "").strip())
+                start = match.end()
+                continue
+            rest = text[at : at + _LONGEST + 1]
+            if rest in _BEGINNINGS or _OPEN_NAME.fullmatch(rest):
+                if last:
+                    yield _Token(_END, rest)
+                else:
+                    self._held = rest
+                return
+            raw, kind = (_PARAMETER, _PARAMETER) if rest.startswith(_PARAMETER) else ("<", _TEXT)
+            yield _Token(kind, raw)
+            start = at + len(raw)
+        if start < len(text):
+            yield _Token(_TEXT, text[start:])
+        if last:
+            yield _Token(_END, "")
+
+    def _read(self, token: _Token) -> None:
+        if not self._raw:
+            self._read_text(token)
+            return
+        used = self._reader.read(token) if self._reader else self._read_opening(token)
+        self._raw.append(token.raw[:used])
+        if used is None:
+            return
+        self._leave(self._reader.call if self._reader else None)
+        if used == 0:
+            self._read_text(token)
+        elif used < len(token.raw):
+            self._read_text(_Token(_TEXT, token.raw[used:]))
+
+    def _read_text(self, token: _Token) -> None:
+        if token.kind in (_CALL, _FUNCTION):
+            self._raw = [token.raw]
+            if token.kind == _FUNCTION:
+                self._reader = self._function(token.name, wrapped=False)
+        elif self._may_end_call and (token.kind == _END_CALL or (token.kind == _END and token.raw[:2] == "</")):
+            self._may_end_call = False
+            self._space = []
+        else:
+            self._pass_on(token.raw)
+
+    def _read_opening(self, token: _Token) -> int | None:
+        """After `<tool_call>`; returns what the readers return."""
+        if token.blank:
+            return None
+        if token.kind == _FUNCTION:
+            self._reader = self._function(token.name, wrapped=True)
+            return None
+        if token.raw.lstrip(_BLANKS).startswith("{"):
+            self._reader = _JsonObject()
+            return self._reader.read(token)
+        return 0
+
+    def _function(self, name: str, *, wrapped: bool) -> "_Function":
+        return _Function(name, self._schemas.get(name, {}), wrapped=wrapped)
+
+    def _leave(self, call: ToolCall | None) -> None:
+        """Back to text, with a call or with what was none after all."""
+        raw, self._raw, self._reader = "".join(self._raw), [], None
+        if call is None or not call.name or (self._schemas and call.name not in self._schemas):
+            self._pass_on(raw)
+            return
+        self._calls.append(call)
+        self._space = []
+        self._after_call = self._may_end_call = True
+
+    def _pass_on(self, text: str) -> None:
+        """Text of the answer; white space at its end waits for what follows."""
+        kept = text.strip(_BLANKS)
+        if not kept:
+            self._space.append(text)
+            return
+        before, _, after = text.partition(kept)
+        if self._text_begun or not self._after_call:
+            self._text += [*self._space, before]
+        self._text.append(kept)
+        self._space = [after]
+        self._text_begun, self._after_call, self._may_end_call = True, False, False
+
+
+class _Function:
+    """Reads what stands after `<function=NAME>`.
+
+    `read` returns None while it wants more; once the call has ended, or cannot be one, it returns how
+    many characters of the token belong to it. `call` is set if it was one.
+
+    Args:
+        schema: Of the function's parameters.
+        wrapped: Whether it stands in a `<tool_call>`.
+    """
+
+    def __init__(self, name: str, schema: Mapping[str, Any], *, wrapped: bool) -> None:
+        self.call: ToolCall | None = None
+        self._name = name
+        self._schema = schema
+        self._properties = _mapping(schema.get("properties"))
+        self._allowed = {_PARAMETER, _END_FUNCTION, *((_END_CALL, _END) if wrapped else ())}
+        self._arguments: dict[str, Any] = {}
+        self._key = ""
+        self._value: list[str] = []
+        # The last marker in the value and what followed it, until it is clear what it is.
+        self._marker = ""
+        self._after_marker: list[str] = []
+        self._depth = 0
+
+    def read(self, token: _Token) -> int | None:
+        if not self._key:
+            return self._read_between(token)
+        if token.blank:
+            (self._after_marker if self._marker else self._value).append(token.raw)
+            return None
+        marker = self._marker
+        if token.kind in _ENDS_VALUE.get(marker, ()):
+            self._end_value()
+            return self._read_between(token) if marker == _END_PARAMETER else self._end(0)
+        self._value += self._after_marker
+        self._marker, self._after_marker = "", []
+        return self._read_value(token, marker)
+
+    def _end(self, used: int) -> int:
+        self.call = ToolCall(self._name, self._arguments)
+        return used
+
+    def _read_between(self, token: _Token) -> int | None:
+        """Between values, where only markers may stand."""
+        if token.blank:
+            return None
+        if token.kind not in self._allowed or (token.kind == _PARAMETER and not token.name):
+            return 0
+        if token.kind == _PARAMETER:
+            self._allowed = {*self._allowed, _END_CALL, _END}
+            self._key = token.name
+            return None
+        return self._end(len(token.raw))
+
+    def _read_value(self, token: _Token, before: str) -> int | None:
+        """Inside a value, where `before` is the marker that this token follows directly, if any."""
+        if token.kind == _END:
+            if token.raw[:2] != "</":
+                self._value.append(token.raw)
+            # A call that is not written out in full took them for its own.
+            self._value = [_LAST_MARKERS.sub("", "".join(self._value))]
+            self._end_value()
+            return self._end(len(token.raw))
+        if before == _FUNCTION and token.kind in (_PARAMETER, _END_FUNCTION):
+            self._depth += 1
+        if token.kind == _FUNCTION:
+            self._marker = _FUNCTION
+        elif self._depth and token.kind == _END_FUNCTION:
+            self._depth -= 1
+            self._marker = _NESTED
+        elif not self._depth and token.kind == _PARAMETER and self._opens_next(token.name):
+            self._end_value()
+            return self._read_between(token)
+        elif not self._depth and token.kind in _ENDS_VALUE and (before, token.kind) != (_NESTED, _END_CALL):
+            self._marker = token.kind
+        (self._after_marker if self._marker else self._value).append(token.raw)
+        return None
+
+    def _opens_next(self, key: str) -> bool:
+        missing = key in self._properties and key != self._key and key not in self._arguments
+        return missing and bool(self._value) and self._value[-1].endswith("\n")
+
+    def _end_value(self) -> None:
+        text = "".join(self._value).removeprefix("\n").removesuffix("\n")
+        schema = self._properties.get(self._key, self._schema.get("additionalProperties"))
+        self._arguments[self._key] = _coerce(text, schema, self._schema)
+        self._key, self._value, self._marker, self._after_marker, self._depth = "", [], "", [], 0
+
+
+class _JsonObject:
+    """Reads a JSON object with name and arguments, as `_Function` does a function."""
+
+    def __init__(self) -> None:
+        self.call: ToolCall | None = None
+        self._text: list[str] = []
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+        self._marker = ""
+
+    def read(self, token: _Token) -> int | None:
+        if token.kind in _ENDS_VALUE.get(self._marker, ()) or (token.kind == _END_CALL and not self._in_string):
+            return 0
+        if not token.blank:
+            self._marker = token.kind if token.kind == _END_CALL else ""
+        end = self._find_end(token.raw)
+        self._text.append(token.raw[:end])
+        if end is not None:
+            self.call = _json_call("".join(self._text))
+        return 0 if end is None and token.kind == _END else end
+
+    def _find_end(self, text: str) -> int | None:
+        """How many characters of `text` belong to the object, if it ends there."""
+        for index, char in enumerate(text):
+            if self._escaped:
+                self._escaped = False
+            elif self._in_string:
+                self._escaped = char == "\\"
+                self._in_string = char != '"'
+            elif char == '"':
+                self._in_string = True
+            elif char in "{[":
+                self._depth += 1
+            elif char in "]}":
+                self._depth -= 1
+                if not self._depth:
+                    return index + 1
+        return None
+
+
+def _json_call(text: str) -> ToolCall | None:
+    try:
+        call = _mapping(_from_json(text))
+        arguments = call.get("arguments") or {}
+        arguments = _from_json(arguments) if isinstance(arguments, str) else arguments
+    except _UNREADABLE:
+        return None
+    name = call.get("name")
+    return ToolCall(name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _coerce(text: str, schema: Any, root: Mapping[str, Any]) -> Any:
+    """A parameter's value by its schema.
+
+    Strings stay as they are. Of several types the first that fits counts, a free string last. What
+    has no type becomes what it is as JSON, unless it is a string there, or a number that would be
+    written differently ("1.10"). What does not fit stays a string.
+
+    Args:
+        schema: The parameter's; anything else than a mapping says nothing about the type.
+        root: The schema that references point into.
+    """
+    options = _single_types(schema, root)
+    for option in sorted(options, key=lambda option: option.get("type") == "string" and "enum" not in option):
+        try:
+            return _convert(text, option)
+        except _UNREADABLE:
+            continue
+    return text
+
+
+def _single_types(schema: Any, root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The schemas that a value may follow, with references resolved and at most one type each."""
+    pending: list[Any] = [schema]
+    found: list[Mapping[str, Any]] = []
+    seen: set[str] = set()
+    while pending:
+        option = _mapping(pending.pop(0))
+        reference, types = option.get("$ref"), option.get("type")
+        choices = next((option[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(option.get(key), list)), None)
+        if isinstance(reference, str):
+            if reference not in seen:
+                seen.add(reference)
+                pending.insert(0, _resolve(reference, root))
+        elif choices:
+            pending[:0] = choices
+        elif isinstance(types, list):
+            pending[:0] = [{**option, "type": name} for name in types]
+        else:
+            found.append(option)
+    return found
+
+
+def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
+    node: Any = root
+    for part in reference.removeprefix("#/").split("/"):
+        node = _mapping(node).get(part)
+    return node
+
+
+def _convert(text: str, option: Mapping[str, Any]) -> Any:
+    """A value by a schema of one type.
+
+    Raises:
+        ValueError: It does not fit; reading it may raise the others of `_UNREADABLE` too.
+    """
+    kind, members = option.get("type"), option.get("enum", ())
+    value: Any = text
+    if kind == "boolean":
+        value = _BOOLEANS.get(text.strip())
+    elif kind in ("array", "object"):
+        value = _from_json_or_python(text)
+    elif kind in _TYPES:
+        value = _from_json(text)
+        if kind == "integer" and isinstance(value, float) and value.is_integer():
+            value = int(value)
+    elif kind != "string" and text not in members:
+        value = _guess(text)
+    # Python's True is an int that equals 1, JSON's is not.
+    if kind in _TYPES and (not isinstance(value, _TYPES[kind]) or isinstance(value, bool) != (kind == "boolean")):
+        raise ValueError(f"expected {kind}, found {type(value).__name__}")
+    if members and not any(
+        value == member and isinstance(value, bool) == isinstance(member, bool) for member in members
+    ):
+        raise ValueError("expected a member of the enum")
+    return value
+
+
+def _guess(text: str) -> Any:
+    try:
+        value = _from_json(text)
+    except _UNREADABLE:
+        return text
+    same = not isinstance(value, (str, int, float)) or json.dumps(value) == text
+    return value if same and not isinstance(value, str) else text
+
+
+def _from_json(text: str) -> Any:
+    """Strict about values that other JSON readers refuse (NaN, lone surrogates), not about raw newlines."""
+    return _checked(json.loads(text, strict=False))
+
+
+def _from_json_or_python(text: str) -> Any:
+    try:
+        return _from_json(text)
+    except _UNREADABLE:
+        return _checked(ast.literal_eval(text.strip()))
+
+
+def _checked(value: Any) -> Any:
+    """The value as JSON holds it: lists for tuples, strings for keys.
+
+    Raises:
+        ValueError: It holds infinities or lone surrogates; TypeError if something that JSON does not know.
+    """
+    return json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
