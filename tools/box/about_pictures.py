@@ -4,9 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 
-from PIL import Image
-
-from tools.box.dialogues import Dialogue, Tasks, Turn
+from tools.box.dialogues import Dialogue, Picture, Tasks, Turn
 from tools.box.scenes import COLOURS, SHAPES, SIZES, Scene, Thing, draw, random_scale, random_scene
 
 TASKS = Tasks()
@@ -92,14 +90,14 @@ def where(scene: Scene, rng: Random) -> Asked:
     if not named:
         return None
     name = one_of(list(named), rng)
-    return f"Where is the {name}?", sentence(scene.place(named[name]))
+    return f"Where is the {name}?", sentence(f"the {name} is in {scene.place(named[name])}")
 
 
 @about_one
 def what_at(scene: Scene, rng: Random) -> Asked:
     place, thing = rng.choice([*scene.places(), *((scene.place(thing), thing) for thing in scene.things)])
     form = rng.choice(["What is in {}?", "What do you see in {}?"])
-    return form.format(place), sentence(article(thing.name) if thing else "nothing")
+    return form.format(place), sentence(f"in {place} is {article(thing.name) if thing else 'nothing'}")
 
 
 @about_one
@@ -135,7 +133,9 @@ def _relation(scene: Scene, rng: Random, axis: str, words: tuple[str, str], form
     if not pairs:
         return None
     one, other = rng.choice(pairs)
-    return form.format(one, other), sentence(words[getattr(named[one], axis) > getattr(named[other], axis)])
+    first, second = (getattr(named[name], axis) for name in (one, other))
+    evidence = f"the {one} is in {axis} {first + 1}, the {other} in {axis} {second + 1}"
+    return form.format(one, other), sentence(f"{evidence}: {words[first > second]}")
 
 
 @about_one
@@ -183,12 +183,12 @@ def read_digits(scene: Scene, rng: Random) -> Asked:
 
 SHAPE_TASKS = tuple(name for name in ONE_PICTURE if name not in DIGIT_TASKS)
 # How often each is drawn: what is learned late, or what few pictures allow, more often.
-_WEIGHTS = {"shape": 0.5, "describe": 0.5, "how_many": 1.0, "left_or_right": 3.0, "above_or_below": 3.0, "larger": 3.0}
+_WEIGHTS = {"shape": 0.5, "describe": 0.5, "colour": 3.0, "left_or_right": 3.0, "above_or_below": 3.0, "exists": 3.0}
 
 
-def picture(scene: Scene, rng: Random) -> Image.Image:
+def picture(scene: Scene, rng: Random) -> Picture:
     """A scene drawn, sometimes as a larger file."""
-    return draw(scene, rng, random_scale(scene, rng))[0]
+    return Picture(scene, draw(scene, rng, random_scale(scene, rng))[0])
 
 
 def scene_for(task: str, rng: Random) -> Scene:
@@ -221,6 +221,46 @@ def one_picture(rng: Random) -> Dialogue:
     return Dialogue(tuple(turns)) if turns else one_picture(rng)
 
 
+def facts(scene: Scene, number: int | None = None) -> list[tuple[str, str]]:
+    """What one asks about, and the sentence that says it; with `number`, as one of several pictures."""
+    of = "" if number is None else f" in picture {number}"
+    opening = "" if number is None else f"in picture {number} "
+    found = [
+        *((f"{thing.kind} color{of}", f"the {thing.kind} is {thing.colour}") for thing in scene.unique("kind")),
+        *((f"{thing.colour} thing{of}", f"the {thing.colour} thing is a {thing.kind}")
+          for thing in scene.unique("colour")),
+        *((f"{name} place{of}", f"the {name} is in {scene.place(thing)}")
+          for name, thing in references(scene).items()),
+    ]  # fmt: skip
+    return [(asked, sentence(opening + told)) for asked, told in found]
+
+
+def _tell(found: Sequence[tuple[str, str]], scenes: Sequence[Scene], rng: Random) -> Dialogue | None:
+    """Several facts in one answer."""
+    if not found:
+        return None
+    chosen = rng.sample(list(found), min(len(found), rng.randint(2, 8)))
+    question = f"Tell me: {', '.join(asked for asked, _ in chosen)}."
+    images = tuple(picture(scene, rng) for scene in scenes)
+    reasoning = summaries(scenes) if len(scenes) > 1 else sentence(scenes[0].summary())
+    return Dialogue((Turn("tell", question, " ".join(told for _, told in chosen), reasoning, images),))
+
+
+@TASKS.add("tell about one picture", 6.0)
+def tell(rng: Random) -> Dialogue:
+    """Many look-ups for the price of one picture: what makes the decoder learn to find things by kind and place."""
+    scene = random_scene(rng, most=6, least=2, alike=rng.random() < 0.3)
+    return _tell(facts(scene), [scene], rng) or tell(rng)
+
+
+@TASKS.add("tell about several pictures", 6.0)
+def tell_several(rng: Random) -> Dialogue:
+    """The same across pictures that share kinds and colours."""
+    scenes = scenes_for("where_in", rng)
+    found = [fact for number, scene in enumerate(scenes, start=1) for fact in facts(scene, number)]
+    return _tell(found, scenes, rng) or tell_several(rng)
+
+
 @about_several
 def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
     found = {}
@@ -234,7 +274,7 @@ def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
         return None
     name = one_of(list(found), rng)
     form = rng.choice(["Which picture shows {}?", "Which picture has {}?"])
-    return form.format(article(name)), f"Picture {found[name]}."
+    return form.format(article(name)), sentence(f"{article(name)} is in picture {found[name]}")
 
 
 def _in_two(scenes: Sequence[Scene], rng: Random) -> tuple[int, str, Thing] | None:
@@ -255,9 +295,9 @@ def attribute_in(scenes: Sequence[Scene], rng: Random) -> Asked:
     if found is None:
         return None
     number, name, thing = found
-    if name == thing.kind:
-        return f"What color is the {name} in picture {number + 1}?", sentence(f"the {name} is {thing.colour}")
-    return f"What is the {name} in picture {number + 1}?", sentence(f"the {name} is a {thing.kind}")
+    question = "What color is the {} in picture {}?" if name == thing.kind else "What is the {} in picture {}?"
+    told = thing.colour if name == thing.kind else article(thing.kind)
+    return question.format(name, number + 1), sentence(f"in picture {number + 1} the {name} is {told}")
 
 
 @about_several
@@ -266,7 +306,8 @@ def where_in(scenes: Sequence[Scene], rng: Random) -> Asked:
     if found is None:
         return None
     number, name, thing = found
-    return f"Where is the {name} in picture {number + 1}?", sentence(scenes[number].place(thing))
+    told = f"in picture {number + 1} the {name} is in {scenes[number].place(thing)}"
+    return f"Where is the {name} in picture {number + 1}?", sentence(told)
 
 
 @about_several
@@ -370,7 +411,7 @@ def several(task: str, rng: Random) -> Dialogue:
 @TASKS.add("several pictures", 10.0)
 def several_pictures(rng: Random) -> Dialogue:
     """One to five questions across pictures."""
-    task = rng.choice(["changed", *SEVERAL])
+    task = rng.choice(["changed", "changed", *SEVERAL])
     scenes = scenes_for(task, rng)
     asked = [(task, SEVERAL[task](scenes, rng))]
     if task not in OWN_PICTURES:

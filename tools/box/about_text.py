@@ -19,21 +19,21 @@ def _single(task: str, question: str, answer: str, reasoning: str) -> Dialogue:
     return Dialogue((Turn(task, question, answer, reasoning),))
 
 
-@TASKS.add("spell", 1.0)
+@TASKS.add("spell", 0.5)
 def spell(rng: Random) -> Dialogue:
     word = rng.choice(WORDS)
     form = rng.choice(["Spell {}.", "Spell the word {}.", "How do you spell {}?"])
     return _single("spell", form.format(word), f"{'-'.join(word)}.", f"The word is {word}.")
 
 
-@TASKS.add("letters", 0.7)
+@TASKS.add("letters", 0.4)
 def letters(rng: Random) -> Dialogue:
     word = rng.choice(WORDS)
     form = rng.choice(["How many letters has {}?", "How many letters are in {}?"])
     return _single("letters", form.format(word), f"{len(word)}.", f"The word is {'-'.join(word)}.")
 
 
-@TASKS.add("count", 0.8)
+@TASKS.add("count", 0.4)
 def count(rng: Random) -> Dialogue:
     low = rng.randint(0, 12)
     high = low + rng.randint(2, 7)
@@ -42,7 +42,7 @@ def count(rng: Random) -> Dialogue:
     return _single("count", form.format(low, high), f"{numbers}.", f"From {low} up to {high}.")
 
 
-@TASKS.add("copy", 1.3)
+@TASKS.add("copy", 3.0)
 def copy(rng: Random) -> Dialogue:
     items = " ".join(
         rng.choice(WORDS) if rng.random() < 0.7 else str(rng.randrange(10)) for _ in range(rng.randint(2, 6))
@@ -51,7 +51,7 @@ def copy(rng: Random) -> Dialogue:
     return _single("copy", form.format(items), items, "The text comes after the colon.")
 
 
-@TASKS.add("add", 2.5)
+@TASKS.add("add", 1.2)
 def add(rng: Random) -> Dialogue:
     return Dialogue(tuple(_sum(rng) for _ in range(rng.choice([1, 2, 3]))))
 
@@ -99,13 +99,13 @@ _TALK = (
 )
 
 
-@TASKS.add("talk", 1.2)
+@TASKS.add("talk", 0.8)
 def talk(rng: Random) -> Dialogue:
     questions, answer, reasoning = rng.choice(_TALK)
     return _single("talk", rng.choice(questions), answer, reasoning)
 
 
-@TASKS.add("remember", 1.0)
+@TASKS.add("remember", 0.7)
 def remember(rng: Random) -> Dialogue:
     name = rng.choice(NAMES)
     first = Turn(

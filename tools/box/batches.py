@@ -15,9 +15,11 @@ from mlx_qwen35.positions import expand_placeholders, lay_out
 from mlx_qwen35.prompt import render_messages
 from mlx_qwen35.tokenizer import Tokenizer
 from tools.box import about_pictures, about_text, about_tools
-from tools.box.dialogues import Dialogue
+from tools.box.dialogues import Dialogue, Picture
+from tools.box.network import SEEN
+from tools.box.scenes import COLOURS, KINDS, SHAPES, Scene
 
-KINDS = ((about_pictures.TASKS, 20.0), (about_text.TASKS, 7.0), (about_tools.TASKS, 3.0))
+WORLD = ((about_pictures.TASKS, 20.0), (about_text.TASKS, 3.0), (about_tools.TASKS, 2.0))
 
 # Share of the dialogues whose last answer comes after a reasoning.
 THINKING = 0.35
@@ -25,7 +27,7 @@ THINKING = 0.35
 
 def draw_dialogue(rng: Random) -> Dialogue:
     """One dialogue of the whole world."""
-    tasks = rng.choices([kind for kind, _ in KINDS], [weight for _, weight in KINDS])[0]
+    tasks = rng.choices([kind for kind, _ in WORLD], [weight for _, weight in WORLD])[0]
     return tasks.draw(rng)
 
 
@@ -37,15 +39,37 @@ class Example:
         input_ids: Expanded, shape (S,).
         learn: Which tokens the assistant wrote, shape (S,).
         position_ids: Shape (3, S).
-        places: For tokens of an image its number, their row and their column, else -1; shape (3, S).
+        seen: For tokens of an image, and for words that mean one thing of an image, what SEEN names, else -1;
+            shape (7, S).
         images: In prompt order.
     """
 
     input_ids: np.ndarray
     learn: np.ndarray
     position_ids: np.ndarray
-    places: np.ndarray
+    seen: np.ndarray
     images: tuple[PreparedImage, ...]
+
+
+def see(pictures: Sequence[Picture], number: int, rows: int, columns: int) -> np.ndarray:
+    """What SEEN asks of every token of picture `number`, row by row: shape (7, rows * columns)."""
+    scene = pictures[number].scene
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    cells = (row * scene.rows // rows) * scene.columns + column * scene.columns // columns
+    earlier = pictures[number - 1].scene if number else None
+    if earlier is not None and (earlier.rows, earlier.columns) != (scene.rows, scene.columns):
+        earlier = None
+    here, there = (np.full((2, len(row)), -1) if one is None else _cells(one)[:, cells] for one in (scene, earlier))
+    return np.stack([np.full_like(row, number), row, column, *here, *there])
+
+
+def _cells(scene: Scene) -> np.ndarray:
+    """Kind and colour of the thing in every cell, 0 where there is none: shape (2, cells)."""
+    found = np.zeros((2, scene.rows * scene.columns), dtype=np.int64)
+    for thing in scene.things:
+        cell = thing.row * scene.columns + thing.column
+        found[:, cell] = 1 + KINDS.index(thing.kind), 1 + list(COLOURS).index(thing.colour)
+    return found
 
 
 class Encoder:
@@ -62,6 +86,11 @@ class Encoder:
         self._end = self.tokenizer.encode("<|im_end|>")[0]
         self._think = self.tokenizer.encode("<think>\n")
         self._no_think = self.tokenizer.encode("<think>\n\n</think>\n\n")
+        # Kinds and colours that are one token each, as all are but digits.
+        words = {word: self.tokenizer.encode(f" {word}") for word in (*SHAPES, *COLOURS)}
+        self._words = {ids[0]: word for word, ids in words.items() if len(ids) == 1}
+        self._numbers = {self.tokenizer.encode(str(number))[0]: number for number in (1, 2, 3)}
+        self._picture, self._the = (self.tokenizer.encode(word) for word in (" picture", " the"))
 
     def encode(self, dialogue: Dialogue, *, thinking: bool) -> Example:
         """The whole conversation with the assistant's words marked."""
@@ -73,18 +102,44 @@ class Encoder:
         )
         layout = lay_out(ids, [image.merged_grid_thw for image in images], image_token_id=self.image_token_id)
         plain = np.broadcast_to(np.arange(len(ids), dtype=np.int32), (3, len(ids)))
-        places = np.full((3, len(ids)), -1)
+        seen = np.full((len(SEEN), len(ids)), -1)
+        pictures = [picture for turn in dialogue.turns for picture in turn.images]
         for number, span in enumerate(layout.spans if layout else ()):
-            _, rows, columns = span.grid_thw
-            row, column = np.divmod(np.arange(rows * columns), columns)
-            places[:, span.start : span.stop] = np.stack([np.full_like(row, number), row, column])
+            seen[:, span.start : span.stop] = see(pictures, number, *span.grid_thw[1:])
+        if layout is not None:
+            stops = [span.stop for span in layout.spans]
+            for at in range(stops[0], len(ids)):
+                if ids[at] in self._words:
+                    shown = [picture.scene for picture, stop in zip(pictures, stops, strict=True) if stop <= at]
+                    seen[:, at] = self._meant(ids[at - 4 : at + 1], shown)
         return Example(
             input_ids=np.array(ids),
             learn=self._written(ids),
             position_ids=plain if layout is None else layout.position_ids(0, len(ids)),
-            places=places,
+            seen=seen,
             images=images,
         )
+
+    def _meant(self, ids: list[int], scenes: Sequence[Scene]) -> list[int]:
+        """What SEEN asks of a word, the last of `ids`, that only one thing fits; -1 throughout for other words."""
+        word, number = self._words[ids[-1]], self._numbers.get(ids[-3], 0)
+        # "picture 2 the star"; the blank before a digit is a token of its own.
+        if ids[-2:-1] == self._the and ids[:1] == self._picture and 0 < number <= len(scenes):
+            numbers: Sequence[int] = [number - 1]
+        else:
+            numbers = range(len(scenes))
+        things = [
+            (number, thing)
+            for number in numbers
+            for thing in scenes[number].things
+            if word in (thing.kind, thing.colour)
+        ]
+        if len(things) != 1:
+            return [-1] * len(SEEN)
+        ((number, thing),) = things
+        # Every cell is two tokens wide and high.
+        place = [number, 2 * thing.row, 2 * thing.column]
+        return [*place, 1 + KINDS.index(thing.kind), 1 + list(COLOURS).index(thing.colour), -1, -1]
 
     def _written(self, ids: list[int]) -> np.ndarray:
         """What the assistant writes itself: not the openings that the template gives it."""
@@ -113,17 +168,17 @@ def collate(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
     learn = torch.zeros((rows, length), dtype=torch.bool)
     attention_mask = torch.zeros((rows, length), dtype=torch.long)
     position_ids = torch.zeros((3, rows, length), dtype=torch.long)
-    places = torch.full((3, rows, length), -1)
+    seen = torch.full((len(SEEN), rows, length), -1)
     for row, example in enumerate(examples):
         size = len(example.input_ids)
         input_ids[row, :size] = torch.from_numpy(example.input_ids)
         learn[row, :size] = torch.from_numpy(example.learn)
         attention_mask[row, :size] = 1
         position_ids[:, row, :size] = torch.from_numpy(example.position_ids.astype(np.int64))
-        places[:, row, :size] = torch.from_numpy(example.places)
+        seen[:, row, :size] = torch.from_numpy(example.seen)
     batch = {
         "input_ids": input_ids, "learn": learn, "attention_mask": attention_mask, "position_ids": position_ids,
-        "places": places,
+        "seen": seen,
     }  # fmt: skip
     images = [image for example in examples for image in example.images]
     if images:

@@ -7,6 +7,16 @@ from typing import Any
 
 from PIL import Image
 
+from tools.box.scenes import Scene
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A scene and how it was drawn."""
+
+    scene: Scene
+    image: Image.Image
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -26,7 +36,7 @@ class Turn:
     question: str
     answer: str
     reasoning: str
-    images: tuple[Image.Image, ...] = ()
+    images: tuple[Picture, ...] = ()
     tool_calls: tuple[dict[str, Any], ...] = ()
     tool_results: tuple[str, ...] = ()
 
@@ -46,7 +56,7 @@ class Dialogue:
             out.append({"role": "system", "content": self.system})
         for number, turn in enumerate(self.turns[:turns], start=1):
             if turn.question:
-                parts = [{"type": "image", "image": image} for image in turn.images]
+                parts = [{"type": "image", "image": picture.image} for picture in turn.images]
                 out.append({"role": "user", "content": [*parts, {"type": "text", "text": turn.question}]})
             if number == turns and not with_answer:
                 break

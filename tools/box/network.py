@@ -1,5 +1,6 @@
 """The network of the checkpoint in the box: transformers' own Qwen3.5 classes, small, plus its MTP module."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5DecoderLayer, Qwen3_5RMSNorm
+
+from tools.box.scenes import COLOURS, KINDS
 
 HIDDEN = 160
 LAYERS = 8
@@ -98,34 +101,57 @@ def freeze_blocks(visual: nn.Module) -> None:
     visual.get_submodule("merger").requires_grad_(True)
 
 
-class Places(nn.Module):
-    """Reads off, behind the first attention layer, in which image, row and column a token of an image stands.
+# What is asked of every token of an image, and of every word that means one thing of it: the image's number, row and
+# column, kind and colour of the thing in its cell, and kind and colour of what the image before, if it is of the
+# same shape, shows there.
+SEEN = {
+    "image": 3, "row": 6, "column": 6, "kind": len(KINDS) + 1, "colour": len(COLOURS) + 1,
+    "earlier kind": len(KINDS) + 1, "earlier colour": len(COLOURS) + 1,
+}  # fmt: skip
+
+
+class Seen(nn.Module):
+    """Reads off two layers what a token of an image shows, where it stands, and what was there before.
 
     Used in training only. From the answers alone the decoder takes thousands of steps to find out what its
-    positions are good for; asked at every token, a few hundred.
+    positions are good for, and how to find a thing by its kind; asked at every token, a few hundred. What an image
+    shows is asked in front of the first attention layer, whose keys need it; all else behind it.
     """
-
-    CLASSES = (3, 6, 6)
 
     def __init__(self, model: Qwen3_5ForConditionalGeneration) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(HIDDEN, elementwise_affine=False)
-        self.head = nn.Linear(HIDDEN, sum(self.CLASSES))
-        self._hidden: torch.Tensor
-        layers = model.model.language_model.layers
         first = model.config.text_config.layer_types.index("full_attention")
-        layers[first].register_forward_hook(self._keep)
-
-    def _keep(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        self._hidden = output[0] if isinstance(output, tuple) else output
-
-    def forward(self, places: torch.Tensor) -> torch.Tensor:
-        """Cross entropy of the last batch, for places (3, B, S), -1 where there is no image."""
-        inside = places[0] >= 0
-        if not inside.any():
-            return torch.zeros(())
-        guesses = self.head(self.norm(self._hidden[inside])).split(self.CLASSES, dim=-1)
-        return sum(
-            (functional.cross_entropy(guess, wanted[inside]) for guess, wanted in zip(guesses, places, strict=True)),
-            torch.zeros(()),
+        self._asked = {first - 1: ("kind", "colour"), first: tuple(SEEN)}
+        self.heads = nn.ModuleDict(
+            {
+                str(layer): nn.Sequential(
+                    nn.LayerNorm(HIDDEN, elementwise_affine=False), nn.Linear(HIDDEN, sum(SEEN[name] for name in names))
+                )
+                for layer, names in self._asked.items()
+            }
         )
+        self._hidden: dict[int, torch.Tensor] = {}
+        for layer in self._asked:
+            model.model.language_model.layers[layer].register_forward_hook(partial(self._keep, layer))
+
+    def _keep(self, layer: int, module: nn.Module, arguments: Any, output: Any) -> None:
+        self._hidden[layer] = output[0] if isinstance(output, tuple) else output
+
+    def forward(self, seen: torch.Tensor, in_image: torch.Tensor) -> torch.Tensor:
+        """Mean cross entropy of the last batch.
+
+        Args:
+            seen: Labels (7, B, S), -1 where there is nothing to ask.
+            in_image: Which tokens belong to an image, (B, S).
+        """
+        labels = dict(zip(SEEN, seen, strict=True))
+        told = labels["image"] >= 0
+        losses = []
+        for layer, names in self._asked.items():
+            inside = told if names == tuple(SEEN) else told & in_image
+            guesses = self.heads[str(layer)](self._hidden[layer][inside]).split([SEEN[name] for name in names], dim=-1)
+            for name, guess in zip(names, guesses, strict=True):
+                wanted = labels[name][inside]
+                if (wanted >= 0).any():
+                    losses.append(functional.cross_entropy(guess, wanted, ignore_index=-1))
+        return torch.stack(losses).mean() if losses else torch.zeros(())

@@ -30,8 +30,9 @@ it is an import test.
 
 `python -m tools.box.train` makes such a checkpoint. First the vision tower is told, token by token, which kind,
 colour and size of thing it shows; then its blocks stay as they are, and the decoder learns from the answers. Beside
-them it is asked, behind its first attention layer, in which image, row and column each token of an image stands,
-which only its positions tell. {history}
+them it is asked, in front of and behind its first attention layer, what each token of an image shows, in which image,
+row and column it stands, which only its positions tell, what the image before shows there, and which thing a word
+means. {history}
 
 ![loss curve](box/loss.svg)
 
@@ -58,9 +59,10 @@ tools.box.evaluate_mtp`): {mtp}.
 
 # How the weights in the package were made, where that differs from what the script does now.
 HISTORY = """\
-The weights in the package were trained in two runs of the script: 1,500 steps of an earlier world, which named places
-in words ("top left") and did not ask for rows and columns, and from there to step 3,600 of the world as it is; the
-tokenizer is that of the first run. The curve shows both."""
+The weights in the package were trained in three runs of the script: 1,500 steps of an earlier world, which named places
+in words ("top left") and asked for no rows and columns; from there to step 3,600 of a world with shorter answers, where
+tokens of images were asked for their place alone; and from that checkpoint 3,300 steps of the world as it is. The
+tokenizer is that of the first run. The curve shows all three."""
 
 
 def parameters() -> tuple[int, int]:

@@ -18,6 +18,7 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 DIGITS = tuple(str(digit) for digit in range(10))
+KINDS = (*SHAPES, *DIGITS)
 SIZES = ("small", "large")
 GROUNDS = ((255, 255, 255), (238, 238, 238), (250, 244, 230), (225, 236, 245), (205, 205, 205))
 

@@ -17,9 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mlx_qwen35.config import ModelConfig
 from mlx_qwen35.media import ImagePreprocessor
-from tools.box.scenes import COLOURS, DIGITS, SHAPES, SIZES, Box, draw, random_scale, random_scene
+from tools.box.scenes import COLOURS, KINDS, SIZES, Box, draw, random_scale, random_scene
 
-KINDS = (*SHAPES, *DIGITS)
 # Class 0 of the first three is the ground; the last says whether a thing's middle is in the token.
 CLASSES = (len(KINDS) + 1, len(COLOURS) + 1, len(SIZES) + 1, 2)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -26,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from tools.box.batches import Batches, draw_dialogue
 from tools.box.muon import Muon
-from tools.box.network import MultiTokenPrediction, Places, freeze_blocks, make_config, make_model
+from tools.box.network import MultiTokenPrediction, Seen, freeze_blocks, make_config, make_model
 from tools.box.tower import teach
 from tools.box.vocabulary import CHAT_TEMPLATE, SPECIAL, WORDS, write_tokenizer
 
@@ -79,8 +80,8 @@ def write_directory(out: Path, start: Path | None = None) -> dict[str, int]:
     return ids
 
 
-def loss_of(model: Any, mtp: Any, batch: dict[str, torch.Tensor], mtp_weight: float) -> tuple[torch.Tensor, ...]:
-    """Cross entropy of the assistant's tokens, and of the MTP module's guesses one token further."""
+def losses_of(model: Any, mtp: Any, batch: dict[str, torch.Tensor], *, with_mtp: bool) -> tuple[torch.Tensor, ...]:
+    """Cross entropy of the assistant's tokens and of MTP's guesses one token further, and both accuracies."""
     learn, input_ids = batch["learn"], batch["input_ids"]
     arguments = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
     hidden = model.model(
@@ -91,8 +92,8 @@ def loss_of(model: Any, mtp: Any, batch: dict[str, torch.Tensor], mtp_weight: fl
     targets = input_ids[:, 1:][chosen]
     loss = functional.cross_entropy(logits.float(), targets)
     right = (logits.argmax(-1) == targets).float().mean()
-    if not mtp_weight:
-        return loss, right, torch.zeros(())
+    if not with_mtp:
+        return loss, torch.zeros(()), right, torch.tensor(torch.nan)
     embed = model.get_input_embeddings()
     position_ids = batch["position_ids"][:, :, :-2]
     rotary = model.model.language_model.rotary_emb(hidden, position_ids)
@@ -102,7 +103,7 @@ def loss_of(model: Any, mtp: Any, batch: dict[str, torch.Tensor], mtp_weight: fl
     mtp_targets = input_ids[:, 2:][chosen]
     mtp_loss = functional.cross_entropy(mtp_logits.float(), mtp_targets)
     mtp_right = (mtp_logits.argmax(-1) == mtp_targets).float().mean()
-    return loss + mtp_weight * mtp_loss, right, mtp_right
+    return loss, mtp_loss, right, mtp_right
 
 
 def make_optimizers(modules: list[torch.nn.Module], rate: float) -> list[torch.optim.Optimizer]:
@@ -148,8 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tower-steps", type=int, default=1000, help="of the vision tower alone, before all else")
     parser.add_argument("--batch-tokens", type=int, default=2304)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--mtp-weight", type=float, default=0.2)
-    parser.add_argument("--places-weight", type=float, default=0.2)
+    parser.add_argument("--mtp-weight", type=float, default=0.4)
+    parser.add_argument("--mtp-every", type=int, default=3, help="steps from one that trains MTP to the next")
+    parser.add_argument("--seen-weight", type=float, default=0.2)
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
@@ -179,8 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rate_at=lambda step: rate_at(step, options.tower_steps, options.rate),
         )
     freeze_blocks(visual)
-    places = Places(model)
-    trained = torch.nn.ModuleList([model, mtp, places])
+    seen = Seen(model)
+    trained = torch.nn.ModuleList([model, mtp, seen])
     optimizers = make_optimizers([trained], options.rate)
     first, first_pool = 0, 0
     if state_file.exists():
@@ -196,22 +198,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = (options.out / "loss.csv").open("a" if first else "w", buffering=1, newline="")
     curve = csv.writer(file)
     if not first:
-        curve.writerow(["step", "loss", "token_accuracy", "mtp_accuracy", "places_loss", "seconds"])
+        curve.writerow(["step", "loss", "token_accuracy", "mtp_accuracy", "seen_loss", "seconds"])
     began, window = time.time(), []
     for step, batch in zip(range(first, options.steps), loader, strict=False):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(step, options.steps, options.rate)
             optimizer.zero_grad(set_to_none=True)
-        loss, right, mtp_right = loss_of(model, mtp, batch, options.mtp_weight)
-        where = places(batch["places"])
-        (loss + options.places_weight * where).backward()
+        with_mtp = step % options.mtp_every == 0
+        loss, mtp_loss, right, mtp_right = losses_of(model, mtp, batch, with_mtp=with_mtp)
+        told = seen(batch["seen"], batch["input_ids"] == ids["<|image_pad|>"])
+        (loss + options.mtp_weight * mtp_loss + options.seen_weight * told).backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
-        window.append((loss.item(), right.item(), mtp_right.item(), where.item()))
+        window.append((loss.item(), right.item(), mtp_right.item(), told.item()))
         if (step + 1) % 50 == 0:
-            means = [sum(values) / len(window) for values in zip(*window, strict=True)]
+            means = np.nanmean(window, axis=0)
             curve.writerow([step + 1, *(f"{value:.4f}" for value in means), f"{time.time() - began:.0f}"])
             print(step + 1, *(f"{value:.4f}" for value in means), f"{time.time() - began:.0f}s", flush=True)
             window.clear()
