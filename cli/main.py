@@ -14,14 +14,14 @@ OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; nothing heavy is imported to build it."""
-    from mlx_qwen35.cli import bench, chat, convert, doctor, generate
+    from mlx_qwen35.cli import bench, chat, convert, doctor, generate, serve
 
     parser = argparse.ArgumentParser(
         prog="mlx-qwen35", description="Run Qwen3.5, text and images, on Apple silicon with MLX."
     )
     parser.add_argument("--version", action="version", version=f"mlx-qwen35 {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (chat, generate, convert, doctor, bench):
+    for command in (chat, generate, serve, convert, doctor, bench):
         command.add_parser(commands)
     return parser
 

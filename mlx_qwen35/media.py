@@ -1,7 +1,6 @@
 """Images: from whatever a caller has, to the pixels that the vision tower takes."""
 
 import base64
-import binascii
 import hashlib
 import io
 import threading
@@ -153,7 +152,7 @@ def _data_url(url: str, place: str) -> bytes:
         raise MediaError(f"{place}: data URL: expected 'data:image/...;base64,...', found {header[:60]!r}")
     try:
         return base64.b64decode("".join(unquote(payload).split()), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise MediaError(f"{place}: data URL: expected base64 ({error})") from error
 
 

@@ -15,6 +15,7 @@ from mlx_qwen35.positions import MediaLayout
 from mlx_qwen35.tokenizer import Tokenizer
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+IMAGE_PARTS = ("image", "image_url", "input_image")
 
 
 @dataclass(frozen=True)
@@ -267,22 +268,31 @@ def _tool(tool: Any, place: str, hide: Any) -> Any:
 def _part(part: Any, place: str, role: str, hide: Any, sources: list[Any], places: list[str]) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise PromptError(f"{place}: expected an object with a type, found {_found(part)}")
-    kind = part.get("type") or ("text" if "text" in part else "image" if "image" in part else None)
+    kind = part_kind(part)
     if kind in ("text", "input_text"):
         if not isinstance(part.get("text"), str):
             raise PromptError(f"{place}.text: expected a string, found {_found(part.get('text'))}")
         return {"type": "text", "text": hide(part["text"])}
-    if kind in ("image", "image_url", "input_image"):
+    if kind in IMAGE_PARTS:
         if role in ("system", "assistant"):
             raise PromptError(f"{place}: expected text, found an image; a {role} message cannot hold one")
-        sources.append(_image_source(part, place))
+        sources.append(image_source(part, place))
         places.append(place)
         return {"type": "image"}
     raise PromptError(f"{place}.type: expected 'text', 'image' or 'image_url', found {kind!r}")
 
 
-def _image_source(part: Mapping[str, Any], place: str) -> Any:
-    """What the part says the image is; None if it is passed separately."""
+def part_kind(part: Mapping[str, Any]) -> Any:
+    """The type of a content part, which may be left out where the part's own key tells it."""
+    return part.get("type") or ("text" if "text" in part else "image" if "image" in part else None)
+
+
+def image_source(part: Mapping[str, Any], place: str) -> Any:
+    """What an image part says the image is; None if it is passed separately.
+
+    Raises:
+        PromptError: It names several.
+    """
     found = [value for value in _image_values(part) if value is not None]
     if len(found) > 1:
         raise PromptError(f"{place}: expected one image, found {len(found)}")

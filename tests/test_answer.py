@@ -123,3 +123,10 @@ def test_bytes_that_never_become_a_character_do_not_hold_the_text_back(tokenizer
     pieces = [answer.add(lone).text for _ in range(40)]
     assert sum(map(bool, pieces)) >= 3
     assert set("".join(pieces) + answer.close().text) == {"\ufffd"}
+
+
+def test_the_stop_string_is_named(tokenizer: Tokenizer) -> None:
+    """The one that comes first in the text, whatever their order."""
+    text = AnswerText(tokenizer, stop=("three", "two"))
+    pieces = [text.add(token) for token in tokenizer.encode("one two three")]
+    assert [piece.stop_string for piece in pieces if piece.stopped][:1] == ["two"]

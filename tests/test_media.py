@@ -147,6 +147,7 @@ def animation() -> bytes:
         ("https://example.com/a.png", r"found https: URL; images are not fetched from the network"),
         ("data:image/png,abc", r"data URL: expected 'data:image/...;base64,...'"),
         ("data:image/png;base64,?", r"data URL: expected base64"),
+        ("data:image/png;base64,é", r"data URL: expected base64"),
         (42, r"expected a path, bytes, data URL or PIL image, found int"),
         (noise(3000, 10), r"absolute aspect ratio must be smaller than 200"),
     ],

@@ -417,3 +417,32 @@ def test_input_embeddings_of_a_caller_are_not_written_to(kits: Callable[[Shape],
         return bool((np.array(given) == before).all()), bool(mx.array_equal(out, expected).item())
 
     assert kit._thread.call(run) == (True, True)
+
+
+def test_logits_processors_see_the_answer_and_choose(kit: ModelKit) -> None:
+    """As in mlx-lm; the history begins with the prompt's last token."""
+    prompt = kit.process_prompt(CASES["text"].input_ids)
+    seen = []
+
+    def only_seven(tokens: mx.array, logits: mx.array) -> mx.array:
+        seen.append(np.array(tokens).tolist())
+        return mx.where(mx.arange(logits.shape[-1]) == 7, logits, -float("inf"))
+
+    result = kit.generate(prompt, max_tokens=3, temperature=0.0, logits_processors=[only_seven])
+    assert result.tokens == (7, 7, 7)
+    last = int(prompt.input_ids[-1])
+    assert seen[:3] == [[last], [last, 7], [last, 7, 7]]
+
+
+def test_chunks_say_which_tokens_are_reasoning(kit: ModelKit) -> None:
+    end = kit.tokenizer.control_id("</think>")
+    assert end is not None
+    messages = [{"role": "user", "content": "Hello"}]
+    prompt = kit.process_prompt(messages, enable_thinking=True)
+    assert prompt.in_reasoning
+
+    def third(tokens: mx.array, logits: mx.array) -> mx.array:
+        return mx.where(mx.arange(logits.shape[-1]) == (end if len(tokens) == 3 else 7), logits, -float("inf"))
+
+    chunks = list(kit.stream(prompt, max_tokens=5, temperature=0.0, logits_processors=[third]))
+    assert [chunk.in_reasoning for chunk in chunks] == [True, True, True, False, False]

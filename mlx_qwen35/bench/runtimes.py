@@ -84,16 +84,16 @@ class OwnRuntime:
     name, sees = "mlx-qwen35", True
 
     def __init__(self, model: Path) -> None:
-        self._kit = ModelKit.load(model, prompt_cache_bytes=0, image_cache_bytes=0)
+        self.kit = ModelKit.load(model, prompt_cache_bytes=0, image_cache_bytes=0)
 
     def run(self, prompt: Prompt, tokens: int) -> Run:
-        return timed(lambda: self._kit.stream(prompt, max_tokens=tokens, temperature=0.0), tokens)
+        return timed(lambda: self.kit.stream(prompt, max_tokens=tokens, temperature=0.0), tokens)
 
     def rows(self, prompts: Sequence[Prompt], tokens: int) -> float:
-        return self._kit._thread.call(_batch, self._kit.model, prompts, tokens)
+        return self.kit._thread.call(_batch, self.kit.model, prompts, tokens)
 
     def close(self) -> None:
-        self._kit.close()
+        self.kit.close()
 
 
 class MlxLmRuntime:
@@ -166,9 +166,7 @@ class MlxVlmRuntime:
         del self._model
 
 
-RUNTIMES: dict[str, Callable[[Path], Runtime]] = {
-    runtime.name: runtime for runtime in (OwnRuntime, MlxLmRuntime, MlxVlmRuntime)
-}
+PARENTS: dict[str, Callable[[Path], Runtime]] = {runtime.name: runtime for runtime in (MlxLmRuntime, MlxVlmRuntime)}
 
 
 def _batch(model: Any, prompts: Sequence[Prompt], tokens: int) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mlx_qwen35.bench.runtimes import RUNTIMES, Run, Runtime
+from mlx_qwen35.bench.runtimes import PARENTS, OwnRuntime, Run, Runtime
 from mlx_qwen35.model_kit import ModelKit
 from mlx_qwen35.prompt import Prompt
 
@@ -103,16 +103,16 @@ def measure(
     The first turn warms up, and is not counted.
 
     Args:
-        against: Names of `RUNTIMES` beside this package's.
+        against: Names of `PARENTS`.
         on_case: Called with each finished case.
     Returns:
         By case, by runtime; a runtime that cannot do a case is missing there.
     """
     results: dict[str, dict[str, Figures]] = {}
     with ExitStack() as stack:
-        kit = stack.enter_context(ModelKit.load(model, prompt_cache_bytes=0))
-        runtimes = [stack.enter_context(closing(RUNTIMES[name](model))) for name in ("mlx-qwen35", *against)]
-        for case in make_cases(kit):
+        own = stack.enter_context(closing(OwnRuntime(model)))
+        runtimes = [own, *(stack.enter_context(closing(PARENTS[name](model))) for name in against)]
+        for case in make_cases(own.kit):
             able = [runtime for runtime in runtimes if runtime.sees or not case.prompts[0].images]
             found: dict[str, list[Run]] = {runtime.name: [] for runtime in able}
             for turn in range(repeats + 1):
