@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from mlx_qwen35.cli.options import add_model_name, model_of
 from mlx_qwen35.errors import OptionError
 
 if TYPE_CHECKING:
+    from mlx_qwen35.bench import serve
     from mlx_qwen35.bench.speed import Case, Figures
     from mlx_qwen35.bench.turns import Cost
     from mlx_qwen35.model_kit import ModelKit
@@ -48,6 +50,7 @@ def add_parser(commands: Any) -> None:
     start.add_argument("--json", action="store_true", help="print one JSON object")
     start.set_defaults(run=run_start)
     _add_speed(measurements)
+    _add_serve(measurements)
 
 
 def run_start(options: argparse.Namespace) -> None:
@@ -77,12 +80,7 @@ def _add_speed(measurements: Any) -> None:
         "several lengths, with images, and for several rows at once. Other runtimes take turns with this one in the "
         "same process; figures are medians.",
     )
-    source = speed.add_mutually_exclusive_group()
-    source.add_argument("--model", help="checkpoint directory or hub id; default: as everywhere")
-    source.add_argument("--synthetic", metavar="SIZE", help="random weights in the shapes of 0.8b, 35b-a3b, ...")
-    speed.add_argument("--layers", type=int, help="of a synthetic checkpoint, in place of the published number")
-    speed.add_argument("--hidden", type=int, help="hidden size of a synthetic checkpoint")
-    speed.add_argument("--dtype", help="of a synthetic checkpoint: float32 (default), bfloat16 or float16")
+    _add_source(speed)
     speed.add_argument("--against", action="append", default=[], choices=PARENTS, help="measure it too; repeatable")
     speed.add_argument("--lengths", type=_numbers, default=None, metavar="N,N", help="tokens of text prompts")
     speed.add_argument("--images", type=_numbers, default=None, metavar="N,N", help="numbers of images; 0 for none")
@@ -93,6 +91,40 @@ def _add_speed(measurements: Any) -> None:
     speed.add_argument("--json", action="store_true", help="print one JSON object")
     speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed")
     speed.set_defaults(run=run_speed)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--model", help="checkpoint directory or hub id; default: as everywhere")
+    source.add_argument("--synthetic", metavar="SIZE", help="random weights in the shapes of 0.8b, 35b-a3b, ...")
+    parser.add_argument("--layers", type=int, help="of a synthetic checkpoint, in place of the published number")
+    parser.add_argument("--hidden", type=int, help="hidden size of a synthetic checkpoint")
+    parser.add_argument("--dtype", help="of a synthetic checkpoint: float32 (default), bfloat16 or float16")
+
+
+def _check_source(options: argparse.Namespace) -> None:
+    for name in ("layers", "hidden", "dtype"):
+        if getattr(options, name) is not None and options.synthetic is None:
+            raise OptionError(f"--{name}: expected with --synthetic, found without it")
+
+
+@contextmanager
+def _source(options: argparse.Namespace) -> "Iterator[Path]":
+    """The checkpoint to measure, gone afterwards if it was made for it."""
+    from mlx_qwen35.bench.synthetic import write_synthetic
+    from mlx_qwen35.checkpoint import find_checkpoint
+
+    if options.synthetic is None:
+        yield find_checkpoint(model_of(options))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield write_synthetic(
+            Path(folder) / "synthetic",
+            options.synthetic,
+            layers=options.layers,
+            hidden=options.hidden,
+            dtype=options.dtype or "float32",
+        )
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -109,32 +141,18 @@ def run_speed(options: argparse.Namespace) -> None:
     """Print the table of reading and writing speeds."""
     from mlx_qwen35.bench import speed
     from mlx_qwen35.bench.plot import bars
-    from mlx_qwen35.bench.synthetic import write_synthetic
-    from mlx_qwen35.checkpoint import find_checkpoint
     from mlx_qwen35.sampling import whole_number
 
     repeats = whole_number("--repeats", options.repeats, 1)
     tokens = whole_number("--tokens", options.tokens, 2)
     side = whole_number("--side", options.side, 32)
-    for name in ("layers", "hidden", "dtype"):
-        if getattr(options, name) is not None and options.synthetic is None:
-            raise OptionError(f"--{name}: expected with --synthetic, found without it")
+    _check_source(options)
     if options.plot and not Path(options.plot).parent.is_dir():
         raise OptionError(f"--plot: expected a folder that is there, found {Path(options.plot).parent}")
     lengths = speed.LENGTHS if options.lengths is None else options.lengths
     images = speed.IMAGES if options.images is None else options.images
     batches = speed.BATCHES if options.batches is None else options.batches
-    with tempfile.TemporaryDirectory() as folder:
-        if options.synthetic is not None:
-            model = write_synthetic(
-                Path(folder) / "synthetic",
-                options.synthetic,
-                layers=options.layers,
-                hidden=options.hidden,
-                dtype=options.dtype or "float32",
-            )
-        else:
-            model = find_checkpoint(model_of(options))
+    with _source(options) as model:
 
         def make(kit: "ModelKit") -> "Iterator[Case]":
             return speed.cases(
@@ -187,6 +205,78 @@ def _print_case(case: str, found: "dict[str, Figures]") -> None:
         per_token = cell(f"{figures.per_token * 1000:.2f} ms", "per_token")
         peak = "" if figures.peak is None else cell(f"{figures.peak / 2**20:.0f} MiB", "peak")
         print(f"| {case} | {name} | {prompt} | {first} | {per_token} | {peak} |", flush=True)
+
+
+def _add_serve(measurements: Any) -> None:
+    serve = measurements.add_parser(
+        "serve",
+        help="several requests at once to a server",
+        description="Tokens per second of all answers together and time to first token, for several numbers of "
+        "requests that begin at once, from this package's server and those of other runtimes, which run side by side "
+        "and are asked in turns. Prompts are new in every turn; figures are medians.",
+    )
+    _add_source(serve)
+    serve.add_argument("--against", action="append", default=[], choices=PARENTS, help="measure it too; repeatable")
+    serve.add_argument("--requests", type=_numbers, default=None, metavar="N,N", help="at once; default: 1,2,4,8")
+    serve.add_argument("--prompt-tokens", type=int, default=128, help="tokens of a question, at least")
+    serve.add_argument("--tokens", type=int, default=64, help="tokens to write")
+    serve.add_argument("--repeats", type=int, default=3, help="counted runs of each, after one that is not")
+    serve.add_argument("--json", action="store_true", help="print one JSON object")
+    serve.set_defaults(run=run_serve)
+
+
+def run_serve(options: argparse.Namespace) -> None:
+    """Print the table of requests at once."""
+    from mlx_qwen35.bench import serve
+    from mlx_qwen35.sampling import whole_number
+
+    at_once = serve.AT_ONCE if options.requests is None else options.requests
+    for count in at_once:
+        whole_number("--requests", count, 1)
+    repeats = whole_number("--repeats", options.repeats, 1)
+    prompt_tokens = whole_number("--prompt-tokens", options.prompt_tokens, 1)
+    tokens = whole_number("--tokens", options.tokens, 2)
+    _check_source(options)
+    with _source(options) as model:
+        on_case = _quiet_requests
+        if not options.json:
+            print("| requests | server | prompt | answer | all together | first token |")
+            print("|--:|---|--:|--:|--:|--:|")
+            on_case = _print_requests
+        results = serve.measure(
+            model,
+            options.against,
+            at_once,
+            prompt_tokens=prompt_tokens,
+            tokens=tokens,
+            repeats=repeats,
+            on_case=on_case,
+        )
+    if options.json:
+        rows = {
+            count: {
+                name: dataclasses.asdict(figures) | ({} if name == serve.OWN else {"ratios": serve.ratios(found, name)})
+                for name, figures in found.items()
+            }
+            for count, found in results.items()
+        }
+        json.dump({"repeats": repeats, "requests": rows}, sys.stdout, indent=1)
+        print()
+
+
+def _quiet_requests(count: int, found: "dict[str, serve.Figures]") -> None:
+    """Nothing to show until the end."""
+
+
+def _print_requests(count: int, found: "dict[str, serve.Figures]") -> None:
+    from mlx_qwen35.bench import serve
+
+    for name, figures in found.items():
+        speed, first = f"{figures.tokens_per_second:.0f} tok/s", f"{figures.first_token * 1000:.0f} ms"
+        if name != serve.OWN:
+            against = serve.ratios(found, name)
+            speed, first = f"{speed} ({against['tokens_per_second']:.2f})", f"{first} ({against['first_token']:.2f})"
+        print(f"| {count} | {name} | {figures.prompt_tokens} | {figures.tokens} | {speed} | {first} |", flush=True)
 
 
 def run_turns(options: argparse.Namespace) -> None:

@@ -190,7 +190,9 @@ def make_app(exchange: Exchange, settings: Settings) -> FastAPI:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(PAGE, media_type="text/html", headers={"Cache-Control": "no-cache", "X-Frame-Options": "DENY"})
+        return FileResponse(
+            PAGE, media_type="text/html", headers={"Cache-Control": "no-cache", "X-Frame-Options": "DENY"}
+        )
 
     @app.exception_handler(ApiError)
     @app.exception_handler(Qwen35Error)

@@ -55,6 +55,10 @@ def test_it_names_what_it_sees(box: ModelKit, kind: str, colour: str) -> None:
 
 
 def test_two_images_in_either_order(box: ModelKit) -> None:
+    """What is asked about, and which picture is meant, go by the order that they came in."""
+    one_star, other_star = one("star", "red"), one("star", "green")
+    assert say(box, "What color is the star in picture 2?", one_star, other_star) == "In picture 2 the star is green."
+    assert say(box, "What color is the star in picture 2?", other_star, one_star) == "In picture 2 the star is red."
     few = one("circle", "red")
     many = draw(
         Scene(2, 2, (64, 64), WHITE, tuple(Thing("square", "blue", "large", n % 2, n // 2) for n in range(4))),
@@ -93,6 +97,17 @@ def test_the_kept_report_is_of_this_checkpoint(box: ModelKit) -> None:
         expected = report["without reasoning"][group]["all"]
         spread = 3.5 * (max(expected * (1 - expected), 0.01) / asked) ** 0.5
         assert total(scores) == pytest.approx(expected, abs=spread), group
+
+
+def test_it_is_good_enough_to_show() -> None:
+    """Shares of the kept report, of answers that are right to the letter."""
+    report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())
+    shares = report["without reasoning"]
+    assert shares["one picture"]["all"] >= 0.95
+    assert shares["several pictures"]["all"] >= 0.90
+    assert shares["text"]["all"] >= 0.95
+    assert shares["tools"]["well-formed calls"] >= 0.95
+    assert json.loads((ROOT / "docs" / "box" / "mtp.json").read_text())["all"] >= 0.80
 
 
 def test_positions_matter(box: ModelKit) -> None:
