@@ -72,8 +72,7 @@ class Constraint:
             if before is None or not before.item():
                 return _keep(mx.where(self._ended, *self._masks), logits)
             self._end_think, self._begun = None, True
-        # Loops that look ahead go on asking after the end, for tokens that nobody will see.
-        if self._begun and self._matcher.stop_reason() != "EndOfSentence":
+        if self._begun:
             self._matcher.consume_token(int(np.array(tokens[-1])))
         self._begun = True
         return _keep(self._allowed(), logits)

@@ -97,9 +97,9 @@ def write(
         tokens.append(int(chances.argmax()))
         assert np.isfinite(seen[-1][tokens[-1]])
         if tokens[-1] in model.tokenizer.eos_token_ids:
-            for ahead in range(1, 3):  # mlx-lm's loop asks before it hands out the end
+            for after in ([], tokens[-1:]):  # mlx-lm's loop asks once more before it hands out the end
                 for processor in processors:
-                    logits = processor(mx.array([*tokens, *tokens[-1:] * (ahead - 1)]), logits)
+                    logits = processor(mx.array(tokens + after), logits)
                 assert np.isfinite(np.array(logits)).any()
             return tokens[PROMPT:], seen
     raise AssertionError(f"no end: {model.tokenizer.decode(tokens[-200:])!r}")

@@ -105,6 +105,7 @@ class SchemaFormat(Strict):
 
 ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+IMPOSSIBLE = -9999.0
 # Qwen3.5 thinks or does not; less effort is a budget of tokens for it.
 BUDGETS = {"low": 1024, "medium": 8192}
 
@@ -266,8 +267,8 @@ def tool_call(call: ToolCall) -> dict[str, Any]:
 
 
 def candidate(found: TokenLogprob) -> dict[str, Any]:
-    """OpenAI's form of one token's log probability."""
-    return {"token": found.text, "logprob": found.logprob, "bytes": list(found.text.encode())}
+    """OpenAI's form of one token's log probability; JSON has no infinity, so the impossible is -9999."""
+    return {"token": found.text, "logprob": max(found.logprob, IMPOSSIBLE), "bytes": list(found.text.encode())}
 
 
 def logprobs_of(delta: Delta, exchange: Exchange) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from mlx_qwen35.server.chat_completions import SamplingFields
+from mlx_qwen35.server.chat_completions import IMPOSSIBLE, SamplingFields
 from mlx_qwen35.server.exchange import Ask, Delta, Exchange, Finished, Prepared, Reply, Waiting
 from mlx_qwen35.server.wire import sse
 
@@ -45,7 +45,7 @@ class _Scores:
         chunk = delta.chunk
         if chunk.logprob is None:
             return None
-        tops = {found.text: found.logprob for found in chunk.top_logprobs or ()}
+        tops = {found.text: max(found.logprob, IMPOSSIBLE) for found in chunk.top_logprobs or ()}
         found: dict[str, list[Any] | None] = {
             "tokens": [self.exchange.kit.tokenizer.decode([chunk.token])],
             "token_logprobs": [chunk.logprob],

@@ -227,6 +227,13 @@ def test_logprobs(client: Any) -> None:
     assert [token.token for token in streamed] == [token.token for token in content]
 
 
+def test_forbidden_tokens_have_a_number(client: Any) -> None:
+    """JSON knows no infinity."""
+    form = {"type": "json_object"}
+    scores = chat(client, SPELL, response_format=form, logprobs=True, top_logprobs=20, max_tokens=3).choices[0].logprobs
+    assert min(top.logprob for token in scores.content for top in token.top_logprobs) == -9999.0
+
+
 def test_several_answers_and_seeds(client: Any) -> None:
     options: dict[str, Any] = {"n": 3, "temperature": 9.0, "max_tokens": 12, "seed": 5}
     one, other = (chat(client, SPELL, **options) for _ in range(2))

@@ -142,7 +142,8 @@ def ask(
     """The model's answer to the last turn, and the right one; earlier turns are given."""
     messages = dialogue.messages(len(dialogue.turns), with_answer=False, thinking=thinking)
     prompt = kit.process_prompt(messages, tools=dialogue.tools or None, enable_thinking=thinking)
-    result = kit.generate(disturb(prompt, disturbance), max_tokens=160, temperature=0.0)
+    # Read anew: the prompt cache goes by tokens and images, and would give back what was read undisturbed.
+    result = kit.generate(disturb(prompt, disturbance), max_tokens=160, temperature=0.0, cache_prompt=False)
     return result.text.strip(), expected_text(dialogue.turns[-1])
 
 
