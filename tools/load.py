@@ -511,8 +511,20 @@ def make_malformed() -> list[Malformed]:
                 "a call of no function": {**right, "tool_choice": "required"},
                 "too many answers": {**right, "n": 1000},
                 "a bias on no token": {**right, "logit_bias": {"99999999": 1}},
+                "a bias on a very long number": {**right, "logit_bias": {"9" * 5000: 1}},
                 "two limits": {**right, "max_completion_tokens": 9},
+                "very deep arguments": {
+                    **model,
+                    name: [
+                        {"role": "user", "content": "Hello!"},
+                        {"role": "assistant", "tool_calls": [{"function": {"name": "x", "arguments": '{"a":' * 5000}}]},
+                        {"role": "user", "content": "Hello!"},
+                    ],
+                },
+                "a template": {**right, "chat_template_kwargs": {"chat_template": "{{ messages }}"}},
             }
+        if protocol.name == "responses":
+            bodies["half a character in a label"] = {**right, "metadata": {"label": "\ud800"}}
         found += [
             Malformed(f"{protocol.name}: {what}", protocol.path, data if isinstance(data, bytes) else _json(data))
             for what, data in bodies.items()
@@ -528,6 +540,10 @@ def make_malformed() -> list[Malformed]:
                 f"{protocol.name}: a body of 1 TB", protocol.path, b"", 413, headers={"Content-Length": "9" * 12}
             ),
         ]
+    found += [
+        Malformed(f"completions: {what}", "/v1/completions", _json({"prompt": prompt}))
+        for what, prompt in {"no prompts": [], "an empty prompt": "", "no tokens": [[]], "no token": [-1]}.items()
+    ]
     return [*found, Malformed("an unknown path", "/v1/nothing", b"{}", 404)]
 
 
@@ -934,10 +950,15 @@ class Load:
             before = answers[number - 1] if number else None
             history += [*(before.echo if before else ()), *CHAT.say(conversation.turns[number], before)]
         streamed = in_stream or rng.random() < 0.5
-        body = CHAT.body(conversation, history, streamed=streamed, forced=conversation.forced and not turns)
+        protocol: Protocol = CHAT
+        if not turns:
+            # References are chat completions, so only a first question can be put otherwise.
+            protocol = rng.choice(PROTOCOLS)
+            history = protocol.say(conversation.turns[0], None)
+        body = protocol.body(conversation, history, streamed=streamed, forced=conversation.forced and not turns)
         line = Line(self._address)
         try:
-            line.send(CHAT.path, _json(body))
+            line.send(protocol.path, _json(body))
             if not in_stream:
                 time.sleep(rng.random() * 0.1)
                 return
@@ -964,7 +985,7 @@ class Load:
             time.sleep(max(0.0, min(CROWD_SECONDS, until - time.monotonic())))
 
     def _crowd(self, rng: Random) -> None:
-        """More requests than there is room for: the rest is refused, and what was refused is taken later."""
+        """More requests than there is room for, so that the rest is refused, and other clients' requests too."""
         body = _json(CHAT.body(self._long, CHAT.say(self._long.turns[0], None), streamed=True, forced=False))
         lines = [Line(self._address) for _ in range(self._capacity + 8)]
         (expected,) = self.references[self._long.number]
@@ -992,12 +1013,6 @@ class Load:
                 line.close()
         if not refused:
             self.tally.problem(f"expected status 429 for some of {len(lines)} requests at once, found none")
-        # Taken once there is room.
-        line = Line(self._address)
-        try:
-            self._ask(line, CHAT, body, "chat, crowd", streamed=True, until=math.inf)
-        finally:
-            line.close()
 
 
 # The whole
