@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +48,7 @@ def run(options: argparse.Namespace) -> None:
         OptionError: A flag is out of range, or the server extra is not installed.
     """
     try:
-        import uvicorn
-
-        from mlx_qwen35.server.app import Settings, make_app
+        from mlx_qwen35.server.app import Server, Settings, make_app
         from mlx_qwen35.server.exchange import Exchange
         from mlx_qwen35.server.media import MediaPolicy
     except ImportError as error:
@@ -72,15 +72,12 @@ def run(options: argparse.Namespace) -> None:
         )
         exchange = Exchange(engine, policy, timeout=options.timeout)
         settings = Settings(names, api_key=api_key, max_body=options.max_body)
-        config = uvicorn.Config(
-            make_app(exchange, settings),
-            host=options.host,
-            port=options.port,
-            log_level=options.log_level,
-            # Open streams are finished, but not for ever.
-            timeout_graceful_shutdown=int(settings.shutdown_timeout),
+        server = Server(
+            make_app(exchange, settings), engine, host=options.host, port=options.port, log_level=options.log_level
         )
+        # uvicorn raises the signal again once it has stopped; what is open here has to be closed then.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
         try:
-            uvicorn.Server(config).run()
+            server.run()
         finally:
             engine.close(timeout=0)

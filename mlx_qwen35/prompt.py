@@ -248,7 +248,7 @@ def _tool_call(call: Any, place: str, hide: Any) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise PromptError(f"{place}.arguments: expected a JSON object ({error})") from error
     if not isinstance(arguments, Mapping):
         raise PromptError(f"{place}.arguments: expected a JSON object, found {_found(arguments)}")

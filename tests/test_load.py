@@ -3,7 +3,9 @@
 import argparse
 import copy
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +93,15 @@ def test_a_server_that_is_gone_is_reported() -> None:
     found = Load(("127.0.0.1", 1), [], seed=1, capacity=1)
     found.rest()
     assert "health: the connection broke" in found.tally.problems[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, which only Linux has")
+def test_a_process_that_has_ended_holds_nothing() -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        while process.returncode is None and Path(f"/proc/{process.pid}/stat").read_text().split()[2] != "Z":
+            time.sleep(0.01)
+        with pytest.raises(ProcessLookupError, match="has ended"):
+            load.sample(process.pid, 0.0)
 
 
 def test_every_difference_counts() -> None:

@@ -589,6 +589,8 @@ def sample(pid: int, began: float) -> Sample:
     """
     process = Path("/proc") / str(pid)
     lines = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line)
+    if "VmRSS" not in lines:  # ended, but its parent has not looked yet
+        raise ProcessLookupError(f"process {pid} has ended")
     return Sample(
         round(time.monotonic() - began, 2),
         int(lines["VmRSS"].split()[0]) * 1024,

@@ -4,17 +4,19 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_qwen35 import __version__
+from mlx_qwen35.engine import Engine
 from mlx_qwen35.errors import Qwen35Error
 from mlx_qwen35.server import chat_completions, completions, messages, responses
 from mlx_qwen35.server.exchange import Ask, Exchange, Prepared, Reply
@@ -46,13 +48,11 @@ class Settings:
         names: Of the model, for requests; the first is the one that is shown.
         api_key: Expected in every request; None lets everyone in.
         max_body: Bytes of a request's body.
-        shutdown_timeout: Seconds for running answers to finish when the server stops.
     """
 
     names: Sequence[str]
     api_key: str | None = None
     max_body: int = MAX_BODY
-    shutdown_timeout: float = 30.0
 
 
 def make_app(exchange: Exchange, settings: Settings) -> FastAPI:
@@ -62,12 +62,7 @@ def make_app(exchange: Exchange, settings: Settings) -> FastAPI:
         exchange: Over the engine that runs the requests.
     """
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        await asyncio.to_thread(exchange.engine.close, settings.shutdown_timeout)
-
-    app = FastAPI(title="mlx_qwen35", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="mlx_qwen35", version=__version__, docs_url=None, redoc_url=None)
     metrics = Metrics(exchange.engine)
     created = int(time.time())
     served = settings.names[0]
@@ -214,6 +209,25 @@ def make_app(exchange: Exchange, settings: Settings) -> FastAPI:
     return app
 
 
+class Server(uvicorn.Server):
+    """Takes no more requests when it is stopped, finishes what is running, and after a time cancels what is left.
+
+    Args:
+        patience: Seconds that running answers have.
+    """
+
+    def __init__(self, app: FastAPI, engine: Engine, *, patience: float = 30.0, **options: Any) -> None:
+        # Cancelled answers have time to say so.
+        super().__init__(uvicorn.Config(app, timeout_graceful_shutdown=int(patience) + 10, **options))
+        self._engine, self._patience = engine, patience
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """As uvicorn's, and the engine's."""
+        closing = asyncio.create_task(asyncio.to_thread(self._engine.close, self._patience))
+        await super().shutdown(sockets)
+        await closing
+
+
 class _Guard:
     """In front of every route: the key, the size of the body, and the count of answers by status."""
 
@@ -234,7 +248,11 @@ class _Guard:
             await send(message)
 
         try:
-            if path not in OPEN_PATHS and not self._knows_key(headers):
+            if not _same_origin(headers):
+                await self._refuse(
+                    403, "permission_error", "a page of another origin may not ask", scope, receive, counted
+                )
+            elif path not in OPEN_PATHS and not self._knows_key(headers):
                 await self._refuse(401, "authentication_error", "expected the API key", scope, receive, counted)
             elif int(headers.get(b"content-length", b"0") or 0) > self._settings.max_body:
                 await self._refuse(413, "request_too_large", self._too_large(), scope, receive, counted)
@@ -274,6 +292,12 @@ class _Guard:
 
     async def _refuse(self, status: int, kind: str, text: str, scope: Scope, receive: Receive, send: Send) -> None:
         await respond(ApiError(status, kind, text), scope["path"])(scope, receive, send)
+
+
+def _same_origin(headers: dict[bytes, bytes]) -> bool:
+    """Browsers say which page sends a request: any page on the web could otherwise use a server without a key."""
+    origin = headers.get(b"origin")
+    return origin is None or urlsplit(origin).netloc == headers.get(b"host")
 
 
 class _TooLargeError(Exception):

@@ -149,7 +149,7 @@ class SamplingFields(Strict):
         )
         options = {name: getattr(self, name) for name in (*names, "seed", "stop")}
         if self.logit_bias is not None:
-            if not all(token.isascii() and token.isdigit() for token in self.logit_bias):
+            if not all(token.isascii() and token.isdigit() and len(token) < 12 for token in self.logit_bias):
                 raise ApiError(400, "invalid_request_error", "logit_bias: expected token ids as keys", "logit_bias")
             options["logit_bias"] = {int(token): bias for token, bias in self.logit_bias.items()}
         return options

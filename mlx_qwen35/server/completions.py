@@ -10,7 +10,9 @@ from pydantic import Field
 
 from mlx_qwen35.server.chat_completions import IMPOSSIBLE, SamplingFields
 from mlx_qwen35.server.exchange import Ask, Delta, Exchange, Finished, Prepared, Reply, Waiting
-from mlx_qwen35.server.wire import sse
+from mlx_qwen35.server.wire import ApiError, sse
+
+MOST_PROMPTS = 16
 
 
 class CompletionRequest(SamplingFields):
@@ -30,6 +32,8 @@ class CompletionRequest(SamplingFields):
             "top_logprobs": self.logprobs or 0,
         }
         prompts = self.prompt if several else [self.prompt]
+        if not 0 < len(prompts) <= MOST_PROMPTS or not self.prompt:
+            raise ApiError(400, "invalid_request_error", f"prompt: expected 1 to {MOST_PROMPTS} prompts", "prompt")
         return [Ask(prompt=prompt, n=self.n or 1, options=options) for prompt in prompts]
 
 

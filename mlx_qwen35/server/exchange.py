@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from jinja2 import Environment, TemplateError, meta
+
 from mlx_qwen35.engine import Engine, Event
 from mlx_qwen35.errors import GenerationCancelled, OptionError
 from mlx_qwen35.generate import GenerationChunk, PrefillProgress, Request
@@ -139,12 +141,23 @@ class Exchange:
         """Made on first use: takes a moment for a large vocabulary."""
         return Grammars(self.kit.tokenizer, self.kit.config.text.vocab_size)
 
+    @cached_property
+    def template_variables(self) -> frozenset[str]:
+        """What a request may set in the chat template: what it looks at and the server does not set itself."""
+        try:
+            found = meta.find_undeclared_variables(Environment().parse(str(self.kit.tokenizer.chat_template)))
+        except TemplateError:  # tags that transformers adds
+            return frozenset()
+        return frozenset(found) - {"messages", "tools", "documents", "add_generation_prompt", "enable_thinking"}
+
     def prepare(self, ask: Ask) -> Prepared:
         """Fetch images, render, and check everything; blocking.
 
         Raises:
             Qwen35Error: Something about it is wrong.
         """
+        if unknown := sorted(set(ask.template) - self.template_variables):
+            raise OptionError(f"chat_template_kwargs: the chat template has no {', '.join(unknown)}")
         if isinstance(ask.prompt, list) and ask.prompt and isinstance(ask.prompt[0], Mapping):
             prompt = self.kit.process_prompt(
                 fetch_images(ask.prompt, self.policy),

@@ -88,8 +88,9 @@ class FunctionTool(Strict):
 
     type: Literal["function"]
     name: str
-    parameters: dict[str, JsonValue] | None = None
+    # In this order, which is the prompt's: the protocols share what was read.
     description: str | None = None
+    parameters: dict[str, JsonValue] | None = None
     strict: bool | None = None
 
 

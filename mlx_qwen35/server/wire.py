@@ -10,7 +10,13 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mlx_qwen35.errors import EngineFullError, InsufficientMemoryError, KitClosedError, Qwen35Error
+from mlx_qwen35.errors import (
+    EngineFullError,
+    GenerationCancelled,
+    InsufficientMemoryError,
+    KitClosedError,
+    Qwen35Error,
+)
 from mlx_qwen35.server.exchange import RequestTimeoutError
 
 logger = logging.getLogger(__name__)
@@ -57,7 +63,7 @@ def api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, EngineFullError):
         return ApiError(429, "rate_limit_error", f"the server is busy: {error}")
-    if isinstance(error, KitClosedError):
+    if isinstance(error, KitClosedError | GenerationCancelled):
         return ApiError(503, "overloaded_error", "the server is shutting down")
     if isinstance(error, RequestTimeoutError):
         return ApiError(504, "timeout_error", str(error))
@@ -95,6 +101,9 @@ async def body(request: Request, model: type[B]) -> B:
     raw = await request.body()
     try:
         data = json.loads(raw)
+        if b"\\ud" in raw.lower():
+            # Half of a character, which no answer could repeat.
+            json.dumps(data, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "invalid_request_error", f"body: expected a JSON object ({error})") from None
     try:

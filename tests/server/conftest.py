@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-uvicorn = pytest.importorskip("uvicorn", reason="needs the server extra")
+pytest.importorskip("uvicorn", reason="needs the server extra")
 
-from mlx_qwen35 import ModelKit  # noqa: E402
-from mlx_qwen35.checkpoint import BOX  # noqa: E402
-from mlx_qwen35.engine import Engine  # noqa: E402
-from mlx_qwen35.server.app import Settings, make_app  # noqa: E402
-from mlx_qwen35.server.exchange import Exchange  # noqa: E402
-from mlx_qwen35.server.media import MediaPolicy  # noqa: E402
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoint import BOX
+from mlx_qwen35.engine import Engine
+from mlx_qwen35.server.app import Server, Settings, make_app
+from mlx_qwen35.server.exchange import Exchange
+from mlx_qwen35.server.media import MediaPolicy
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Running:
 @contextmanager
 def serving(
     kit: ModelKit, policy: MediaPolicy | None = None, *, names: tuple[str, ...] = ("box",), timeout: float = 120.0,
-    heartbeat: float = 5.0, api_key: str | None = None, max_body: int = 2**22, **options: Any,
+    heartbeat: float = 5.0, patience: float = 30.0, api_key: str | None = None, max_body: int = 2**22, **options: Any,
 ) -> Iterator[Running]:  # fmt: skip
     """A server on a free port of this machine, until the block ends."""
     engine = Engine(kit, **options)
     exchange = Exchange(engine, policy or MediaPolicy(), timeout=timeout, heartbeat=heartbeat)
     app = make_app(exchange, Settings(names, api_key=api_key, max_body=max_body))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    server = Server(app, engine, patience=patience, port=0, log_level="warning")
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -349,6 +349,11 @@ def test_anthropic_messages(claude: Any) -> None:
         ("/v1/chat/completions", {"messages": SPELL, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}}, ["response_format"]),  # noqa: E501
         ("/v1/chat/completions", {"messages": seen(RED_CIRCLE)[0]["content"]}, ["messages.0.role"]),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, ["video_url"]),
+        ("/v1/chat/completions", {"messages": SPELL, "logit_bias": {"9" * 5000: 1}}, ["logit_bias"]),
+        ("/v1/chat/completions", {"messages": SPELL, "chat_template_kwargs": {"chat_template": "x"}}, ["chat_template"]),  # noqa: E501
+        ("/v1/chat/completions", {"messages": [*SPELL, {"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": '{"a":' * 5000}}]}]}, ["arguments"]),  # noqa: E501
+        ("/v1/responses", '{"input": "a", "metadata": {"a": "\\ud800"}}', ["body"]),
+        ("/v1/completions", {"prompt": []}, ["prompt"]),
         ("/v1/completions", {"prompt": "a", "suffix": "b"}, ["suffix"]),
         ("/v1/responses", {"input": "a", "previous_response_id": "b"}, ["previous_response_id"]),
         ("/v1/messages", {"model": "box", "messages": SPELL}, ["max_tokens"]),
@@ -500,6 +505,26 @@ def test_shutting_down_finishes_what_is_running(box: ModelKit) -> None:
     assert b'"finish_reason":"length"' in rest[0]
     assert rest[0].endswith(b"data: [DONE]\n\n")
     stream.close()
+
+
+def test_shutting_down_cancels_what_takes_too_long(box: ModelKit) -> None:
+    """The stream says so before it ends."""
+    rest: list[bytes] = []
+    with serving(box, patience=0.2) as running:
+        stream = Stream(running.url, LONG | {"max_tokens": 8000})
+        stream.until_text()
+        thread = threading.Thread(target=lambda: rest.append(stream.response.read()))
+        thread.start()
+    thread.join()
+    assert b"shutting down" in rest[0]
+    stream.close()
+
+
+def test_a_page_of_another_origin_may_not_ask(server: Running) -> None:
+    body = {"messages": SPELL, "max_tokens": 1}
+    path = "/v1/chat/completions"
+    assert raw(server.url, path, body, {"Origin": "https://example.com"})[0] == 403
+    assert raw(server.url, path, body, {"Origin": server.url})[0] == 200
 
 
 def test_an_answer_has_a_time_limit(box: ModelKit) -> None:
