@@ -13,8 +13,13 @@ from pathlib import Path
 import pytest
 
 from mlx_qwen35.bench.serve import Server, serving
-from tools import load
-from tools.load import Answer, FormError, Load, Malformed, Sample
+from tools.load.__main__ import loopback, main, own_command
+from tools.load.clients import TALK, Load
+from tools.load.conversations import make_pool
+from tools.load.held import Sample, leaks, sample
+from tools.load.malformed import Malformed, make_malformed
+from tools.load.protocols import PROTOCOLS, Answer, FormError, Protocol, wrong
+from tools.load.tally import Tally, spread
 
 ROWS, PLACES = 4, 1
 MIB = 2**20
@@ -22,14 +27,14 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving(load.own_command(ROWS, PLACES), "mlx-qwen35") as found:
+    with serving(own_command(ROWS, PLACES), "mlx-qwen35") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def referred(server: Server) -> Load:
     """One conversation, with its references."""
-    found = Load(("127.0.0.1", server.port), load.make_pool(1, 1), seed=1, capacity=ROWS + PLACES)
+    found = Load(("127.0.0.1", server.port), make_pool(1, 1), seed=1, capacity=ROWS + PLACES)
     found.refer()
     return found
 
@@ -39,7 +44,7 @@ def small(referred: Load) -> Load:
     """The same, with a tally of its own."""
     found = copy.copy(referred)
     found.references = {number: list(answers) for number, answers in referred.references.items()}
-    found.tally = load.Tally()
+    found.tally = Tally()
     return found
 
 
@@ -47,7 +52,7 @@ def test_a_short_load(server: Server, tmp_path: Path, capsys: pytest.CaptureFixt
     out = tmp_path / "load.json"
     command = ["--url", f"http://127.0.0.1:{server.port}", "--pid", str(server.process.pid), "--out", str(out)]
     command += ["--capacity", str(ROWS + PLACES), "--clients", "4", "--conversations", "4", "--minutes", "0.03"]
-    status = load.main(command)
+    status = main(command)
     report = json.loads(out.read_text())
     assert report["problems"] == []
     assert status == 0
@@ -65,7 +70,7 @@ def test_a_short_load(server: Server, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_wrong_answer_is_reported(small: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "ACTIONS", {load.TALK: 1})
+    monkeypatch.setattr("tools.load.clients.ACTIONS", {TALK: 1})
     small.run(0.1, 2, "test")
     assert small.tally.problems == []
     assert small.retry() == {}
@@ -79,7 +84,7 @@ def test_a_wrong_answer_is_reported(small: Load, monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_malformed_request_is_refused(small: Load) -> None:
-    for request in load.make_malformed():
+    for request in make_malformed():
         small._be_refused(request)
     assert small.tally.problems == []
 
@@ -101,14 +106,14 @@ def test_a_process_that_has_ended_holds_nothing() -> None:
         while process.returncode is None and Path(f"/proc/{process.pid}/stat").read_text().split()[2] != "Z":
             time.sleep(0.01)
         with pytest.raises(ProcessLookupError, match="has ended"):
-            load.sample(process.pid, 0.0)
+            sample(process.pid, 0.0)
 
 
 def test_every_difference_counts() -> None:
     right = Answer("text", "reasoning", (("name", "{}"),), "tool_calls", 5, 3, echo=({},))
-    assert load.wrong(right, replace(right, echo=(), call_ids=("x",))) is None
+    assert wrong(right, replace(right, echo=(), call_ids=("x",))) is None
     for name, value in (("text", ""), ("reasoning", ""), ("calls", ()), ("reason", "stop"), ("tokens", 4)):
-        assert (load.wrong(right, replace(right, **{name: value})) or "").startswith(f"{name}: expected ")
+        assert (wrong(right, replace(right, **{name: value})) or "").startswith(f"{name}: expected ")
 
 
 def test_leaks_are_reported() -> None:
@@ -121,25 +126,25 @@ def test_leaks_are_reported() -> None:
             for second in range(300)
         ]
 
-    assert load.leaks(level, replace(level, threads=22, handles=14), samples(0)) == []
-    assert load.leaks(level, replace(level, threads=23, handles=15), samples(0)) == [
+    assert leaks(level, replace(level, threads=22, handles=14), samples(0)) == []
+    assert leaks(level, replace(level, threads=23, handles=15), samples(0)) == [
         "leak: expected at most 22 threads at the end, found 23",
         "leak: expected at most 14 handles at the end, found 15",
     ]
-    (found,) = load.leaks(level, level, samples(1))
+    (found,) = leaks(level, level, samples(1))
     assert found.startswith("leak: expected memory to grow by at most 52428800 bytes, found ")
 
 
 def test_the_pool() -> None:
-    pool = load.make_pool(3, 40)
+    pool = make_pool(3, 40)
     assert [conversation.kind for conversation in pool[:4]] == ["text", "image", "tools", "schema"]
     assert all(1 <= len(conversation.turns) <= 4 for conversation in pool)
-    assert [conversation.turns for conversation in load.make_pool(3, 40)] == [one.turns for one in pool]
-    assert [conversation.turns for conversation in load.make_pool(4, 40)] != [one.turns for one in pool]
+    assert [conversation.turns for conversation in make_pool(3, 40)] == [one.turns for one in pool]
+    assert [conversation.turns for conversation in make_pool(4, 40)] != [one.turns for one in pool]
 
 
-@pytest.mark.parametrize("protocol", load.PROTOCOLS, ids=lambda protocol: str(protocol.name))
-def test_a_stream_that_breaks_off_is_no_answer(protocol: load.Protocol) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: str(protocol.name))
+def test_a_stream_that_breaks_off_is_no_answer(protocol: Protocol) -> None:
     events = {
         "chat": [{"choices": [{"delta": {"content": "A"}, "finish_reason": None}]}],
         "responses": [{"type": "response.created", "sequence_number": 0}],
@@ -152,10 +157,10 @@ def test_a_stream_that_breaks_off_is_no_answer(protocol: load.Protocol) -> None:
 @pytest.mark.parametrize("url", ["http://example.com:80", "http://192.168.0.1:8080", "https://localhost", "localhost"])
 def test_other_machines_are_left_alone(url: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="expected an http: URL of this machine"):
-        load.loopback(url)
-    assert load.loopback("http://127.0.0.1:8080") == ("127.0.0.1", 8080)
+        loopback(url)
+    assert loopback("http://127.0.0.1:8080") == ("127.0.0.1", 8080)
 
 
 def test_percentiles() -> None:
-    assert load.spread([]) is None
-    assert load.spread([number / 100 for number in range(100, 0, -1)]) == {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+    assert spread([]) is None
+    assert spread([number / 100 for number in range(100, 0, -1)]) == {"p50": 0.5, "p90": 0.9, "p99": 0.99}
