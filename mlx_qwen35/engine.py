@@ -111,7 +111,6 @@ class Engine:
         self._generator: BatchGenerator | None = None
         self._changed = threading.Condition()
         self._accepting = True
-        self._running = True
         self._thread = threading.Thread(target=self._drive, name="mlx_qwen35 engine", daemon=True)
         self._thread.start()
 
@@ -200,21 +199,22 @@ class Engine:
 
     def _fits(self, job: Job) -> bool:
         """Whether another request may run: alone always, since it was checked; else if memory holds all."""
+        return not self.running or (self.running < self._max_rows and self._room(job) >= 0)
+
+    def _room(self, job: Job) -> int:
+        """Bytes of memory that are left for earlier prompts when a request runs beside the others."""
         others = [*self._reading, *self._rows.values()]
-        if not others:
-            return True
         # Rows of a batch are padded to the longest.
         longest = max(other.tokens for other in [job, *others])
         kept = len(others) * self.kit.guard.held(longest) + self.kit.vision.features.nbytes
-        return len(others) < self._max_rows and self.kit.guard.needs(longest, self._step_size, kept=kept) <= (
-            self.kit.guard.limit
-        )
+        return self.kit.guard.limit - self.kit.guard.needs(longest, self._step_size, kept=kept)
 
     def _start(self, job: Job) -> None:
-        kit, request = self.kit, job.request
+        kit, request, room = self.kit, job.request, self._room(job)
         self._reading.append(job)
         try:
             job.reading = begin(kit.model, kit.prompt_cache, request)
+            kit.prompt_cache.shrink(max(0, min(room, request.cache_room)))
             job.writer = Writer(request, job.reading, kit.tokenizer, kit.prompt_cache)
         except Exception as error:
             self._end(job, error)
