@@ -62,7 +62,8 @@ def run(options: argparse.Namespace) -> None:
         options.allow_remote_media, directory and directory.expanduser(), max_images=options.max_images
     )
     api_key = options.api_key or os.environ.get(KEY_VARIABLE)
-    names = options.served_model_name or [Path(model_of(options)).name]
+    options.model = model_of(options)
+    names = options.served_model_name or [Path(options.model).name]
     with load_kit(options) as kit:
         engine = Engine(
             kit,

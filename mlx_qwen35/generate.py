@@ -164,7 +164,7 @@ class Request:
         stop: Strings that end the answer.
         started: `time.perf_counter()` when the caller asked.
         cache_room: Bytes of memory that earlier prompts may keep meanwhile.
-        sampler, processors: See `ModelKit.stream`.
+        sampler, processors: See `ModelKit.request`.
     """
 
     prompt: Prompt

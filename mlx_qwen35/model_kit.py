@@ -257,53 +257,20 @@ class ModelKit:
         self,
         prompt: Prompt | Messages | str | Sequence[int],
         *,
-        max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        logprobs: bool = False,
-        top_logprobs: int = 0,
-        prefill_step_size: int = PREFILL_STEP_SIZE,
-        cache_prompt: bool = True,
-        sampler: Sampler | None = None,
-        logits_processors: Sequence[LogitsProcessor] = (),
         on_progress: ProgressCallback | None = None,
-        **sampling: Any,
+        **options: Any,
     ) -> Iterator[GenerationChunk]:
         """Generate an answer, token by token. Bad options are refused by the call itself.
 
         Args:
-            prompt: From `process_prompt`, or anything that it takes.
-            max_tokens: At most this many tokens; None for the checkpoint's own limit, or else 4096. It
-                never exceeds what the context, or memory, holds.
-            stop: Strings that end the answer.
-            logprobs: Give each token's log probability.
-            top_logprobs: Give this many most likely tokens at each position.
-            prefill_step_size: Tokens of the prompt that are read at once; fewer where memory asks for it.
-            cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
-                everything, and remembers nothing.
-            sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of
-                temperature, top_p, top_k and min_p; as in mlx-lm.
-            logits_processors: Change logits (1, V) before a token is chosen, given the tokens (L,) before it: the
-                prompt's last one and the answer so far; as in mlx-lm.
+            prompt, options: See `request`.
             on_progress: Called in the caller's thread with the prompt tokens read and their total;
                 returning False cancels.
-            sampling: See `SamplingOptions`; what is not given comes from generation_config.json.
         Raises:
             OptionError, ContextLengthError, PromptError, MediaError, InsufficientMemoryError: Before any work.
             GenerationCancelled: `on_progress` returned False.
         """
-        request = self.request(
-            prompt,
-            max_tokens=max_tokens,
-            stop=stop,
-            logprobs=logprobs,
-            top_logprobs=top_logprobs,
-            prefill_step_size=prefill_step_size,
-            cache_prompt=cache_prompt,
-            sampler=sampler,
-            logits_processors=logits_processors,
-            **sampling,
-        )
-        return self._consume(request, on_progress)
+        return self._consume(self.request(prompt, **options), on_progress)
 
     def request(
         self,
@@ -319,7 +286,26 @@ class ModelKit:
         logits_processors: Sequence[LogitsProcessor] = (),
         **sampling: Any,
     ) -> Request:
-        """Check everything that `stream` takes, for an `Engine` to run; arguments and errors as there."""
+        """Check an answer that is wanted, before any work, for `stream` or an `Engine` to write it.
+
+        Args:
+            prompt: From `process_prompt`, or anything that it takes.
+            max_tokens: At most this many tokens; None for the checkpoint's own limit, or else 4096. It
+                never exceeds what the context, or memory, holds.
+            stop: Strings that end the answer.
+            logprobs: Give each token's log probability.
+            top_logprobs: Give this many most likely tokens at each position.
+            prefill_step_size: Tokens of the prompt that are read at once; fewer where memory asks for it.
+            cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
+                everything, and remembers nothing.
+            sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of
+                temperature, top_p, top_k and min_p; as in mlx-lm.
+            logits_processors: Change logits (1, V) before a token is chosen, given the tokens (L,) before it: the
+                prompt's last one and the answer so far; as in mlx-lm.
+            sampling: See `SamplingOptions`; what is not given comes from generation_config.json.
+        Raises:
+            OptionError, ContextLengthError, PromptError, MediaError, InsufficientMemoryError: It cannot be.
+        """
         started = time.perf_counter()
         ready = prompt if isinstance(prompt, Prompt) else self.process_prompt(prompt)
         options = options_from(self.checkpoint.generation_config, sampling)
@@ -348,7 +334,7 @@ class ModelKit:
         )
 
     def generate(self, prompt: Prompt | Messages | str | Sequence[int], **options: Any) -> GenerationResult:
-        """The whole answer at once; arguments and errors as in `stream`."""
+        """The whole answer at once; arguments and errors as in `request`."""
         return GenerationResult.from_chunks(list(self.stream(prompt, **options)))
 
     def prefill_ahead(

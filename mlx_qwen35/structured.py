@@ -160,7 +160,7 @@ class Grammars:
         tools: Sequence[Mapping[str, Any]],
         *,
         name: str | None = None,
-        required: bool = True,
+        schema: Mapping[str, Any] | None = None,
         parallel: bool = True,
         in_reasoning: bool,
     ) -> Constraint:
@@ -173,7 +173,7 @@ class Grammars:
         Args:
             tools: Function descriptions in OpenAI's form.
             name: The one function to call, once.
-            required: False also allows text without calls, and text before them.
+            schema: Of JSON that may be written in place of calls; None requires a call.
             parallel: Whether there may be more than one call.
             in_reasoning: Whether the answer begins in its reasoning.
         Raises:
@@ -200,11 +200,15 @@ class Grammars:
         functions = " | ".join(f"f{number}" for number in range(len(rules)))
         shared = rf"""
 call: <[{begin}]> "\n<function=" ({functions}) "\n</function>\n" <[{end}]>
-free: /(?s:.*)/
 text[lazy]: /(?s:.*)\n<\/parameter>/
 """
         calls = r'call ("\n" call)*' if parallel and name is None else "call"
-        start = calls if required or name is not None else f"free ({calls})?"
+        start = calls
+        if schema is not None:
+            place = "response_format.json_schema.schema"
+            answer = _json(_mapping(schema, place), place)
+            places.setdefault(answer, place)
+            start = f"({calls}) | {answer}"
         return self._constraint(start, shared + "".join(rules), "tools", in_reasoning, places)
 
     def _constraint(
@@ -214,7 +218,7 @@ text[lazy]: /(?s:.*)\n<\/parameter>/
         end_think = _control_id(self._tokenizer, "</think>") if in_reasoning else None
         if in_reasoning:
             # Qwen writes two newlines after its reasoning.
-            start = rf"/\n{{0,4}}/ {start}"
+            start = rf"/\n{{0,4}}/ ({start})"
         matcher = self._matcher(self._llguidance, f"start: {start}\n{rules}", log_level=0, limits=self._limits)
         if matcher.is_error():
             for part, where in (places or {}).items():

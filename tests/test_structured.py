@@ -342,6 +342,7 @@ def call(name: str, *parameters: tuple[str, str]) -> str:
 
 
 CITY, DAYS = ("city", "Paris"), ("days", "3")
+LATE = {"type": "object", "properties": {"late": {"type": "boolean"}}, "required": ["late"]}
 
 
 @pytest.mark.parametrize(
@@ -372,10 +373,13 @@ CITY, DAYS = ("city", "Paris"), ("days", "3")
         (call("ask", ("what", "x")), {"name": "now"}, False),
         (call("now") + "\n" + call("now"), {"name": "now"}, False),
         (call("now") + "\n" + call("now"), {"parallel": False}, False),
-        ("It is late.\n\n" + call("now"), {"required": False}, True),
-        ("It is late.", {"required": False}, True),
-        ("It is late." + call("later"), {"required": False}, False),
-        (call("now"), {"required": False}, True),
+        ('{"late": true}', {"schema": LATE}, True),
+        (call("now"), {"schema": LATE}, True),
+        (call("now") + "\n" + call("now"), {"schema": LATE}, True),
+        ('{"late": 5}', {"schema": LATE}, False),
+        ('{"late": true}' + call("now"), {"schema": LATE}, False),
+        ("It is late.", {"schema": LATE}, False),
+        ('{"late": true}', {}, False),
     ],
 )
 def test_which_calls_are_allowed(
@@ -475,7 +479,7 @@ def test_a_budget_and_a_grammar(tokenizer: Tokenizer, grammars: Grammars, budget
     end_think = tokenizer.control_id("</think>")
     for constraint in (
         grammars.json_schema(PERSON, in_reasoning=True),
-        grammars.tool_calls([WEATHER], in_reasoning=True, required=True),
+        grammars.tool_calls([WEATHER], in_reasoning=True),
     ):
         processors = [ThinkingBudget(tokenizer, budget, in_reasoning=True), constraint]
         # A model that never ends its reasoning.

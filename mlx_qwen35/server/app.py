@@ -19,6 +19,7 @@ from mlx_qwen35 import __version__
 from mlx_qwen35.engine import Engine
 from mlx_qwen35.errors import Qwen35Error
 from mlx_qwen35.server import chat_completions, completions, messages, responses
+from mlx_qwen35.server.chat_completions import SamplingFields
 from mlx_qwen35.server.exchange import Ask, Exchange, Prepared, Reply
 from mlx_qwen35.server.metrics import Metrics
 from mlx_qwen35.server.wire import (
@@ -92,27 +93,8 @@ def make_app(exchange: Exchange, settings: Settings) -> FastAPI:
             return await event_stream(request, replies, parts(replies), failed)
         return JSONResponse(await unless_gone(request, whole(replies)))
 
-    def openai_failed(error: ApiError) -> str:
-        return sse(openai_error(error))
-
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
-        asked = await body(request, chat_completions.ChatCompletionRequest)
-        model = check_model(asked.model)
-        prepared = await prepare(asked.ask())
-        usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        return await reply(
-            request,
-            prepared,
-            asked.stream,
-            lambda replies: chat_completions.stream(replies, prepared, exchange, model, include_usage=usage),
-            lambda replies: chat_completions.whole(replies, prepared, exchange, model),
-            openai_failed,
-        )
-
-    @app.post("/v1/completions")
-    async def complete(request: Request) -> Response:
-        asked = await body(request, completions.CompletionRequest)
+    async def complete(request: Request, asked: SamplingFields, protocol: Any) -> Response:
+        """Either of OpenAI's completions: `protocol` is its module."""
         model = check_model(asked.model)
         prepared = Prepared.join([await prepare(ask) for ask in asked.asks()])
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
@@ -120,10 +102,19 @@ def make_app(exchange: Exchange, settings: Settings) -> FastAPI:
             request,
             prepared,
             asked.stream,
-            lambda replies: completions.stream(replies, prepared, exchange, model, include_usage=usage),
-            lambda replies: completions.whole(replies, prepared, exchange, model),
-            openai_failed,
+            lambda replies: protocol.stream(replies, prepared, exchange, model, include_usage=usage),
+            lambda replies: protocol.whole(replies, prepared, exchange, model),
+            lambda error: sse(openai_error(error)),
         )
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        asked = await body(request, chat_completions.ChatCompletionRequest)
+        return await complete(request, asked, chat_completions)
+
+    @app.post("/v1/completions")
+    async def plain(request: Request) -> Response:
+        return await complete(request, await body(request, completions.CompletionRequest), completions)
 
     @app.post("/v1/responses")
     async def respond_to(request: Request) -> Response:

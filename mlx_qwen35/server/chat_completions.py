@@ -136,6 +136,10 @@ class SamplingFields(Strict):
     # Who asks: accepted, since nothing follows from it.
     user: str | None = None
 
+    def asks(self) -> list[Ask]:
+        """One for each prompt, in the form of all protocols."""
+        raise NotImplementedError
+
     def sampling(self) -> dict[str, Any]:
         """For `ModelKit.request`."""
         names = (
@@ -179,7 +183,7 @@ class ChatCompletionRequest(SamplingFields):
     service_tier: Literal["auto", "default"] | None = None
     modalities: list[Literal["text"]] | None = None
 
-    def ask(self) -> Ask:
+    def asks(self) -> list[Ask]:
         """In the form of all protocols.
 
         Raises:
@@ -204,7 +208,7 @@ class ChatCompletionRequest(SamplingFields):
         elif isinstance(self.response_format, ObjectFormat):
             schema = {}
         choice = self.tool_choice or "auto"
-        return Ask(
+        ask = Ask(
             prompt=[message_of(message, f"messages[{at}]") for at, message in enumerate(self.messages)],
             tools=[tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in self.tools or ()],
             tool_choice={"name": choice.function.name} if isinstance(choice, NamedTool) else choice,
@@ -221,6 +225,7 @@ class ChatCompletionRequest(SamplingFields):
                 "top_logprobs": self.top_logprobs or 0,
             },
         )
+        return [ask]
 
 
 def message_of(message: Message, place: str) -> dict[str, Any]:

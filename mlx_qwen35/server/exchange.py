@@ -201,6 +201,15 @@ class Exchange:
                     ask.tools, name=name, parallel=ask.parallel_tool_calls, in_reasoning=in_reasoning
                 )
             )
+        elif ask.schema is not None and ask.tools and ask.tool_choice == "auto":
+            processors.append(
+                self.grammars.tool_calls(
+                    ask.tools,
+                    schema=ask.schema or {"type": "object"},
+                    parallel=ask.parallel_tool_calls,
+                    in_reasoning=in_reasoning,
+                )
+            )
         elif ask.schema:
             processors.append(self.grammars.json_schema(ask.schema, in_reasoning=in_reasoning))
         elif ask.schema is not None:

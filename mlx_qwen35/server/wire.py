@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mlx_qwen35.errors import (
     EngineFullError,
     GenerationCancelled,
-    InsufficientMemoryError,
     KitClosedError,
     Qwen35Error,
 )
@@ -67,10 +66,10 @@ def api_error(error: BaseException) -> ApiError:
         return ApiError(503, "overloaded_error", "the server is shutting down")
     if isinstance(error, RequestTimeoutError):
         return ApiError(504, "timeout_error", str(error))
-    if isinstance(error, InsufficientMemoryError):
-        return ApiError(400, "invalid_request_error", str(error))
     if isinstance(error, Qwen35Error):
-        return ApiError(400, "invalid_request_error", str(error), str(error).partition(":")[0].split(".")[0])
+        # Messages about a field begin with its place.
+        place, colon, _ = str(error).partition(": ")
+        return ApiError(400, "invalid_request_error", str(error), place if colon and " " not in place else None)
     logger.error("a request failed", exc_info=error)
     return ApiError(500, "api_error", "the server failed on this request")
 
