@@ -29,6 +29,7 @@ from mlx_qwen35.generate import GenerationChunk, GenerationResult, Request, answ
 from mlx_qwen35.media import check_max_pixels
 from mlx_qwen35.memory import SMALLEST_STEP, MemoryGuard, Plan, default_limit
 from mlx_qwen35.mlx_thread import MlxThread
+from mlx_qwen35.patches.cpu import on_cpu
 from mlx_qwen35.patches.gated_delta_net import choose_gated_delta
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompt import Prompt, begins_in_reasoning, fill_sources, find_branch_points, render_messages
@@ -41,7 +42,8 @@ from mlx_qwen35.vision import IMAGE_CACHE_BYTES, VisionAddOn, make_vision_add_on
 Messages = Sequence[Mapping[str, Any]]
 ProgressCallback = Callable[[int, int], bool | None]
 
-PREFILL_STEP_SIZE = 2048
+# Long steps keep a GPU busy; a CPU only spends memory on them.
+PREFILL_STEP_SIZE = 512 if on_cpu() else 2048
 MAX_TOKENS = 4096
 
 
@@ -295,7 +297,8 @@ class ModelKit:
             stop: Strings that end the answer.
             logprobs: Give each token's log probability.
             top_logprobs: Give this many most likely tokens at each position.
-            prefill_step_size: Tokens of the prompt that are read at once; fewer where memory asks for it.
+            prefill_step_size: Tokens of the prompt that are read at once, fewer where memory asks for it;
+                if not given, 2048, on the CPU 512.
             cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
                 everything, and remembers nothing.
             sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of

@@ -8,6 +8,7 @@ from mlx_lm.models import qwen3_5 as upstream
 from mlx_lm.models.gated_delta import compute_g, normalize_qk
 
 from mlx_qwen35.errors import OptionError
+from mlx_qwen35.patches import cpu
 from mlx_qwen35.patches.gated_delta import gated_delta_chunked, log_decay
 
 # "native" is mlx-lm's own code: its Metal kernel, or a loop over tokens where there is no Metal. "chunked" is this
@@ -39,6 +40,7 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
     def __init__(self, args: Any) -> None:
         super().__init__(args)
         self._gated_delta: GatedDelta = args.gated_delta
+        self._on_cpu: bool = args.on_cpu
 
     def __call__(self, inputs: mx.array, mask: mx.array | None = None, cache: Any = None) -> mx.array:
         """(B, L, hidden_size) to the same; `mask` and `cache` as in mlx-lm.
@@ -57,7 +59,9 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
         if conv_state is None:
             conv_state = mx.zeros((B, kept, self.conv_dim), dtype=inputs.dtype)
         conv_input = mx.concatenate([conv_state, qkv], axis=1)
-        q, k, v = mx.split(nn.silu(self.conv1d(conv_input)), [self.key_dim, 2 * self.key_dim], axis=-1)
+        weight = self.conv1d.weight
+        qkv = cpu.causal_conv_silu(conv_input, weight) if self._on_cpu else nn.silu(self.conv1d(conv_input))
+        q, k, v = mx.split(qkv, [self.key_dim, 2 * self.key_dim], axis=-1)
         q, k = (x.reshape(B, L, self.num_k_heads, self.head_k_dim) for x in (q, k))
         q, k = normalize_qk(q, k, inv_scale=self.head_k_dim**-0.5, eps=1e-6)
         v = v.reshape(B, L, self.num_v_heads, self.head_v_dim)
@@ -78,4 +82,8 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
             cache[1] = state
             cache.advance(L)
         z = self.in_proj_z(inputs).reshape(B, L, self.num_v_heads, self.head_v_dim)
-        return self.out_proj(self.norm(out, z).reshape(B, L, -1))  # type: ignore[no-any-return]
+        if self._on_cpu:
+            out = cpu.swiglu(z, mx.fast.rms_norm(out, self.norm.weight, self.norm.eps))
+        else:
+            out = self.norm(out, z)
+        return self.out_proj(out.reshape(B, L, -1))  # type: ignore[no-any-return]

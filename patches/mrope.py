@@ -1,10 +1,7 @@
-"""Attention with three-axis positions, for the chunks of a prompt that hold an image."""
-
-from typing import Any
+"""Rotation by three-axis positions, for the chunks of a prompt that hold an image."""
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.base import scaled_dot_product_attention
 
 
 def multimodal_angles(
@@ -56,29 +53,3 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     first, second = first.astype(mx.float32), second.astype(mx.float32)
     turned = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return mx.concatenate([turned.astype(x.dtype), rest], axis=-1)
-
-
-def multimodal_attention(attention: Any, x: mx.array, cos: mx.array, sin: mx.array, mask: Any, cache: Any) -> mx.array:
-    """mlx-lm's gated attention with the given rotation in place of its own RoPE.
-
-    Args:
-        attention: A Qwen3NextAttention; its weights and head counts are used.
-        x: Normalised hidden states, (B, L, hidden_size).
-        cos, sin: Rotation of each token, (B, 1, L, rotary_dims / 2).
-        mask: What mlx-lm's attention takes: None, "causal" or an array.
-        cache: An attention cache; updated.
-    Returns:
-        (B, L, hidden_size).
-    Source:
-        mlx-lm 0.32.2, models/qwen3_next.py, Qwen3NextAttention.__call__.
-    """
-    B, L, _ = x.shape
-    heads, kv_heads = attention.num_attention_heads, attention.num_key_value_heads
-    queries, gate = mx.split(attention.q_proj(x).reshape(B, L, heads, -1), 2, axis=-1)
-    keys = attention.k_norm(attention.k_proj(x).reshape(B, L, kv_heads, -1)).transpose(0, 2, 1, 3)
-    values = attention.v_proj(x).reshape(B, L, kv_heads, -1).transpose(0, 2, 1, 3)
-    queries = rotate(attention.q_norm(queries).transpose(0, 2, 1, 3), cos, sin)
-    keys, values = cache.update_and_fetch(rotate(keys, cos, sin), values)
-    out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=attention.scale, mask=mask)
-    out = out.transpose(0, 2, 1, 3).reshape(B, L, -1)
-    return attention.o_proj(out * mx.sigmoid(gate.reshape(B, L, -1)))  # type: ignore[no-any-return]

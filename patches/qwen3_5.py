@@ -17,8 +17,10 @@ from mlx_lm.models.pipeline import PipelineMixin
 
 from mlx_qwen35.cache import AttentionCache, SequenceCache
 from mlx_qwen35.config import LayerType, ModelConfig
+from mlx_qwen35.patches.attention import PatchedAttention
+from mlx_qwen35.patches.cpu import on_cpu, swiglu
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, PatchedGatedDeltaNet, choose_gated_delta
-from mlx_qwen35.patches.mrope import multimodal_angles, multimodal_attention
+from mlx_qwen35.patches.mrope import multimodal_angles
 from mlx_qwen35.patches.vision_tower import build_vision_tower
 from mlx_qwen35.tensors import check_tensors, to_canonical
 
@@ -32,6 +34,7 @@ class TextModelArgs(upstream.TextModelArgs):  # type: ignore[misc]
     rotary_dims: int = 0
     exact: bool = False
     gated_delta: GatedDelta = "native"
+    on_cpu: bool = False
 
     @classmethod
     def from_config(cls, config: ModelConfig, *, exact: bool, gated_delta: GatedDelta) -> "TextModelArgs":
@@ -69,6 +72,7 @@ class TextModelArgs(upstream.TextModelArgs):  # type: ignore[misc]
             rotary_dims=text.rope.rotary_dims,
             exact=exact,
             gated_delta=gated_delta,
+            on_cpu=not exact and on_cpu(),
         )
 
 
@@ -76,6 +80,14 @@ class TextModelArgs(upstream.TextModelArgs):  # type: ignore[misc]
 # layer is built under an index that stands for its kind.
 _INTERVAL = 2
 _INDEX_OF_KIND: dict[LayerType, int] = {"linear_attention": 0, "full_attention": _INTERVAL - 1}
+
+
+class CpuMLP(upstream.MLP):  # type: ignore[misc]
+    """mlx-lm's feed-forward layer, for the CPU."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(B, L, hidden_size) to the same."""
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return]
 
 
 class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
@@ -91,9 +103,13 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
         self._step: Callable[..., tuple[mx.array, ...]] | None = None
         if self.is_linear:
             self.linear_attn = PatchedGatedDeltaNet(args)
-            if not args.exact:
-                # The weights are inputs, so that an adapter or another precision is seen.
-                self._step = mx.compile(self._decode, inputs=self)
+        else:
+            self.self_attn = PatchedAttention(args)
+        if args.on_cpu and not args.num_experts:
+            self.mlp = CpuMLP(args.hidden_size, args.intermediate_size)
+        if self.is_linear and not args.exact:
+            # The weights are inputs, so that an adapter or another precision is seen.
+            self._step = mx.compile(self._decode, inputs=self)
 
     def _decode(self, x: mx.array, *states: mx.array) -> tuple[mx.array, ...]:
         cache = ArraysCache(size=len(states))
@@ -111,9 +127,9 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
         media = cache.media_ahead(x.shape[1]) if isinstance(cache, SequenceCache) else None
         if media is None:
             return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
-        cos, sin = media.angles(self._angles, cache.size(), x.shape[1])
-        h = x + multimodal_attention(self.self_attn, self.input_layernorm(x), cos, sin, mask, cache)
-        return h + self.mlp(self.post_attention_layernorm(h))  # type: ignore[no-any-return]
+        angles = media.angles(self._angles, cache.size(), x.shape[1])
+        h = x + self.self_attn(self.input_layernorm(x), mask, cache, angles)
+        return h + self.mlp(self.post_attention_layernorm(h))
 
     def _in_decode(self, x: mx.array, cache: Any) -> bool:
         """Whether one token follows a state, and nothing has to be gathered from other machines."""
@@ -191,10 +207,10 @@ class Model(upstream.Model):  # type: ignore[misc]
         nn.Module.__init__(self)  # type: ignore[no-untyped-call]
         self.args = config
         self.model_type = config.model_type
-        self.language_model = PatchedTextLanguageModel(
-            TextModelArgs.from_config(config, exact=exact, gated_delta=choose_gated_delta(gated_delta, exact=exact))
-        )
-        self.vision_tower = build_vision_tower(config)
+        gated_delta = choose_gated_delta(gated_delta, exact=exact)
+        args = TextModelArgs.from_config(config, exact=exact, gated_delta=gated_delta)
+        self.language_model = PatchedTextLanguageModel(args)
+        self.vision_tower = build_vision_tower(config, on_cpu=args.on_cpu)
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Bring any of the three checkpoint layouts to the names and values of this model.

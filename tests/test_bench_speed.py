@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.bench.plot import bars
@@ -71,6 +72,8 @@ def test_a_synthetic_checkpoint_has_the_published_shapes(tmp_path: Path) -> None
     assert text.layer_types == ("linear_attention",) * 3 + ("full_attention",)
     with ModelKit.load(directory) as kit:
         assert len(kit.generate(kit.process_prompt([1, 2, 3]), max_tokens=2, temperature=0.0).tokens) == 2
+        # The package's own model would shrink it to 192 x 192.
+        assert kit.vision.prepare_image(Image.new("RGB", (1024, 512))).grid_thw == (1, 32, 64)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ PUBLISHED = (
     Published("122B-A10B", 3072, 48, 32, 2, None, 64, False, LARGE, 122_111_526_912, 144, (256, 8, 1024)),
     Published("397B-A17B", 4096, 60, 32, 2, None, 64, False, LARGE, 396_346_350_336, 180, (512, 10, 1024)),
 )
+# From their preprocessor_config.json: least and most pixels of an image after resizing.
+PUBLISHED_PIXELS = {"shortest_edge": 65536, "longest_edge": 16777216}
 
 
 def published_config(size: Published) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_qwen35.bench.published import PUBLISHED, published_config
+from mlx_qwen35.bench.published import PUBLISHED, PUBLISHED_PIXELS, published_config
 from mlx_qwen35.checkpoint import BOX
 from mlx_qwen35.config import ModelConfig, read_json
 from mlx_qwen35.errors import OptionError
@@ -22,8 +22,8 @@ def write_synthetic(
 ) -> Path:
     """Write a checkpoint that this package, mlx-lm and mlx-vlm load; only on the thread that owns MLX.
 
-    Tokenizer, template and image processor are those of the model in the package, whose tokens take
-    the first places of the vocabulary.
+    Tokenizer and template are those of the model in the package, whose tokens take the first places of the
+    vocabulary; sizes of images are as published.
 
     Args:
         directory: Must not exist.
@@ -62,6 +62,8 @@ def write_synthetic(
     for path in BOX.iterdir():
         if path.name not in ("config.json", "model.safetensors"):
             shutil.copy(path, directory)
+    settings = read_json(BOX / "preprocessor_config.json") | {"size": PUBLISHED_PIXELS}
+    (directory / "preprocessor_config.json").write_text(json.dumps(settings, indent=1) + "\n")
     mx.random.seed(0)
     model = Model(ModelConfig.from_dict(raw))
     model.update(tree_map(lambda value: value.astype(DTYPES[dtype]), model.parameters()))
