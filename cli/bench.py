@@ -87,7 +87,12 @@ def _add_speed(measurements: Any) -> None:
     speed.add_argument("--batches", type=_numbers, default=None, metavar="N,N", help="rows; 1 is what text prompts are")
     speed.add_argument("--side", type=int, default=512, help="width and height of an image in pixels")
     speed.add_argument("--tokens", type=int, default=32, help="tokens to write")
-    speed.add_argument("--repeats", type=int, default=3, help="counted runs of each, after one that is not")
+    speed.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="counted runs of each, after one that is not; what takes over a minute is run once",
+    )
     speed.add_argument("--json", action="store_true", help="print one JSON object")
     speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed")
     speed.set_defaults(run=run_speed)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,13 +10,15 @@ import pytest
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.bench import speed
 from mlx_qwen35.bench.plot import bars
 from mlx_qwen35.bench.runtimes import Run
-from mlx_qwen35.bench.speed import Case, Figures, cases, measure, ratios, summarise
+from mlx_qwen35.bench.speed import Case, Figures, cases, measure, ratios, summarise, take_turns
 from mlx_qwen35.bench.synthetic import write_synthetic
 from mlx_qwen35.checkpoint import Checkpoint
 from mlx_qwen35.cli.main import main
 from mlx_qwen35.errors import OptionError
+from mlx_qwen35.prompt import Prompt
 from tests.checkpoints import DENSE, Shape
 
 
@@ -40,6 +42,34 @@ def test_medians_and_ratios(kit: ModelKit) -> None:
     assert own == Figures(prompt_tps=50.0, first_token=2.0, per_token=0.2, peak=7)
     other = Figures(prompt_tps=25.0, first_token=4.0, per_token=0.1, peak=14)
     assert ratios({"mlx-qwen35": own, "mlx-lm": other}, "mlx-lm") == {"prompt": 2.0, "per_token": 2.0, "peak": 0.5}
+
+
+class Counter:
+    """A runtime whose n-th run takes n seconds, or says so."""
+
+    name, sees = "counter", True
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def run(self, prompt: Prompt, tokens: int) -> Run:
+        self.runs += 1
+        return Run(float(self.runs), 0.0, 0)
+
+    def rows(self, prompts: Sequence[Prompt], tokens: int) -> float:
+        raise AssertionError
+
+    def close(self) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("seconds", "counted"), [(60.0, [2.0, 3.0]), (0.0, [1.0])])
+def test_the_first_turn_counts_only_if_it_is_long(
+    kit: ModelKit, monkeypatch: pytest.MonkeyPatch, seconds: float, counted: list[float]
+) -> None:
+    monkeypatch.setattr(speed, "LONG_SECONDS", seconds)
+    runs = take_turns([Counter()], Case("x", (kit.process_prompt([1]),), 1), repeats=2)
+    assert [run.first_token for run in runs["counter"]] == counted
 
 
 def test_every_runtime_does_what_it_can(kit: ModelKit, checkpoint_dir: Callable[[Shape], Path]) -> None:

@@ -1,6 +1,7 @@
 """How fast prompts are read and tokens are written, runtime by runtime in one process, in turns."""
 
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from mlx_qwen35.prompt import Prompt
 LENGTHS = (128, 1024, 4096, 16384)
 IMAGES = (1, 4)
 BATCHES = (1, 2, 4, 8)
+# What takes longer than this, with all runtimes together, is measured once: warming up is lost in it.
+LONG_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,7 @@ def measure(
     repeats: int,
     on_case: Callable[[str, dict[str, Figures]], None] = lambda name, figures: None,
 ) -> dict[str, dict[str, Figures]]:
-    """Every case with every runtime, in turns: A B C, A B C.
-
-    The first turn warms up, and is not counted.
+    """Every case with every runtime.
 
     Args:
         against: Names of `PARENTS`.
@@ -114,12 +115,7 @@ def measure(
         runtimes = [own, *(stack.enter_context(closing(PARENTS[name](model))) for name in against)]
         for case in make_cases(own.kit):
             able = [runtime for runtime in runtimes if runtime.sees or not case.prompts[0].images]
-            found: dict[str, list[Run]] = {runtime.name: [] for runtime in able}
-            for turn in range(repeats + 1):
-                for runtime in able:
-                    run = _run(runtime, case)
-                    if turn:
-                        found[runtime.name].append(run)
+            found = take_turns(able, case, repeats)
             results[case.name] = {
                 name: Figures(None, None, statistics.median(run.per_token for run in runs), None)
                 if case.is_batch
@@ -128,6 +124,21 @@ def measure(
             }
             on_case(case.name, results[case.name])
     return results
+
+
+def take_turns(runtimes: Sequence[Runtime], case: Case, repeats: int) -> dict[str, list[Run]]:
+    """Runs of a case, A B C, A B C, by runtime.
+
+    The first turn warms up, and is not counted, unless it took over `LONG_SECONDS`; then it is the only one.
+    """
+
+    def turn() -> dict[str, Run]:
+        return {runtime.name: _run(runtime, case) for runtime in runtimes}
+
+    began = time.perf_counter()
+    first = turn()
+    turns = [first] if time.perf_counter() - began > LONG_SECONDS else [turn() for _ in range(repeats)]
+    return {runtime.name: [runs[runtime.name] for runs in turns] for runtime in runtimes}
 
 
 def _run(runtime: Runtime, case: Case) -> Run:
