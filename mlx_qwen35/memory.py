@@ -111,11 +111,16 @@ def prefill_bytes(config: TextConfig, step: int, tokens: int, dtype_size: int = 
     return step * (6 * config.hidden_size * dtype_size + max(mlp * dtype_size, attention, gdn))
 
 
+# Queries of an image whose scores are on their way at once: the CPU takes them in parts, a fused kernel holds none.
+_QUERIES = 2048
+
+
 def encoding_bytes(config: VisionConfig, patches: int, dtype_size: int = 2) -> int:
     """Bytes that come and go while one image of so many patches is encoded."""
     pixels = config.in_channels * config.temporal_patch_size * config.patch_size**2
     width = pixels + 8 * config.hidden_size + 2 * config.intermediate_size
-    return patches * (width * dtype_size + 2 * config.num_heads * patches * 4)
+    scores = 2 * config.num_heads * min(patches, _QUERIES) * patches * 4
+    return patches * width * dtype_size + scores
 
 
 # A prompt that can only be read in smaller steps than this is refused.

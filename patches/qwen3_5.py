@@ -210,7 +210,7 @@ class Model(upstream.Model):  # type: ignore[misc]
         gated_delta = choose_gated_delta(gated_delta, exact=exact)
         args = TextModelArgs.from_config(config, exact=exact, gated_delta=gated_delta)
         self.language_model = PatchedTextLanguageModel(args)
-        self.vision_tower = build_vision_tower(config, on_cpu=args.on_cpu)
+        self.vision_tower = build_vision_tower(config)
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Bring any of the three checkpoint layouts to the names and values of this model.

@@ -6,16 +6,14 @@ from typing import Any
 import mlx.nn as nn
 
 from mlx_qwen35.config import MOE_TYPES, ModelConfig
+from mlx_qwen35.patches.cpu import on_cpu
 
 
-def build_vision_tower(config: ModelConfig, *, on_cpu: bool = False) -> nn.Module | None:
+def build_vision_tower(config: ModelConfig) -> nn.Module | None:
     """A tower without weights, or None for a text-only config.
 
     Called with pixel values (N, C * T * P * P) and their grid (images, 3), it gives
     (merged patches, out_hidden_size) and the deepstack features, which Qwen3.5 has not.
-
-    Args:
-        on_cpu: With layers for the CPU.
 
     Source:
         mlx-vlm 0.7.10, models/qwen3_5 and models/qwen3_5_moe, VisionModel.
@@ -41,7 +39,7 @@ def build_vision_tower(config: ModelConfig, *, on_cpu: bool = False) -> nn.Modul
         deepstack_visual_indexes=[],
     )
     tower: nn.Module = module.VisionModel(arguments)
-    if on_cpu:
+    if on_cpu():
         from mlx_qwen35.patches.cpu_tower import put_cpu_layers
 
         put_cpu_layers(tower)

@@ -14,7 +14,14 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.bench.published import PUBLISHED, Published, published_config
 from mlx_qwen35.config import ModelConfig
 from mlx_qwen35.errors import CheckpointError, ContextLengthError, InsufficientMemoryError, OptionError
-from mlx_qwen35.memory import SMALLEST_STEP, MemoryGuard, attention_bytes_per_token, gdn_state_bytes, read_headers
+from mlx_qwen35.memory import (
+    SMALLEST_STEP,
+    MemoryGuard,
+    attention_bytes_per_token,
+    encoding_bytes,
+    gdn_state_bytes,
+    read_headers,
+)
 from tests.checkpoints import DENSE, MOE, WIDE_HEADS, Shape
 from tests.conftest import Bench
 
@@ -112,7 +119,7 @@ def test_images_and_what_is_kept_count(guard: MemoryGuard) -> None:
     assert guard.needs(100, 64, patches=4096) > guard.needs(100, 64) + 2**27
     assert guard.needs(100, 64, kept=12345) == guard.needs(100, 64) + 12345
     with pytest.raises(InsufficientMemoryError, match="prompt: expected a smaller checkpoint or image"):
-        guard.step_size(2048, 100, patches=40000)
+        guard.step_size(2048, 100, patches=100_000)
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(checkpoint_dir: Callable[[Shape], Path]) -> None:
@@ -175,3 +182,22 @@ def test_estimates_bound_what_is_measured(shape: Shape, benches: Callable[[Shape
     print(f"{shape.name}: measured {measured / 2**20:.1f} MiB, estimated {estimated / 2**20:.1f} MiB")
     assert measured <= estimated
     assert estimated <= 4 * measured
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_estimates_bound_an_image(side: int, benches: Callable[[Shape], Bench]) -> None:
+    """Of side x side patches, likewise."""
+    bench = benches(DENSE)
+    vision = bench.checkpoint.config.vision
+    assert vision is not None
+    pixels = mx.zeros((side * side, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2))
+    mx.eval(pixels)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    mx.eval(bench.model.vision_tower(pixels, mx.array([[1, side, side]]))[0])
+    measured = mx.get_peak_memory() - before
+    estimated = encoding_bytes(vision, side * side, 4)
+    print(f"{side} x {side}: measured {measured / 2**20:.1f} MiB, estimated {estimated / 2**20:.1f} MiB")
+    assert measured <= estimated
+    assert estimated <= 8 * measured

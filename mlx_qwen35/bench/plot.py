@@ -32,5 +32,9 @@ def bars(groups: Mapping[str, Mapping[str, float | None]], unit: str = "tok/s") 
             lines.append(f'<text x="{_LABELS + width + 4:.1f}" y="{y + _BAR - 4}" font-size="10">{label}</text>')
             y += _BAR
         y += _GAP
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 -8 {_LABELS + _WIDTH + 130} {y + 24}" font-size="12">'
+    # White behind it, for pages that are dark.
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 -8 {_LABELS + _WIDTH + 130} {y + 24}" font-size="12" '
+        'style="background:#fff">'
+    )
     return "\n".join([head, *lines, f'<text x="{_LABELS}" y="{y + 8}">{escape(unit)}</text>', "</svg>", ""])

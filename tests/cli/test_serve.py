@@ -1,0 +1,60 @@
+"""The serve command as a process: how it starts, refuses and stops."""
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the server extra")
+
+from mlx_qwen35.bench.serve import serving
+from mlx_qwen35.checkpoint import BOX
+
+SERVE = [sys.executable, "-m", "mlx_qwen35.cli.main", "serve"]
+STOP_SECONDS = 60
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_starts_answers_and_stops(tmp_path: Path, how: signal.Signals) -> None:
+    """No --model: the one in the package serves, and one line says so."""
+    overflow = tmp_path / "overflow"
+    command = [*SERVE, "--prompt-cache-dir", str(overflow), "--prompt-cache-bytes", "1KB", "--log-level", "warning"]
+    with tempfile.TemporaryFile() as log:
+        with serving(command, "serve", log) as server:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=STOP_SECONDS)
+            body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "temperature": 0}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            answer = json.load(response)
+            connection.close()
+            assert response.status == 200
+            assert answer["usage"]["completion_tokens"] <= 4
+            server.process.send_signal(how)
+            assert server.process.wait(timeout=STOP_SECONDS) == 0
+        log.seek(0)
+        lines = log.read().decode().splitlines()
+    assert [line for line in lines if "Traceback" in line] == []
+    assert len([line for line in lines if "no model named" in line]) == 1
+    # What did not fit into memory lay here, and is gone with the process.
+    assert list(overflow.rglob("*.safetensors")) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--timeout", "0"], "timeout: expected a number above 0, found 0.0"),
+        (["--max-rows", "0"], "max_rows: expected a whole number of at least 1, found 0"),
+        (["--prompt-cache-bytes", "many"], "expected a size like 512MB"),
+        (["--allow-local-media", "/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_a_wrong_flag_ends_with_status_2(flags: list[str], message: str) -> None:
+    done = subprocess.run([*SERVE, "--model", str(BOX), *flags], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,170 @@
+"""What becomes of a model's words between engine and protocol, word by word."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.engine import Event
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.generate import GenerationChunk, PrefillProgress, Request
+from mlx_qwen35.server.exchange import Ask, Called, Delta, Exchange, Finished, Reply
+from mlx_qwen35.server.media import MediaPolicy
+
+QUESTION = [{"role": "user", "content": "How is the weather?"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = "<tool_call>\n<function=weather>\n<parameter=city>\n{}\n</parameter>\n</function>\n</tool_call>"
+UNDECLARED = CALL.format("Rome").replace("function=weather", "function=launch")
+
+
+class Scripted:
+    """An engine whose model says what it is told to say."""
+
+    def __init__(self, kit: ModelKit, chunks: list[GenerationChunk]) -> None:
+        self.kit, self.chunks = kit, chunks
+        self.cancelled: list[object] = []
+
+    def submit(self, request: Request, sink: Callable[[Event], None]) -> object:
+        sink(PrefillProgress(3, len(request.prompt.input_ids)))
+        for chunk in self.chunks:
+            sink(chunk)
+        return request
+
+    def cancel(self, job: object) -> None:
+        self.cancelled.append(job)
+
+
+def script(*texts: str, reasoning: str = "", reason: str = "stop") -> list[GenerationChunk]:
+    """One token for each text, after one for the reasoning."""
+    chunks = [GenerationChunk("", reasoning, 0, in_reasoning=True)] if reasoning else []
+    for number, text in enumerate(texts, start=1):
+        chunks.append(GenerationChunk(text, "", number, finish_reason=reason if number == len(texts) else None))
+    return chunks
+
+
+def replies(kit: ModelKit, chunks: list[GenerationChunk], **ask: Any) -> list[Reply]:
+    async def collect() -> list[Reply]:
+        exchange = Exchange(Scripted(kit, chunks), MediaPolicy())  # type: ignore[arg-type]
+        prepared = exchange.prepare(Ask(QUESTION, **ask))
+        return [reply async for reply in exchange.run(prepared)]
+
+    return asyncio.run(collect())
+
+
+def read(found: list[Reply]) -> tuple[str, str, list[tuple[str, Any]], str]:
+    """Text, reasoning, calls and reason."""
+    assert isinstance(found[-1], Finished)
+    deltas = [reply for reply in found if isinstance(reply, Delta)]
+    calls = [(reply.call.name, reply.call.arguments) for reply in found if isinstance(reply, Called)]
+    text, reasoning = "".join(delta.text for delta in deltas), "".join(delta.reasoning for delta in deltas)
+    return text, reasoning, calls, found[-1].reason
+
+
+def test_a_call_in_pieces(box: ModelKit) -> None:
+    pieces = ["Let me look. ", *(CALL.format("Rome")[at : at + 5] for at in range(0, len(CALL), 5))]
+    found = replies(box, script(*pieces), tools=[WEATHER])
+    assert read(found) == ("Let me look.", "", [("weather", {"city": "Rome"})], "tool_calls")
+    last = found[-1]
+    assert isinstance(last, Finished)
+    assert (last.usage.cached, last.usage.completion, last.usage.reasoning) == (3, len(pieces), 0)
+
+
+def test_markers_in_the_reasoning_are_no_call(box: ModelKit) -> None:
+    found = replies(box, script("Fine.", reasoning=CALL.format("Rome")), tools=[WEATHER])
+    assert read(found) == ("Fine.", CALL.format("Rome"), [], "stop")
+    last = found[-1]
+    assert isinstance(last, Finished)
+    assert (last.usage.completion, last.usage.reasoning) == (2, 1)
+
+
+@pytest.mark.parametrize("text", [UNDECLARED, CALL.format("Rome")[:20], "<tool_call>Rome</tool_call>"])
+def test_what_is_no_call_stays_in_the_text(box: ModelKit, text: str) -> None:
+    assert read(replies(box, script(*text), tools=[WEATHER])) == (text, "", [], "stop")
+
+
+@pytest.mark.parametrize("settings", [{}, {"tools": [WEATHER], "tool_choice": "none"}])
+def test_without_tools_nothing_is_a_call(box: ModelKit, settings: dict[str, Any]) -> None:
+    text = CALL.format("Rome")
+    assert read(replies(box, script(text), **settings)) == (text, "", [], "stop")
+
+
+def test_several_calls(box: ModelKit) -> None:
+    pieces = [CALL.format("Rome") + "\n", CALL.format("Oslo"), ""]
+    found = read(replies(box, script(*pieces), tools=[WEATHER]))
+    assert found[2:] == ([("weather", {"city": "Rome"}), ("weather", {"city": "Oslo"})], "tool_calls")
+
+
+def test_no_second_call_where_one_was_asked_for(box: ModelKit) -> None:
+    """The answer ends behind the first one, although the model would go on."""
+    chunks = script(CALL.format("Rome") + "\n" + CALL.format("Oslo"), "and", "more", reason="length")
+    found = replies(box, chunks, tools=[WEATHER], parallel_tool_calls=False)
+    assert read(found)[2:] == ([("weather", {"city": "Rome"})], "tool_calls")
+    last = found[-1]
+    assert isinstance(last, Finished)
+    assert last.usage.completion == 1
+
+
+def test_an_answer_that_is_cut_off_says_so(box: ModelKit) -> None:
+    assert read(replies(box, script(CALL.format("Rome"), "", reason="length"), tools=[WEATHER]))[3] == "length"
+
+
+def test_running_out_is_not_waited_for(box: ModelKit) -> None:
+    """Whoever reads the replies no further ends the work."""
+
+    async def leave() -> Scripted:
+        engine = Scripted(box, script("One", "two", "three"))
+        exchange = Exchange(engine, MediaPolicy())  # type: ignore[arg-type]
+        running = exchange.run(exchange.prepare(Ask(QUESTION, n=2)))
+        async for reply in running:
+            if isinstance(reply, Delta):
+                break
+        await running.aclose()  # type: ignore[attr-defined]
+        return engine
+
+    assert len(asyncio.run(leave()).cancelled) == 2
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        ({"template": {"colour": 1}}, "chat_template_kwargs: the chat template has no colour"),
+        ({"tool_choice": "required"}, "tool_choice: expected tools to choose from"),
+        ({"tool_choice": {"name": "weather"}}, "tool_choice: expected tools to choose from"),
+        (
+            {"tools": [WEATHER], "tool_choice": "required", "schema": {"type": "object"}},
+            "response_format: expected none beside a forced tool_choice",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(box: ModelKit, ask: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        replies(box, script("x"), **ask)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kinds"),
+    [
+        ({}, []),
+        ({"tools": [WEATHER]}, []),
+        ({"schema": {}}, ["Constraint"]),
+        ({"schema": {"type": "object"}, "tools": [WEATHER]}, ["Constraint"]),
+        ({"tools": [WEATHER], "tool_choice": "required"}, ["Constraint"]),
+        ({"thinking_budget": 3, "enable_thinking": True}, ["ThinkingBudget"]),
+        ({"thinking_budget": 3, "enable_thinking": False}, []),
+    ],
+)
+def test_each_answer_is_held_to_what_was_asked(box: ModelKit, settings: dict[str, Any], kinds: list[str]) -> None:
+    exchange = Exchange(Scripted(box, []), MediaPolicy())  # type: ignore[arg-type]
+    prepared = exchange.prepare(Ask(QUESTION, n=2, **settings))
+    found = [[type(processor).__name__ for processor in request.processors] for request in prepared.requests]
+    assert found == [kinds, kinds]
+    # They keep count of their answer, so no two answers share one.
+    assert not {id(x) for x in prepared.requests[0].processors} & {id(x) for x in prepared.requests[1].processors}
