@@ -1,5 +1,6 @@
 """mlx-lm's gated attention, with multimodal RoPE where a chunk holds an image."""
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -33,26 +34,37 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
         Source:
             mlx-lm 0.32.2, models/qwen3_next.py, Qwen3NextAttention.__call__.
         """
-        B, L, _ = x.shape
+        L = x.shape[1]
         by_parts = self._on_cpu and L > 1 and not hasattr(cache, "bits")
         if angles is None and not by_parts:
             return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
-        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        queries, gate = mx.split(self.q_proj(x).reshape(B, L, heads, -1), 2, axis=-1)
-        queries = self.q_norm(queries).transpose(0, 2, 1, 3)
-        keys = self.k_norm(self.k_proj(x).reshape(B, L, kv_heads, -1)).transpose(0, 2, 1, 3)
-        values = self.v_proj(x).reshape(B, L, kv_heads, -1).transpose(0, 2, 1, 3)
-        if angles is None:
-            offset = 0 if cache is None else cache.offset
-            queries, keys = self.rope(queries, offset=offset), self.rope(keys, offset=offset)
-        else:
-            queries, keys = rotate(queries, *angles), rotate(keys, *angles)
+        offset = 0 if cache is None else cache.offset
+        queries, keys, values, gate = self.project(
+            x, lambda y: rotate(y, *angles) if angles else self.rope(y, offset=offset)
+        )
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
         if by_parts:
             out = cpu.attention(queries, keys, values, scale=self.scale, mask=mask)
         else:
             out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=self.scale, mask=mask)
-        out, gate = out.transpose(0, 2, 1, 3).reshape(B, L, -1), gate.reshape(B, L, -1)
-        out = cpu.gated(out, gate) if by_parts else out * mx.sigmoid(gate)
-        return self.o_proj(out)  # type: ignore[no-any-return]
+        return self.finish(out, gate)
+
+    def project(self, x: mx.array, turn: Callable[[mx.array], mx.array]) -> tuple[mx.array, ...]:
+        """Queries, keys and values (B, H, L, D), and the gate (B, L, H * D), of (B, L, hidden_size).
+
+        Args:
+            turn: Rotates queries and keys.
+        """
+        B, L, _ = x.shape
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        queries, gate = mx.split(self.q_proj(x).reshape(B, L, heads, -1), 2, axis=-1)
+        queries = self.q_norm(queries).transpose(0, 2, 1, 3)
+        keys = self.k_norm(self.k_proj(x).reshape(B, L, kv_heads, -1)).transpose(0, 2, 1, 3)
+        values = self.v_proj(x).reshape(B, L, kv_heads, -1).transpose(0, 2, 1, 3)
+        return turn(queries), turn(keys), values, gate.reshape(B, L, -1)
+
+    def finish(self, out: mx.array, gate: mx.array) -> mx.array:
+        """(B, L, hidden_size) of what was attended to, (B, H, L, D)."""
+        out = out.transpose(0, 2, 1, 3).reshape(gate.shape)
+        return self.o_proj(cpu.gated(out, gate) if self._on_cpu else out * mx.sigmoid(gate))  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models import qwen3_5 as upstream
+from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.cache import ArraysCache
 from mlx_lm.models.pipeline import PipelineMixin
 
@@ -93,54 +94,68 @@ class CpuMLP(upstream.MLP):  # type: ignore[misc]
 class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
     """mlx-lm's decoder layer, which turns to multimodal RoPE for a chunk with an image.
 
-    A GDN layer's decode step has the same shapes for every token, so it is one compiled function,
-    unless the model is exact.
+    A GDN layer's decode step has the same shapes for every token, so it is one compiled function, unless the model is
+    exact. Of an attention layer the same is true of what comes before its cache, and of what comes after.
     """
 
     def __init__(self, args: TextModelArgs, layer_type: LayerType) -> None:
         super().__init__(args, layer_idx=_INDEX_OF_KIND[layer_type])
         self._rotary_dims, self._mrope_section = args.rotary_dims, args.mrope_section
-        self._step: Callable[..., tuple[mx.array, ...]] | None = None
+        self._steps: tuple[Callable[..., Any], ...] = ()
         if self.is_linear:
             self.linear_attn = PatchedGatedDeltaNet(args)
         else:
             self.self_attn = PatchedAttention(args)
         if args.on_cpu and not args.num_experts:
             self.mlp = CpuMLP(args.hidden_size, args.intermediate_size)
-        if self.is_linear and not args.exact:
+        if not args.exact:
+            steps = (self._decode,) if self.is_linear else (self._before, self._after)
             # The weights are inputs, so that an adapter or another precision is seen.
-            self._step = mx.compile(self._decode, inputs=self)
+            self._steps = tuple(mx.compile(step, inputs=self) for step in steps)
 
     def _decode(self, x: mx.array, *states: mx.array) -> tuple[mx.array, ...]:
         cache = ArraysCache(size=len(states))
         cache.cache = list(states)
         return (super().__call__(x, None, cache), *cache.cache)
 
+    def _before(self, x: mx.array, offset: mx.array) -> tuple[mx.array, ...]:
+        attention: PatchedAttention = self.self_attn
+        return attention.project(self.input_layernorm(x), lambda y: attention.rope(y, offset=offset))
+
+    def _after(self, x: mx.array, out: mx.array, gate: mx.array) -> mx.array:
+        h = x + self.self_attn.finish(out, gate)
+        return h + self.mlp(self.post_attention_layernorm(h))
+
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
         """(B, L, hidden_size) to the same; `mask` and `cache` as in mlx-lm."""
         if self.is_linear:
-            if self._step is None or mask is not None or not self._in_decode(x, cache):
+            if mask is not None or not self._in_decode(x, cache) or cache[0] is None or cache.lengths is not None:
                 return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
-            x, *cache.cache = self._step(x, *cache.cache)
+            (step,) = self._steps
+            x, *cache.cache = step(x, *cache.cache)
             cache.advance(1)
             return x
         media = cache.media_ahead(x.shape[1]) if isinstance(cache, SequenceCache) else None
-        if media is None:
+        if media is not None:
+            angles = media.angles(self._angles, cache.size(), x.shape[1])
+            h = x + self.self_attn(self.input_layernorm(x), mask, cache, angles)
+            return h + self.mlp(self.post_attention_layernorm(h))
+        if not self._in_decode(x, cache):
             return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
-        angles = media.angles(self._angles, cache.size(), x.shape[1])
-        h = x + self.self_attn(self.input_layernorm(x), mask, cache, angles)
-        return h + self.mlp(self.post_attention_layernorm(h))
+        before, after = self._steps
+        # An array, because a number would be compiled into it.
+        queries, keys, values, gate = before(x, mx.array(cache.offset))
+        keys, values = cache.update_and_fetch(keys, values)
+        scale = self.self_attn.scale
+        out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=scale, mask=mask)
+        return after(x, out, gate)  # type: ignore[no-any-return]
 
     def _in_decode(self, x: mx.array, cache: Any) -> bool:
-        """Whether one token follows a state, and nothing has to be gathered from other machines."""
-        return (
-            x.shape[1] == 1
-            and cache is not None
-            and cache[0] is not None
-            and cache.lengths is None
-            and not self.training
-            and self.linear_attn.sharding_group is None
-        )
+        """Whether a compiled step will do: one token, and nothing has to be gathered from other machines."""
+        if not self._steps or x.shape[1] != 1 or cache is None or self.training:
+            return False
+        sharded = self.linear_attn.sharding_group if self.is_linear else getattr(self.self_attn.o_proj, "group", None)
+        return sharded is None
 
     def _angles(self, position_ids: mx.array) -> tuple[mx.array, mx.array]:
         assert self._mrope_section is not None, "config.py requires it where there is vision"
