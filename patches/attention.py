@@ -35,7 +35,7 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
             mlx-lm 0.32.2, models/qwen3_next.py, Qwen3NextAttention.__call__.
         """
         L = x.shape[1]
-        by_parts = self._on_cpu and L > 1 and not hasattr(cache, "bits")
+        by_parts = self._on_cpu and L > 1 and not self.training and not hasattr(cache, "bits")
         if angles is None and not by_parts:
             return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
         offset = 0 if cache is None else cache.offset

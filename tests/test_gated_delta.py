@@ -14,6 +14,7 @@ from mlx_lm.models.gated_delta import compute_g, gated_delta_ops, normalize_qk
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoint import Checkpoint, load_checkpoint
 from mlx_qwen35.errors import OptionError
+from mlx_qwen35.patches.attention import PatchedAttention
 from mlx_qwen35.patches.gated_delta import gated_delta_chunked, log_decay
 from mlx_qwen35.patches.gated_delta_net import choose_gated_delta
 from tests.checkpoints import DENSE, Shape
@@ -183,7 +184,7 @@ def test_every_way_reads_the_same(
 
 @pytest.fixture
 def traces(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes that mlx-lm's own decoder layer is called with; a compiled step calls it once per trace."""
+    """The shapes that mlx-lm's GDN layers and our attention are called with: once per trace, if compiled."""
     seen: list[tuple[int, ...]] = []
     original = upstream.DecoderLayer.__call__
 
@@ -192,7 +193,14 @@ def traces(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
             seen.append(tuple(x.shape))
         return original(self, x, *rest)
 
+    project = PatchedAttention.project
+
+    def watched_project(self: PatchedAttention, x: mx.array, turn: Any) -> tuple[mx.array, ...]:
+        seen.append(tuple(x.shape))
+        return project(self, x, turn)
+
     monkeypatch.setattr(upstream.DecoderLayer, "__call__", watched)
+    monkeypatch.setattr(PatchedAttention, "project", watched_project)
     return seen
 
 
@@ -203,14 +211,13 @@ def test_a_decode_step_is_compiled_once(
     cache = model.make_cache()
     mx.eval(model(mx.array([[1, 2, 3]]), cache=cache))
     del traces[:]
-    gdn = sum(layer.is_linear for layer in model.layers)
     for step in range(6):
         mx.eval(model(mx.array([[step]]), cache=cache))
-        assert len(traces) == gdn
+        assert len(traces) == len(model.layers)
     batch = [layer[0].merge(list(layer)) for layer in zip(cache, cache, strict=True)]
     for _ in range(3):
         mx.eval(model(mx.array([[5], [6]]), cache=batch))
-        assert len(traces) == 2 * gdn, "one more for another number of rows"
+        assert len(traces) == 2 * len(model.layers), "one more for another number of rows"
 
 
 def test_a_compiled_step_sees_new_weights(checkpoint_dir: Callable[[Shape], Path]) -> None:
