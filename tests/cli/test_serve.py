@@ -1,9 +1,8 @@
-"""The serve command as a process: how it starts, refuses and stops."""
+"""The serve command: how it starts, refuses and stops."""
 
 import http.client
 import json
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -14,15 +13,17 @@ pytest.importorskip("uvicorn", reason="needs the server extra")
 
 from mlx_qwen35.bench.serve import serving
 from mlx_qwen35.checkpoint import BOX
+from tests.cli.test_commands import run
 
 SERVE = [sys.executable, "-m", "mlx_qwen35.cli.main", "serve"]
 STOP_SECONDS = 60
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_it_starts_answers_and_stops(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_it_starts_answers_and_stops(tmp_path: Path, how: signal.Signals, status: int) -> None:
     """No --model: the one in the package serves, and one line says so."""
     overflow = tmp_path / "overflow"
+    overflow.mkdir()
     command = [*SERVE, "--prompt-cache-dir", str(overflow), "--prompt-cache-bytes", "1KB", "--log-level", "warning"]
     with tempfile.TemporaryFile() as log:
         with serving(command, "serve", log) as server:
@@ -35,7 +36,7 @@ def test_it_starts_answers_and_stops(tmp_path: Path, how: signal.Signals) -> Non
             assert response.status == 200
             assert answer["usage"]["completion_tokens"] <= 4
             server.process.send_signal(how)
-            assert server.process.wait(timeout=STOP_SECONDS) == 0
+            assert server.process.wait(timeout=STOP_SECONDS) == status
         log.seek(0)
         lines = log.read().decode().splitlines()
     assert [line for line in lines if "Traceback" in line] == []
@@ -54,7 +55,6 @@ def test_it_starts_answers_and_stops(tmp_path: Path, how: signal.Signals) -> Non
     ],
 )
 def test_a_wrong_flag_ends_with_status_2(flags: list[str], message: str) -> None:
-    done = subprocess.run([*SERVE, "--model", str(BOX), *flags], capture_output=True, text=True, timeout=120)
+    done = run("serve", "--model", str(BOX), *flags)
     assert done.returncode == 2
     assert message in done.stderr
-    assert "Traceback" not in done.stderr
