@@ -87,7 +87,9 @@ class OwnRuntime:
         self.kit = ModelKit.load(model, prompt_cache_bytes=0, image_cache_bytes=0)
 
     def run(self, prompt: Prompt, tokens: int) -> Run:
-        return timed(lambda: self.kit.stream(prompt, max_tokens=tokens, temperature=0.0), tokens)
+        # The others write on behind the end of the answer.
+        on = dict.fromkeys(self.kit.tokenizer.eos_token_ids, -100.0)
+        return timed(lambda: self.kit.stream(prompt, max_tokens=tokens, temperature=0.0, logit_bias=on), tokens)
 
     def rows(self, prompts: Sequence[Prompt], tokens: int) -> float:
         return self.kit._thread.call(_batch, self.kit.model, prompts, tokens)
