@@ -55,9 +55,9 @@ def add_parser(commands: Any) -> None:
 
 def run_start(options: argparse.Namespace) -> None:
     """Print how long it takes to begin."""
+    from mlx_qwen35.answers.sampling import whole_number
     from mlx_qwen35.bench import start
-    from mlx_qwen35.checkpoint import find_checkpoint
-    from mlx_qwen35.sampling import whole_number
+    from mlx_qwen35.checkpoints.hub import find_checkpoint
 
     repeats = whole_number("--repeats", options.repeats, 1)
     found = start.measure(find_checkpoint(model_of(options)), options.against, repeats)
@@ -117,7 +117,7 @@ def _check_source(options: argparse.Namespace) -> None:
 def _source(options: argparse.Namespace) -> "Iterator[Path]":
     """The checkpoint to measure, gone afterwards if it was made for it."""
     from mlx_qwen35.bench.synthetic import write_synthetic
-    from mlx_qwen35.checkpoint import find_checkpoint
+    from mlx_qwen35.checkpoints.hub import find_checkpoint
 
     if options.synthetic is None:
         yield find_checkpoint(model_of(options))
@@ -144,9 +144,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def run_speed(options: argparse.Namespace) -> None:
     """Print the table of reading and writing speeds."""
+    from mlx_qwen35.answers.sampling import whole_number
     from mlx_qwen35.bench import speed
     from mlx_qwen35.bench.plot import bars
-    from mlx_qwen35.sampling import whole_number
 
     repeats = whole_number("--repeats", options.repeats, 1)
     tokens = whole_number("--tokens", options.tokens, 2)
@@ -232,8 +232,8 @@ def _add_serve(measurements: Any) -> None:
 
 def run_serve(options: argparse.Namespace) -> None:
     """Print the table of requests at once."""
+    from mlx_qwen35.answers.sampling import whole_number
     from mlx_qwen35.bench import serve
-    from mlx_qwen35.sampling import whole_number
 
     at_once = serve.AT_ONCE if options.requests is None else options.requests
     for count in at_once:
@@ -286,11 +286,12 @@ def _print_requests(count: int, found: "dict[str, serve.Figures]") -> None:
 
 def run_turns(options: argparse.Namespace) -> None:
     """Print the table of a conversation's turns."""
+    from mlx_qwen35.answers.sampling import whole_number
     from mlx_qwen35.bench import parents, turns
     from mlx_qwen35.bench.conversation import write_conversation
-    from mlx_qwen35.checkpoint import Checkpoint, find_checkpoint
-    from mlx_qwen35.sampling import whole_number
-    from mlx_qwen35.tokenizer import Tokenizer
+    from mlx_qwen35.checkpoints.files import Checkpoint
+    from mlx_qwen35.checkpoints.hub import find_checkpoint
+    from mlx_qwen35.prompts.tokenizer import Tokenizer
 
     directory = find_checkpoint(model_of(options))
     tokenizer = Tokenizer(directory)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlx_qwen35.cli.conversation import Conversation
     from mlx_qwen35.cli.screen import Screen
     from mlx_qwen35.model_kit import ModelKit
-    from mlx_qwen35.prompt import Prompt
+    from mlx_qwen35.prompts.prompt import Prompt
 
 HISTORY = Path("~/.mlx_qwen35/history")
 

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlx_qwen35.errors import MediaError, OptionError
-from mlx_qwen35.media import open_image, read_image_bytes
 from mlx_qwen35.paths import expand, shorten
+from mlx_qwen35.prompts.images import open_image, read_image_bytes
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif"}
 _FORMAT = "mlx-qwen35 chat 1"

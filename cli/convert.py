@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Convert and say where the result is."""
-    from mlx_qwen35.convert import convert
+    from mlx_qwen35.conversion import convert
 
     out = convert(options.model, options.out, bits=options.bits, group_size=options.group_size, dtype=options.dtype)
     size = sum(path.stat().st_size for path in out.iterdir())

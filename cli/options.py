@@ -23,7 +23,7 @@ def add_model_name(parser: argparse.ArgumentParser) -> None:
 
 def model_of(options: argparse.Namespace) -> str:
     """The checkpoint that the flags or the environment name, or the one in the package, with a notice."""
-    from mlx_qwen35.checkpoint import BOX
+    from mlx_qwen35.checkpoints.files import BOX
 
     model = options.model or os.environ.get(MODEL_VARIABLE)
     if model:

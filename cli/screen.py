@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
-    from mlx_qwen35.generate import GenerationChunk, GenerationStats
+    from mlx_qwen35.answers.results import GenerationChunk, GenerationStats
 
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"

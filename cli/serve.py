@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
         from mlx_qwen35.server.media import MediaPolicy
     except ImportError as error:
         raise OptionError(f"serve: expected the server extra (pip install 'mlx-qwen35[server]'), {error}") from error
-    from mlx_qwen35.engine import MAX_ROWS, MAX_WAITING, PREFILL_STEP_SIZE, Engine
+    from mlx_qwen35.runtime.engine import MAX_ROWS, MAX_WAITING, PREFILL_STEP_SIZE, Engine
 
     if not options.timeout > 0:
         raise OptionError(f"timeout: expected a number above 0, found {options.timeout}")

@@ -8,28 +8,51 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlx_qwen35.errors import Qwen35Error as Qwen35Error
-    from mlx_qwen35.generate import GenerationChunk as GenerationChunk
-    from mlx_qwen35.generate import GenerationResult as GenerationResult
+    from mlx_qwen35.answers.results import GenerationChunk as GenerationChunk
+    from mlx_qwen35.answers.results import GenerationResult as GenerationResult
+    from mlx_qwen35.conversion import convert as convert
+    from mlx_qwen35.errors import *  # noqa: F403
     from mlx_qwen35.model_kit import ModelKit as ModelKit
     from mlx_qwen35.patches import apply_patches as apply_patches
     from mlx_qwen35.patches import undo_patches as undo_patches
-    from mlx_qwen35.prompt import Prompt as Prompt
+    from mlx_qwen35.prompts.prompt import Prompt as Prompt
+    from mlx_qwen35.runtime.engine import Engine as Engine
     from mlx_qwen35.vision import MoeVisionAddOn as MoeVisionAddOn
     from mlx_qwen35.vision import VisionAddOn as VisionAddOn
 
 __version__ = "0.1.0"
 
+_ERRORS = (
+    "AdapterError",
+    "CacheError",
+    "CheckpointError",
+    "ConfigError",
+    "ContextLengthError",
+    "EngineFullError",
+    "GenerationCancelled",
+    "InsufficientMemoryError",
+    "KitClosedError",
+    "MediaError",
+    "OptionError",
+    "PromptError",
+    "PromptMismatchError",
+    "Qwen35Error",
+    "SessionError",
+    "VersionError",
+    "VisionUnavailableError",
+)
 _HOME = {
-    "GenerationChunk": "mlx_qwen35.generate",
-    "GenerationResult": "mlx_qwen35.generate",
+    "Engine": "mlx_qwen35.runtime.engine",
+    "GenerationChunk": "mlx_qwen35.answers.results",
+    "GenerationResult": "mlx_qwen35.answers.results",
     "ModelKit": "mlx_qwen35.model_kit",
     "MoeVisionAddOn": "mlx_qwen35.vision",
-    "Prompt": "mlx_qwen35.prompt",
-    "Qwen35Error": "mlx_qwen35.errors",
+    "Prompt": "mlx_qwen35.prompts.prompt",
     "VisionAddOn": "mlx_qwen35.vision",
     "apply_patches": "mlx_qwen35.patches",
+    "convert": "mlx_qwen35.conversion",
     "undo_patches": "mlx_qwen35.patches",
+    **dict.fromkeys(_ERRORS, "mlx_qwen35.errors"),
 }
 
 __all__ = ["__version__", *_HOME]

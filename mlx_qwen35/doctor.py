@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mlx_qwen35.checkpoint import Checkpoint, find_checkpoint
-from mlx_qwen35.memory import activation_size, attention_bytes_per_token, gdn_state_bytes, read_headers, weight_bytes
-from mlx_qwen35.tensors import canonical_name, recognise_layout
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.headers import activation_size, read_headers, weight_bytes
+from mlx_qwen35.checkpoints.hub import find_checkpoint
+from mlx_qwen35.checkpoints.layouts import canonical_name, recognise_layout
+from mlx_qwen35.runtime.memory import attention_bytes_per_token, gdn_state_bytes
 
 _LIBRARIES = ("mlx-qwen35", "mlx", "mlx-lm", "mlx-vlm", "transformers")
 

@@ -13,8 +13,12 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from mlx_qwen35.answer import check_stop
-from mlx_qwen35.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, materialise
+from mlx_qwen35.answers.results import GenerationChunk, GenerationResult
+from mlx_qwen35.answers.sampling import LogitsProcessor, Sampler, default_max_tokens, options_from, whole_number
+from mlx_qwen35.answers.text import check_stop
+from mlx_qwen35.checkpoints.build import materialise
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.errors import (
     CheckpointError,
     ContextLengthError,
@@ -25,18 +29,19 @@ from mlx_qwen35.errors import (
     PromptMismatchError,
     SessionError,
 )
-from mlx_qwen35.generate import GenerationChunk, GenerationResult, Request, answer, read, remembered, teacher_forced
-from mlx_qwen35.media import check_max_pixels
-from mlx_qwen35.memory import SMALLEST_STEP, MemoryGuard, Plan, default_limit
-from mlx_qwen35.mlx_thread import MlxThread
 from mlx_qwen35.patches.cpu import on_cpu
 from mlx_qwen35.patches.gated_delta_net import choose_gated_delta
+from mlx_qwen35.patches.qwen3_5 import Model
+from mlx_qwen35.patches.versions import check_versions
 from mlx_qwen35.paths import expand, shorten
-from mlx_qwen35.prompt import Prompt, begins_in_reasoning, fill_sources, find_branch_points, render_messages
-from mlx_qwen35.prompt_cache import PromptCache, default_budget
-from mlx_qwen35.sampling import LogitsProcessor, Sampler, default_max_tokens, options_from, whole_number
-from mlx_qwen35.tokenizer import Tokenizer
-from mlx_qwen35.versions import check_versions
+from mlx_qwen35.prompts.images import check_max_pixels
+from mlx_qwen35.prompts.messages import fill_sources, render_messages
+from mlx_qwen35.prompts.prompt import Prompt, begins_in_reasoning, find_branch_points
+from mlx_qwen35.prompts.tokenizer import Tokenizer
+from mlx_qwen35.runtime.generate import Request, answer, read, remembered, teacher_forced
+from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard, Plan, default_limit, machine_memory
+from mlx_qwen35.runtime.thread import MlxThread
+from mlx_qwen35.state.prefix_cache import PromptCache
 from mlx_qwen35.vision import IMAGE_CACHE_BYTES, VisionAddOn, make_vision_add_on
 
 Messages = Sequence[Mapping[str, Any]]
@@ -126,7 +131,7 @@ class ModelKit:
         check_max_pixels(max_pixels)
         way = choose_gated_delta(gated_delta, exact=exact)
         if prompt_cache_bytes is None:
-            prompt_cache_bytes = default_budget()
+            prompt_cache_bytes = machine_memory() // 8
         budget = whole_number("prompt_cache_bytes", prompt_cache_bytes, 0)
         image_cache = whole_number("image_cache_bytes", image_cache_bytes, 0)
         limit = default_limit() if memory_limit is None else whole_number("memory_limit", memory_limit, 1)
@@ -147,7 +152,9 @@ class ModelKit:
         thread = MlxThread()
         try:
             thread.call(maybe_set_recommended_wired_limit)
-            model = thread.call(load_checkpoint, checkpoint, adapter_path=adapter_path, exact=exact, gated_delta=way)
+            model = thread.call(
+                Model.from_checkpoint, checkpoint, adapter_path=adapter_path, exact=exact, gated_delta=way
+            )
             for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
                 pass
             prompt_cache = PromptCache(

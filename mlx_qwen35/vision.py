@@ -9,12 +9,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_qwen35.cache import PromptMedia, attach_media
-from mlx_qwen35.config import DENSE_TYPES, MOE_TYPES, ModelConfig
+from mlx_qwen35.checkpoints.config import DENSE_TYPES, MOE_TYPES, ModelConfig
 from mlx_qwen35.errors import CheckpointError, ConfigError, VisionUnavailableError
-from mlx_qwen35.media import ImagePreprocessor, PreparedImage
-from mlx_qwen35.positions import MediaLayout, expand_placeholders, lay_out
-from mlx_qwen35.prompt import Prompt
+from mlx_qwen35.prompts.images import ImagePreprocessor, PreparedImage
+from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out
+from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.state.cache import PromptMedia, attach_media
 
 # About 30,000 image tokens of the 4B in bfloat16.
 IMAGE_CACHE_BYTES = 256 * 2**20

@@ -47,10 +47,10 @@ def apply_patches() -> AppliedPatches:
     import mlx_lm.models.qwen3_5_moe as moe
     import mlx_lm.utils as utils
 
-    from mlx_qwen35.cache import AttentionCache, QuantizedAttentionCache
-    from mlx_qwen35.config import ModelConfig
+    from mlx_qwen35.checkpoints.config import ModelConfig
     from mlx_qwen35.patches.qwen3_5 import Model
-    from mlx_qwen35.versions import check_versions
+    from mlx_qwen35.patches.versions import check_versions
+    from mlx_qwen35.state.cache import AttentionCache, QuantizedAttentionCache
 
     check_versions()
     if _undo:

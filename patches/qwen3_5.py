@@ -6,6 +6,7 @@ runs mlx-lm's own code; where that is slow, a faster way is taken unless the mod
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -16,14 +17,19 @@ from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.cache import ArraysCache
 from mlx_lm.models.pipeline import PipelineMixin
 
-from mlx_qwen35.cache import AttentionCache, SequenceCache
-from mlx_qwen35.config import LayerType, ModelConfig
+from mlx_qwen35.checkpoints.adapters import load_adapter
+from mlx_qwen35.checkpoints.build import load_weights
+from mlx_qwen35.checkpoints.config import LayerType, ModelConfig
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.layouts import check_tensors, to_canonical
+from mlx_qwen35.errors import AdapterError
 from mlx_qwen35.patches.attention import PatchedAttention
 from mlx_qwen35.patches.cpu import on_cpu, swiglu
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, PatchedGatedDeltaNet, choose_gated_delta
 from mlx_qwen35.patches.mrope import multimodal_angles
 from mlx_qwen35.patches.vision_tower import build_vision_tower
-from mlx_qwen35.tensors import check_tensors, to_canonical
+from mlx_qwen35.paths import expand
+from mlx_qwen35.state.cache import AttentionCache, SequenceCache
 
 
 @dataclass
@@ -228,6 +234,30 @@ class Model(upstream.Model):  # type: ignore[misc]
         args = TextModelArgs.from_config(config, exact=exact, gated_delta=gated_delta)
         self.language_model = PatchedTextLanguageModel(args)
         self.vision_tower = build_vision_tower(config)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        adapter_path: str | Path | None = None,
+        exact: bool = False,
+        gated_delta: str | None = None,
+    ) -> "Model":
+        """A checkpoint's model with lazy weights, which `materialise` reads; only on the thread that owns MLX.
+
+        Args:
+            adapter_path: A directory that mlx_lm.lora wrote.
+        Raises:
+            OptionError: There is no such `gated_delta`, or it is not exact.
+            CheckpointError: A weight file is damaged, or the tensors do not fit config.json; lists them.
+            AdapterError: See `load_adapter`.
+        """
+        model = cls(checkpoint.config, exact=exact, gated_delta=gated_delta)
+        load_weights(model, checkpoint)
+        if adapter_path is not None:
+            load_adapter(model, expand(adapter_path, AdapterError, "adapter_path"))
+        return model
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Bring any of the three checkpoint layouts to the names and values of this model.

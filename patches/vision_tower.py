@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from mlx_qwen35.config import MOE_TYPES, ModelConfig
+from mlx_qwen35.checkpoints.config import MOE_TYPES, ModelConfig
 from mlx_qwen35.patches.cpu import on_cpu
 
 

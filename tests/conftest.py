@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.checkpoint import Checkpoint, load_checkpoint
-from mlx_qwen35.prompt import Prompt
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.patches.qwen3_5 import Model
+from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.vision import VisionAddOn, make_vision_add_on
-from tests.checkpoints import DENSE, MOE, Shape, write_checkpoint
+from tests.tiny import DENSE, MOE, Shape, write_checkpoint
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -93,7 +94,7 @@ def benches(checkpoint_dir: Callable[[Shape], Path]) -> Callable[[Shape], Bench]
     def get(shape: Shape) -> Bench:
         if shape.name not in loaded:
             checkpoint = Checkpoint.open(checkpoint_dir(shape))
-            model = load_checkpoint(checkpoint)
+            model = Model.from_checkpoint(checkpoint)
             vision = make_vision_add_on(checkpoint.config, model.vision_tower, checkpoint.directory)
             loaded[shape.name] = Bench(checkpoint, model, vision)
         return loaded[shape.name]

@@ -9,8 +9,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_qwen35.checkpoint import Checkpoint, load_checkpoint
-from mlx_qwen35.prompt import Prompt
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.patches.qwen3_5 import Model
+from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.vision import make_vision_add_on
 from tests.parity.cases import CASES
 
@@ -20,7 +21,7 @@ def main() -> None:
     kind, directory, out = sys.argv[1:]
     group = mx.distributed.init(backend="ring", strict=True) if kind != "solo" else None
     checkpoint = Checkpoint.open(Path(directory))
-    model = load_checkpoint(checkpoint)
+    model = Model.from_checkpoint(checkpoint)
     vision = make_vision_add_on(checkpoint.config, model.vision_tower, checkpoint.directory)
     if kind == "shard":
         model.shard(group)

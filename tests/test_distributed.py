@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.checkpoints import DENSE, MOE, WIDE_HEADS, Shape
+from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape
 
 ROOT = Path(__file__).parent.parent
 

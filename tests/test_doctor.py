@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mlx_qwen35.convert import convert
+from mlx_qwen35.conversion import convert
 from mlx_qwen35.doctor import examine, self_check
 from mlx_qwen35.errors import CheckpointError
-from tests.checkpoints import DENSE, MOE, Shape
+from tests.tiny import DENSE, MOE, Shape
 
 
 def test_a_checkpoint_of_transformers(checkpoint_dir: Callable[[Shape], Path]) -> None:
@@ -37,7 +37,7 @@ def test_the_self_check_passes_and_can_fail(
     assert "different logits" in results[1].name
 
     # Vision silently missing: the model answers about an image that it never saw.
-    monkeypatch.setattr("mlx_qwen35.cache.PromptMedia.place", lambda self, embeddings, start: embeddings)
+    monkeypatch.setattr("mlx_qwen35.state.cache.PromptMedia.place", lambda self, embeddings, start: embeddings)
     assert [result.passed for result in self_check(checkpoint_dir(DENSE))] == [True, False]
 
 

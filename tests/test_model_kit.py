@@ -26,8 +26,8 @@ from mlx_qwen35.errors import (
     PromptMismatchError,
     Qwen35Error,
 )
-from tests.checkpoints import DENSE, IDS, VOCAB_SIZE, Shape
 from tests.parity.cases import CASES
+from tests.tiny import DENSE, IDS, VOCAB_SIZE, Shape
 
 USER = {"role": "user", "content": "what is in the picture?"}
 RED, BLUE = Image.new("RGB", (96, 64), "red"), Image.new("RGB", (64, 128), "blue")

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from mlx_qwen35 import ModelKit, MoeVisionAddOn, VisionAddOn
-from mlx_qwen35.config import ModelConfig
+from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.errors import ConfigError, VisionUnavailableError
 from mlx_qwen35.vision import FeatureCache
-from tests.checkpoints import DENSE, MOE, Shape, config_of
 from tests.conftest import Bench
 from tests.parity.cases import CASES
+from tests.tiny import DENSE, MOE, Shape, config_of
 
 RED = Image.new("RGB", (96, 64), "red")
 

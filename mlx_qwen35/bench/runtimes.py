@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_qwen35.model_kit import ModelKit
-from mlx_qwen35.prompt import Prompt
+from mlx_qwen35.prompts.prompt import Prompt
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from mlx_qwen35.bench.parents import SERVERS
 from mlx_qwen35.errors import OptionError
-from mlx_qwen35.tokenizer import Tokenizer
+from mlx_qwen35.prompts.tokenizer import Tokenizer
 
 OWN = "mlx-qwen35"
 MODULES = {OWN: ("mlx_qwen35.cli.main", "serve"), **SERVERS}

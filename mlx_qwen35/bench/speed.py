@@ -12,7 +12,7 @@ from PIL import Image
 
 from mlx_qwen35.bench.runtimes import PARENTS, OwnRuntime, Run, Runtime
 from mlx_qwen35.model_kit import ModelKit
-from mlx_qwen35.prompt import Prompt
+from mlx_qwen35.prompts.prompt import Prompt
 
 LENGTHS = (128, 1024, 4096, 16384)
 IMAGES = (1, 4)

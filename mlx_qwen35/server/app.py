@@ -16,8 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_qwen35 import __version__
-from mlx_qwen35.engine import Engine
 from mlx_qwen35.errors import Qwen35Error
+from mlx_qwen35.runtime.engine import Engine
 from mlx_qwen35.server import chat_completions, completions, messages, responses
 from mlx_qwen35.server.chat_completions import SamplingFields
 from mlx_qwen35.server.exchange import Ask, Exchange, Prepared, Reply

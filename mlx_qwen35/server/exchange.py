@@ -13,14 +13,16 @@ from typing import Any
 
 from jinja2 import Environment, TemplateError, meta
 
-from mlx_qwen35.engine import Engine, Event
+from mlx_qwen35.answers.grammars import Grammars, ThinkingBudget
+from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
+from mlx_qwen35.answers.sampling import LogitsProcessor
+from mlx_qwen35.answers.tool_calls import ToolCall, ToolCallParser
 from mlx_qwen35.errors import GenerationCancelled, OptionError
-from mlx_qwen35.generate import GenerationChunk, PrefillProgress, Request
-from mlx_qwen35.prompt import IMAGE_PARTS, Prompt, image_source, part_kind
-from mlx_qwen35.sampling import LogitsProcessor
+from mlx_qwen35.prompts.messages import IMAGE_PARTS, image_source, part_kind
+from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.runtime.engine import Engine, Event
+from mlx_qwen35.runtime.generate import Request
 from mlx_qwen35.server.media import MediaPolicy, check_number, fetch
-from mlx_qwen35.structured import Grammars, ThinkingBudget
-from mlx_qwen35.tool_calls import ToolCall, ToolCallParser
 
 
 @dataclass(frozen=True)

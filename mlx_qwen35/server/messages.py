@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
+from mlx_qwen35.answers.tool_calls import ToolCall
 from mlx_qwen35.server.chat_completions import Effort, with_effort
 from mlx_qwen35.server.exchange import Ask, Called, Delta, Finished, Prepared, Reply, Usage, Waiting
 from mlx_qwen35.server.wire import ApiError, Strict, sse
-from mlx_qwen35.tool_calls import ToolCall
 
 
 class CacheControl(Strict):

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from mlx_qwen35.engine import Engine
+from mlx_qwen35.runtime.engine import Engine
 from mlx_qwen35.server.exchange import Delta, Finished, Reply
 
 # Seconds from a small model's first token to a long prompt's.

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.checkpoint import BOX, Checkpoint
-from mlx_qwen35.convert import convert
+from mlx_qwen35.checkpoints.files import BOX, Checkpoint
+from mlx_qwen35.conversion import convert
 from tools.box import gallery
 from tools.box.evaluate import Disturbance, evaluate, score, total
 from tools.box.scenes import Scene, Thing, draw

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.checkpoint import BOX
-from mlx_qwen35.memory import read_headers
+from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.checkpoints.headers import read_headers
 
 torch = pytest.importorskip("torch", reason="needs the parity extra")
 pytestmark = pytest.mark.parity

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mlx_qwen35.cli.conversation import Conversation
-from tests.checkpoints import DENSE, Shape, write_checkpoint
+from tests.tiny import DENSE, Shape, write_checkpoint
 
 
 @pytest.fixture

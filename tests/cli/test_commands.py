@@ -19,7 +19,7 @@ from PIL import Image
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.cli.main import main
 from mlx_qwen35.cli.options import size
-from tests.checkpoints import DENSE, MOE, Shape
+from tests.tiny import DENSE, MOE, Shape
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from mlx_qwen35.answers.results import GenerationChunk
 from mlx_qwen35.cli.screen import Screen
-from mlx_qwen35.generate import GenerationChunk
 
 ODD = "\ta:warning:\x1b[31mred\x07\r\n[bold]b[/bold]\x85\x9b2J é 漢"
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the server extra")
 
 from mlx_qwen35.bench.serve import serving
-from mlx_qwen35.checkpoint import BOX
+from mlx_qwen35.checkpoints.files import BOX
 from tests.cli.test_commands import run
 
 SERVE = [sys.executable, "-m", "mlx_qwen35.cli.main", "serve"]

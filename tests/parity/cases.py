@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from tests.checkpoints import DENSE, IDS, MOE, MOE_WIDE_HEADS, WIDE_HEADS, YARN, Shape
+from tests.tiny import DENSE, IDS, MOE, MOE_WIDE_HEADS, WIDE_HEADS, YARN, Shape
 
 START, PAD, END = IDS["<|vision_start|>"], IDS["<|image_pad|>"], IDS["<|vision_end|>"]
 TURN = [IDS["<|im_end|>"], IDS["<|im_start|>"]]

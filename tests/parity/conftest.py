@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.checkpoints import Shape
+from tests.tiny import Shape
 
 if TYPE_CHECKING:
     from tests.parity.reference import Reference

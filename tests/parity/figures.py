@@ -15,10 +15,11 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.checkpoint import Checkpoint, load_checkpoint
-from tests.checkpoints import DENSE, MOE, write_checkpoint
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.patches.qwen3_5 import Model
 from tests.parity.cases import CASES, SHAPES, TOLERANCE
 from tests.parity.reference import Reference
+from tests.tiny import DENSE, MOE, write_checkpoint
 
 HEADER = f"""# Parity figures
 
@@ -81,7 +82,7 @@ def against_mlx_lm(root: Path) -> Iterator[str]:
     for shape in (DENSE, MOE):
         for dtype in (mx.float32, mx.bfloat16):
             checkpoint = Checkpoint.open(root / shape.name)
-            models = [load_checkpoint(checkpoint, exact=True), load_checkpoint(checkpoint)]
+            models = [Model.from_checkpoint(checkpoint, exact=True), Model.from_checkpoint(checkpoint)]
             models.append(load_model(root / shape.name)[0])
             if shape.moe and dtype != mx.float32 and not mx.metal.is_available():
                 # MLX's CPU backend multiplies unquantised experts in float32 only.

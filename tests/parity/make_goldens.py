@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mlx_qwen35 import ModelKit
-from tests.checkpoints import write_checkpoint
 from tests.parity.cases import CASES, SHAPES, rows_of
 from tests.parity.reference import Reference
+from tests.tiny import write_checkpoint
 
 GOLDENS = Path(__file__).parent / "goldens"
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForImageTextToText
 
-from mlx_qwen35.prompt import Prompt
+from mlx_qwen35.prompts.prompt import Prompt
 
 
 class Reference:

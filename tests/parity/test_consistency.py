@@ -12,11 +12,11 @@ from mlx_lm.generate import BatchGenerator
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.errors import GenerationCancelled
-from mlx_qwen35.generate import chunk_edges, prefill
-from mlx_qwen35.prompt import Prompt
-from tests.checkpoints import DENSE, Shape
+from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.runtime.generate import chunk_edges, prefill
 from tests.conftest import Bench
 from tests.parity.cases import CASES, TOLERANCE
+from tests.tiny import DENSE, Shape
 
 GREEDY = {"max_tokens": 12, "temperature": 0.0}
 
@@ -194,7 +194,7 @@ def test_an_exception_on_the_mlx_thread_leaves_nothing_behind(
     expected = kit.generate(prompt, logprobs=True, **GREEDY)
     stream_before = kit._thread.call(lambda: str(mx.default_stream(mx.default_device())))
     with monkeypatch.context() as patch:
-        patch.setattr("mlx_qwen35.generate._value", lambda scalar: 1 / 0)
+        patch.setattr("mlx_qwen35.runtime.generate._value", lambda scalar: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             kit.generate(prompt, logprobs=True, **GREEDY)
     gc.collect()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mlx_qwen35 import ModelKit
-from tests.checkpoints import Shape
 from tests.parity.cases import CASES, SHAPES, TOLERANCE, rows_of
+from tests.tiny import Shape
 
 GOLDENS = Path(__file__).parent / "goldens"
 

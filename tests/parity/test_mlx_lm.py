@@ -12,9 +12,10 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.qwen3_5 import Model as UpstreamModel
 from mlx_lm.utils import load_model
 
-from mlx_qwen35.cache import AttentionCache
-from mlx_qwen35.checkpoint import Checkpoint, load_checkpoint
-from tests.checkpoints import Shape
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.patches.qwen3_5 import Model
+from mlx_qwen35.state.cache import AttentionCache
+from tests.tiny import Shape
 
 TOKENS = np.random.Generator(np.random.PCG64(5)).integers(0, 320, (3, 40))
 
@@ -25,7 +26,7 @@ def pair(
 ) -> tuple[Any, Any]:
     """The patched and the unpatched model with the same weights, in one process."""
     directory = checkpoint_dir(dense_and_moe)
-    patched = load_checkpoint(Checkpoint.open(directory), exact=True)
+    patched = Model.from_checkpoint(Checkpoint.open(directory), exact=True)
     unpatched, _ = load_model(directory)
     assert isinstance(unpatched, UpstreamModel)
     assert type(unpatched) is not type(patched)

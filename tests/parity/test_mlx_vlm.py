@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mlx_qwen35 import ModelKit
-from tests.checkpoints import Shape
 from tests.parity.cases import CASES, TOLERANCE
+from tests.tiny import Shape
 
 # mlx-vlm computes positions per run of placeholders, so adjacent images are one to it.
 NAMES = [name for name, case in CASES.items() if case.image_sizes and name != "adjacent images"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mlx_qwen35 import ModelKit
-from tests.checkpoints import DENSE, IDS, MOE, Shape
 from tests.parity.cases import CASES, SHAPES, TOLERANCE
+from tests.tiny import DENSE, IDS, MOE, Shape
 
 pytestmark = pytest.mark.parity
 
@@ -52,9 +52,9 @@ def test_positions_of_random_layouts_equal_the_reference(kit: ModelKit, referenc
     from hypothesis import given, settings
     from hypothesis import strategies as st
 
-    from mlx_qwen35.media import PreparedImage
-    from mlx_qwen35.positions import lay_out
-    from mlx_qwen35.prompt import Prompt
+    from mlx_qwen35.prompts.images import PreparedImage
+    from mlx_qwen35.prompts.positions import lay_out
+    from mlx_qwen35.prompts.prompt import Prompt
 
     reference = references(DENSE)
     grids = st.tuples(st.integers(1, 7), st.integers(1, 7))

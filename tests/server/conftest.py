@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the server extra")
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.checkpoint import BOX
-from mlx_qwen35.engine import Engine
+from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.runtime.engine import Engine
 from mlx_qwen35.server.app import Server, Settings, make_app
 from mlx_qwen35.server.exchange import Exchange
 from mlx_qwen35.server.media import MediaPolicy

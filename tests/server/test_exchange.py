@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.engine import Event
+from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.errors import OptionError
-from mlx_qwen35.generate import GenerationChunk, PrefillProgress, Request
+from mlx_qwen35.runtime.engine import Event
+from mlx_qwen35.runtime.generate import Request
 from mlx_qwen35.server.exchange import Ask, Called, Delta, Exchange, Finished, Reply
 from mlx_qwen35.server.media import MediaPolicy
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from mlx_qwen35.errors import MediaError, OptionError
-from mlx_qwen35.media import open_image
+from mlx_qwen35.prompts.images import open_image
 from mlx_qwen35.server import media
 from mlx_qwen35.server.media import MediaPolicy, check_number, fetch
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from mlx_qwen35.config import ModelConfig
-from mlx_qwen35.media import ImagePreprocessor, PreparedImage
-from mlx_qwen35.positions import expand_placeholders, lay_out
-from mlx_qwen35.prompt import render_messages
-from mlx_qwen35.tokenizer import Tokenizer
+from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.prompts.images import ImagePreprocessor, PreparedImage
+from mlx_qwen35.prompts.messages import render_messages
+from mlx_qwen35.prompts.positions import expand_placeholders, lay_out
+from mlx_qwen35.prompts.tokenizer import Tokenizer
 from tools.box import about_pictures, about_text, about_tools
 from tools.box.dialogues import Dialogue, Picture
 from tools.box.network import SEEN

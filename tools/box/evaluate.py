@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.positions import MediaLayout, MediaSpan
-from mlx_qwen35.prompt import Prompt
+from mlx_qwen35.prompts.positions import MediaLayout, MediaSpan
+from mlx_qwen35.prompts.prompt import Prompt
 from tools.box import about_pictures, about_text, about_tools
 from tools.box.dialogues import Dialogue, Turn
 

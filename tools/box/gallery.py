@@ -12,7 +12,7 @@ from random import Random
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.checkpoint import BOX
+from mlx_qwen35.checkpoints.files import BOX
 from tools.box.scenes import Scene, Thing, draw
 
 ROOT = Path(__file__).parent.parent.parent

@@ -11,8 +11,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mlx_qwen35.checkpoint import BOX
-from mlx_qwen35.memory import read_headers
+from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.checkpoints.headers import read_headers
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 KEPT = DOCS / "box"

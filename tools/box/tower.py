@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
-from mlx_qwen35.config import ModelConfig
-from mlx_qwen35.media import ImagePreprocessor
+from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.prompts.images import ImagePreprocessor
 from tools.box.scenes import COLOURS, KINDS, SIZES, Box, draw, random_scale, random_scene
 
 # Class 0 of the first three is the ground; the last says whether a thing's middle is in the token.

@@ -28,7 +28,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mlx_qwen35.bench.serve import serving, stop
-from mlx_qwen35.checkpoint import BOX
+from mlx_qwen35.checkpoints.files import BOX
 from tools.load.clients import IDLE_SECONDS, Load
 from tools.load.conversations import POOL, Json, make_pool
 from tools.load.held import MAX_LEFT, Sample, growth, leaks, sample

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_qwen35.checkpoint import BOX
+from mlx_qwen35.checkpoints.files import BOX
 from tools.load.conversations import Conversation, Json, Question, Results, data_url
 
 

@@ -1,0 +1,347 @@
+"""Answers that follow a grammar: JSON by a schema, tool calls in Qwen's XML, reasoning of bounded length.
+
+Every class here that is called in the generation loop belongs to one answer. They go after all
+other logits processors: what they forbid must stay forbidden.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_qwen35.answers.sampling import whole_number
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.prompts.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+# A space, or a new line with its indentation: without a bound, models write white space forever.
+_JSON = {"whitespace_pattern": r"[ ]|\n[ \t]{0,32}", "lenient": False}
+_NOT_STRING = {"type": ["null", "boolean", "integer", "number", "array", "object"]}
+# What the XML can hold between `<function=` or `<parameter=` and `>`.
+_NAME = re.compile(r"[^<>\n]+")
+# llguidance keeps which parameters were written in a 64-bit number.
+_MOST_PARAMETERS = 64
+# llguidance's messages go on to say where in the grammar, which no caller has seen.
+_GRAMMAR_TEXT = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?|\n +\d+ \| .*", re.DOTALL)
+# Of a function's parameters as a whole; nothing below would enforce them.
+_REFUSED = {"$ref", "allOf", "anyOf", "oneOf", "not", "if", "propertyNames", "patternProperties"}
+_REFUSED |= {"dependentRequired", "dependentSchemas", "minProperties", "maxProperties"}
+
+
+class Constraint:
+    """A logits processor that leaves the tokens of one answer that its grammar allows.
+
+    Reasoning is free, except that the answer cannot end in it. After the grammar only
+    end-of-sequence tokens follow.
+
+    Args:
+        matcher: The grammar at its beginning.
+        place: What error messages begin with.
+        free: Which ids the reasoning may have, a boolean for each.
+        end_think: The token the grammar begins after; None begins at once.
+    """
+
+    def __init__(self, matcher: "LLMatcher", place: str, free: NDArray[np.bool_], end_think: int | None) -> None:
+        self._matcher = matcher
+        self._place = place
+        self._free = free
+        self._end_think = end_think
+        self._begun = False
+        self._ended: mx.array | None = None
+        self._masks: tuple[mx.array, mx.array]
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Forbid what may not follow the history; the first call's is the prompt, each next one is a token longer.
+
+        Raises:
+            OptionError: The grammar became too complex to follow.
+        """
+        if self._end_think is not None:
+            # The newest token may still be computed. Reasoning is as fast as without a grammar because only
+            # the device looks at it now; the host does so one call later.
+            before, self._ended = self._ended, tokens[-1] == self._end_think
+            mx.async_eval(self._ended)  # type: ignore[no-untyped-call]
+            if before is None:
+                self._masks = self._allowed(), mx.array(self._free)
+            if before is None or not before.item():
+                return _keep(mx.where(self._ended, *self._masks), logits)
+            self._end_think, self._begun = None, True
+        if self._begun:
+            self._matcher.consume_token(int(np.array(tokens[-1])))
+        self._begun = True
+        return _keep(self._allowed(), logits)
+
+    def _allowed(self) -> mx.array:
+        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        if self._matcher.is_error():
+            raise OptionError(f"{self._place}: {_message(self._matcher.get_error())}")
+        return mx.array(np.unpackbits(packed, count=len(self._free), bitorder="little").view(np.bool_))
+
+
+class ThinkingBudget:
+    """A logits processor that ends the reasoning of one answer after a number of tokens.
+
+    Args:
+        budget: Tokens the reasoning may have before `</think>` is written for the model.
+        in_reasoning: Whether the answer begins in its reasoning; otherwise nothing is done.
+    Raises:
+        OptionError: The budget is no whole number, or the checkpoint has no `</think>`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, budget: int, *, in_reasoning: bool) -> None:
+        self._budget = whole_number("thinking_budget", budget, 0)
+        self._active = in_reasoning
+        self._end_think = _control_id(tokenizer, "</think>") if in_reasoning else None
+        self._closing = tokenizer.encode("\n</think>\n\n")
+        self._prompt: int | None = None
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Force the next token of the closing if it is due; the first call's history is the prompt."""
+        self._prompt = tokens.shape[0] if self._prompt is None else self._prompt
+        due = tokens.shape[0] - self._prompt - self._budget
+        if not self._active or due < 0:
+            return logits
+        # The history is read this one time: before, its length says enough.
+        if due == len(self._closing) or (due == 0 and self._end_think in np.array(tokens[self._prompt :])):
+            self._active = False
+            return logits
+        return _keep(mx.arange(logits.shape[-1]) == self._closing[due], logits)
+
+
+class Grammars:
+    """Makes constraints for the answers of one tokenizer; may be used by several threads.
+
+    Args:
+        vocab_size: Width of the model's logits, at least the tokenizer's own size.
+    Raises:
+        OptionError: llguidance is not installed.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        try:
+            import llguidance
+        except ImportError as error:
+            raise OptionError("structured output needs llguidance: pip install 'mlx-qwen35[server]'") from error
+        self._matcher = llguidance.LLMatcher
+        self._limits = llguidance.LLParserLimits(verbose_errors=False)
+        self._tokenizer = tokenizer
+        eos = sorted(tokenizer.eos_token_ids)
+        # Every control token is special in there: a grammar has to name it, text is never made of it.
+        self._llguidance = llguidance.LLTokenizer(tokenizer._backend.to_str(), n_vocab=vocab_size, eos_token=eos)
+        self._free = np.zeros(vocab_size, dtype=np.bool_)
+        self._free[list(tokenizer._backend.get_vocab().values())] = True
+        self._free[eos] = False
+
+    def json_schema(
+        self, schema: Mapping[str, Any], *, in_reasoning: bool, place: str = "response_format.json_schema.schema"
+    ) -> Constraint:
+        """JSON that is valid by a schema; properties come in the schema's order.
+
+        Args:
+            in_reasoning: Whether the answer begins in its reasoning.
+            place: Where the schema stands, for error messages.
+        Raises:
+            OptionError: The schema is invalid, cannot be satisfied, or uses a keyword that cannot be enforced.
+        """
+        return self._constraint(_json(_mapping(schema, place), place), "", place, in_reasoning)
+
+    def json_object(self, *, in_reasoning: bool) -> Constraint:
+        """Any JSON object."""
+        return self.json_schema({"type": "object"}, in_reasoning=in_reasoning, place="response_format")
+
+    def tool_calls(
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        name: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        parallel: bool = True,
+        in_reasoning: bool,
+    ) -> Constraint:
+        """Tool calls as the chat template writes them.
+
+        Parameters come in any order, at most once, and all that are required do. Where a schema allows
+        strings, the value is text without quotes: one of an enum's, or any text; a pattern, format or
+        length is not enforced. Other values are JSON by their schema.
+
+        Args:
+            tools: Function descriptions in OpenAI's form.
+            name: The one function to call, once.
+            schema: Of JSON that may be written in place of calls; None requires a call.
+            parallel: Whether there may be more than one call.
+            in_reasoning: Whether the answer begins in its reasoning.
+        Raises:
+            OptionError: A description or a schema in it cannot be used, or no function has this name.
+        """
+        names: list[str] = []
+        rules: list[str] = []
+        places: dict[str, str] = {}
+        for index, tool in enumerate(tools):
+            place = f"tools[{index}]"
+            function = _mapping(tool, place)
+            if "function" in function:
+                place += ".function"
+                function = _mapping(function["function"], place)
+            names.append(_checked_name(function.get("name"), f"{place}.name"))
+            if name in (None, names[-1]):
+                parameters = _mapping(function.get("parameters") or {}, f"{place}.parameters")
+                rules.append(_function(f"f{len(rules)}", names[-1], parameters, f"{place}.parameters", places))
+        if not names:
+            raise OptionError("tools: expected at least one function")
+        if not rules:
+            raise OptionError(f"tool_choice: expected one of {', '.join(map(repr, names))}, found {name!r}")
+        begin, end = (_control_id(self._tokenizer, token) for token in ("<tool_call>", "</tool_call>"))
+        functions = " | ".join(f"f{number}" for number in range(len(rules)))
+        shared = rf"""
+call: <[{begin}]> "\n<function=" ({functions}) "\n</function>\n" <[{end}]>
+text[lazy]: /(?s:.*)\n<\/parameter>/
+"""
+        calls = r'call ("\n" call)*' if parallel and name is None else "call"
+        start = calls
+        if schema is not None:
+            place = "response_format.json_schema.schema"
+            answer = _json(_mapping(schema, place), place)
+            places.setdefault(answer, place)
+            start = f"({calls}) | {answer}"
+        return self._constraint(start, shared + "".join(rules), "tools", in_reasoning, places)
+
+    def _constraint(
+        self, start: str, rules: str, place: str, in_reasoning: bool, places: Mapping[str, str] | None = None
+    ) -> Constraint:
+        """A matcher for rules in Lark; `places` says where those parts stand that may not compile."""
+        end_think = _control_id(self._tokenizer, "</think>") if in_reasoning else None
+        if in_reasoning:
+            # Qwen writes two newlines after its reasoning.
+            start = rf"/\n{{0,4}}/ ({start})"
+        matcher = self._matcher(self._llguidance, f"start: {start}\n{rules}", log_level=0, limits=self._limits)
+        if matcher.is_error():
+            for part, where in (places or {}).items():
+                alone = self._matcher(self._llguidance, f"start: {part}", log_level=0, limits=self._limits)
+                if alone.is_error():
+                    raise OptionError(f"{where}: {_message(alone.get_error())}")
+            raise OptionError(f"{place}: {_message(matcher.get_error())}")
+        return Constraint(matcher, place, self._free, end_think)
+
+
+def _keep(allowed: mx.array, logits: mx.array) -> mx.array:
+    return mx.where(allowed, logits, -float("inf"))
+
+
+def _control_id(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.control_id(token)
+    if found is None:
+        raise OptionError(f"the checkpoint's tokenizer has no {token}")
+    return found
+
+
+def _mapping(value: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise OptionError(f"{place}: expected an object, found {value!r}")
+    return value
+
+
+def _items(value: Any, place: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise OptionError(f"{place}: expected a list, found {value!r}")
+    return value
+
+
+def _checked_name(name: Any, place: str) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise OptionError(f"{place}: expected a name without '<', '>' and newlines, found {name!r}")
+    return name
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _json(schema: Mapping[str, Any], place: str) -> str:
+    try:
+        return f"%json {json.dumps({**schema, 'x-guidance': _JSON})}"
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{place}: {error}") from error
+
+
+def _message(error: str) -> str:
+    return " ".join(_GRAMMAR_TEXT.sub("", error).split())
+
+
+def _function(rule: str, name: str, root: Mapping[str, Any], place: str, places: dict[str, str]) -> str:
+    """The Lark rule of a function, from its name to its last parameter, and those that it refers to."""
+    for keyword in root:
+        if keyword in _REFUSED:
+            raise OptionError(f"{place}.{keyword}: cannot be enforced in a tool call")
+    properties = _mapping(root.get("properties") or {}, f"{place}.properties")
+    required = _items(root.get("required") or [], f"{place}.required")
+    # Required ones have the lowest bits, so that one condition covers them.
+    names = list(dict.fromkeys(_checked_name(key, f"{place}.properties") for key in (*required, *properties)))
+    if len(names) > _MOST_PARAMETERS:
+        raise OptionError(f"{place}: expected at most {_MOST_PARAMETERS} parameters, found {len(names)}")
+    if not names:
+        return f"{rule}: {_literal(name + '>')}\n"
+    needed = len(set(required))
+    rules = [f"{rule}: {_literal(name + '>')} {rule}_args::0x0"]
+    rules.append(f'{rule}_args::_: ""' + (f" %if is_ones([0:{needed}])" if needed else ""))
+    for bit, key in enumerate(names):
+        rules[1] += f" | {rule}_{bit} {rule}_args::set_bit({bit}) %if bit_clear({bit})"
+        value = _value(properties.get(key, True), root, f"{place}.properties.{key}", places)
+        opening = _literal(f"\n<parameter={key}>\n")
+        rules.append(f"{rule}_{bit}: {opening} {value}")
+    return "\n".join(rules) + "\n"
+
+
+def _value(schema: Any, root: Mapping[str, Any], place: str, places: dict[str, str]) -> str:
+    """Lark for a parameter's value and what closes it."""
+    strings, others = _accepts(schema, root, place)
+    if strings is None:
+        return "text"
+    options = [_literal(string) for string in strings]
+    if others or not strings:
+        shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
+        typed = {"allOf": [schema, _NOT_STRING]} if strings else schema
+        options.append(_json({**shared, **typed}, place))
+        places.setdefault(options[-1], place)
+    return rf'({" | ".join(options)}) "\n</parameter>"'
+
+
+def _accepts(
+    schema: Any, root: Mapping[str, Any], place: str, seen: tuple[str, ...] = ()
+) -> tuple[list[str] | None, bool]:
+    """Which strings a schema accepts, None for more than a list of them, and whether it accepts anything else."""
+    if schema is True:
+        return None, True
+    schema = _mapping(schema, place)
+    parts: list[tuple[list[str] | None, bool]] = []
+    if "enum" in schema or "const" in schema:
+        values = [schema["const"]] if "const" in schema else _items(schema["enum"], f"{place}.enum")
+        listed = [value for value in values if isinstance(value, str)]
+        parts.append((listed, len(listed) < len(values)))
+    if "type" in schema:
+        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        parts.append((None if "string" in types else [], types != ["string"]))
+    if "$ref" in schema:
+        reference, target = str(schema["$ref"]), root
+        for key in reference.removeprefix("#/").split("/"):
+            target = _mapping(_mapping(target, place).get(key), f"{place}.$ref {reference}")
+        if reference in seen:
+            raise OptionError(f"{place}.$ref: {reference} leads back to itself")
+        parts.append(_accepts(target, root, place, (*seen, reference)))
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        branches = _items(schema.get(keyword, []), f"{place}.{keyword}")
+        found = [_accepts(branch, root, place, seen) for branch in branches]
+        if keyword == "allOf":
+            parts += found
+        elif found:
+            lists = [strings for strings, _ in found if strings is not None]
+            union = [string for strings in lists for string in strings] if len(lists) == len(found) else None
+            parts.append((union, any(others for _, others in found)))
+    lists = [strings for strings, _ in parts if strings is not None]
+    common = [string for string in lists[0] if all(string in strings for strings in lists)] if lists else None
+    return common, all(others for _, others in parts)

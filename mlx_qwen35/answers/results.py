@@ -1,0 +1,106 @@
+"""What a request gives: progress, tokens with their text, and what they cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One candidate for a position: its id, its text, and its natural log probability."""
+
+    token: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class PrefillProgress:
+    """How much of the prompt has been read, in tokens."""
+
+    processed: int
+    total: int
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """What one request cost.
+
+    Args:
+        prompt_tokens, image_tokens: Length of the prompt, and how much of it stands for images.
+        cached_tokens: How much of the prompt had been read before, and was not read again.
+        images_encoded, images_reused: Images that the vision tower looked at for this request, and others.
+        completion_tokens: Generated tokens, the end-of-sequence token included.
+        prompt_tps, generation_tps: Tokens per second of reading what had to be read, and of decoding.
+        time_to_first_token: Seconds from the start of the request, image encoding included.
+        peak_memory: Most bytes that MLX has held since the process began.
+        prompt_cache_bytes: Bytes that earlier conversations take, before this one is added.
+    """
+
+    prompt_tokens: int
+    image_tokens: int
+    cached_tokens: int
+    images_encoded: int
+    images_reused: int
+    completion_tokens: int
+    prompt_tps: float
+    generation_tps: float
+    time_to_first_token: float
+    peak_memory: int
+    prompt_cache_bytes: int
+
+
+@dataclass(frozen=True)
+class GenerationChunk:
+    """What one generated token adds to the answer.
+
+    Args:
+        text, reasoning: New text; both may be empty.
+        token: The id.
+        logprob: Its log probability after penalties and bias, before temperature; on request.
+        top_logprobs: The most likely tokens at this position, best first; on request.
+        in_reasoning: Whether the token belongs to the reasoning.
+        finish_reason: "stop" or "length" on the last chunk, else None.
+        stop_string: The stop string that ended the answer, on the last chunk.
+        stats: On the last chunk, else None.
+    """
+
+    text: str
+    reasoning: str
+    token: int
+    logprob: float | None = None
+    top_logprobs: tuple[TokenLogprob, ...] | None = None
+    in_reasoning: bool = False
+    finish_reason: str | None = None
+    stop_string: str | None = None
+    stats: GenerationStats | None = None
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A finished answer: the chunks of a stream put together."""
+
+    text: str
+    reasoning: str
+    tokens: tuple[int, ...]
+    finish_reason: str
+    stats: GenerationStats
+    logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[tuple[TokenLogprob, ...], ...] | None = None
+
+    @classmethod
+    def from_chunks(cls, chunks: Sequence[GenerationChunk]) -> "GenerationResult":
+        """Join all chunks of one stream; the last one carries the finish reason."""
+        last = chunks[-1]
+        assert last.finish_reason is not None, "the stream was not read to its end"
+        assert last.stats is not None
+        logprobs = tuple(chunk.logprob for chunk in chunks if chunk.logprob is not None)
+        tops = tuple(chunk.top_logprobs for chunk in chunks if chunk.top_logprobs is not None)
+        return cls(
+            text="".join(chunk.text for chunk in chunks),
+            reasoning="".join(chunk.reasoning for chunk in chunks),
+            tokens=tuple(chunk.token for chunk in chunks),
+            finish_reason=last.finish_reason,
+            stats=last.stats,
+            logprobs=logprobs or None,
+            top_logprobs=tops or None,
+        )

@@ -1,0 +1,130 @@
+"""From generated tokens to text: reasoning, answer, stop strings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.prompts.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one token adds.
+
+    Args:
+        text: New text of the answer.
+        reasoning: New text of the reasoning.
+        stopped: Whether a stop string or an end-of-sequence token ended the answer.
+        stop_string: The stop string that did.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    stopped: bool = False
+    stop_string: str | None = None
+
+    def __add__(self, later: "Piece") -> "Piece":
+        return Piece(
+            self.text + later.text,
+            self.reasoning + later.reasoning,
+            self.stopped or later.stopped,
+            self.stop_string or later.stop_string,
+        )
+
+
+def check_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Stop strings as callers give them: none, one, or a list.
+
+    Raises:
+        OptionError: One is empty or no string.
+    """
+    if stop is None:
+        return ()
+    strings = [stop] if isinstance(stop, str) else stop
+    if not isinstance(strings, Sequence) or any(not isinstance(text, str) or not text for text in strings):
+        raise OptionError(f"stop: expected strings of at least one character, found {stop!r}")
+    return tuple(strings)
+
+
+class AnswerText:
+    """Splits one stream of tokens into reasoning and answer, and watches for its end.
+
+    Reasoning stands between the control tokens `<think>` and `</think>`; the same characters
+    spelled out as text are text. Newlines around the block belong to neither side. Stop
+    strings apply to the answer; text that may be the beginning of one is held back.
+
+    Args:
+        in_reasoning: The prompt ends inside an open `<think>`.
+        stop: Strings that end the answer; they are not part of it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, in_reasoning: bool = False, stop: tuple[str, ...] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._detokenizer = tokenizer.detokenizer()
+        self._think = tokenizer.control_id("<think>")
+        self._end_think = tokenizer.control_id("</think>")
+        self._stop = stop
+        self._in_reasoning = in_reasoning
+        self._held = ""
+        self._answer_begun = False
+        self._skip_newlines = in_reasoning
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether the next token belongs to the reasoning."""
+        return self._in_reasoning
+
+    def add(self, token: int) -> Piece:
+        """The text that one more token gives; after `stopped` no token may follow."""
+        if token in self._tokenizer.eos_token_ids:
+            return self._close(stopped=True)
+        if token == self._end_think and self._in_reasoning:
+            piece = self._take(self._detokenizer.flush(), last=True)
+            self._in_reasoning, self._skip_newlines = False, True
+            return piece
+        if token == self._think and not self._in_reasoning and not self._answer_begun and not self._held.strip():
+            self._held, self._in_reasoning, self._skip_newlines = "", True, True
+            self._detokenizer.flush()
+            return Piece()
+        return self._take(self._detokenizer.add(token), last=False)
+
+    def close(self) -> Piece:
+        """The rest, when the answer ends without an end-of-sequence token."""
+        return self._close(stopped=False)
+
+    def _close(self, *, stopped: bool) -> Piece:
+        return self._take(self._detokenizer.flush(), last=True) + Piece(stopped=stopped)
+
+    def _take(self, text: str, *, last: bool) -> Piece:
+        """Pass on what is safe of the held text and `text`; everything if it is the last."""
+        text = self._held + text
+        self._held = ""
+        if self._skip_newlines:
+            text = text.lstrip("\n")
+            if not text:
+                return Piece()
+            self._skip_newlines = False
+        if self._in_reasoning:
+            # Newlines before </think> are dropped, so they wait for what follows.
+            kept = text.rstrip("\n")
+            if not last:
+                self._held = text[len(kept) :]
+            return Piece(reasoning=kept)
+        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            cut, stop = min(found)
+            return Piece(text=text[:cut], stopped=True, stop_string=stop)
+        hold = 0 if last else self._possible_beginning(text)
+        self._held = text[len(text) - hold :]
+        text = text[: len(text) - hold]
+        self._answer_begun = self._answer_begun or bool(text.strip())
+        return Piece(text=text)
+
+    def _possible_beginning(self, text: str) -> int:
+        """Length of the longest end of `text` that a stop string begins with."""
+        longest = max((len(stop) for stop in self._stop), default=1) - 1
+        for length in range(min(longest, len(text)), 0, -1):
+            tail = text[-length:]
+            if any(stop.startswith(tail) for stop in self._stop):
+                return length
+        return 0

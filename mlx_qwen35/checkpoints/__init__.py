@@ -1,0 +1,1 @@
+"""Checkpoints: configuration, files, names and layouts, building."""

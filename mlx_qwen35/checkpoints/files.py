@@ -1,0 +1,98 @@
+"""The files of a checkpoint: its configuration, its weights, and what tells it from others."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_qwen35.checkpoints.config import ModelConfig, read_json, token_ids
+from mlx_qwen35.errors import CheckpointError
+
+# The small trained checkpoint that comes with the package; see docs/box.md.
+BOX = Path(__file__).parent.parent / "box"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint directory on disk.
+
+    Args:
+        directory: Where it is.
+        config: Its validated config.json.
+        generation_config: generation_config.json, validated; empty if there is none.
+    """
+
+    directory: Path
+    config: ModelConfig
+    generation_config: dict[str, Any]
+
+    @classmethod
+    def open(cls, directory: Path) -> "Checkpoint":
+        """Read a directory's configuration; no tensor is read.
+
+        Raises:
+            CheckpointError: Files are missing or malformed.
+        """
+        config = ModelConfig.from_file(directory / "config.json")
+        path = directory / "generation_config.json"
+        generation_config = read_json(path) if path.is_file() else {}
+        if (directory / "hf_quant_config.json").is_file():
+            raise CheckpointError(
+                f"{directory}: only MLX's own quantisation is read, found hf_quant_config.json; "
+                "use the unquantised checkpoint, or an MLX conversion"
+            )
+        return cls(directory, config, generation_config)
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Every id that one of its configuration files calls the end of a sequence."""
+        return self.config.eos_token_ids | token_ids(self.generation_config.get("eos_token_id"))
+
+    def weight_files(self) -> list[Path]:
+        """The safetensors files: those that the index names, or model*.safetensors without one.
+
+        Raises:
+            CheckpointError: There are none, or the index names one that is not there.
+        """
+        index_path = self.directory / "model.safetensors.index.json"
+        if index_path.is_file():
+            weight_map = read_json(index_path).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise CheckpointError(f"{index_path}: expected weight_map, found none")
+            named = sorted({self.directory / str(name) for name in weight_map.values()})
+            missing = [path.name for path in named if not path.is_file()]
+            if missing:
+                raise CheckpointError(
+                    f"{self.directory}: expected {len(named)} weight files, {len(missing)} missing: "
+                    f"{', '.join(missing)}"
+                )
+            return named
+        found = sorted(self.directory.glob("model*.safetensors"))
+        if not found:
+            others = sorted(path.name for path in self.directory.glob("*.bin"))
+            hint = f" (only {', '.join(others)}; pickled weights are not read)" if others else ""
+            raise CheckpointError(f"{self.directory}: expected model*.safetensors, found none{hint}")
+        return found
+
+    def fingerprint(self, adapter_path: str | Path | None = None) -> str:
+        """A digest that tells this model from others: its config, and samples of all of its weights and its adapter.
+
+        Large files are not read whole: beyond 8 MiB, the first 64 KiB of every 128th part count.
+        """
+        digest = hashlib.blake2b(json.dumps(self.config.raw, sort_keys=True).encode(), digest_size=16)
+        adapter = None if adapter_path is None else Path(adapter_path).expanduser()
+        adapters = [] if adapter is None else [adapter / "adapter_config.json", adapter / "adapters.safetensors"]
+        for path in [*self.weight_files(), *adapters]:
+            size = path.stat().st_size
+            digest.update(str(size).encode())
+            with path.open("rb") as file:
+                for offset in range(0, size, max(2**16, size // 128)):
+                    file.seek(offset)
+                    digest.update(file.read(2**16))
+        return digest.hexdigest()
+
+    def mtp_files(self) -> list[Path]:
+        """Files beside the weights that some conversions put the multi-token-prediction module into."""
+        weights = set(self.weight_files())
+        return sorted(path for path in self.directory.glob("mtp*.safetensors") if path not in weights)

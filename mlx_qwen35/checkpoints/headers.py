@@ -1,0 +1,68 @@
+"""What the tensors of safetensors files are, without reading them."""
+
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_qwen35.checkpoints.layouts import canonical_name
+from mlx_qwen35.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """One tensor of a safetensors file, without its data; `dtype` as the file names it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+def read_headers(files: Iterable[Path]) -> Iterator[TensorHeader]:
+    """Every tensor of some safetensors files; reads a few kilobytes of each.
+
+    Raises:
+        CheckpointError: A file is no safetensors file, or is cut short.
+    """
+    for path in files:
+        with path.open("rb") as file:
+            try:
+                (length,) = struct.unpack("<Q", file.read(8))
+                header = json.loads(file.read(length)) if length < path.stat().st_size else None
+                header = header if isinstance(header, dict) else None
+            except (struct.error, ValueError):
+                header = None
+        entries = {name: entry for name, entry in (header or {}).items() if name != "__metadata__"}
+        tensors: list[TensorHeader] = []
+        data = 0
+        try:
+            for name, entry in entries.items():
+                begin, end = (int(offset) for offset in entry["data_offsets"])
+                shape = tuple(int(size) for size in entry["shape"])
+                tensors.append(TensorHeader(name, str(entry["dtype"]), shape, end - begin))
+                data = max(data, end)
+        except (KeyError, TypeError, ValueError):
+            header = None
+        if header is None:
+            raise CheckpointError(f"{path}: expected a safetensors file, found something else")
+        if 8 + length + data > path.stat().st_size:
+            raise CheckpointError(
+                f"{path}: expected {8 + length + data} bytes, found {path.stat().st_size}; it is cut short"
+            )
+        yield from tensors
+
+
+_DTYPE_SIZES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+def activation_size(headers: Iterable[TensorHeader]) -> int:
+    """Bytes per element of keys and values: those of the norms, which are never quantised."""
+    sizes = [_DTYPE_SIZES[h.dtype] for h in headers if h.name.endswith("norm.weight") and h.dtype in _DTYPE_SIZES]
+    return max(sizes, default=2)
+
+
+def weight_bytes(headers: Iterable[TensorHeader]) -> int:
+    """Bytes of the tensors that are loaded: all but those of the MTP module."""
+    return sum(header.nbytes for header in headers if not canonical_name(header.name).startswith("mtp."))

@@ -1,0 +1,57 @@
+"""A checkpoint's directory: given, or downloaded from the hub."""
+
+from pathlib import Path
+
+from mlx_qwen35.errors import CheckpointError, OptionError
+from mlx_qwen35.paths import expand
+
+# Only data: no Python file of a checkpoint is ever fetched or run.
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+
+
+def find_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
+    """A local directory as it is, or a hub repository through huggingface_hub's cache.
+
+    Args:
+        revision: Branch, tag or commit of a hub repository.
+    Raises:
+        CheckpointError: Neither exists, or the hub cannot be reached and nothing is cached.
+        OptionError: A revision of a local directory.
+    """
+    path = expand(path_or_hub_id, CheckpointError, "model")
+    if path.is_dir():
+        if revision is not None:
+            raise OptionError(f"revision: expected only with a hub id, found {revision} with the directory {path}")
+        return path
+    name = str(path_or_hub_id)
+    if path.exists():
+        raise CheckpointError(f"{path}: expected a directory with config.json, found a file")
+    if isinstance(path_or_hub_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise CheckpointError(f"{name}: expected an existing directory or a hub id like 'owner/name'")
+    return _download(name, revision)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+    except GatedRepoError as error:
+        reason, cause = "the repository is gated: accept its terms on the hub and log in with `hf auth login`", error
+    except RevisionNotFoundError as error:
+        reason, cause = f"the repository has no revision {revision}", error  # type: ignore[assignment]
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        reason, cause = "no such directory, and no such repository on the hub", error  # type: ignore[assignment]
+    except LocalEntryNotFoundError as error:
+        reason, cause = "not in the local cache, and the hub cannot be reached", error  # type: ignore[assignment]
+    except Exception as error:  # whatever its HTTP client and the disk raise
+        reason, cause = "the download failed", error  # type: ignore[assignment]
+    detail = str(cause).strip().splitlines()
+    raise CheckpointError(f"{name}: {reason} ({type(cause).__name__}{': ' + detail[0] if detail else ''})") from cause

@@ -1,0 +1,163 @@
+"""The names and value conventions of the three checkpoint layouts, brought to one.
+
+The canonical names are those of mlx-lm and mlx-vlm conversions: `language_model.model.*`,
+`language_model.lm_head.*`, `vision_tower.*`, and `mtp.*` for the multi-token-prediction
+module. Bringing canonical tensors to canonical form changes nothing.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import mlx.core as mx
+
+from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.errors import CheckpointError
+
+Layout = Literal["transformers", "mlx-lm", "mlx-vlm"]
+
+_PREFIXES = (
+    ("language_model.mtp.", "mtp."),
+    ("model.mtp.", "mtp."),
+    ("language_model.", "language_model."),
+    ("vision_tower.", "vision_tower."),
+    ("mtp.", "mtp."),
+    ("model.language_model.", "language_model.model."),
+    ("model.visual.", "vision_tower."),
+    ("lm_head.", "language_model.lm_head."),
+    ("model.", "language_model.model."),
+)
+
+# Stored as w in transformers' layout, where the layer multiplies by (1 + w). The gated norm of
+# the GDN layers and the vision tower's LayerNorms are plain in every layout.
+_SHIFTED_NORM = re.compile(
+    r"(input_layernorm|post_attention_layernorm|q_norm|k_norm|(^|\.)model\.norm"
+    r"|^mtp\.(norm|pre_fc_norm_embedding|pre_fc_norm_hidden))\.weight$"
+)
+_EXPERT = re.compile(r"(?P<mlp>.*\.mlp)\.experts\.(?P<expert>\d+)\.(?P<projection>\w+)\.(?P<kind>\w+)$")
+_PACKED_EXPERTS = re.compile(r"(?P<mlp>.*\.mlp)\.experts\.(?P<projection>gate_up_proj|down_proj)(\.(?P<kind>\w+))?$")
+
+
+def canonical_name(name: str) -> str:
+    """A tensor's or module's name in canonical form; experts keep their own naming.
+
+    Raises:
+        CheckpointError: The name belongs to no known layout.
+    """
+    for prefix, replacement in _PREFIXES:
+        if name.startswith(prefix):
+            return replacement + name.removeprefix(prefix)
+    raise CheckpointError(
+        f"tensor {name}: expected a name that begins with one of {', '.join(prefix for prefix, _ in _PREFIXES)}"
+    )
+
+
+def recognise_layout(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+    """Which program wrote these tensors.
+
+    Values decide, not names: transformers keeps the GDN convolution as (C, 1, K), conversions
+    as (C, K, 1). Only a decoder without GDN layers is told by its names.
+    """
+    convolutions = [shape for name, shape in shapes.items() if name.endswith("conv1d.weight")]
+    if convolutions:
+        by_torch = [shape[-1] != 1 for shape in convolutions]
+        if any(by_torch) and not all(by_torch):
+            raise CheckpointError("conv1d.weight: expected one layout, found (C, 1, K) and (C, K, 1) mixed")
+        torch_values = any(by_torch)
+    else:
+        torch_values = not any(name.startswith("language_model.") for name in shapes)
+    if torch_values:
+        return "transformers"
+    return "mlx-vlm" if any(name.startswith("vision_tower.") for name in shapes) else "mlx-lm"
+
+
+def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[str, mx.array]:
+    """Rename every tensor and bring its value to the convention of mlx-lm and mlx-vlm.
+
+    Args:
+        weights: Tensors of one checkpoint, of any layout, quantised or not.
+    Raises:
+        CheckpointError: A name belongs to no layout, two names mean the same tensor, or layouts are mixed.
+    Source:
+        mlx-lm 0.32.2, models/qwen3_5.py and qwen3_5_moe.py, Model.sanitize; mlx-vlm 0.7.10 likewise.
+    """
+    layout = recognise_layout({name: tuple(value.shape) for name, value in weights.items()})
+    renamed: dict[str, mx.array] = {}
+    for name, value in weights.items():
+        new_name = canonical_name(name)
+        if new_name in renamed:
+            raise CheckpointError(f"tensor {new_name}: found twice, the second time as {name}")
+        renamed[new_name] = value
+    if config.tie_word_embeddings:
+        renamed.pop("language_model.lm_head.weight", None)
+    renamed = _unpack_experts(_stack_experts(renamed))
+    if layout == "transformers":
+        for name, value in renamed.items():
+            if name.endswith("conv1d.weight"):
+                renamed[name] = mx.contiguous(value.moveaxis(2, 1))
+            elif _SHIFTED_NORM.search(name) and not name.startswith("vision_tower."):
+                renamed[name] = value + 1.0
+    patches = "vision_tower.patch_embed.proj.weight"
+    if config.vision is not None and patches in renamed and renamed[patches].ndim == 5:
+        # (out, C, T, P, P) in transformers, (out, T, P, P, C) in mlx-vlm.
+        channels = config.vision.in_channels
+        if renamed[patches].shape[1] == channels and renamed[patches].shape[-1] != channels:
+            renamed[patches] = mx.contiguous(renamed[patches].transpose(0, 2, 3, 4, 1))
+    return renamed
+
+
+def _stack_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """One tensor per expert, as transformers' save_pretrained may write, to one stack per projection."""
+    out: dict[str, mx.array] = {}
+    stacks: dict[str, dict[int, mx.array]] = {}
+    for name, value in weights.items():
+        match = _EXPERT.match(name)
+        if match:
+            stack = f"{match['mlp']}.switch_mlp.{match['projection']}.{match['kind']}"
+            stacks.setdefault(stack, {})[int(match["expert"])] = value
+        else:
+            out[name] = value
+    for name, experts in stacks.items():
+        if sorted(experts) != list(range(len(experts))):
+            raise CheckpointError(f"{name}: expected experts 0 to {max(experts)}, found {sorted(experts)}")
+        out[name] = mx.stack([experts[index] for index in range(len(experts))])
+    return out
+
+
+def _unpack_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """Packed `gate_up_proj` (E, 2I, H), gate first, to two projections; `down_proj` is only renamed."""
+    out: dict[str, mx.array] = {}
+    for name, value in weights.items():
+        match = _PACKED_EXPERTS.match(name)
+        if not match:
+            out[name] = value
+            continue
+        prefix, kind = f"{match['mlp']}.switch_mlp", match["kind"] or "weight"
+        if match["projection"] == "down_proj":
+            out[f"{prefix}.down_proj.{kind}"] = value
+        else:
+            gate, up = mx.split(value, 2, axis=1)
+            out[f"{prefix}.gate_proj.{kind}"], out[f"{prefix}.up_proj.{kind}"] = gate, up
+    return out
+
+
+def check_tensors(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare a model's parameters with a checkpoint's tensors, both by canonical name.
+
+    Raises:
+        CheckpointError: They differ; lists every missing, surplus and misshapen tensor.
+    """
+    missing = [name for name in expected if name not in found]
+    surplus = [name for name in found if name not in expected]
+    misshapen = [
+        f"{name} (expected {tuple(expected[name])}, found {tuple(found[name])})"
+        for name in expected
+        if name in found and tuple(expected[name]) != tuple(found[name])
+    ]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(sorted(names))}"
+        for kind, names in (("missing", missing), ("surplus", surplus), ("misshapen", misshapen))
+        if names
+    ]
+    if problems:
+        raise CheckpointError("the tensors do not fit config.json: " + "; ".join(problems))

@@ -1,0 +1,1 @@
+"""From messages, text and images to token ids, pixels and positions."""

@@ -1,0 +1,298 @@
+"""Images: from whatever a caller has, to the pixels that the vision tower takes."""
+
+import base64
+import hashlib
+import io
+import threading
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_qwen35.checkpoints.config import VisionConfig, read_json
+from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
+from mlx_qwen35.paths import expand, shorten
+from mlx_qwen35.prompts.positions import merged_grid
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# About 13,000 x 13,000. Larger files are far more often an attack than a photograph.
+MAX_SOURCE_PIXELS = 178_956_970
+MAX_SOURCE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """One image, ready for the vision tower.
+
+    Args:
+        pixel_values: Patches in merge order, float32, (t * h * w, channels * temporal_patch_size * patch_size ** 2).
+        grid_thw: Patches in time, height and width.
+        merged_grid_thw: The same after the spatial merger; their product is the number of tokens.
+        content_hash: Equal for equal pixels and grid, whatever the file they came from.
+    """
+
+    pixel_values: NDArray[np.float32]
+    grid_thw: tuple[int, int, int]
+    merged_grid_thw: tuple[int, int, int]
+    content_hash: str
+
+    @property
+    def tokens(self) -> int:
+        """Placeholders that the image takes in a prompt."""
+        t, h, w = self.merged_grid_thw
+        return t * h * w
+
+
+def open_image(source: Any, place: str) -> "Image":
+    """Decode one image, upright.
+
+    Args:
+        source: A path, a `file:` or `data:` URL, encoded bytes, or a PIL image.
+        place: Where it stands in the request, for error messages.
+    Returns:
+        A PIL image of any mode, EXIF orientation applied.
+    Raises:
+        MediaError: It is missing, broken, animated, too large, or on the network.
+    """
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return _upright(source, place, "PIL image")
+    data, label = read_image_bytes(source, place)
+    return decode_image(data, place, label)
+
+
+def decode_image(data: bytes, place: str, label: str) -> "Image":
+    """The image of a file's bytes; see `open_image`."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns below twice its limit. The header is enough to refuse.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"{place}: {label}: {error}") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise MediaError(f"{place}: {label}: expected an image file, found {_describe(data)}") from error
+    return _upright(image, place, label)
+
+
+def _upright(image: "Image", place: str, label: str) -> "Image":
+    from PIL import ImageOps
+
+    width, height = image.size
+    if width * height > MAX_SOURCE_PIXELS:
+        raise MediaError(f"{place}: {label}: expected at most {MAX_SOURCE_PIXELS} pixels, found {width} x {height}")
+    if not width or not height:
+        raise MediaError(f"{place}: {label}: expected an image, found {width} x {height} pixels")
+    # A phone's JPEG may carry a second picture (MPO); the first one is the photograph.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise MediaError(
+            f"{place}: {label}: expected a still image, found {getattr(image, 'n_frames', 'several')} frames; "
+            "save the frame you mean as an image of its own"
+        )
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, IndexError) as error:
+        raise MediaError(f"{place}: {label}: the image is damaged ({error})") from error
+    if image.mode.startswith(("I", "F")):
+        image = _to_eight_bits(image, place, label)
+    return image
+
+
+def read_image_bytes(source: Any, place: str) -> tuple[bytes, str]:
+    """The bytes of an image file, undecoded, and a short name for messages.
+
+    Args:
+        source, place: See `open_image`, without PIL images.
+    Raises:
+        MediaError: There is no such file, or it is too large to be an image.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source), f"{len(source)} bytes"
+    if isinstance(source, str) and source.startswith("data:"):
+        return _data_url(source, place), "data URL"
+    if isinstance(source, str) and "://" in source:
+        url = urlsplit(source)
+        if url.scheme != "file":
+            raise MediaError(
+                f"{place}: expected a path, file: or data: URL, found {shorten(url.scheme)}: URL; "
+                "images are not fetched from the network"
+            )
+        source = unquote(url.path)
+    if not isinstance(source, (str, Path)):
+        raise MediaError(f"{place}: expected a path, bytes, data URL or PIL image, found {type(source).__name__}")
+    path = expand(source, MediaError, place)
+    label = shorten(path)
+    try:
+        # A device or a pipe would be read for ever.
+        if path.exists() and not path.is_file():
+            raise MediaError(f"{place}: {label}: expected an image file, found a directory or a device")
+        if path.stat().st_size > MAX_SOURCE_BYTES:
+            raise MediaError(
+                f"{place}: {label}: expected at most {MAX_SOURCE_BYTES} bytes, found {path.stat().st_size}"
+            )
+        return path.read_bytes(), label
+    except OSError as error:
+        raise MediaError(f"{place}: {label}: {error.strerror or error}") from error
+
+
+def _data_url(url: str, place: str) -> bytes:
+    header, comma, payload = url.partition(",")
+    if not comma or not header.endswith(";base64"):
+        raise MediaError(f"{place}: data URL: expected 'data:image/...;base64,...', found {header[:60]!r}")
+    try:
+        return base64.b64decode("".join(unquote(payload).split()), validate=True)
+    except ValueError as error:
+        raise MediaError(f"{place}: data URL: expected base64 ({error})") from error
+
+
+def _describe(data: bytes) -> str:
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        return "an HEIC file; save it as JPEG or PNG"
+    return "an empty file" if not data else f"{len(data)} bytes beginning {data[:8]!r}"
+
+
+def _to_eight_bits(image: "Image", place: str, label: str) -> "Image":
+    """Scale 16-bit greyscale; Pillow's own conversion clips everything above 255 to white."""
+    from PIL import Image
+
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise MediaError(f"{place}: {label}: expected 8 or 16 bits per channel, found mode {image.mode}")
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def check_max_pixels(value: Any) -> int | None:
+    """A pixel budget as it was given.
+
+    Raises:
+        OptionError: It is neither None nor a positive whole number.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise OptionError(f"max_pixels: expected a whole number of at least 1, found {value!r}")
+    return value
+
+
+class ImagePreprocessor:
+    """transformers' torch-free image processor, set up as the checkpoint says.
+
+    Args:
+        directory: The checkpoint; holds preprocessor_config.json, or processor_config.json.
+        vision: The tower that will take the pixels.
+        recent_bytes: Room for the pixels of files that were prepared before; a conversation sends its
+            images again with every turn.
+    Raises:
+        CheckpointError: No file says how pixels are prepared, or it contradicts config.json.
+    """
+
+    def __init__(self, directory: Path, vision: VisionConfig, recent_bytes: int = 0) -> None:
+        settings = _settings(directory)
+        for name, expected in (
+            ("patch_size", vision.patch_size),
+            ("temporal_patch_size", vision.temporal_patch_size),
+            ("merge_size", vision.spatial_merge_size),
+        ):
+            if settings.get(name) != expected:
+                raise CheckpointError(
+                    f"{directory}: image processor: expected {name} {expected} as in config.json, "
+                    f"found {settings.get(name)}"
+                )
+        self._settings = settings
+        self._merge_size = vision.spatial_merge_size
+        self._processor: Any = None
+        self._recent: OrderedDict[tuple[bytes, int | None], PreparedImage] = OrderedDict()
+        self._recent_bytes = recent_bytes
+        self._lock = threading.Lock()
+
+    def __call__(self, source: Any, *, max_pixels: int | None = None, place: str = "image") -> PreparedImage:
+        """Decode, resize and cut into patches; files seen lately are remembered by their bytes.
+
+        Args:
+            source: See `open_image`.
+            max_pixels: At most this many pixels after resizing; None for the checkpoint's own limit.
+        Raises:
+            MediaError: See `open_image`; or the image is too long and thin for the model, or for `max_pixels`.
+            OptionError: `max_pixels` is below the checkpoint's minimum.
+        """
+        from PIL import Image
+
+        if isinstance(source, Image.Image):
+            return self._prepare(open_image(source, place), max_pixels, place)
+        data, label = read_image_bytes(source, place)
+        key = (hashlib.blake2b(data, digest_size=32).digest(), max_pixels)
+        with self._lock:
+            if key in self._recent:
+                self._recent.move_to_end(key)
+                return self._recent[key]
+        prepared = self._prepare(decode_image(data, place, label), max_pixels, place)
+        with self._lock:
+            self._recent[key] = prepared
+            while sum(image.pixel_values.nbytes for image in self._recent.values()) > self._recent_bytes:
+                self._recent.popitem(last=False)
+        return prepared
+
+    def _prepare(self, image: "Image", max_pixels: int | None, place: str) -> PreparedImage:
+        processor = self._load()
+        size = dict(processor.size)
+        if max_pixels is not None:
+            if max_pixels < size["shortest_edge"]:
+                raise OptionError(
+                    f"max_pixels: expected at least {size['shortest_edge']} (the checkpoint's minimum), "
+                    f"found {max_pixels}"
+                )
+            size["longest_edge"] = max_pixels
+        try:
+            features = processor(images=[image], size=size, return_tensors="np")
+        except ValueError as error:
+            raise MediaError(f"{place}: {error}") from error
+        pixel_values = np.ascontiguousarray(features["pixel_values"], dtype=np.float32)
+        t, h, w = (int(value) for value in features["image_grid_thw"][0])
+        pixels = h * w * processor.patch_size**2
+        if max_pixels is not None and pixels > max_pixels:
+            raise MediaError(
+                f"{place}: expected a shape that fits into {max_pixels} pixels, found {image.width} x {image.height}, "
+                f"which takes {pixels}"
+            )
+        digest = hashlib.blake2b(pixel_values.data, digest_size=16)
+        digest.update(f"{t}x{h}x{w}".encode())
+        return PreparedImage(
+            pixel_values=pixel_values,
+            grid_thw=(t, h, w),
+            merged_grid_thw=merged_grid((t, h, w), self._merge_size),
+            content_hash=digest.hexdigest(),
+        )
+
+    def _load(self) -> Any:
+        if self._processor is None:
+            # Slow to import, and only needed once there is an image.
+            from transformers import Qwen2VLImageProcessorPil
+
+            self._processor = Qwen2VLImageProcessorPil(**self._settings)
+        return self._processor
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    """The image processor's settings, from either of the files that transformers writes."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = directory / name
+        if path.is_file():
+            found = read_json(path)
+            settings = dict(found.get("image_processor", found))
+            if "patch_size" in settings and ("size" in settings or "max_pixels" in settings):
+                for key in ("image_processor_type", "processor_class", "auto_map"):
+                    settings.pop(key, None)
+                return settings
+    raise CheckpointError(
+        f"{directory}: expected preprocessor_config.json with the image sizes that the model was trained on, "
+        "found none; copy it from the original checkpoint"
+    )

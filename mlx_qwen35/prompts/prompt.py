@@ -1,0 +1,92 @@
+"""A prompt, ready for the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_qwen35.prompts.images import PreparedImage
+from mlx_qwen35.prompts.positions import MediaLayout
+from mlx_qwen35.prompts.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request, ready for the model. Holds no MLX array and may be used any number of times.
+
+    Args:
+        input_ids: Shape (S,), int32; one placeholder per merged image patch.
+        layout: Where the images stand; None without images.
+        images: In prompt order.
+        in_reasoning: Whether the answer begins inside a `<think>` block.
+        branch_points: Numbers of tokens after which a later prompt may go on differently, in order.
+        turn: From here on the template writes this turn anew once the next one has begun.
+    """
+
+    input_ids: NDArray[np.int32]
+    layout: MediaLayout | None = None
+    images: tuple[PreparedImage, ...] = field(default=(), repr=False)
+    in_reasoning: bool = False
+    branch_points: tuple[int, ...] = ()
+    turn: int = 0
+
+    @property
+    def position_ids(self) -> NDArray[np.int32] | None:
+        """Time, height and width positions, shape (3, S); None for a text prompt."""
+        return None if self.layout is None else self.layout.position_ids(0, len(self.input_ids))
+
+    @property
+    def rope_delta(self) -> int:
+        """Position of the first generated token minus S; at most 0."""
+        return 0 if self.layout is None else self.layout.rope_delta
+
+    @property
+    def image_tokens(self) -> int:
+        """Placeholders among `input_ids`."""
+        return sum(image.tokens for image in self.images)
+
+
+def find_branch_points(
+    input_ids: list[int], layout: MediaLayout | None, tokenizer: Tokenizer
+) -> tuple[tuple[int, ...], int]:
+    """Where later prompts part from this one, and from where on the last turn will be written anew.
+
+    They part after the system message, after an image, at the last two questions (edited), before
+    the reasoning that the template drops later, and at the last token (another answer). Earlier
+    turns were branch points of earlier prompts. Few places: each costs a chunk of its own.
+
+    Args:
+        input_ids: Expanded, shape (S,).
+    Returns:
+        Numbers of tokens between 1 and S - 1, ascending, none inside an image; and `Prompt.turn`.
+    """
+    start, think, result = (tokenizer.control_id(name) for name in ("<|im_start|>", "<think>", "<tool_response>"))
+    opening = tokenizer.encode("<|im_start|>user\n")
+    size, last = len(opening), len(input_ids) - 1
+    messages = [index for index, token in enumerate(input_ids) if token == start]
+    # Results of tools stand in a user's message too, and are a part of the turn that they are for.
+    questions = [
+        index
+        for index in messages
+        if input_ids[index : index + size] == opening and input_ids[index + size : index + size + 1] != [result]
+    ]
+    asked = questions[-1] if questions else 0
+    reasoning = [index for index in range(asked, len(input_ids)) if input_ids[index] == think]
+    points = {*messages[1:2], *questions[-2:], *reasoning, last}
+    if layout is not None:
+        points |= {span.stop for span in layout.spans}
+        points = {point for point in points if layout.inside(point) is None}
+    turn = reasoning[0] if reasoning else messages[-1] if messages else len(input_ids)
+    return tuple(sorted(point for point in points if 0 < point <= last)), turn
+
+
+def begins_in_reasoning(input_ids: Sequence[int], tokenizer: Tokenizer) -> bool:
+    """Whether the last `<think>` of a prompt is still open."""
+    start, end = tokenizer.control_id("<think>"), tokenizer.control_id("</think>")
+    for token in reversed(input_ids):
+        if token == end or token == tokenizer.control_id("<|im_start|>"):
+            return False
+        if token == start:
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""Running requests: the engine, the memory ledger, the thread that owns MLX."""

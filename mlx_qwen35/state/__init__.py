@@ -1,0 +1,1 @@
+"""What a sequence remembers: caches, snapshots, the prefix cache, and their files."""

@@ -1,0 +1,291 @@
+"""What one sequence remembers: its keys and values, and where it stands.
+
+A cache knows two different numbers: how many tokens it stores, and the RoPE position of
+the next one. They differ by the rope delta once an image has been read. mlx-lm's
+attention takes its RoPE offset from the cache, so text and all decoding run on mlx-lm's
+own code with the right positions, and nothing about a request is kept on the model.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import mlx.core as mx
+from mlx_lm.models.cache import BatchKVCache, KVCache, QuantizedKVCache
+
+from mlx_qwen35.errors import CacheError
+from mlx_qwen35.prompts.positions import MediaLayout, MediaSpan
+
+
+class PromptMedia:
+    """The images of one prompt on their way through prefill, shared by its attention caches.
+
+    Args:
+        layout: Where the images stand.
+        features: Embeddings of each image in prompt order, each (tokens of the image, hidden_size);
+            None for an image that the caches have read already.
+    """
+
+    def __init__(self, layout: MediaLayout, features: Sequence[mx.array | None]) -> None:
+        self.layout = layout
+        self.features: list[mx.array | None] = list(features)
+        self._angles: tuple[int, int, mx.array, mx.array] | None = None
+
+    def has_image(self, start: int, stop: int) -> bool:
+        """Whether a token in [start, stop) belongs to an image."""
+        return bool(self.layout.overlapping(start, stop))
+
+    def place(self, embeddings: mx.array, start: int) -> mx.array:
+        """Put the images' embeddings where their placeholders are, and let go of those now read.
+
+        Args:
+            embeddings: Token embeddings of the chunk that begins at token `start`, (1, L, hidden_size).
+        Returns:
+            The same shape and dtype.
+        Raises:
+            CacheError: An image was read before, so its embeddings are gone.
+        """
+        stop = start + embeddings.shape[1]
+        for index in self.layout.overlapping(start, stop):
+            span, features = self.layout.spans[index], self.features[index]
+            if features is None:
+                raise CacheError(f"image {index + 1} was read before, its embeddings are no longer held")
+            low, high = max(start, span.start), min(stop, span.stop)
+            rows = features[low - span.start : high - span.start]
+            embeddings[:, low - start : high - start] = rows.astype(embeddings.dtype)
+            if high == span.stop:
+                self.features[index] = None
+        return embeddings
+
+    def angles(
+        self, compute: Callable[[mx.array], tuple[mx.array, mx.array]], start: int, length: int
+    ) -> tuple[mx.array, mx.array]:
+        """Rotation of the chunk that begins at token `start`, computed once for all layers.
+
+        Args:
+            compute: From position ids (3, 1, L) to cosine and sine.
+        """
+        if self._angles is None or self._angles[:2] != (start, length):
+            position_ids = mx.array(self.layout.position_ids(start, start + length))
+            self._angles = (start, length, *compute(position_ids[:, None]))
+        return self._angles[2:]
+
+
+class SequenceCache:
+    """Keys and values of one sequence in one attention layer, for mlx-lm's attention.
+
+    It behaves as the mlx-lm cache that it wraps, except that `offset` is the RoPE position of
+    the next token, and `size()` the number of tokens stored.
+
+    Args:
+        store: The mlx-lm cache that holds keys and values.
+        media: The prompt's images, shared with the caches of the other layers; None for text.
+    """
+
+    def __init__(self, store: Any, media: PromptMedia | None) -> None:
+        self._store = store
+        self.media = media
+
+    def size(self) -> int:
+        """Tokens stored."""
+        return int(self._store.offset)
+
+    @property
+    def offset(self) -> int:
+        """RoPE position of the next token, if that token is text."""
+        stored = self.size()
+        return stored if self.media is None else stored + self.media.layout.delta_at(stored)
+
+    def media_ahead(self, tokens: int | None = None) -> PromptMedia | None:
+        """The prompt's media if the next `tokens` tokens hold an image (None: any token still to come)."""
+        if self.media is None:
+            return None
+        start = self.size()
+        stop = self.media.layout.length if tokens is None else start + tokens
+        return self.media if self.media.has_image(start, stop) else None
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
+        """Append (1, H, L, D) keys and values; returns all of them."""
+        return self._store.update_and_fetch(keys, values)
+
+    def keys_and_values(self) -> Any:
+        """All keys and values, each (1, H, size(), D)."""
+        return self._store.keys_and_values()
+
+    def make_mask(self, *args: Any, **kwargs: Any) -> Any:
+        """Causal mask over the stored tokens, as KVCache makes it."""
+        return self._store.make_mask(*args, **kwargs)
+
+    @property
+    def keys(self) -> Any:
+        """The key buffer, possibly longer than what is stored; None before the first token."""
+        return self._store.keys
+
+    @keys.setter
+    def keys(self, value: Any) -> None:
+        self._store.keys = value
+
+    @property
+    def values(self) -> Any:
+        """The value buffer, as `keys`."""
+        return self._store.values
+
+    @property
+    def state(self) -> tuple[Any, Any]:
+        """The store's state and the images' spans, as numbers and arrays only."""
+        spans = None
+        if self.media is not None:
+            spans = [[s.start, s.stop, s.position, *s.grid_thw] for s in self.media.layout.spans]
+        return self._store.state, spans
+
+    @state.setter
+    def state(self, value: tuple[Any, Any]) -> None:
+        store, spans = value
+        self._store.state = store
+        self.media = None
+        if spans is not None:
+            read = tuple(MediaSpan(a, b, p, (t, h, w)) for a, b, p, t, h, w in spans)
+            self.media = PromptMedia(MediaLayout(read, read[-1].stop), [None] * len(read))
+
+    @classmethod
+    def from_state(cls, state: tuple[Any, Any]) -> Self:
+        """The counterpart of `state`, as mlx-lm's load_prompt_cache calls it."""
+        cache = cls()  # type: ignore[call-arg]
+        cache.state = state
+        return cache
+
+    def is_trimmable(self) -> bool:
+        """Always; a cut inside an image is refused by `trim`."""
+        return True
+
+    def trim(self, n: int) -> int:
+        """Forget the last `n` tokens, at most all; returns how many were forgotten.
+
+        Raises:
+            CacheError: The cut would fall inside an image, where positions do not continue as text.
+        """
+        kept = max(self.size() - n, 0)
+        span = self.media.layout.inside(kept) if self.media is not None else None
+        if span is not None:
+            raise CacheError(
+                f"cannot rewind to token {kept}: expected a cut outside the image at tokens {span.start} to {span.stop}"
+            )
+        return int(self._store.trim(n))
+
+    def empty(self) -> bool:
+        """Whether nothing was stored yet."""
+        return bool(self._store.empty())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by keys and values, spare room included."""
+        return 0 if self._store.empty() else int(self._store.nbytes)
+
+
+class AttentionCache(SequenceCache):
+    """The cache a sequence starts with: a SequenceCache over mlx-lm's KVCache."""
+
+    def __init__(self, media: PromptMedia | None = None, store: KVCache | None = None) -> None:
+        super().__init__(KVCache() if store is None else store, media)
+
+    def to_quantized(self, group_size: int = 64, bits: int = 4) -> "QuantizedAttentionCache":
+        """The same tokens with keys and values quantised, as mlx-lm's `kv_bits` asks."""
+        store = self._store.to_quantized(group_size=group_size, bits=bits)
+        return QuantizedAttentionCache(self.media, store)
+
+    @classmethod
+    def merge(cls, caches: Sequence["AttentionCache"]) -> "BatchAttentionCache":
+        """Several sequences as the rows of one batch; see `BatchAttentionCache`."""
+        return BatchAttentionCache.merge(caches)
+
+
+class QuantizedAttentionCache(SequenceCache):
+    """A SequenceCache over mlx-lm's QuantizedKVCache; like that, it cannot join a batch."""
+
+    def __init__(self, media: PromptMedia | None = None, store: QuantizedKVCache | None = None) -> None:
+        super().__init__(QuantizedKVCache() if store is None else store, media)
+
+    # mlx-lm's attention recognises a quantised cache by these two names.
+    @property
+    def bits(self) -> int:
+        """Bits per element."""
+        return int(self._store.bits)
+
+    @property
+    def group_size(self) -> int:
+        """Elements that share a scale."""
+        return int(self._store.group_size)
+
+
+class BatchAttentionCache(BatchKVCache):  # type: ignore[misc]
+    """Rows of a batch, each with its own rope delta.
+
+    mlx-lm's BatchKVCache already keeps one RoPE offset per row beside the common storage
+    index; a row's delta is part of its offset from the moment it joins.
+    """
+
+    def __init__(self, left_padding: list[int]) -> None:
+        super().__init__(left_padding)
+        self.media: list[PromptMedia | None] = [None] * len(left_padding)
+
+    @classmethod
+    def merge(cls, caches: Sequence[AttentionCache]) -> "BatchAttentionCache":
+        """Join sequences whose images are all read.
+
+        Raises:
+            CacheError: A row has an image to read: it needs three-axis positions of its own.
+        """
+        for row, cache in enumerate(caches):
+            if cache.media_ahead() is not None:
+                raise CacheError(
+                    f"row {row}: expected a cache that has read its images, found one at token "
+                    f"{cache.size()} of {cache.media.layout.length}; prefill it alone first"  # type: ignore[union-attr]
+                )
+        if all(cache.empty() for cache in caches):
+            return cls([0] * len(caches))
+        batch: BatchAttentionCache = super().merge([cache._store for cache in caches])
+        batch.offset = batch.offset + mx.array([cache.offset - cache.size() for cache in caches])
+        batch.media = [cache.media for cache in caches]
+        return batch
+
+    def filter(self, batch_indices: list[int]) -> None:
+        """Keep these rows, in this order."""
+        super().filter(batch_indices)
+        self.media = [self.media[row] for row in batch_indices]
+
+    def extend(self, other: "BatchAttentionCache") -> None:
+        """Append the rows of another batch."""
+        super().extend(other)
+        self.media = self.media + other.media
+
+    def trim(self, n: int) -> int:
+        """Forget the last `n` tokens of every row.
+
+        Raises:
+            CacheError: A row would lose a part of an image, or tokens before one, whose positions follow from it.
+        """
+        lengths = (self._idx - self.left_padding).tolist()
+        for row, (media, length) in enumerate(zip(self.media, lengths, strict=True)):
+            if media is not None and length - n < media.layout.spans[-1].stop:
+                raise CacheError(
+                    f"row {row}: expected a cut behind its last image at token {media.layout.spans[-1].stop}, "
+                    f"found one at token {length - n}"
+                )
+        return int(super().trim(n))
+
+    def extract(self, idx: int) -> AttentionCache:
+        """One row as a cache of its own."""
+        return AttentionCache(self.media[idx], super().extract(idx))
+
+
+def attach_media(caches: Sequence[Any], media: PromptMedia | None) -> None:
+    """Give a prompt's images to the fresh or restored caches that will read them.
+
+    Raises:
+        CacheError: No cache in the list can carry media, as on a pipeline rank without an
+            attention layer.
+    """
+    carriers = [cache for cache in caches if isinstance(cache, SequenceCache)]
+    if media is not None and not carriers:
+        raise CacheError("media: expected an attention layer among these caches, found none")
+    for cache in carriers:
+        cache.media = media

@@ -1,0 +1,132 @@
+"""Tokens to text: reasoning, stop strings, characters cut in two."""
+
+from typing import Any
+
+import pytest
+
+from mlx_qwen35.answers.text import AnswerText, check_stop
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.prompts.tokenizer import Tokenizer
+from tests.tiny import IDS, VOCAB_SIZE, write_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(directory)
+    return Tokenizer(directory)
+
+
+def run(
+    tokenizer: Tokenizer, text: str, *, in_reasoning: bool = False, stop: tuple[str, ...] = ()
+) -> tuple[str, str, bool, list[str]]:
+    """Answer, reasoning, whether it stopped, and the pieces of the answer."""
+    answer = AnswerText(tokenizer, in_reasoning=in_reasoning, stop=stop)
+    out, reasoning, pieces = "", "", []
+    for token in tokenizer.encode(text):
+        piece = answer.add(token)
+        out, reasoning = out + piece.text, reasoning + piece.reasoning
+        pieces.append(piece.text)
+        if piece.stopped:
+            return out, reasoning, True, pieces
+    last = answer.close()
+    return out + last.text, reasoning + last.reasoning, last.stopped, [*pieces, last.text]
+
+
+def test_plain_text_comes_out_as_it_went_in(tokenizer: Tokenizer) -> None:
+    text = "  hello 漢字 é 🦊\n\n there "
+    assert run(tokenizer, text)[:3] == (text, "", False)
+
+
+def test_reasoning_is_separated_when_the_prompt_opened_it(tokenizer: Tokenizer) -> None:
+    text = "let me see\nand think\n</think>\n\nthe answer\n"
+    assert run(tokenizer, text, in_reasoning=True)[:2] == ("the answer\n", "let me see\nand think")
+
+
+def test_reasoning_is_separated_when_the_model_opens_it(tokenizer: Tokenizer) -> None:
+    assert run(tokenizer, "<think>\nsee\n</think>\n\nyes")[:2] == ("yes", "see")
+
+
+def test_markers_spelled_as_text_are_text(tokenizer: Tokenizer) -> None:
+    answer = AnswerText(tokenizer)
+    ids = tokenizer.encode_text("a <think> b </think> c")
+    assert IDS["<think>"] not in ids
+    assert "".join(answer.add(token).text for token in ids) + answer.close().text == "a <think> b </think> c"
+
+
+def test_a_late_marker_does_not_swallow_the_answer(tokenizer: Tokenizer) -> None:
+    assert run(tokenizer, "yes <think> no")[:2] == ("yes <think> no", "")
+
+
+def test_unclosed_reasoning_is_reasoning(tokenizer: Tokenizer) -> None:
+    assert run(tokenizer, "still thinking", in_reasoning=True)[:2] == ("", "still thinking")
+
+
+@pytest.mark.parametrize("eos", ["<|im_end|>", "<|endoftext|>"])
+def test_both_end_tokens_stop(tokenizer: Tokenizer, eos: str) -> None:
+    assert run(tokenizer, f"done{eos}more")[:3] == ("done", "", True)
+
+
+@pytest.mark.parametrize("stop", ["###", "x#", " the other"])
+def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(tokenizer: Tokenizer, stop: str) -> None:
+    text = f"one fox{stop} dog"
+    out, _, stopped, pieces = run(tokenizer, text, stop=("never", stop))
+    assert (out, stopped) == ("one fox", True)
+    assert "".join(pieces) == "one fox"
+
+
+def test_text_that_only_began_like_a_stop_string_is_given_back(tokenizer: Tokenizer) -> None:
+    """The case that loses text elsewhere: max_tokens cuts the answer in a possible stop string."""
+    assert run(tokenizer, "end ##", stop=("###",))[:3] == ("end ##", "", False)
+    assert run(tokenizer, "end ## and more", stop=("###",))[:3] == ("end ## and more", "", False)
+
+
+def test_the_earliest_stop_string_wins(tokenizer: Tokenizer) -> None:
+    assert run(tokenizer, "a dog and a fox", stop=("fox", "dog"))[0] == "a "
+
+
+def test_stop_strings_do_not_cut_reasoning(tokenizer: Tokenizer) -> None:
+    out = run(tokenizer, "a dog</think>\n\nthe fox and the dog", in_reasoning=True, stop=("dog",))
+    assert out[:3] == ("the fox and the ", "a dog", True)
+
+
+def test_ids_that_the_tokenizer_does_not_know_give_nothing(tokenizer: Tokenizer) -> None:
+    answer = AnswerText(tokenizer)
+    ids = [*tokenizer.encode("a"), VOCAB_SIZE - 1, *tokenizer.encode(" fox")]
+    assert "".join(answer.add(token).text for token in ids) + answer.close().text == "a fox"
+
+
+def test_a_character_cut_in_two_becomes_the_replacement_character(tokenizer: Tokenizer) -> None:
+    answer = AnswerText(tokenizer)
+    ids = tokenizer.encode("漢")
+    assert len(ids) > 1
+    assert [answer.add(token).text for token in ids[:-1]] == [""] * (len(ids) - 1)
+    assert answer.close().text.strip("�") == ""
+
+
+@pytest.mark.parametrize("stop", ["", [""], [7], ("a", ""), 5, {"a": 1}])
+def test_bad_stop_strings_are_refused(stop: Any) -> None:
+    with pytest.raises(OptionError, match="stop: expected strings of at least one character"):
+        check_stop(stop)
+
+
+def test_stop_strings_come_alone_or_in_lists() -> None:
+    assert check_stop(None) == ()
+    assert check_stop("a") == ("a",)
+    assert check_stop(["a", "b"]) == ("a", "b")
+
+
+def test_bytes_that_never_become_a_character_do_not_hold_the_text_back(tokenizer: Tokenizer) -> None:
+    """A model with padded or broken output still streams."""
+    lone = tokenizer.encode("漢")[0]
+    answer = AnswerText(tokenizer)
+    pieces = [answer.add(lone).text for _ in range(40)]
+    assert sum(map(bool, pieces)) >= 3
+    assert set("".join(pieces) + answer.close().text) == {"\ufffd"}
+
+
+def test_the_stop_string_is_named(tokenizer: Tokenizer) -> None:
+    """The one that comes first in the text, whatever their order."""
+    text = AnswerText(tokenizer, stop=("three", "two"))
+    pieces = [text.add(token) for token in tokenizer.encode("one two three")]
+    assert [piece.stop_string for piece in pieces if piece.stopped][:1] == ["two"]

@@ -1,0 +1,165 @@
+"""config.json: every fact is read, none is guessed."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.errors import ConfigError
+from tests.tiny import DENSE, IDS, MOE, YARN, Shape, config_of
+
+
+def changed(shape: Shape, path: str, value: Any) -> dict[str, Any]:
+    """The shape's config with one field set, or removed for None."""
+    raw = copy.deepcopy(config_of(shape))
+    *parents, last = path.split(".")
+    section = raw
+    for name in parents:
+        section = section[name]
+    if value is None:
+        del section[last]
+    else:
+        section[last] = value
+    return raw
+
+
+def test_a_dense_config() -> None:
+    config = ModelConfig.from_dict(config_of(DENSE))
+    assert config.text.layer_types == DENSE.layer_types
+    assert config.text.rope.rotary_dims == 16
+    assert config.text.rope.mrope_section == (3, 3, 2)
+    assert config.text.moe is None
+    assert config.media_tokens is not None
+    assert config.media_tokens.vision_start_token_id == IDS["<|vision_start|>"]
+    assert config.eos_token_ids == {IDS["<|endoftext|>"]}
+    assert config.text.context_length == 4096
+
+
+def test_a_moe_config() -> None:
+    moe = ModelConfig.from_dict(config_of(MOE)).text.moe
+    assert moe is not None
+    assert (moe.num_experts, moe.num_experts_per_tok) == (6, 2)
+
+
+def test_yarn_stretches_the_context() -> None:
+    raw = config_of(YARN)
+    raw["text_config"]["max_position_embeddings"] = 32
+    assert ModelConfig.from_dict(raw).text.context_length == 128
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+        "attention_bias", "linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim",
+        "linear_value_head_dim", "linear_conv_kernel_dim", "rms_norm_eps", "max_position_embeddings",
+        "num_hidden_layers", "rope_parameters.rope_theta", "rope_parameters.partial_rotary_factor",
+        "rope_parameters.mrope_section", "rope_parameters",
+    ],
+)  # fmt: skip
+def test_a_missing_fact_is_an_error(field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"text_config\.{field}"):
+        ModelConfig.from_dict(changed(DENSE, f"text_config.{field}", None))
+
+
+@pytest.mark.parametrize("field", ["num_experts", "num_experts_per_tok", "moe_intermediate_size"])
+def test_a_missing_fact_of_experts_is_an_error(field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        ModelConfig.from_dict(changed(MOE, f"text_config.{field}", None))
+
+
+@pytest.mark.parametrize("field", ["depth", "hidden_size", "num_heads", "patch_size", "num_position_embeddings"])
+def test_a_missing_fact_of_vision_is_an_error(field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"vision_config\.{field}"):
+        ModelConfig.from_dict(changed(DENSE, f"vision_config.{field}", None))
+
+
+@pytest.mark.parametrize("field", ["image_token_id", "vision_start_token_id", "vision_end_token_id"])
+def test_token_ids_are_never_guessed(field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        ModelConfig.from_dict(changed(DENSE, field, None))
+
+
+def test_all_problems_are_told_at_once() -> None:
+    raw = changed(DENSE, "text_config.head_dim", None)
+    del raw["vision_config"]["depth"], raw["tie_word_embeddings"]
+    with pytest.raises(ConfigError, match=r"head_dim: .*found nothing.*depth: .*tie_word_embeddings"):
+        ModelConfig.from_dict(raw)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model_type", "llama", r"model_type: expected one of qwen3_5, .*found 'llama'"),
+        ("text_config.hidden_size", "64", r"hidden_size: expected an integer, found '64'"),
+        ("text_config.hidden_act", "gelu", r"hidden_act: only 'silu' is supported, found 'gelu'"),
+        ("text_config.attn_output_gate", False, r"attn_output_gate: only True"),
+        ("text_config.linear_num_value_heads", 3, r"expected a multiple of linear_num_key_heads \(2\), found 3"),
+        ("text_config.layer_types", ["full_attention"], r"layer_types: expected 4 entries"),
+        ("text_config.layer_types", ["x"] * 4, r"layer_types: expected 4 entries of linear_attention or"),
+        ("text_config.rope_parameters.rope_type", "dynamic", r"only 'default' and 'yarn' are supported"),
+        ("text_config.rope_parameters.mrope_section", [3, 3, 3], r"mrope_section: .*sum to 8"),
+        ("text_config.rope_parameters.mrope_interleaved", False, r"mrope_interleaved: only True"),
+        ("vision_config.deepstack_visual_indexes", [1], r"deepstack_visual_indexes: only \[\] or None"),
+        ("text_config", 3, r"text_config: expected an object, found 3"),
+    ],
+)
+def test_what_would_change_answers_is_refused(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig.from_dict(changed(DENSE, path, value))
+
+
+@pytest.mark.parametrize("field", ["attention_factor", "mscale", "mscale_all_dim"])
+def test_yarn_settings_that_upstream_reads_differently_are_refused(field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        ModelConfig.from_dict(changed(YARN, f"text_config.rope_parameters.{field}", 2.0))
+
+
+def test_the_interval_decides_only_without_layer_types() -> None:
+    raw = changed(DENSE, "text_config.layer_types", None)
+    raw["text_config"]["full_attention_interval"] = 2
+    kinds = ("linear_attention", "full_attention")
+    assert ModelConfig.from_dict(raw).text.layer_types == kinds * 2
+    both = changed(DENSE, "text_config.full_attention_interval", 2)
+    assert ModelConfig.from_dict(both).text.layer_types == DENSE.layer_types
+
+
+def test_tied_embeddings_are_read_at_the_top() -> None:
+    raw = changed(DENSE, "tie_word_embeddings", True)
+    raw["text_config"]["tie_word_embeddings"] = False
+    assert ModelConfig.from_dict(raw).tie_word_embeddings
+    del raw["tie_word_embeddings"]
+    assert not ModelConfig.from_dict(raw).tie_word_embeddings
+
+
+def test_eos_ids_of_every_level_count() -> None:
+    raw = changed(DENSE, "eos_token_id", [3, 4])
+    assert ModelConfig.from_dict(raw).eos_token_ids == {3, 4, IDS["<|endoftext|>"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "expected JSON"), ("[1]", "expected a JSON object, found list"), (None, "cannot be read")],
+)
+def test_unreadable_files_are_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig.from_file(path)
+
+
+def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ConfigError, match=str(path)):
+        ModelConfig.from_file(path)
+
+
+def test_only_yarn_stretches_the_context() -> None:
+    raw = changed(DENSE, "text_config.rope_parameters.factor", 4.0)
+    raw["text_config"]["rope_parameters"]["original_max_position_embeddings"] = 4096
+    assert ModelConfig.from_dict(raw).text.context_length == 4096

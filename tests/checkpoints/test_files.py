@@ -1,0 +1,512 @@
+"""Finding and loading: every layout, every size, every kind of damage."""
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from safetensors.numpy import load_file, save_file
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.bench.published import PUBLISHED, published_config
+from mlx_qwen35.checkpoints.build import materialise
+from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.hub import find_checkpoint
+from mlx_qwen35.checkpoints.layouts import to_canonical
+from mlx_qwen35.errors import AdapterError, CheckpointError, ConfigError, OptionError, VisionUnavailableError
+from mlx_qwen35.patches.qwen3_5 import Model
+from tests.parity.cases import CASES, TOLERANCE
+from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, config_of, write_checkpoint
+
+Edit = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> Callable[..., Path]:
+    """A checkpoint of its own for one test, with its tensors and config edited."""
+
+    def make(shape: Shape, edit: Edit | None = None, **config: Any) -> Path:
+        directory = tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(checkpoint_dir(shape), directory)
+        if edit is not None:
+            save_file(edit(load_file(directory / "model.safetensors")), directory / "model.safetensors")
+        if config:
+            path = directory / "config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | config))
+        return directory
+
+    return make
+
+
+def logits_of(directory: Path, name: str = "text", **options: Any) -> np.ndarray:
+    with ModelKit.load(directory, exact=True, **options) as kit:
+        case = CASES[name]
+        return np.array(kit.logits(kit.process_prompt(case.input_ids, images=case.images)))
+
+
+def canonical(directory: Path, shape: Shape) -> Edit:
+    """From transformers' layout to that of mlx-vlm conversions."""
+
+    def edit(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        config = ModelConfig.from_dict(config_of(shape))
+        out = to_canonical({name: mx.array(value) for name, value in tensors.items()}, config)
+        return {name: np.array(value) for name, value in out.items()}
+
+    return edit
+
+
+@pytest.mark.parametrize("name", ["text", "two images"])
+def test_an_mlx_vlm_conversion_loads_alike(
+    copy_of: Callable[..., Path], checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, name: str
+) -> None:
+    directory = checkpoint_dir(dense_and_moe)
+    converted = copy_of(dense_and_moe, canonical(directory, dense_and_moe))
+    np.testing.assert_array_equal(logits_of(converted, name), logits_of(directory, name))
+
+
+def test_an_mlx_lm_conversion_serves_text_and_refuses_images(
+    copy_of: Callable[..., Path], checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape
+) -> None:
+    directory = checkpoint_dir(dense_and_moe)
+    whole = canonical(directory, dense_and_moe)
+    converted = copy_of(
+        dense_and_moe,
+        lambda tensors: {n: v for n, v in whole(tensors).items() if n.startswith("language_model.")},
+    )
+    np.testing.assert_array_equal(logits_of(converted), logits_of(directory))
+    with pytest.raises(VisionUnavailableError, match=r"images\[0\]: this checkpoint cannot see images: it holds no"):
+        logits_of(converted, "wide image")
+
+
+def test_a_conversion_made_by_mlx_lm_loads_alike(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """Not our idea of its layout, but its own program."""
+    from mlx_lm.convert import convert
+
+    convert(str(checkpoint_dir(DENSE)), str(tmp_path / "converted"))
+    np.testing.assert_array_equal(logits_of(tmp_path / "converted"), logits_of(checkpoint_dir(DENSE)))
+
+
+@pytest.mark.parametrize("moe", [False, True], ids=["qwen3_5_text", "qwen3_5_moe_text"])
+def test_text_only_checkpoints_load(tmp_path: Path, moe: bool) -> None:
+    """As Qwen3_5ForCausalLM writes them: a flat config and names without `language_model`."""
+    shape = replace(MOE if moe else DENSE, name="text-only", text_only=True)
+    directory = write_checkpoint(tmp_path / "checkpoint", shape)
+    assert np.isfinite(logits_of(directory)).all()
+    with pytest.raises(VisionUnavailableError, match="its config.json describes no vision tower"):
+        logits_of(directory, "wide image")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("moe", [False, True], ids=["qwen3_5_text", "qwen3_5_moe_text"])
+def test_text_only_checkpoints_equal_transformers(tmp_path: Path, moe: bool) -> None:
+    """float32, 1e-4 of the largest logit, against AutoModelForCausalLM."""
+    torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[parity]'")
+    from transformers import AutoModelForCausalLM
+
+    shape = replace(MOE if moe else DENSE, name="text-only", text_only=True)
+    directory = write_checkpoint(tmp_path / "checkpoint", shape)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = model(torch.tensor([CASES["text"].input_ids])).logits[0].numpy()
+    found = logits_of(directory)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("shape", [DENSE, MOE], ids=lambda shape: shape.name)
+def test_what_transformers_saves_loads_alike(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], shape: Shape
+) -> None:
+    """Its save_pretrained writes experts one by one, drops MTP and full_attention_interval, and shards."""
+    torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[parity]'")
+    from transformers import AutoModelForImageTextToText
+
+    source = checkpoint_dir(shape)
+    model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
+    saved = tmp_path / "saved"
+    model.save_pretrained(saved, max_shard_size="300KB")
+    assert len(list(saved.glob("model-*.safetensors"))) > 1
+    for path in source.iterdir():
+        if path.name not in ("config.json", "model.safetensors"):
+            shutil.copy(path, saved)
+    for name in ("text", "two images"):
+        np.testing.assert_array_equal(logits_of(saved, name), logits_of(source, name))
+
+
+def test_layer_types_decide_the_kind_of_each_layer(kits: Callable[[Shape], ModelKit]) -> None:
+    """WIDE_HEADS alternates, which mlx-lm and mlx-vlm would read as every fourth."""
+    kinds = [layer.is_linear for layer in kits(WIDE_HEADS).model.layers]
+    assert kinds == [True, False, True, False]
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16], ids=["bf16", "fp16"])
+def test_half_precision_loads_and_sees(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dtype: Any) -> None:
+    source = checkpoint_dir(DENSE)
+    directory = shutil.copytree(source, tmp_path / "half")
+    weights = mx.load(str(source / "model.safetensors"))
+    half = {name: value.astype(dtype) for name, value in weights.items()}  # type: ignore[union-attr]
+    mx.save_safetensors(str(directory / "model.safetensors"), half)
+    for name in ("text", "two images"):
+        expected, found = logits_of(source, name), logits_of(directory, name)
+        # transformers' own bf16 is up to 1.3 off on logits of this size, so single positions prove nothing.
+        assert np.abs(found - expected).mean() < 0.02 * np.abs(expected).max()
+        assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.8
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("mixed", [False, True], ids=["uniform", "mixed"])
+def test_quantised_checkpoints_load_alike(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, bits: int, mixed: bool
+) -> None:
+    """Written by mlx's own nn.quantize, with per-path entries as mlx-lm writes them."""
+    source = checkpoint_dir(dense_and_moe)
+    model = Model.from_checkpoint(Checkpoint.open(source), exact=True)
+    model.vision_tower = None
+    settings: dict[str, Any] = {"group_size": 64, "bits": bits, "mode": "affine"}
+    entries: dict[str, Any] = {}
+
+    def choose(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if not hasattr(module, "to_quantized"):
+            return False
+        if mixed and "layers.1." in path:
+            entries[path] = {"group_size": 32, "bits": 12 - bits, "mode": "affine"}
+            return entries[path]  # type: ignore[no-any-return]
+        return not (mixed and "embed_tokens" in path)
+
+    nn.quantize(model, 64, bits, class_predicate=choose)
+    expected = np.array(model(mx.array([CASES["text"].input_ids]))[0])
+    directory = shutil.copytree(source, tmp_path / "quantised")
+    mx.save_safetensors(str(directory / "model.safetensors"), dict(tree_flatten(model.parameters())))
+    raw = config_of(dense_and_moe) | {"quantization": settings | entries}
+    (directory / "config.json").write_text(json.dumps(raw))
+    np.testing.assert_array_equal(logits_of(directory), expected)
+
+
+def test_quantised_tensors_in_transformers_names_load(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """Quantisation entries under the names of the tensors, which are renamed together."""
+    source = checkpoint_dir(DENSE)
+    directory = shutil.copytree(source, tmp_path / "quantised")
+    weights: dict[str, mx.array] = mx.load(str(source / "model.safetensors"))  # type: ignore[assignment]
+    path = "model.language_model.layers.0.mlp.gate_proj"
+    quantised, scales, biases = mx.quantize(weights[f"{path}.weight"], 32, 8)
+    weights |= {f"{path}.weight": quantised, f"{path}.scales": scales, f"{path}.biases": biases}
+    mx.save_safetensors(str(directory / "model.safetensors"), weights)
+    settings = {"group_size": 64, "bits": 4, path: {"group_size": 32, "bits": 8}}
+    (directory / "config.json").write_text(json.dumps(config_of(DENSE) | {"quantization": settings}))
+    expected, found = logits_of(source), logits_of(directory)
+    assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_shards_are_read_together(copy_of: Callable[..., Path], checkpoint_dir: Callable[[Shape], Path]) -> None:
+    directory = copy_of(DENSE)
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, directory / file)
+        weight_map |= dict.fromkeys(part, file)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    np.testing.assert_array_equal(logits_of(directory), logits_of(checkpoint_dir(DENSE)))
+    (directory / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"expected 2 weight files, 1 missing: model-00002-of-00002"):
+        ModelKit.load(directory)
+
+
+def drop(*parts: str) -> Edit:
+    return lambda tensors: {n: v for n, v in tensors.items() if not any(part in n for part in parts)}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            drop("layers.1.mlp.up_proj", "layers.2.mlp.up_proj"),
+            r"2 missing: .*layers\.1\.mlp\.up_proj\.weight, .*layers\.2",
+        ),
+        (drop("visual.blocks.0.norm1.bias"), r"1 missing: vision_tower\.blocks\.0\.norm1\.bias"),
+        (lambda t: t | {"model.language_model.extra": t["lm_head.weight"]}, r"1 surplus: language_model\.model\.extra"),
+        (
+            lambda t: t | {"lm_head.weight": t["lm_head.weight"][:9]},
+            r"misshapen: .*expected \(352, 64\), found \(9, 64\)",
+        ),
+        (lambda t: t | {"stray.weight": t["lm_head.weight"]}, r"tensor stray.weight: expected a name that begins"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_listed(copy_of: Callable[..., Path], edit: Edit, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        ModelKit.load(copy_of(DENSE, edit))
+
+
+def test_damaged_and_missing_files_are_told(copy_of: Callable[..., Path], tmp_path: Path) -> None:
+    directory = copy_of(DENSE)
+    weights = directory / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=r"cannot be loaded|cut short"):
+        ModelKit.load(directory)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"expected model\*\.safetensors, found none"):
+        ModelKit.load(directory)
+    (directory / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"only pytorch_model.bin; pickled weights are not read"):
+        ModelKit.load(directory)
+    (directory / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"config.json: cannot be read"):
+        ModelKit.load(directory)
+    with pytest.raises(CheckpointError, match="expected a directory with config.json, found a file"):
+        find_checkpoint(directory / "tokenizer.json")
+    with pytest.raises(CheckpointError, match="expected an existing directory or a hub id"):
+        find_checkpoint(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_that_brings_code_does_not_run_it(copy_of: Callable[..., Path]) -> None:
+    directory = copy_of(DENSE, model_file="evil.py", auto_map={"AutoConfig": "evil.Config", "AutoTokenizer": "evil.T"})
+    (directory / "evil.py").write_text("raise SystemExit('this ran')")
+    assert np.isfinite(logits_of(directory)).all()
+
+
+def test_a_local_checkpoint_never_touches_the_network(
+    checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert np.isfinite(logits_of(checkpoint_dir(DENSE), "wide image")).all()
+
+
+def fake_hub_cache(root: Path, source: Path) -> None:
+    """What huggingface_hub leaves behind after a download of tiny/model."""
+    repository = root / "models--tiny--model"
+    shutil.copytree(source, repository / "snapshots" / "abc")
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+
+
+def test_hub_ids_come_from_the_cache_when_offline(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: True, raising=False)
+    fake_hub_cache(tmp_path, checkpoint_dir(DENSE))
+    assert find_checkpoint("tiny/model") == tmp_path / "models--tiny--model" / "snapshots" / "abc"
+    with pytest.raises(CheckpointError, match="tiny/other: not in the local cache, and the hub cannot be reached"):
+        find_checkpoint("tiny/other")
+
+
+def write_adapter(directory: Path, model: Any, **config: Any) -> Path:
+    """What mlx_lm.lora saves, made with its own functions."""
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    lora = {"rank": 4, "scale": 20.0, "dropout": 0.0}
+    linear_to_lora_layers(model, 2, lora)
+    rng = np.random.Generator(np.random.PCG64(3))
+    weights = {
+        name: mx.array(rng.normal(0, 0.1, value.shape).astype(np.float32))
+        for name, value in tree_flatten(model.parameters())
+        if name.endswith(("lora_a", "lora_b"))
+    }
+    directory.mkdir()
+    mx.save_safetensors(str(directory / "adapters.safetensors"), weights)
+    settings = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": lora} | config
+    (directory / "adapter_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+def test_an_adapter_made_by_mlx_lm_is_applied(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """Against mlx-lm's own model with the same adapter: bit-identical text."""
+    from mlx_lm.utils import load_adapters, load_model
+
+    source = checkpoint_dir(DENSE)
+    upstream, _ = load_model(source)
+    adapter = write_adapter(tmp_path / "adapter", load_model(source)[0])
+    load_adapters(upstream, str(adapter))
+    upstream.eval()
+    expected = np.array(upstream(mx.array([CASES["text"].input_ids]))[0])
+    found = logits_of(source, adapter_path=adapter)
+    np.testing.assert_array_equal(found, expected)
+    assert np.abs(found - logits_of(source)).max() > 0.1
+    assert np.isfinite(logits_of(source, "two images", adapter_path=adapter)).all()
+
+
+def test_adapters_that_do_not_fit_are_refused(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    source = checkpoint_dir(DENSE)
+    with pytest.raises(AdapterError, match=r"expected adapter_config.json, found none"):
+        ModelKit.load(source, adapter_path=tmp_path)
+    from mlx_lm.utils import load_model
+
+    adapter = write_adapter(tmp_path / "adapter", load_model(source)[0])
+    weights: dict[str, mx.array] = mx.load(str(adapter / "adapters.safetensors"))  # type: ignore[assignment]
+    mx.save_safetensors(str(adapter / "adapters.safetensors"), {name: value[:, :2] for name, value in weights.items()})
+    with pytest.raises(AdapterError, match=r"(?s)adapter: the adapter does not fit: .*adapter shape"):
+        ModelKit.load(source, adapter_path=adapter)
+
+
+@pytest.mark.parametrize("size", PUBLISHED, ids=lambda size: size.name)
+def test_published_sizes_build_with_their_parameter_counts(size: Any) -> None:
+    """Lazily: no weight of the 397B is ever computed."""
+    config = ModelConfig.from_dict(published_config(size))
+    model = Model(config)
+    counts = {name: value.size for name, value in tree_flatten(model.parameters())}
+    text = sum(count for name, count in counts.items() if name.startswith("language_model."))
+    assert text == size.text_parameters
+    assert any(name.startswith("vision_tower.") for name in counts)
+    assert len(model.layers) == size.layers
+
+
+def test_only_files_that_the_index_names_are_read(
+    copy_of: Callable[..., Path], checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """A shard left over from another download, with zeros in it, would be mixed in silently."""
+    directory = copy_of(DENSE)
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").rename(directory / "weights-a.safetensors")
+    stale = {"lm_head.weight": tensors["lm_head.weight"] * 0}
+    save_file(stale, directory / "model-00001-of-00009.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "weights-a.safetensors")}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    np.testing.assert_array_equal(logits_of(directory), logits_of(checkpoint_dir(DENSE)))
+
+
+@pytest.mark.parametrize("where", ["quantization_config", "text_config"])
+def test_foreign_quantisation_is_refused_by_name(copy_of: Callable[..., Path], where: str) -> None:
+    fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    config = config_of(DENSE)
+    settings = {where: fp8} if where == "quantization_config" else {where: config[where] | {"quantization_config": fp8}}
+    with pytest.raises(ConfigError, match="only MLX's own quantisation is read, found 'fp8'"):
+        ModelKit.load(copy_of(DENSE, **settings))
+
+
+def test_modelopt_checkpoints_are_refused(copy_of: Callable[..., Path]) -> None:
+    directory = copy_of(DENSE)
+    (directory / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="found hf_quant_config.json"):
+        ModelKit.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"do_sample": True, "top_p": 0.0}, "top_p: expected above 0"),
+        ({"do_sample": True, "temperature": "0.7"}, "temperature: expected a number, found '0.7'"),
+        ({"max_new_tokens": 0}, "max_new_tokens: expected a whole number of at least 1, found 0"),
+    ],
+)
+def test_a_bad_generation_config_is_named_when_loading(
+    copy_of: Callable[..., Path], settings: dict[str, Any], message: str
+) -> None:
+    """And not by every request, as if the caller had asked for it."""
+    directory = copy_of(DENSE)
+    (directory / "generation_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=f"generation_config.json: {message}"):
+        ModelKit.load(directory)
+
+
+def test_a_revision_of_a_directory_is_refused(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    with pytest.raises(OptionError, match="revision: expected only with a hub id, found main"):
+        ModelKit.load(checkpoint_dir(DENSE), revision="main")
+
+
+def hub_errors() -> list[tuple[Exception, str]]:
+    import httpx2
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    response = httpx2.Response(404, request=httpx2.Request("GET", "https://example.com"))
+    return [
+        (GatedRepoError("no", response=response), "the repository is gated: accept its terms"),
+        (RepositoryNotFoundError("no", response=response), "no such directory, and no such repository on the hub"),
+        (RevisionNotFoundError("no", response=response), "the repository has no revision v2"),
+        (httpx2.ReadTimeout("slow"), r"the download failed \(ReadTimeout: slow\)"),
+        (OSError(28, "No space left on device"), "the download failed .*No space left"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_trouble_with_the_hub_is_told_in_the_right_words(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    error, message = hub_errors()[number]
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(CheckpointError, match=f"owner/name: {message}"):
+        find_checkpoint("owner/name", revision="v2")
+
+
+def test_hub_ids_obey_the_environment(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    """HF_HOME says where the cache is, HF_HUB_OFFLINE that nothing else may be asked."""
+    import os
+    import subprocess
+    import sys
+
+    fake_hub_cache(tmp_path / "hub", checkpoint_dir(DENSE))
+    command = [sys.executable, "-m", "mlx_qwen35.cli.main", "generate", "-p", "hi", "-m", "2", "--model"]
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    codes = {}
+    for name in ("tiny/model", "tiny/other"):
+        done = subprocess.run([*command, name], env=environment, capture_output=True, text=True, check=False)
+        codes[name] = (done.returncode, done.stderr)
+    assert codes["tiny/model"][0] == 0
+    assert codes["tiny/other"][0] == 2
+    assert "not in the local cache, and the hub cannot be reached" in codes["tiny/other"][1]
+
+
+def test_adapters_with_missing_tensors_are_refused(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """Half of an adapter changes the answers by half, and nobody would know."""
+    from mlx_lm.utils import load_model
+
+    source = checkpoint_dir(DENSE)
+    adapter = write_adapter(tmp_path / "adapter", load_model(source)[0])
+    weights: dict[str, mx.array] = mx.load(str(adapter / "adapters.safetensors"))  # type: ignore[assignment]
+    kept = dict(list(weights.items())[::2])
+    mx.save_safetensors(str(adapter / "adapters.safetensors"), kept)
+    with pytest.raises(AdapterError, match=r"asks for tensors that are missing: language_model\..*lora"):
+        ModelKit.load(source, adapter_path=adapter)
+    (adapter / "adapter_config.json").write_text("[1]")
+    with pytest.raises(AdapterError, match="expected a JSON object, found list"):
+        ModelKit.load(source, adapter_path=adapter)
+
+
+def test_loading_can_be_interrupted(checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two steps of reading the weights; nothing is left running."""
+    import threading
+
+    def interrupted(model: Any, directory: Path) -> Any:
+        yield
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlx_qwen35.model_kit.materialise", interrupted)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        ModelKit.load(checkpoint_dir(DENSE))
+    assert threading.active_count() == before
+
+
+def test_weights_are_read_in_steps(benches: Callable[[Shape], Any], checkpoint_dir: Callable[[Shape], Path]) -> None:
+    model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)))
+    steps = list(materialise(model, checkpoint_dir(DENSE), chunk_bytes=200_000))
+    assert len(steps) > 3
+    expected = dict(tree_flatten(benches(DENSE).model.parameters()))
+    found = dict(tree_flatten(model.parameters()))
+    assert all(mx.array_equal(found[name], value).item() for name, value in expected.items())
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/model", "a\0b/c"])
+def test_paths_that_cannot_be_resolved_are_errors(path: str) -> None:
+    with pytest.raises(CheckpointError, match="model: "):
+        find_checkpoint(path)

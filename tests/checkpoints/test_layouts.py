@@ -1,0 +1,127 @@
+"""Names and values of the three layouts."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.checkpoints.layouts import canonical_name, check_tensors, recognise_layout, to_canonical
+from mlx_qwen35.errors import CheckpointError
+from tests.tiny import DENSE, MOE, Shape, config_of, tensors_of
+
+
+def weights_of(shape: Shape) -> tuple[dict[str, mx.array], ModelConfig]:
+    return {name: mx.array(value) for name, value in tensors_of(shape).items()}, ModelConfig.from_dict(config_of(shape))
+
+
+def equal(one: dict[str, mx.array], other: dict[str, mx.array]) -> bool:
+    return one.keys() == other.keys() and all(mx.array_equal(one[name], other[name]).item() for name in one)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.language_model.layers.0.mlp.gate.weight", "language_model.model.layers.0.mlp.gate.weight"),
+        ("model.visual.merger.norm.bias", "vision_tower.merger.norm.bias"),
+        ("lm_head.weight", "language_model.lm_head.weight"),
+        ("model.norm.weight", "language_model.model.norm.weight"),
+        ("language_model.model.norm.weight", "language_model.model.norm.weight"),
+        ("vision_tower.pos_embed.weight", "vision_tower.pos_embed.weight"),
+        ("mtp.fc.weight", "mtp.fc.weight"),
+        ("language_model.mtp.fc.weight", "mtp.fc.weight"),
+        ("model.mtp.norm.weight", "mtp.norm.weight"),
+    ],
+)
+def test_names(name: str, expected: str) -> None:
+    assert canonical_name(name) == expected
+    assert canonical_name(expected) == expected
+
+
+def test_a_foreign_name_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"tensor transformer\.wte\.weight: expected a name that begins with"):
+        canonical_name("transformer.wte.weight")
+
+
+@pytest.mark.parametrize("shape", [DENSE, MOE], ids=lambda shape: shape.name)
+def test_converting_twice_changes_nothing(shape: Shape) -> None:
+    weights, config = weights_of(shape)
+    once = to_canonical(weights, config)
+    assert equal(to_canonical(once, config), once)
+    # Nor does it matter whether the vision tower or the MTP module is there: only the convolution decides.
+    text = {name: value for name, value in once.items() if not name.startswith(("vision_tower.", "mtp."))}
+    assert equal(to_canonical(text, config), text)
+
+
+def test_norms_are_shifted_exactly_where_the_layer_multiplies_by_one_plus_w() -> None:
+    weights, config = weights_of(DENSE)
+    canonical = to_canonical(weights, config)
+    shifted = set()
+    for name, value in weights.items():
+        new = canonical[canonical_name(name)]
+        if new.shape == value.shape and not mx.array_equal(new, value):
+            np.testing.assert_allclose(np.array(new), np.array(value) + 1, rtol=1e-6)
+            shifted.add(name)
+    layers = [f"model.language_model.layers.{index}." for index in range(4)] + ["mtp.layers.0."]
+    expected = {f"{layer}{norm}.weight" for layer in layers for norm in ("input_layernorm", "post_attention_layernorm")}
+    attention = [layers[3], layers[4]]
+    expected |= {f"{layer}self_attn.{norm}.weight" for layer in attention for norm in ("q_norm", "k_norm")}
+    expected |= {"model.language_model.norm.weight"}
+    expected |= {f"mtp.{norm}.weight" for norm in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")}
+    assert shifted == expected
+
+
+def test_layouts_are_told_apart_by_their_values() -> None:
+    weights, config = weights_of(DENSE)
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    assert recognise_layout(shapes) == "transformers"
+    canonical = {name: tuple(value.shape) for name, value in to_canonical(weights, config).items()}
+    assert recognise_layout(canonical) == "mlx-vlm"
+    text = {name: shape for name, shape in canonical.items() if not name.startswith("vision_tower.")}
+    assert recognise_layout(text) == "mlx-lm"
+
+
+def test_a_decoder_without_gdn_is_told_by_its_names() -> None:
+    assert recognise_layout({"model.language_model.norm.weight": (4,)}) == "transformers"
+    assert recognise_layout({"language_model.model.norm.weight": (4,)}) == "mlx-lm"
+
+
+def test_mixed_layouts_are_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"conv1d.weight: expected one layout, found .* mixed"):
+        recognise_layout({"a.conv1d.weight": (8, 1, 4), "b.conv1d.weight": (8, 4, 1)})
+
+
+def test_one_tensor_under_two_names_is_refused() -> None:
+    weights, config = weights_of(DENSE)
+    weights["language_model.model.norm.weight"] = weights["model.language_model.norm.weight"]
+    with pytest.raises(CheckpointError, match=r"language_model.model.norm.weight: found twice"):
+        to_canonical(weights, config)
+
+
+def test_experts_may_be_packed_or_single() -> None:
+    """The same stacks from `gate_up_proj` and from one tensor per expert."""
+    weights, config = weights_of(MOE)
+    single = {name: value for name, value in weights.items() if ".mlp.experts." not in name}
+    for name, value in weights.items():
+        if ".mlp.experts." not in name:
+            continue
+        prefix, projection = name.rsplit(".", 1)
+        for index in range(value.shape[0]):
+            if projection == "down_proj":
+                single[f"{prefix}.{index}.down_proj.weight"] = value[index]
+            else:
+                gate, up = mx.split(value[index], 2, axis=0)
+                single[f"{prefix}.{index}.gate_proj.weight"], single[f"{prefix}.{index}.up_proj.weight"] = gate, up
+    assert equal(to_canonical(single, config), to_canonical(weights, config))
+    missing = next(name for name in single if ".experts.2." in name)
+    del single[missing]
+    with pytest.raises(CheckpointError, match=r"expected experts 0 to 5, found \[0, 1, 3, 4, 5\]"):
+        to_canonical(single, config)
+
+
+def test_every_difference_is_listed() -> None:
+    expected = {"a": (1,), "b": (2,), "c": (3, 3)}
+    check_tensors(expected, dict(expected))
+    with pytest.raises(
+        CheckpointError, match=r"1 missing: a; 2 surplus: x, y; 1 misshapen: c \(expected \(3, 3\), found \(3,\)\)"
+    ):
+        check_tensors(expected, {"b": (2,), "c": (3,), "y": (1,), "x": (1,)})

@@ -1,0 +1,106 @@
+"""The CPU's forms of a layer's operations against those of MLX, mlx-lm and mlx-vlm that they stand for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx_lm.models import activations
+from mlx_vlm.models.qwen3_vl import vision as upstream
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.patches import cpu
+from mlx_qwen35.patches.cpu_tower import CpuVisionAttention
+from mlx_qwen35.patches.qwen3_5 import CpuMLP
+from tests.tiny import DENSE, MOE, Shape
+
+# Of the largest expected value. Oracles compute in float32; a result in bfloat16 is rounded once, by at most 2^-8.
+TOLERANCE = {mx.float32: 2e-6, mx.bfloat16: 2**-8 + 2e-6}
+needs_cpu = pytest.mark.skipif(not cpu.on_cpu(), reason="MLX runs on another backend here")
+
+
+def normal(*shape: int, dtype: mx.Dtype = mx.float32, scale: float = 1.0) -> mx.array:
+    return (mx.random.normal(shape, key=mx.random.key(sum(shape))) * scale).astype(dtype)
+
+
+def wide(x: mx.array) -> mx.array:
+    return x.astype(mx.float32)
+
+
+def assert_close(found: mx.array, expected: mx.array, dtype: mx.Dtype = mx.float32) -> None:
+    assert found.dtype == dtype
+    assert found.shape == expected.shape
+    error = mx.abs(wide(found) - expected).max() / mx.abs(expected).max()
+    assert error.item() <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_activations(dtype: mx.Dtype, scale: float) -> None:
+    """Oracles: mlx-lm 0.32.2's swiglu, MLX's sigmoid and gelu_approx."""
+    x, gate = normal(3, 70, dtype=dtype), normal(4, 70, dtype=dtype, scale=scale)[:3]
+    assert_close(cpu.swiglu(gate, x), activations.swiglu(wide(gate), wide(x)), dtype)
+    assert_close(cpu.gated(x, gate), wide(x) * mx.sigmoid(wide(gate)), dtype)
+    assert_close(cpu.gelu_tanh(gate), nn.gelu_approx(wide(gate)), dtype)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("length", [1, 2, 33])
+def test_convolution(dtype: mx.Dtype, length: int) -> None:
+    """Oracle: MLX's conv1d and silu."""
+    conv1d = nn.Conv1d(24, 24, 4, groups=24, bias=False)
+    weight, x = normal(24, 4, 1, dtype=dtype), normal(2, 3 + length, 24, dtype=dtype)
+    conv1d.weight = wide(weight)
+    assert_close(cpu.causal_conv_silu(x, weight), nn.silu(conv1d(wide(x))), dtype)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("stored", [0, 5, 200])
+@pytest.mark.parametrize("length", [2, cpu.QUERIES, 2 * cpu.QUERIES + 1])
+@pytest.mark.parametrize("mask", [None, "causal", "padding"])
+def test_attention(mask: str | None, length: int, stored: int, dtype: mx.Dtype) -> None:
+    """Oracle: MLX's scaled_dot_product_attention."""
+    queries = normal(2, 4, length, 16, dtype=dtype)
+    keys, values = normal(2, 2, stored + length, 16, dtype=dtype), normal(2, 2, stored + length, 16, dtype=dtype)
+    given: mx.array | str | None = mask
+    if mask == "padding":
+        # The first row's first token is padding, which may look nowhere.
+        at = mx.arange(stored + length)
+        given = (mx.arange(stored, stored + length)[:, None] >= at) & (mx.array([1, 0])[:, None, None, None] <= at)
+    found = cpu.attention(queries, keys, values, scale=0.3, mask=given)
+    expected = mx.fast.scaled_dot_product_attention(wide(queries), wide(keys), wide(values), scale=0.3, mask=given)
+    seen = slice(1 if mask == "padding" and not stored else 0, None)
+    assert_close(found[:, :, seen], expected[:, :, seen], dtype)
+    assert mx.isfinite(found).all().item()
+
+
+def test_attention_holds_few_scores() -> None:
+    queries, keys = normal(1, 8, 2048, 16), normal(1, 2, 2048, 16)
+    mx.eval(queries, keys)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    mx.eval(cpu.attention(queries, keys, keys, scale=0.3, mask=None))
+    all_scores = 8 * 2048 * 2048 * 4
+    assert mx.get_peak_memory() - before < all_scores
+
+
+@pytest.mark.parametrize("frames", [[0, 24], [0, 8, 24]])
+def test_vision_attention(frames: list[int]) -> None:
+    """Oracle: mlx-vlm 0.7.10's Attention, float32, 2e-6 of the scale."""
+    theirs = upstream.Attention(32, 4)
+    own = CpuVisionAttention(32, 4)
+    own.update(theirs.parameters())
+    x, angles, edges = normal(24, 32), normal(24, 4, scale=3.0), mx.array(frames)
+    assert_close(own(x, edges, angles), theirs(x, edges, angles))
+
+
+@needs_cpu
+@pytest.mark.parametrize("shape", [DENSE, MOE], ids=lambda shape: str(shape.name))
+def test_an_exact_model_reads_text_without_it(checkpoint_dir: Callable[[Shape], Path], shape: Shape) -> None:
+    for exact in (False, True):
+        with ModelKit.load(checkpoint_dir(shape), exact=exact) as kit:
+            for layer in kit.model.language_model.model.layers:
+                assert (layer.linear_attn if layer.is_linear else layer.self_attn)._on_cpu is not exact
+                assert isinstance(layer.mlp, CpuMLP) is (shape is DENSE and not exact)
+            assert all(isinstance(block.attn, CpuVisionAttention) for block in kit.model.vision_tower.blocks)

@@ -1,0 +1,244 @@
+"""The chunked gated delta rule against mlx-lm's loop over tokens, and how the layers choose between them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_map
+from mlx_lm.models import qwen3_5 as upstream
+from mlx_lm.models.gated_delta import compute_g, gated_delta_ops, normalize_qk
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.patches.attention import PatchedAttention
+from mlx_qwen35.patches.gated_delta import gated_delta_chunked, log_decay
+from mlx_qwen35.patches.gated_delta_net import choose_gated_delta
+from mlx_qwen35.patches.qwen3_5 import Model
+from tests.parity.cases import CASES
+from tests.tiny import DENSE, Shape
+
+
+def draw(B: int, L: int, Hk: int, Hv: int, Dk: int, Dv: int, seed: int = 0) -> dict[str, mx.array]:
+    """Inputs of the rule, its initial state included."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+
+    def normal(*shape: int) -> mx.array:
+        return mx.array(rng.standard_normal(shape).astype(np.float32))
+
+    # Keys with something in common, as real ones have.
+    q, k = normalize_qk(normal(B, L, Hk, Dk), normal(B, L, Hk, Dk) + 0.5, inv_scale=Dk**-0.5, eps=1e-6)
+    return {
+        "q": q, "k": k, "v": normal(B, L, Hv, Dv), "a": normal(B, L, Hv), "beta": mx.sigmoid(normal(B, L, Hv)),
+        "A_log": normal(Hv), "dt_bias": normal(Hv) - 1, "state": normal(B, Hv, Dv, Dk),
+    }  # fmt: skip
+
+
+def chunked(x: dict[str, mx.array], mask: mx.array | None = None, chunk: int = 32) -> tuple[mx.array, mx.array]:
+    log_g = log_decay(x["A_log"], x["a"], x["dt_bias"])
+    return gated_delta_chunked(x["q"], x["k"], x["v"], log_g, x["beta"], x["state"], mask, chunk)
+
+
+def one_by_one(x: dict[str, mx.array], mask: mx.array | None = None) -> tuple[mx.array, mx.array]:
+    g = compute_g(x["A_log"], x["a"], x["dt_bias"])
+    return gated_delta_ops(x["q"], x["k"], x["v"], g, x["beta"], x["state"], mask)  # type: ignore[no-any-return]
+
+
+def assert_close(found: mx.array, expected: mx.array, tolerance: float) -> None:
+    """Largest difference, as a share of the largest expected value."""
+    assert found.shape == expected.shape
+    scale = float(mx.abs(expected).max())
+    assert float(mx.abs(found - expected).max()) <= tolerance * scale
+
+
+@pytest.mark.parametrize("chunk", [16, 32, 64])
+@pytest.mark.parametrize("length", [2, 15, 16, 17, 33, 64, 100])
+def test_any_number_of_tokens(length: int, chunk: int) -> None:
+    """Oracle: mlx-lm 0.32.2's gated_delta_ops, float32, 2e-6 of the scale."""
+    x = draw(2, length, 2, 4, 32, 16, seed=length)
+    for found, expected in zip(chunked(x, chunk=chunk), one_by_one(x), strict=True):
+        assert_close(found, expected, 2e-6)
+
+
+@pytest.mark.parametrize(("Hk", "Hv", "Dk", "Dv"), [(1, 1, 128, 128), (2, 2, 32, 64), (2, 6, 48, 32)])
+def test_heads(Hk: int, Hv: int, Dk: int, Dv: int) -> None:
+    x = draw(1, 70, Hk, Hv, Dk, Dv)
+    for found, expected in zip(chunked(x), one_by_one(x), strict=True):
+        assert_close(found, expected, 2e-6)
+
+
+def test_the_state_is_handed_on() -> None:
+    x = draw(1, 90, 2, 4, 32, 32)
+    whole, last = chunked(x)
+    parts, state = [], x["state"]
+    for start, stop in ((0, 41), (41, 43), (43, 90)):
+        cut = {name: value[:, start:stop] if value.ndim > 2 else value for name, value in x.items()}
+        out, state = chunked(cut | {"state": state})
+        parts.append(out)
+    assert_close(mx.concatenate(parts, axis=1), whole, 2e-6)
+    assert_close(state, last, 2e-6)
+
+
+def test_masked_tokens_change_nothing() -> None:
+    """Padding on either side, as mlx-lm's batches have it."""
+    x = draw(2, 50, 2, 4, 32, 32)
+    places = mx.arange(50)
+    mask = mx.stack([places >= 7, places < 31])
+    out, state = chunked(x, mask)
+    for row, (start, stop) in enumerate(((7, 50), (0, 31))):
+        cut = dict(x, state=x["state"][row : row + 1])
+        for name in ("q", "k", "v", "a", "beta"):
+            cut[name] = x[name][row : row + 1, start:stop]
+        expected, last = one_by_one(cut)
+        assert_close(out[row : row + 1, start:stop], expected, 2e-6)
+        assert_close(state[row : row + 1], last, 2e-6)
+
+
+def test_decay_that_underflows() -> None:
+    """A head that forgets everything at every token: its decay is 0 in float32, the logarithm is not."""
+    x = draw(1, 80, 2, 4, 32, 32)
+    x["A_log"] = mx.array([6.0, -8.0, 0.0, 5.0])
+    x["a"] = x["a"] + 3
+    assert float(compute_g(x["A_log"], x["a"], x["dt_bias"]).min()) == 0.0
+    assert np.isfinite(np.array(log_decay(x["A_log"], x["a"], x["dt_bias"]))).all()
+    for found, expected in zip(chunked(x), one_by_one(x), strict=True):
+        assert_close(found, expected, 2e-6)
+
+
+@pytest.mark.parametrize("chunk", [16, 32, 64])
+def test_keys_that_repeat(chunk: int) -> None:
+    """The same key again and again, nothing forgotten: the triangular system is at its worst.
+
+    Oracle: the recurrence in float64; mlx-lm's loop in float32 is held to the same bound.
+    """
+    x = draw(1, 64, 1, 1, 32, 32)
+    x["k"] = mx.broadcast_to(x["k"][:, :1], x["k"].shape)
+    x["beta"] = mx.full(x["beta"].shape, 0.999)
+    x["A_log"] = mx.array([-20.0])
+    q, k, v = (np.array(x[name], dtype=np.float64)[0, :, 0] for name in "qkv")
+    state, rows = np.array(x["state"], dtype=np.float64)[0, 0], []
+    for t in range(64):
+        state = state + 0.999 * np.outer(v[t] - state @ k[t], k[t])
+        rows.append(state @ q[t])
+    expected = mx.array(np.stack(rows).astype(np.float32))
+    for out, _ in (chunked(x, chunk=chunk), one_by_one(x)):
+        assert_close(out[0, :, 0], expected, 1e-5)
+
+
+def test_half_precision_inputs() -> None:
+    """Outputs in the inputs' type, the state and the arithmetic in float32."""
+    x = draw(1, 40, 2, 4, 32, 32)
+    half = {name: value if name == "state" else value.astype(mx.bfloat16) for name, value in x.items()}
+    out, state = chunked(half)
+    assert out.dtype == mx.bfloat16
+    assert state.dtype == mx.float32
+    expected, last = one_by_one({name: value.astype(mx.float32) for name, value in half.items()})
+    assert_close(out.astype(mx.float32), expected, 2**-8)
+    # The decay is computed from bfloat16 sums, as mlx-lm computes it.
+    assert_close(state, last, 2**-7)
+
+
+def test_choices() -> None:
+    assert choose_gated_delta(None, exact=True) == "native"
+    assert choose_gated_delta("fast") == "fast"
+    if not mx.metal.is_available():
+        assert choose_gated_delta(None) == "chunked"
+    with pytest.raises(OptionError, match="gated_delta: expected one of native, chunked, fast, found 'quick'"):
+        choose_gated_delta("quick")
+    with pytest.raises(OptionError, match="expected native where exact is asked for, found 'chunked'"):
+        choose_gated_delta("chunked", exact=True)
+
+
+@pytest.mark.metal
+def test_metal_keeps_its_kernels() -> None:
+    assert choose_gated_delta(None) == "native"
+
+
+def test_a_kit_refuses_an_unknown_choice(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    with pytest.raises(OptionError, match="gated_delta: expected one of"):
+        ModelKit.load(checkpoint_dir(DENSE), gated_delta="quick")
+
+
+@pytest.mark.parametrize("gated_delta", ["chunked", "fast", "native"])
+@pytest.mark.parametrize("case", ["text", "two images"])
+def test_every_way_reads_the_same(
+    gated_delta: str, case: str, dense_and_moe: Shape, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """Oracle: the exact kit, float32, 2e-5 of the scale; whole and in pieces, and the same greedy answer."""
+    directory = checkpoint_dir(dense_and_moe)
+    with ModelKit.load(directory, exact=True) as exact, ModelKit.load(directory, gated_delta=gated_delta) as other:
+        prompts = [
+            kit.process_prompt(CASES[case].input_ids, images=CASES[case].images or None) for kit in (exact, other)
+        ]
+        expected = exact.logits(prompts[0])
+        for step in (None, 7):
+            assert_close(other.logits(prompts[1], prefill_step_size=step), expected, 2e-5)
+        answers = [
+            kit.generate(prompt, temperature=0.0, max_tokens=24).tokens
+            for kit, prompt in zip((exact, other), prompts, strict=True)
+        ]
+        assert answers[0] == answers[1]
+
+
+@pytest.fixture
+def traces(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes that mlx-lm's GDN layers and our attention are called with: once per trace, if compiled."""
+    seen: list[tuple[int, ...]] = []
+    original = upstream.DecoderLayer.__call__
+
+    def watched(self: Any, x: mx.array, *rest: Any) -> Any:
+        if self.is_linear:
+            seen.append(tuple(x.shape))
+        return original(self, x, *rest)
+
+    project = PatchedAttention.project
+
+    def watched_project(self: PatchedAttention, x: mx.array, turn: Any) -> tuple[mx.array, ...]:
+        seen.append(tuple(x.shape))
+        return project(self, x, turn)
+
+    monkeypatch.setattr(upstream.DecoderLayer, "__call__", watched)
+    monkeypatch.setattr(PatchedAttention, "project", watched_project)
+    return seen
+
+
+def test_a_decode_step_is_compiled_once(
+    traces: list[tuple[int, ...]], dense_and_moe: Shape, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(dense_and_moe)))
+    cache = model.make_cache()
+    mx.eval(model(mx.array([[1, 2, 3]]), cache=cache))
+    del traces[:]
+    for step in range(6):
+        mx.eval(model(mx.array([[step]]), cache=cache))
+        assert len(traces) == len(model.layers)
+    batch = [layer[0].merge(list(layer)) for layer in zip(cache, cache, strict=True)]
+    for _ in range(3):
+        mx.eval(model(mx.array([[5], [6]]), cache=batch))
+        assert len(traces) == 2 * len(model.layers), "one more for another number of rows"
+
+
+def test_a_compiled_step_sees_new_weights(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """As an adapter brings them."""
+    models = [Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)), exact=exact) for exact in (False, True)]
+    tokens = mx.array([[9, 8, 7, 6]])
+    for factor in (1.0, 0.5):
+        logits = []
+        for model in models:
+            model.update(tree_map(lambda value, factor=factor: value * factor, model.parameters()))
+            cache = model.make_cache()
+            model(tokens, cache=cache)
+            logits.append(model(mx.array([[3]]), cache=cache))
+        assert_close(logits[0], logits[1], 1e-5)
+
+
+def test_training_runs_upstream_code(traces: list[tuple[int, ...]], checkpoint_dir: Callable[[Shape], Path]) -> None:
+    model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)))
+    model.train()
+    cache = model.make_cache()
+    for tokens in ([1, 2, 3], [4], [5]):
+        mx.eval(model(mx.array([tokens]), cache=cache))
+    assert [shape[1] for shape in traces] == [3] * 3 + [1] * 6

@@ -1,0 +1,263 @@
+"""Images: the same pixels as transformers, and a clear word about everything that is no image."""
+
+import base64
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from mlx_qwen35.checkpoints.config import ModelConfig, VisionConfig
+from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
+from mlx_qwen35.prompts.images import ImagePreprocessor, check_max_pixels, open_image
+from tests.tiny import DENSE, config_of, write_processor
+
+
+@pytest.fixture(scope="module")
+def vision() -> VisionConfig:
+    config = ModelConfig.from_dict(config_of(DENSE)).vision
+    assert config is not None
+    return config
+
+
+@pytest.fixture
+def preprocessor(tmp_path: Path, vision: VisionConfig) -> ImagePreprocessor:
+    write_processor(tmp_path)
+    return ImagePreprocessor(tmp_path, vision)
+
+
+def noise(width: int, height: int, channels: int = 3, seed: int = 0) -> Image.Image:
+    rng = np.random.Generator(np.random.PCG64(seed))
+    return Image.fromarray(rng.integers(0, 256, (height, width, channels), dtype=np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 70), (31, 200), (500, 333), (20, 20), (640, 40), (1024, 768)])
+def test_pixels_equal_transformers(preprocessor: ImagePreprocessor, tmp_path: Path, size: tuple[int, int]) -> None:
+    """Grids equal, pixels to 1e-6, against Qwen2VLImageProcessorPil from the same file."""
+    from transformers import Qwen2VLImageProcessorPil
+
+    image = noise(*size)
+    expected = Qwen2VLImageProcessorPil.from_pretrained(tmp_path)(images=[image], return_tensors="np")
+    prepared = preprocessor(image)
+    assert prepared.grid_thw == tuple(expected["image_grid_thw"][0])
+    np.testing.assert_allclose(prepared.pixel_values, expected["pixel_values"], atol=1e-6, rtol=0)
+    t, h, w = prepared.grid_thw
+    assert prepared.merged_grid_thw == (t, h // 2, w // 2)
+    assert prepared.tokens == t * h * w // 4
+
+
+def test_every_kind_of_source_gives_the_same_image(preprocessor: ImagePreprocessor, tmp_path: Path) -> None:
+    image = noise(96, 64)
+    data = encoded(image)
+    path = tmp_path / "a picture.png"
+    path.write_bytes(data)
+    url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    sources = [image, data, path, str(path), path.as_uri(), url, bytearray(data)]
+    hashes = {preprocessor(source).content_hash for source in sources}
+    assert len(hashes) == 1
+    assert preprocessor(noise(96, 64, seed=1)).content_hash not in hashes
+
+
+def test_the_hash_knows_the_shape(preprocessor: ImagePreprocessor) -> None:
+    """Two grids of one colour have the same pixels in another arrangement."""
+    wide, tall = (preprocessor(Image.new("RGB", size, "red")) for size in ((128, 64), (64, 128)))
+    assert wide.pixel_values.tobytes() == tall.pixel_values.tobytes()
+    assert wide.content_hash != tall.content_hash
+
+
+def test_exif_orientation_is_applied(preprocessor: ImagePreprocessor) -> None:
+    image = noise(128, 64)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = preprocessor(encoded(image, "PNG", exif=exif))
+    assert turned.grid_thw == (1, 8, 4)
+    expected = preprocessor(ImageOps.exif_transpose(image.transpose(Image.Transpose.ROTATE_270)))
+    assert turned.content_hash == expected.content_hash
+
+
+def test_transparency_is_composed_on_white(preprocessor: ImagePreprocessor) -> None:
+    """RGBA and a palette with a transparent entry; dropping alpha would show black."""
+    rgba = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    palette = Image.new("P", (64, 64), 0)
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    data = encoded(palette, "PNG", transparency=0)
+    white = preprocessor(Image.new("RGB", (64, 64), "white")).content_hash
+    assert preprocessor(rgba).content_hash == white
+    assert preprocessor(data).content_hash == white
+    half = preprocessor(Image.new("RGBA", (64, 64), (0, 0, 0, 128)))
+    assert np.allclose(half.pixel_values, 127 / 127.5 - 1, atol=0.02)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "LA", "YCbCr"])
+def test_other_modes_become_rgb(preprocessor: ImagePreprocessor, mode: str) -> None:
+    prepared = preprocessor(noise(64, 64).convert(mode))
+    assert prepared.pixel_values.shape == (16, 3 * 2 * 16 * 16)
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(preprocessor: ImagePreprocessor) -> None:
+    values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    prepared = preprocessor(encoded(Image.fromarray(values)))
+    expected = preprocessor(Image.fromarray((values >> 8).astype(np.uint8)))
+    assert prepared.content_hash == expected.content_hash
+
+
+def test_a_pixel_budget_is_kept(preprocessor: ImagePreprocessor) -> None:
+    image = noise(256, 256)
+    assert preprocessor(image).tokens == 64
+    assert preprocessor(image, max_pixels=128 * 128).tokens == 16
+    with pytest.raises(OptionError, match=r"max_pixels: expected at least 1024 .*, found 100"):
+        preprocessor(image, max_pixels=100)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that announces far more pixels than it holds."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def animation() -> bytes:
+    return encoded(noise(32, 32), "GIF", save_all=True, append_images=[noise(32, 32, seed=1), noise(32, 32, seed=2)])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (b"", r"0 bytes: expected an image file, found an empty file"),
+        (b"not an image at all", r"expected an image file, found 19 bytes beginning b'not an i'"),
+        (encoded(noise(64, 64))[:300], r"300 bytes: the image is damaged"),
+        (bomb(30000, 30000), r"178956970 pixels"),
+        (bomb(17000, 12000), r"178956970 pixels"),
+        (animation(), r"expected a still image, found 3 frames; save the frame"),
+        ("/nowhere/picture.png", r"/nowhere/picture.png: No such file or directory"),
+        ("https://example.com/a.png", r"found https: URL; images are not fetched from the network"),
+        ("data:image/png,abc", r"data URL: expected 'data:image/...;base64,...'"),
+        ("data:image/png;base64,?", r"data URL: expected base64"),
+        ("data:image/png;base64,é", r"data URL: expected base64"),
+        (42, r"expected a path, bytes, data URL or PIL image, found int"),
+        (noise(3000, 10), r"absolute aspect ratio must be smaller than 200"),
+    ],
+)
+def test_bad_images_are_refused_with_their_place(preprocessor: ImagePreprocessor, source: Any, message: str) -> None:
+    with pytest.raises(MediaError, match=rf"^messages\[0\].*{message}"):
+        preprocessor(source, place="messages[0].content[1]")
+
+
+def test_float_images_are_refused() -> None:
+    with pytest.raises(MediaError, match="expected 8 or 16 bits per channel, found mode F"):
+        open_image(Image.new("F", (8, 8)), "image")
+
+
+def test_settings_may_stand_in_the_newer_file(tmp_path: Path, vision: VisionConfig) -> None:
+    """transformers 5 nests the image processor in processor_config.json."""
+    write_processor(tmp_path)
+    old = tmp_path / "preprocessor_config.json"
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": json.loads(old.read_text())}))
+    expected = ImagePreprocessor(tmp_path, vision)(noise(300, 200)).content_hash
+    old.unlink()
+    assert ImagePreprocessor(tmp_path, vision)(noise(300, 200)).content_hash == expected
+
+
+def test_missing_or_contradicting_settings_are_refused(tmp_path: Path, vision: VisionConfig) -> None:
+    with pytest.raises(CheckpointError, match=r"expected preprocessor_config.json .* found none"):
+        ImagePreprocessor(tmp_path, vision)
+    write_processor(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"patch_size": 14}))
+    with pytest.raises(CheckpointError, match=r"expected patch_size 16 as in config.json, found 14"):
+        ImagePreprocessor(tmp_path, vision)
+
+
+def test_a_phone_s_second_picture_is_no_animation(preprocessor: ImagePreprocessor) -> None:
+    """MPO: a JPEG with a depth map or a second view behind the photograph."""
+    image = noise(64, 64)
+    data = encoded(image, "MPO", save_all=True, append_images=[noise(64, 64, seed=1)])
+    with Image.open(io.BytesIO(data)) as opened:
+        assert getattr(opened, "is_animated", False)
+    assert preprocessor(data).content_hash == preprocessor(encoded(image, "JPEG")).content_hash
+
+
+def test_dark_sixteen_bit_grey_stays_dark(preprocessor: ImagePreprocessor) -> None:
+    """The mode says what the values mean, not their largest."""
+    values = np.full((64, 64), 200, np.uint16)
+    assert preprocessor(encoded(Image.fromarray(values))).pixel_values.max() == -1
+    black = preprocessor(Image.new("RGB", (64, 64)))
+    assert preprocessor(encoded(Image.fromarray(values))).content_hash == black.content_hash
+
+
+def test_wrapped_base64_is_read(preprocessor: ImagePreprocessor) -> None:
+    data = encoded(noise(64, 64))
+    wrapped = base64.encodebytes(data).decode()
+    assert "\n" in wrapped
+    assert preprocessor(f"data:image/png;base64,{wrapped}").content_hash == preprocessor(data).content_hash
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Image.new("RGB", (0, 5)), r"expected an image, found 0 x 5 pixels"),
+        ("a\0b.png", r"expected a path, found a zero byte"),
+        ("A" * 300_000, r"A{80}\.\.\. \(300000 characters\)"),
+        ("/dev/zero", r"expected an image file, found a directory or a device"),
+        ("/tmp", r"expected an image file, found a directory or a device"),
+        ("~nobody-of-this-name/a.png", r"image: ~nobody"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), r"found an HEIC file; save it as JPEG or PNG"),
+    ],
+    ids=["empty", "zero byte", "bare base64", "device", "directory", "unknown user", "HEIC"],
+)
+def test_more_sources_that_are_no_image(preprocessor: ImagePreprocessor, source: Any, message: str) -> None:
+    with pytest.raises(MediaError, match=message) as caught:
+        preprocessor(source)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_budget_that_the_shape_cannot_keep_is_refused(preprocessor: ImagePreprocessor) -> None:
+    """transformers' resizing keeps the sides at least one patch wide, and so goes over the budget."""
+    with pytest.raises(MediaError, match=r"expected a shape that fits into 4096 pixels, found 3000 x 20, which takes"):
+        preprocessor(noise(3000, 20), max_pixels=64 * 64)
+
+
+@pytest.mark.parametrize("value", [0, -1, 4096.5, "64", True, float("nan")])
+def test_budgets_that_are_no_number_of_pixels_are_refused(value: Any) -> None:
+    with pytest.raises(OptionError, match="max_pixels: expected a whole number of at least 1"):
+        check_max_pixels(value)
+
+
+def test_settings_without_sizes_are_refused(tmp_path: Path, vision: VisionConfig) -> None:
+    """transformers would take limits of another model."""
+    write_processor(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    del settings["size"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match="expected preprocessor_config.json with the image sizes"):
+        ImagePreprocessor(tmp_path, vision)
+
+
+def test_patches_are_cut_as_the_tower_reads_them(preprocessor: ImagePreprocessor) -> None:
+    """Against loops: 2 x 2 patches that merge stand together; in a patch channel, frame, row, column."""
+    image = noise(96, 64)
+    values = (np.asarray(image).astype(np.float64) / 255 - 0.5) / 0.5
+    rows = []
+    for block_y in range(2):
+        for block_x in range(3):
+            for y in range(2):
+                for x in range(2):
+                    top, left = 16 * (2 * block_y + y), 16 * (2 * block_x + x)
+                    patch = values[top : top + 16, left : left + 16].transpose(2, 0, 1)
+                    rows.append(np.stack([patch, patch], axis=1).ravel())
+    np.testing.assert_allclose(preprocessor(image).pixel_values, np.stack(rows), atol=1e-6)

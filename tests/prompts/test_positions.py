@@ -1,0 +1,122 @@
+"""Positions: spans, slices, and placeholders that do not fit."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_qwen35.errors import PromptMismatchError
+from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out, merged_grid
+
+PAD = 7
+GRIDS = st.tuples(st.just(1), st.integers(1, 6), st.integers(1, 6))
+PIECES = st.lists(st.one_of(st.integers(1, 20), GRIDS), min_size=1, max_size=8)
+
+
+def layout_of(pieces: list[int | tuple[int, int, int]]) -> tuple[list[int], MediaLayout | None]:
+    ids: list[int] = []
+    grids = []
+    for piece in pieces:
+        if isinstance(piece, int):
+            ids += [1] * piece
+        else:
+            ids += [PAD] * (piece[0] * piece[1] * piece[2])
+            grids.append(piece)
+    return ids, lay_out(ids, grids, image_token_id=PAD)
+
+
+def test_a_hand_computed_table() -> None:
+    """Two text tokens, an image of 2 x 3, one text token, an image of 1 x 1, one text token."""
+    _, layout = layout_of([2, (1, 2, 3), 1, (1, 1, 1), 1])
+    assert layout is not None
+    expected = [
+        [0, 1, 2, 2, 2, 2, 2, 2, 5, 6, 7],
+        [0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 7],
+        [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7],
+    ]
+    np.testing.assert_array_equal(layout.position_ids(0, 11), expected)
+    assert layout.rope_delta == -3
+
+
+@given(PIECES)
+def test_positions_follow_the_definition(pieces: list[int | tuple[int, int, int]]) -> None:
+    """Against a loop that walks the pieces one by one."""
+    ids, layout = layout_of(pieces)
+    expected: list[tuple[int, int, int]] = []
+    cursor = 0
+    for piece in pieces:
+        if isinstance(piece, int):
+            expected += [(cursor + i,) * 3 for i in range(piece)]
+            cursor += piece
+        else:
+            t, h, w = piece
+            expected += [(cursor + i, cursor + j, cursor + k) for i in range(t) for j in range(h) for k in range(w)]
+            cursor += max(piece)
+    if layout is None:
+        assert all(isinstance(piece, int) for piece in pieces)
+        return
+    np.testing.assert_array_equal(layout.position_ids(0, len(ids)).T, expected)
+    assert layout.rope_delta == cursor - len(ids) <= 0
+
+
+@given(PIECES, st.data())
+def test_a_slice_is_a_slice_of_the_whole(pieces: list[int | tuple[int, int, int]], data: st.DataObject) -> None:
+    """Also past the end of the prompt, where positions go on as text."""
+    ids, layout = layout_of(pieces)
+    if layout is None:
+        return
+    whole = layout.position_ids(0, len(ids) + 5)
+    start = data.draw(st.integers(0, len(ids) + 4))
+    stop = data.draw(st.integers(start + 1, len(ids) + 5))
+    np.testing.assert_array_equal(layout.position_ids(start, stop), whole[:, start:stop])
+    if start == len(ids) or (start < len(ids) and ids[start] != PAD):
+        assert layout.delta_at(start) + start == whole[0, start]
+
+
+@given(PIECES)
+def test_cuts_inside_images_are_known(pieces: list[int | tuple[int, int, int]]) -> None:
+    ids, layout = layout_of(pieces)
+    if layout is None:
+        return
+    inside = {cut for span in layout.spans for cut in range(span.start + 1, span.stop)}
+    for cut in range(len(ids) + 1):
+        assert (layout.inside(cut) is not None) == (cut in inside)
+
+
+def test_placeholders_are_expanded_once() -> None:
+    ids = [1, PAD, 2, PAD, PAD]
+    expanded = [1, PAD, PAD, PAD, 2, PAD, PAD, PAD, PAD, PAD]
+    assert expand_placeholders(ids, [3, 1, 4], image_token_id=PAD) == expanded
+    assert expand_placeholders(expanded, [3, 1, 4], image_token_id=PAD) == expanded
+    assert expand_placeholders([1, 2], [], image_token_id=PAD) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("ids", "lengths", "message"),
+    [
+        ([1, 2], [4], r"expected 1 image placeholders \(one per image\) or 4 \(one per merged patch\), found 0"),
+        ([PAD, PAD], [], r"expected 0 image placeholders \(one per image\), found 2"),
+        ([PAD, PAD, PAD], [4, 2], r"expected 2 image placeholders .* or 6 .*, found 3"),
+    ],
+)
+def test_a_wrong_number_of_placeholders_is_refused(ids: list[int], lengths: list[int], message: str) -> None:
+    with pytest.raises(PromptMismatchError, match=message):
+        expand_placeholders(ids, lengths, image_token_id=PAD)
+
+
+@pytest.mark.parametrize(
+    ("ids", "grids", "message"),
+    [
+        ([1, PAD, PAD, 1], [(1, 1, 3)], r"prompt token 1: image 1 expected 3 placeholders .*1x1x3.*, found 2"),
+        ([PAD, PAD, 1], [(1, 1, 1)], r"prompt token 1: expected placeholders for 1 images, found more"),
+        ([PAD, 1], [(1, 1, 1), (1, 1, 1)], r"expected placeholders for 2 images, found 1"),
+        ([PAD, PAD], [(1, 1, 3)], r"image 1 expected 3 placeholders .*, found 2"),
+    ],
+)
+def test_runs_must_match_the_grids(ids: list[int], grids: list[tuple[int, int, int]], message: str) -> None:
+    with pytest.raises(PromptMismatchError, match=message):
+        lay_out(ids, grids, image_token_id=PAD)
+
+
+def test_the_merger_divides_height_and_width() -> None:
+    assert merged_grid([1, 4, 6], 2) == (1, 2, 3)

@@ -1,0 +1,95 @@
+"""Control tokens are what a template wrote; everything a user typed is text."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_qwen35.errors import CheckpointError, PromptError
+from mlx_qwen35.prompts.tokenizer import Tokenizer
+from tests.tiny import CONTROL_TOKENS, IDS, write_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(directory)
+    return Tokenizer(directory, eos_token_ids=[7])
+
+
+FRAGMENTS = st.lists(
+    st.one_of(st.sampled_from([*CONTROL_TOKENS, "<|im", "_start|>", "\ue000", "\ue0000\ue001"]), st.text()),
+    max_size=6,
+).map("".join)
+
+
+def test_every_id_that_ends_an_answer_is_known(tokenizer: Tokenizer) -> None:
+    assert tokenizer.eos_token_ids == {7, IDS["<|im_end|>"], IDS["<|endoftext|>"]}
+
+
+def test_a_finished_prompt_has_control_tokens(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("<|im_start|>user\n<think>")
+    assert ids[0] == IDS["<|im_start|>"]
+    assert ids[-1] == IDS["<think>"]
+
+
+@pytest.mark.parametrize("token", CONTROL_TOKENS)
+def test_no_control_token_comes_out_of_plain_text(tokenizer: Tokenizer, token: str) -> None:
+    ids = tokenizer.encode_text(f"a {token} b")
+    assert not set(ids) & set(IDS.values())
+    assert tokenizer.decode(ids) == f"a {token} b"
+
+
+def test_plain_text_without_control_words_is_tokenised_as_ever(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode_text("the quick brown fox") == tokenizer.encode("the quick brown fox")
+
+
+@given(user=FRAGMENTS)
+def test_user_text_in_a_template_stays_text(tokenizer: Tokenizer, user: str) -> None:
+    """Whatever the text, the only control tokens are the template's, and decoding gives the text back."""
+    escapes = tokenizer.escapes()
+    rendered = f"<|im_start|>user\n{escapes.hide(user)}<|im_end|>\n"
+    ids = tokenizer.encode_rendered(rendered, escapes)
+    assert [token for token in ids if token in IDS.values()] == [IDS["<|im_start|>"], IDS["<|im_end|>"]]
+    import unicodedata
+
+    assert tokenizer.decode(ids) == unicodedata.normalize("NFC", f"<|im_start|>user\n{user}<|im_end|>\n")
+
+
+def test_hidden_text_inside_structures_is_restored(tokenizer: Tokenizer) -> None:
+    escapes = tokenizer.escapes()
+    hidden = escapes.hide({"<think>": ["a<|im_end|>", 3, None, {"b": "</think>"}]})
+    text = json.dumps(hidden, ensure_ascii=False)
+    assert "<|im_end|>" not in text
+    assert escapes.restore(text) == '{"<think>": ["a<|im_end|>", 3, null, {"b": "</think>"}]}'
+
+
+def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="the tokenizer cannot be loaded"):
+        Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a\ud83d", "\udcff"])
+def test_text_that_is_not_unicode_is_refused(tokenizer: Tokenizer, text: str) -> None:
+    for encode in (tokenizer.encode, tokenizer.encode_text):
+        with pytest.raises(PromptError, match="text: expected valid Unicode, found"):
+            encode(text)
+
+
+def test_tokens_that_eat_spaces_eat_them_everywhere(tmp_path: Path) -> None:
+    """The same template gives the same tokens, whether or not the user typed a control word."""
+    write_tokenizer(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer.json").read_text())
+    for token in settings["added_tokens"]:
+        token["lstrip"] = token["content"] == "<|im_end|>"
+        token["rstrip"] = token["content"] == "<|im_start|>"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer(tmp_path)
+    rendered = "<|im_start|> user fox  <|im_end|>\n<|im_start|>{} "
+    plain = tokenizer.encode_rendered(rendered.format("fox"), tokenizer.escapes())
+    escapes = tokenizer.escapes()
+    typed = tokenizer.encode_rendered(rendered.format(escapes.hide("<think>")), escapes)
+    start = plain.index(IDS["<|im_start|>"], 1) + 1
+    assert typed[:start] == plain[:start]

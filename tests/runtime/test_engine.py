@@ -1,0 +1,309 @@
+"""Many requests at once: each gets what it would get alone, and none harms another."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.generate import GenerationBatch
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.answers.results import GenerationChunk, GenerationResult, PrefillProgress
+from mlx_qwen35.errors import EngineFullError, GenerationCancelled, KitClosedError, OptionError
+from mlx_qwen35.runtime.engine import Engine, Event, Job
+from mlx_qwen35.runtime.generate import Request
+from tests.parity.cases import CASES
+from tests.tiny import DENSE, Shape
+
+GREEDY: dict[str, Any] = {"temperature": 0.0}
+
+
+class Caller:
+    """Submits one request and takes its events."""
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self.events: SimpleQueue[Event] = SimpleQueue()
+        self.seen: list[Event] = []
+        self.job: Job = engine.submit(request, self.events.put)
+
+    def next(self) -> Event:
+        self.seen.append(self.events.get(timeout=60))
+        return self.seen[-1]
+
+    def until(self, wanted: Callable[[Event], bool]) -> Event:
+        while not wanted(event := self.next()):
+            pass
+        return event
+
+    def end(self) -> Event:
+        return self.until(lambda event: isinstance(event, BaseException) or getattr(event, "finish_reason", None))
+
+    def result(self) -> GenerationResult:
+        last = self.end()
+        assert isinstance(last, GenerationChunk), last
+        return GenerationResult.from_chunks([event for event in self.seen if isinstance(event, GenerationChunk)])
+
+
+def is_chunk(event: Event) -> bool:
+    return isinstance(event, GenerationChunk)
+
+
+def ask(kit: ModelKit, name: str, **options: Any) -> Request:
+    prompt = kit.process_prompt(CASES[name].input_ids, images=CASES[name].images)
+    return kit.request(prompt, **(GREEDY | options))
+
+
+@pytest.fixture
+def engine(kit: ModelKit) -> Iterator[Engine]:
+    engine = Engine(kit)
+    yield engine
+    engine.close(timeout=0)
+
+
+def test_mixed_requests_get_what_they_get_alone(dense_and_moe: Shape, kits: Callable[[Shape], ModelKit]) -> None:
+    """Greedy, float32: the same tokens, and log probabilities within 1e-4 of the largest; rows come and go."""
+    kit = kits(dense_and_moe)
+    lengths = {"three images": 6, "text": 24, "wide image": 9, "tall image": 20, "square image": 4, "two images": 12}
+    requests = {
+        name: ask(kit, name, max_tokens=count, logprobs=True, cache_prompt=False) for name, count in lengths.items()
+    }
+    alone = {name: GenerationResult.from_chunks(list(kit._consume(r, None))) for name, r in requests.items()}
+    engine = Engine(kit, max_rows=4, prefill_step_size=16)
+    callers = {}
+    for name, request in requests.items():
+        callers[name] = Caller(engine, request)
+        if len(callers) % 2 == 0:
+            callers[name].until(is_chunk)
+    found = {name: caller.result() for name, caller in callers.items()}
+    engine.close()
+    for name, expected in alone.items():
+        assert found[name].tokens == expected.tokens, name
+        assert found[name].text == expected.text
+        scale = np.abs(expected.logprobs).max()  # type: ignore[arg-type]
+        np.testing.assert_allclose(found[name].logprobs, expected.logprobs, atol=1e-4 * scale)  # type: ignore[arg-type]
+
+
+def test_sampling_is_each_requests_own(kit: ModelKit, engine: Engine) -> None:
+    options: dict[str, Any] = {"max_tokens": 16, "temperature": 1.0, "top_p": 0.95, "presence_penalty": 0.5}
+    requests = [ask(kit, "text", seed=seed, cache_prompt=False, **options) for seed in (1, 2, 1)]
+    requests.append(ask(kit, "text", max_tokens=16, logit_bias={3: 100.0}, cache_prompt=False))
+    alone = [
+        kit.generate(request.prompt, seed=seed, **options) for request, seed in zip(requests, (1, 2, 1), strict=False)
+    ]
+    found = [caller.result() for caller in [Caller(engine, request) for request in requests]]
+    assert [result.tokens for result in found[:3]] == [result.tokens for result in alone]
+    assert found[0].tokens == found[2].tokens != found[1].tokens
+    assert found[3].tokens == (3,) * 16
+
+
+def test_a_stop_string_and_top_logprobs(kit: ModelKit, engine: Engine) -> None:
+    whole = kit.generate(ask(kit, "text").prompt, max_tokens=12, **GREEDY)
+    stop = whole.text[len(whole.text) // 2 :][:3]
+    request = ask(kit, "text", max_tokens=12, stop=stop, top_logprobs=2)
+    expected = kit.generate(request.prompt, max_tokens=12, stop=stop, top_logprobs=2, **GREEDY)
+    other = Caller(engine, ask(kit, "wide image", max_tokens=12))
+    found = Caller(engine, request).result()
+    other.result()
+    assert (found.text, found.finish_reason, found.tokens) == (expected.text, "stop", expected.tokens)
+    assert found.top_logprobs is not None
+    assert all(
+        [one.token for one in tops] == [one.token for one in wanted]
+        for tops, wanted in zip(found.top_logprobs, expected.top_logprobs or (), strict=True)
+    )
+
+
+def test_a_long_prompt_does_not_stall_the_others(kit: ModelKit) -> None:
+    """While it is read in chunks, the other answer goes on: a token for every chunk."""
+    engine = Engine(kit, prefill_step_size=8)
+    order: SimpleQueue[str] = SimpleQueue()
+    done = threading.Event()
+
+    def note(name: str) -> Callable[[Event], None]:
+        def sink(event: Event) -> None:
+            order.put(f"{name} {'chunk' if isinstance(event, GenerationChunk) else 'progress'}")
+            if name == "short" and getattr(event, "finish_reason", None):
+                done.set()
+
+        return sink
+
+    engine.submit(ask(kit, "text", max_tokens=150, logit_bias={5: 100.0}), note("short"))
+    long = kit.request(list(range(5, 205)), max_tokens=2, cache_prompt=False, **GREEDY)
+    engine.submit(long, note("long"))
+    assert done.wait(60)
+    engine.close()
+    names = [order.get() for _ in range(order.qsize())]
+    first, last = names.index("long progress"), len(names) - names[::-1].index("long progress")
+    between = names[first + 1 : last]
+    assert between.count("long progress") >= 20
+    assert all(between[at : at + 2] != ["long progress"] * 2 for at in range(1, len(between)))
+
+
+def test_earlier_turns_are_not_read_again(checkpoint_dir: Callable[[Shape], Any]) -> None:
+    with ModelKit.load(checkpoint_dir(DENSE)) as kit:
+        engine = Engine(kit)
+        beginnings = {name: ask(kit, name, max_tokens=6) for name in ("text", "two images", "tall image")}
+        results = {name: caller.result() for name, caller in
+                   {name: Caller(engine, request) for name, request in beginnings.items()}.items()}  # fmt: skip
+        callers, length = {}, {}
+        for name, first in beginnings.items():
+            ids = [*first.prompt.input_ids.tolist(), *results[name].tokens, 7, 8, 9]
+            length[name] = len(first.prompt.input_ids) + len(results[name].tokens)
+            request = kit.request(kit.process_prompt(ids, images=CASES[name].images), max_tokens=6, **GREEDY)
+            callers[name] = (Caller(engine, request), request)
+        for name, (caller, request) in callers.items():
+            found = caller.result()
+            assert found.stats.cached_tokens == length[name], name
+            alone = kit.generate(request.prompt, max_tokens=6, cache_prompt=False, **GREEDY)
+            assert found.tokens == alone.tokens, name
+        engine.close()
+
+
+def test_the_same_prompt_at_once_is_read_once(checkpoint_dir: Callable[[Shape], Any]) -> None:
+    with ModelKit.load(checkpoint_dir(DENSE)) as kit:
+        engine = Engine(kit, max_rows=1)
+        request = ask(kit, "two images", max_tokens=5)
+        results = [caller.result() for caller in [Caller(engine, request) for _ in range(3)]]
+        engine.close()
+        assert len({result.tokens for result in results}) == 1
+        total = len(request.prompt.input_ids)
+        assert [result.stats.cached_tokens for result in results] == [0, total - 1, total - 1]
+        assert [result.stats.images_encoded for result in results] == [2, 0, 0]
+
+
+@pytest.mark.parametrize("when", ["waiting", "reading", "writing"])
+def test_cancelling(checkpoint_dir: Callable[[Shape], Any], when: str) -> None:
+    """Its place is free at once, the others do not notice, and what was read of it is kept."""
+    with ModelKit.load(checkpoint_dir(DENSE)) as kit:
+        engine = Engine(kit, max_rows=1 if when == "waiting" else 2, prefill_step_size=8)
+        expected = kit.generate(ask(kit, "text").prompt, max_tokens=40, cache_prompt=False, **GREEDY)
+        other = Caller(engine, ask(kit, "text", max_tokens=40, cache_prompt=False))
+        other.until(is_chunk)
+        victim = Caller(engine, ask(kit, "two images", max_tokens=500))
+        if when == "reading":
+            victim.until(lambda event: isinstance(event, PrefillProgress) and event.processed > 16)
+        elif when == "writing":
+            victim.until(is_chunk)
+        engine.cancel(victim.job)
+        assert isinstance(victim.end(), GenerationCancelled)
+        assert other.result().tokens == expected.tokens
+        assert engine.running == engine.waiting == 0
+        again = Caller(engine, ask(kit, "two images", max_tokens=5)).result()
+        assert again.tokens == kit.generate(ask(kit, "two images").prompt, max_tokens=5, **GREEDY).tokens
+        assert (again.stats.cached_tokens > 0) == (when != "waiting")
+        engine.close()
+
+
+def test_a_caller_that_is_gone_is_cancelled(kit: ModelKit, engine: Engine) -> None:
+    gone = threading.Event()
+
+    def sink(event: Event) -> None:
+        gone.set()
+        raise BrokenPipeError
+
+    engine.submit(ask(kit, "text", max_tokens=400), sink)
+    assert gone.wait(60)
+    Caller(engine, ask(kit, "text", max_tokens=2)).result()
+    assert engine.running == 0
+
+
+def test_what_a_request_brings_along_fails_alone(kit: ModelKit, engine: Engine) -> None:
+    def bad_processor(tokens: mx.array, logits: mx.array) -> mx.array:
+        if len(tokens) > 3:
+            raise ZeroDivisionError("third token")
+        return logits
+
+    def bad_sampler(logprobs: mx.array) -> mx.array:
+        raise ZeroDivisionError("sampler")
+
+    expected = kit.generate(ask(kit, "wide image").prompt, max_tokens=16, **GREEDY)
+    good = Caller(engine, ask(kit, "wide image", max_tokens=16))
+    bad = [Caller(engine, ask(kit, "text", max_tokens=16, logits_processors=[bad_processor])),
+           Caller(engine, ask(kit, "text", max_tokens=16, sampler=bad_sampler))]  # fmt: skip
+    assert [str(caller.end()) for caller in bad] == ["third token", "sampler"]
+    assert good.result().tokens == expected.tokens
+
+
+def test_a_prompt_that_cannot_be_read_fails_alone(
+    kit: ModelKit, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Caller(engine, ask(kit, "text", max_tokens=30))
+    good.until(is_chunk)
+    request = ask(kit, "three images", max_tokens=4, cache_prompt=False)
+    kit.vision.features._features.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(kit.vision, "encode", lambda image: 1 / 0)
+        assert isinstance(Caller(engine, request).end(), ZeroDivisionError)
+    assert len(good.result().tokens) == 30
+
+
+def test_a_fault_is_told_to_everyone_and_the_next_request_works(
+    kit: ModelKit, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = kit.generate(ask(kit, "two images").prompt, max_tokens=8, **GREEDY)
+    callers = [Caller(engine, ask(kit, name, max_tokens=2000)) for name in ("text", "wide image")]
+    for caller in callers:
+        caller.until(is_chunk)
+    with monkeypatch.context() as patch:
+        patch.setattr(GenerationBatch, "next", lambda batch: 1 / 0)
+        assert all(isinstance(caller.end(), ZeroDivisionError) for caller in callers)
+    assert Caller(engine, ask(kit, "two images", max_tokens=8)).result().tokens == expected.tokens
+
+
+def test_the_queue_is_bounded(kit: ModelKit) -> None:
+    engine = Engine(kit, max_rows=1, max_waiting=1)
+    callers = [Caller(engine, ask(kit, "text", max_tokens=50)) for _ in range(2)]
+    with pytest.raises(EngineFullError, match="at most 1 requests"):
+        engine.submit(ask(kit, "text", max_tokens=2), lambda event: None)
+    assert [len(caller.result().tokens) for caller in callers] == [50, 50]
+    engine.close()
+
+
+def test_closing_finishes_what_was_asked(kit: ModelKit) -> None:
+    engine = Engine(kit, max_rows=1)
+    callers = [Caller(engine, ask(kit, "text", max_tokens=20)) for _ in range(3)]
+    engine.close()
+    assert [len(caller.result().tokens) for caller in callers] == [20] * 3
+    with pytest.raises(KitClosedError):
+        engine.submit(ask(kit, "text", max_tokens=2), lambda event: None)
+
+
+def test_closing_in_time_cancels_what_is_not_done(kit: ModelKit) -> None:
+    engine = Engine(kit, max_rows=1)
+    callers = [Caller(engine, ask(kit, "text", max_tokens=100_000, logit_bias={5: 100.0})) for _ in range(2)]
+    callers[0].until(is_chunk)
+    engine.close(timeout=0.1)
+    assert all(isinstance(caller.end(), GenerationCancelled) for caller in callers)
+
+
+def test_a_closed_kit_ends_every_request(checkpoint_dir: Callable[[Shape], Any]) -> None:
+    kit = ModelKit.load(checkpoint_dir(DENSE))
+    engine = Engine(kit)
+    caller = Caller(engine, ask(kit, "text", max_tokens=100_000, logit_bias={5: 100.0}))
+    caller.until(is_chunk)
+    kit.close()
+    assert isinstance(caller.end(), KitClosedError)
+    engine.close()
+
+
+def test_memory_decides_how_many_run_at_once(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for one sequence of this length, they run one after the other."""
+    requests = [ask(kit, "text", max_tokens=60) for _ in range(2)]
+    tokens = len(requests[0].prompt.input_ids) + 60
+    room = kit.guard.needs(tokens, 512, kept=kit.vision.features.nbytes) + kit.guard.held(tokens) // 2
+    monkeypatch.setattr(kit, "guard", replace(kit.guard, limit=room))
+    engine = Engine(kit)
+    one, other = (Caller(engine, request) for request in requests)
+    one.until(is_chunk)
+    assert (engine.running, engine.waiting) == (1, 1)
+    assert one.result().tokens == other.result().tokens
+    engine.close()
+
+
+@pytest.mark.parametrize("options", [{"max_rows": 0}, {"max_waiting": -1}, {"prefill_step_size": 0}])
+def test_bad_options(kit: ModelKit, options: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match=next(iter(options))):
+        Engine(kit, **options)

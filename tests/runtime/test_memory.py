@@ -1,0 +1,203 @@
+"""Sizes from headers and configs."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from safetensors.numpy import save_file
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.bench.published import PUBLISHED, Published, published_config
+from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.checkpoints.headers import read_headers
+from mlx_qwen35.errors import CheckpointError, ContextLengthError, InsufficientMemoryError, OptionError
+from mlx_qwen35.runtime.memory import (
+    SMALLEST_STEP,
+    MemoryGuard,
+    attention_bytes_per_token,
+    encoding_bytes,
+    gdn_state_bytes,
+)
+from tests.conftest import Bench
+from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape
+
+
+@pytest.mark.parametrize("size", PUBLISHED, ids=lambda size: size.name)
+def test_gdn_states_of_the_published_sizes(size: Published) -> None:
+    """The recurrent part in MiB, as the facts about the sizes give it."""
+    config = ModelConfig.from_dict(published_config(size)).text
+    assert gdn_state_bytes(config, dtype_size=0) == size.state_mib * 2**20
+
+
+def test_estimates_equal_what_the_caches_hold(benches: object) -> None:
+    bench: Bench = benches(DENSE)  # type: ignore[operator]
+    cache = bench.model.make_cache()
+    bench.model(mx.array([[1] * 256]), cache=cache)
+    text = bench.checkpoint.config.text
+    linear = sum(layer.nbytes for layer in cache if not hasattr(layer, "keys"))
+    attention = sum(layer.nbytes for layer in cache if hasattr(layer, "keys"))
+    assert linear == gdn_state_bytes(text, dtype_size=4)
+    assert attention == 256 * attention_bytes_per_token(text, dtype_size=4)
+
+
+def test_headers_are_read_without_the_data(tmp_path: Path) -> None:
+    tensors = {"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float16)}
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    found = {
+        header.name: (header.dtype, header.shape, header.nbytes)
+        for header in read_headers([tmp_path / "x.safetensors"])
+    }
+    assert found == {"a": ("F32", (3, 4), 48), "b": ("F16", (5,), 10)}
+
+
+@pytest.mark.parametrize("cut", [0, 4, 20, 200])
+def test_files_that_are_cut_short_are_refused(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"a": np.zeros((3, 40), np.float32)}, path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(CheckpointError, match=r"expected a safetensors file|it is cut short"):
+        list(read_headers([path]))
+
+
+def test_all_parameters_are_counted(benches: object) -> None:
+    bench: Bench = benches(DENSE)  # type: ignore[operator]
+    in_memory = sum(value.nbytes for _, value in tree_flatten(bench.model.parameters()))
+    on_disk = sum(
+        header.nbytes for header in read_headers(bench.checkpoint.weight_files()) if not header.name.startswith("mtp.")
+    )
+    assert in_memory == on_disk
+
+
+@pytest.mark.parametrize("header", [b'{"a": 1}', b'{"a": {"dtype": "F32"}}', b"[1]", b'{"a": {"data_offsets": []}}'])
+def test_malformed_headers_are_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+    with pytest.raises(CheckpointError, match="expected a safetensors file"):
+        list(read_headers([path]))
+
+
+@pytest.fixture
+def guard(benches: Callable[[Shape], Bench]) -> MemoryGuard:
+    """Of a tiny model with a gigabyte."""
+    checkpoint = benches(DENSE).checkpoint
+    return MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), 10**9)
+
+
+def test_a_guard_counts_what_is_loaded(guard: MemoryGuard, benches: Callable[[Shape], Bench]) -> None:
+    in_memory = sum(value.nbytes for _, value in tree_flatten(benches(DENSE).model.parameters()))
+    assert guard.weights == in_memory
+    assert guard.dtype_size == 4
+
+
+def test_smaller_steps_before_a_refusal(guard: MemoryGuard) -> None:
+    fits = [replace(guard, limit=guard.needs(3000, step)) for step in (2048, 512, SMALLEST_STEP)]
+    assert [one.step_size(2048, 3000) for one in fits] == [2048, 512, SMALLEST_STEP]
+    short = replace(guard, limit=guard.needs(3000, SMALLEST_STEP) - 1)
+    with pytest.raises(
+        InsufficientMemoryError, match=r"^prompt: expected at most 2999 tokens with 0\.\d\d GB of memory"
+    ):
+        short.step_size(2048, 3000)
+    assert short.longest() == 2999
+
+
+def test_a_plan_shortens_the_answer_last(guard: MemoryGuard) -> None:
+    roomy = guard.plan(1000, 500, 2048)
+    assert (roomy.step_size, roomy.tokens) == (2048, 1500)
+    assert 0 < roomy.room < guard.limit - guard.weights
+    tight = replace(guard, limit=guard.needs(100, SMALLEST_STEP))
+    plan = tight.plan(99, 3000, 2048)
+    assert plan.step_size == SMALLEST_STEP
+    assert 100 < plan.tokens < 3099
+    assert guard.needs(plan.tokens, 1) <= tight.limit < guard.needs(plan.tokens + 1, 1)
+
+
+def test_images_and_what_is_kept_count(guard: MemoryGuard) -> None:
+    assert guard.needs(100, 64, patches=4096) > guard.needs(100, 64) + 2**27
+    assert guard.needs(100, 64, kept=12345) == guard.needs(100, 64) + 12345
+    with pytest.raises(InsufficientMemoryError, match="prompt: expected a smaller checkpoint or image"):
+        guard.step_size(2048, 100, patches=100_000)
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    with pytest.raises(
+        InsufficientMemoryError, match=r"checkpoint: expected at most 0\.00 GB of memory, found weights"
+    ):
+        ModelKit.load(checkpoint_dir(DENSE), memory_limit=1000)
+
+
+def test_a_context_that_does_not_fit(checkpoint_dir: Callable[[Shape], Path], guard: MemoryGuard) -> None:
+    limit = guard.needs(1000, SMALLEST_STEP)
+    with pytest.raises(InsufficientMemoryError, match="max_context: expected at most 1000 tokens with"):
+        ModelKit.load(checkpoint_dir(DENSE), max_context=1001, memory_limit=limit)
+    with pytest.raises(OptionError, match=r"max_context: expected at most 4096 \(the model's context\), found 5000"):
+        ModelKit.load(checkpoint_dir(DENSE), max_context=5000)
+
+
+def test_a_shorter_context_is_kept(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    with ModelKit.load(checkpoint_dir(DENSE), max_context=20) as kit:
+        with pytest.raises(ContextLengthError, match=r"expected at most 19 tokens \(max_context\), found 20"):
+            kit.stream([1] * 20)
+        result = kit.generate(
+            [1] * 15, temperature=0.0, max_tokens=50, logit_bias=dict.fromkeys(kit.tokenizer.eos_token_ids, -100.0)
+        )
+        assert len(result.tokens) == 5
+        assert result.finish_reason == "length"
+
+
+def test_a_request_is_planned_before_it_runs(checkpoint_dir: Callable[[Shape], Path], guard: MemoryGuard) -> None:
+    """In smaller steps within a limit, to the same answer; and refused where no step is small enough."""
+    ids = [int(token) for token in np.random.Generator(np.random.PCG64(3)).integers(0, 300, 900)]
+    limit = guard.needs(901, 128)
+    with ModelKit.load(checkpoint_dir(DENSE)) as free, ModelKit.load(checkpoint_dir(DENSE), memory_limit=limit) as kit:
+        seen: list[int] = []
+        bound = kit.stream(ids, max_tokens=4, temperature=0.0, on_progress=lambda done, _: seen.append(done))
+        tokens = [chunk.token for chunk in bound]
+        assert tokens == [chunk.token for chunk in free.stream(ids, max_tokens=4, temperature=0.0)]
+        assert max(np.diff(seen)) <= 128
+        with pytest.raises(InsufficientMemoryError, match="prompt: expected at most"):
+            kit.stream([1] * 4000)
+
+
+# Not with attention last: a prefill leaves the last layer's scores out.
+MOE_IN_TURNS = replace(MOE, name="moe-in-turns", layer_types=("linear_attention", "full_attention") * 2)
+
+
+@pytest.mark.parametrize("shape", [WIDE_HEADS, MOE_IN_TURNS], ids=lambda shape: shape.name)
+def test_estimates_bound_what_is_measured(shape: Shape, benches: Callable[[Shape], Bench]) -> None:
+    """Reading 1024 tokens at once holds no more than the estimate, and not a small part of it."""
+    bench = benches(shape)
+    guard = MemoryGuard.of(bench.checkpoint.config, bench.checkpoint.weight_files(), 10**12)
+    cache = bench.model.make_cache()
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    bench.model(mx.array([[5] * 1024]), cache=cache)
+    mx.eval([layer.state for layer in cache])
+    measured = mx.get_peak_memory() - before
+    estimated = guard.needs(1024, 1024) - guard.weights
+    print(f"{shape.name}: measured {measured / 2**20:.1f} MiB, estimated {estimated / 2**20:.1f} MiB")
+    assert measured <= estimated
+    assert estimated <= 4 * measured
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_estimates_bound_an_image(side: int, benches: Callable[[Shape], Bench]) -> None:
+    """Of side x side patches, likewise."""
+    bench = benches(DENSE)
+    vision = bench.checkpoint.config.vision
+    assert vision is not None
+    pixels = mx.zeros((side * side, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2))
+    mx.eval(pixels)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    mx.eval(bench.model.vision_tower(pixels, mx.array([[1, side, side]]))[0])
+    measured = mx.get_peak_memory() - before
+    estimated = encoding_bytes(vision, side * side, 4)
+    print(f"{side} x {side}: measured {measured / 2**20:.1f} MiB, estimated {estimated / 2**20:.1f} MiB")
+    assert measured <= estimated
+    assert estimated <= 8 * measured

@@ -1,0 +1,159 @@
+"""Caches: two numbers, rows of a batch, cuts, and what a saved one holds."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.models.cache import ArraysCache, KVCache
+
+from mlx_qwen35.errors import CacheError
+from mlx_qwen35.prompts.positions import lay_out
+from mlx_qwen35.state.cache import AttentionCache, BatchAttentionCache, PromptMedia, attach_media
+
+PAD = 9
+
+
+def media_of(*pieces: int | tuple[int, int]) -> PromptMedia:
+    """A prompt of text lengths and merged image grids."""
+    ids: list[int] = []
+    grids = []
+    for piece in pieces:
+        ids += [1] * piece if isinstance(piece, int) else [PAD] * (piece[0] * piece[1])
+        grids += [] if isinstance(piece, int) else [(1, *piece)]
+    layout = lay_out(ids, grids, image_token_id=PAD)
+    assert layout is not None
+    return PromptMedia(layout, [mx.ones((h * w, 4)) * (number + 1) for number, (_, h, w) in enumerate(grids)])
+
+
+def filled(tokens: int, media: PromptMedia | None = None) -> AttentionCache:
+    """A cache that stores this many tokens, each with its own keys."""
+    cache = AttentionCache(media)
+    keys = mx.arange(tokens, dtype=mx.float32)[None, None, :, None] + mx.zeros((1, 1, tokens, 4))
+    cache.update_and_fetch(keys, keys)
+    return cache
+
+
+def test_offset_is_a_position_and_size_a_number_of_tokens() -> None:
+    media = media_of(3, (2, 3), 4, (1, 5), 2)
+    expected = {0: 0, 2: 2, 9: 6, 12: 9, 18: 15, 20: 17, 25: 22}
+    for tokens, position in expected.items():
+        cache = filled(tokens, media) if tokens else AttentionCache(media)
+        assert (cache.size(), cache.offset) == (tokens, position)
+    assert filled(7).offset == 7
+
+
+def test_images_are_unread_until_the_cache_has_passed_them() -> None:
+    media = media_of(3, (2, 3), 4, (1, 5), 2)
+    assert [filled(tokens, media).media_ahead() is media for tokens in (2, 8, 9, 17, 18)] == [True] * 4 + [False]
+    assert [filled(9, media).media_ahead(tokens) is media for tokens in (1, 4, 5)] == [False, False, True]
+    assert filled(5).media_ahead() is None
+
+
+def test_embeddings_are_placed_chunk_by_chunk_and_let_go() -> None:
+    media = media_of(2, (1, 3), 1, (1, 2))
+    first = media.place(mx.zeros((1, 4, 4)), 0)
+    np.testing.assert_array_equal(np.array(first)[0, :, 0], [0, 0, 1, 1])
+    assert media.features[0] is not None
+    second = media.place(mx.zeros((1, 4, 4)), 4)
+    np.testing.assert_array_equal(np.array(second)[0, :, 0], [1, 0, 2, 2])
+    assert media.features == [None, None]
+    with pytest.raises(CacheError, match="image 1 was read before"):
+        media.place(mx.zeros((1, 4, 4)), 0)
+
+
+def test_a_cut_inside_an_image_is_refused_and_changes_nothing() -> None:
+    cache = filled(14, media_of(3, (2, 3), 4, (1, 5), 2))
+    with pytest.raises(CacheError, match="cannot rewind to token 6: expected a cut outside the image at tokens 3 to 9"):
+        cache.trim(8)
+    assert cache.size() == 14
+    assert cache.trim(5) == 5
+    assert (cache.size(), cache.offset) == (9, 6)
+    assert cache.trim(100) == 9
+    assert (cache.size(), cache.offset) == (0, 0)
+
+
+def test_every_row_of_a_batch_keeps_its_own_delta() -> None:
+    medias = [media_of(2, (2, 2), 1), None, media_of(1, (3, 3), 4)]
+    rows = [filled(7, medias[0]), filled(11), filled(14, medias[2])]
+    batch = AttentionCache.merge(rows)
+    assert isinstance(batch, BatchAttentionCache)
+    assert batch.offset.tolist() == [5, 11, 8]
+    batch.update_and_fetch(mx.ones((3, 1, 1, 4)), mx.ones((3, 1, 1, 4)))
+    assert batch.offset.tolist() == [6, 12, 9]
+    batch.filter([2, 0])
+    assert batch.offset.tolist() == [9, 6]
+    other = AttentionCache.merge([filled(3)])
+    batch.extend(other)
+    assert batch.offset.tolist() == [9, 6, 3]
+    for row, (tokens, position) in enumerate([(15, 9), (8, 6), (3, 3)]):
+        cache = batch.extract(row)
+        assert (cache.size(), cache.offset) == (tokens, position)
+    batch.filter([1])
+    assert (batch.extract(0).size(), batch.extract(0).offset) == (8, 6)
+
+
+def test_extracted_rows_hold_what_they_held() -> None:
+    batch = AttentionCache.merge([filled(3), filled(6, media_of(1, (2, 2), 1))])
+    keys, _ = batch.extract(1).keys_and_values()
+    np.testing.assert_array_equal(np.array(keys)[0, 0, :, 0], np.arange(6))
+
+
+def test_empty_caches_make_an_empty_batch() -> None:
+    batch = AttentionCache.merge([AttentionCache(), AttentionCache()])
+    assert batch.empty()
+    assert batch.offset.tolist() == [0, 0]
+
+
+def test_a_row_with_an_unread_image_may_not_join() -> None:
+    with pytest.raises(CacheError, match="row 1: expected a cache that has read its images, found one at token 2 of 6"):
+        AttentionCache.merge([filled(3), filled(2, media_of(2, (2, 2)))])
+
+
+def test_quantising_keeps_tokens_and_positions() -> None:
+    media = media_of(2, (2, 2), 1)
+    cache = AttentionCache(media)
+    cache.update_and_fetch(mx.random.normal((1, 1, 7, 64)), mx.random.normal((1, 1, 7, 64)))
+    quantised = cache.to_quantized(group_size=32, bits=8)
+    assert (quantised.size(), quantised.offset, quantised.bits, quantised.group_size) == (7, 5, 8, 32)
+    assert not hasattr(quantised, "to_quantized")
+    assert not hasattr(quantised, "merge")
+    assert 0 < quantised.nbytes < cache.nbytes
+
+
+def test_state_survives_mlx_lm_s_own_files(tmp_path: Path) -> None:
+    """save_prompt_cache and load_prompt_cache, with the patches in place."""
+    from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
+
+    from mlx_qwen35.patches import apply_patches
+
+    gdn = ArraysCache(size=2)
+    gdn[0], gdn[1] = mx.ones((1, 3, 4)), mx.ones((1, 2, 4, 4))
+    for media in (None, media_of(2, (2, 2), 1)):
+        save_prompt_cache(str(tmp_path / "cache.safetensors"), [gdn, filled(7, media)])
+        with apply_patches():
+            _, cache = load_prompt_cache(str(tmp_path / "cache.safetensors"))
+        assert isinstance(cache, AttentionCache)
+        assert (cache.size(), cache.offset) == (7, 7 if media is None else 5)
+        np.testing.assert_array_equal(np.array(cache.keys_and_values()[0]), np.array(filled(7).keys_and_values()[0]))
+
+
+def test_media_needs_a_cache_that_can_carry_it() -> None:
+    media = media_of((2, 2))
+    with pytest.raises(CacheError, match="expected an attention layer among these caches"):
+        attach_media([ArraysCache(size=2), KVCache()], media)
+    attach_media([ArraysCache(size=2)], None)
+    caches = [ArraysCache(size=2), AttentionCache()]
+    attach_media(caches, media)
+    assert caches[1].media is media
+
+
+def test_a_batch_is_not_cut_into_an_image() -> None:
+    batch = AttentionCache.merge([filled(9, media_of(2, (2, 2), 3)), filled(12)])
+    assert batch.trim(2) == 2
+    assert batch.offset.tolist() == [5, 10]
+    with pytest.raises(
+        CacheError, match="row 0: expected a cut behind its last image at token 6, found one at token 5"
+    ):
+        batch.trim(2)
+    assert batch.offset.tolist() == [5, 10]

@@ -1,0 +1,259 @@
+"""Sessions on disk: the same bits, or a clear refusal."""
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.models.cache import ArraysCache
+from PIL import Image
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.errors import SessionError
+from mlx_qwen35.state.cache import AttentionCache
+from mlx_qwen35.state.disk import FORMAT, _digest, read_line, write_line
+from mlx_qwen35.state.snapshots import Line, LineData, Snapshot
+from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape
+
+CONVERSATION: list[dict[str, Any]] = [
+    {"role": "system", "content": "you are brief"},
+    {
+        "role": "user",
+        "content": [{"type": "image", "image": Image.new("RGB", (96, 64), "red")}, {"type": "text", "text": "what?"}],
+    },
+]
+
+
+@pytest.fixture
+def fresh(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[..., ModelKit]]:
+    """Makes kits that remember nothing of other tests."""
+    made: list[ModelKit] = []
+
+    def load(shape: Shape = DENSE, **options: Any) -> ModelKit:
+        made.append(ModelKit.load(checkpoint_dir(shape), **options))
+        return made[-1]
+
+    yield load
+    for kit in made:
+        kit.close()
+
+
+def newest(kit: ModelKit) -> Line:
+    return kit.prompt_cache._lines[-1]
+
+
+@pytest.fixture
+def saved(fresh: Callable[..., ModelKit], tmp_path: Path) -> tuple[ModelKit, Path]:
+    kit = fresh()
+    kit.generate(CONVERSATION, max_tokens=5, temperature=0.0)
+    path = tmp_path / "chat.session"
+    assert kit.save_session(path) == len(newest(kit).input_ids)
+    return kit, path
+
+
+def test_the_restored_state_is_the_same_to_the_bit(
+    saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]
+) -> None:
+    kit, path = saved
+    other = fresh()
+    assert other.load_session(path) == len(newest(kit).input_ids)
+    one, two = newest(kit), newest(other)
+    assert (one.images, one.turn, one.places) == (two.images, two.turn, two.places)
+    assert one.input_ids.tolist() == two.input_ids.tolist()
+    assert one.data is not None
+    assert two.data is not None
+    length = len(one.input_ids)
+    for left, right in zip(one.data.attention, two.data.attention, strict=True):
+        assert (left is None) == (right is None)
+        for a, b in zip(left or (), right or (), strict=True):
+            assert mx.array_equal(a[..., :length, :], b).item()
+    for left_snapshot, right_snapshot in zip(one.data.snapshots, two.data.snapshots, strict=True):
+        assert left_snapshot.tokens == right_snapshot.tokens
+        for a, b in zip(left_snapshot.arrays(), right_snapshot.arrays(), strict=True):
+            assert a.dtype == b.dtype
+            assert mx.array_equal(a, b).item()
+
+
+def test_a_restored_conversation_goes_on_without_reading_or_encoding(
+    saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]
+) -> None:
+    _, path = saved
+    kit, cold = fresh(), fresh(prompt_cache_bytes=0)
+    kit.load_session(path)
+    result = kit.generate(CONVERSATION, max_tokens=5, temperature=0.0)
+    assert result.stats.cached_tokens == result.stats.prompt_tokens - 1
+    assert (result.stats.images_encoded, result.stats.images_reused) == (0, 1)
+    following = [*CONVERSATION, {"role": "assistant", "content": "red"}, {"role": "user", "content": "and?"}]
+    answer = kit.generate(following, max_tokens=8, temperature=0.0)
+    assert answer.stats.cached_tokens
+    assert answer.tokens == cold.generate(following, max_tokens=8, temperature=0.0).tokens
+
+
+def test_the_conversation_that_is_named_is_saved(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:
+    kit = fresh()
+    first = kit.process_prompt(CONVERSATION)
+    kit.generate(first, max_tokens=2)
+    kit.generate([{"role": "user", "content": "hi"}], max_tokens=2)
+    assert kit.save_session(tmp_path / "a.session", first) > len(first.input_ids)
+    assert kit.save_session(tmp_path / "b.session") < len(first.input_ids)
+
+
+def test_of_another_conversation_only_the_beginning_in_common_is_saved(
+    fresh: Callable[..., ModelKit], tmp_path: Path
+) -> None:
+    kit = fresh()
+    kit.generate(CONVERSATION, max_tokens=5)
+    other = kit.process_prompt([CONVERSATION[0], {"role": "user", "content": "a new one"}])
+    shared = kit.save_session(tmp_path / "a.session", other)
+    assert shared == len(kit.tokenizer.encode("<|im_start|>system\nyou are brief<|im_end|>\n"))
+    line = read_line(tmp_path / "a.session", kit.prompt_cache._fingerprint, kit.model.make_cache())
+    assert (len(line), line.places, line.images) == (shared, [shared], ())
+
+
+def test_nothing_to_save(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match="found none in the prompt cache"):
+        fresh().save_session(tmp_path / "chat.session")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written(saved: tuple[ModelKit, Path], tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match="cannot be written"):
+        saved[0].save_session(tmp_path / "nowhere" / "chat.session")
+
+
+def refused(kit: ModelKit, path: Path, message: str) -> None:
+    """The file is refused, and the kit is as it was."""
+    before = len(kit.prompt_cache), kit.prompt_cache.nbytes
+    with pytest.raises(SessionError, match=message):
+        kit.load_session(path)
+    assert (len(kit.prompt_cache), kit.prompt_cache.nbytes) == before
+
+
+@pytest.mark.parametrize("shape", [WIDE_HEADS, MOE], ids=lambda shape: shape.name)
+def test_another_model_is_refused(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit], shape: Shape) -> None:
+    refused(fresh(shape), saved[1], "expected a session of this model")
+
+
+def test_other_weights_of_the_same_shape_are_refused(
+    saved: tuple[ModelKit, Path], checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
+) -> None:
+    source, changed = checkpoint_dir(DENSE), tmp_path / "changed"
+    changed.mkdir()
+    for file in source.iterdir():
+        (changed / file.name).write_bytes(file.read_bytes())
+    weights = bytearray((changed / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (changed / "model.safetensors").write_bytes(weights)
+    with ModelKit.load(changed) as kit:
+        refused(kit, saved[1], "expected a session of this model")
+
+
+def test_a_file_cut_short_is_refused(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
+    kit, path = fresh(), saved[1]
+    whole = path.read_bytes()
+    for length in (0, 4, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        refused(kit, path, "expected")
+
+
+def test_a_damaged_file_is_refused(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
+    """Any flipped bit, in the arrays or in what is said about them."""
+    kit, path = fresh(), saved[1]
+    whole = path.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    for place in (8 + length, 8 + length + (len(whole) - 8 - length) // 2, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        path.write_bytes(damaged)
+        refused(kit, path, "does not match its checksum")
+    path.write_bytes(whole.replace(b'\\"turn\\": ', b'\\"turn\\":1'))
+    refused(kit, path, "does not match its checksum")
+
+
+def test_no_flipped_bit_gets_through(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
+    """Also in the header, where a file says how to read it."""
+    kit, path = fresh(), saved[1]
+    whole = path.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    rng = Random(1)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(8 + length)] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(SessionError):
+            kit.load_session(path)
+    assert len(kit.prompt_cache) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": 0}, {"layers": 3}, {"turn": 10**9}, {"turn": "x"}, {"places": []}, {"places": [5]},
+        {"places": [5, 5]}, {"images": [[3, 10**6, "00"]]}, {"images": [[1, 2, "no"]]}, {"images": [1]},
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_refused(
+    saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit], change: dict[str, Any]
+) -> None:
+    """A file that was made by hand, its checksum included."""
+    _, path = saved
+    loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
+    arrays, metadata = loaded
+    about = json.dumps({**json.loads(metadata["line"]), **change})
+    mx.eval(list(arrays.values()))
+    made = path.with_name("made.safetensors")
+    mx.save_safetensors(str(made), arrays, {**metadata, "line": about, "digest": _digest(arrays, about)})
+    refused(fresh(), made, "the session is damaged")
+
+
+def test_an_adapter_s_settings_count(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(checkpoint_dir(DENSE))
+    (tmp_path / "adapters.safetensors").write_bytes(b"x" * 100)
+    prints = {checkpoint.fingerprint()}
+    for scale in (1, 20):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"scale": scale}))
+        prints.add(checkpoint.fingerprint(tmp_path))
+    assert len(prints) == 3
+
+
+def test_another_version_is_refused(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
+    _, path = saved
+    path.write_bytes(path.read_bytes().replace(FORMAT.encode(), FORMAT.encode()[:-1] + b"9"))
+    refused(fresh(), path, f"expected {FORMAT}, found")
+
+
+def test_other_files_are_refused(
+    fresh: Callable[..., ModelKit], checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
+) -> None:
+    kit = fresh()
+    refused(kit, tmp_path / "nothing", "found no such file")
+    refused(kit, checkpoint_dir(DENSE) / "model.safetensors", f"expected {FORMAT}, found")
+    (tmp_path / "text").write_text(json.dumps({}))
+    refused(kit, tmp_path / "text", "expected a saved session")
+
+
+def test_a_session_larger_than_the_budget_is_refused(
+    saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]
+) -> None:
+    refused(fresh(prompt_cache_bytes=1000), saved[1], "expected at most 1000 bytes")
+
+
+def test_half_precision_survives(tmp_path: Path) -> None:
+    """What numpy cannot hold is written and checked all the same."""
+    caches = [ArraysCache(size=2), AttentionCache()]
+    state = (mx.random.normal((1, 3, 8)).astype(mx.bfloat16), mx.random.normal((1, 2, 4, 4)))
+    pair = (mx.random.normal((1, 1, 4, 8)).astype(mx.bfloat16), mx.random.normal((1, 1, 4, 8)).astype(mx.bfloat16))
+    line = Line(np.arange(3, dtype=np.int32), (), 2, [3], LineData([Snapshot(3, (state, None))], [None, pair]))
+    write_line(tmp_path / "a", line, "x")
+    data = read_line(tmp_path / "a", "x", caches).data
+    assert data is not None
+    assert data.attention[1] is not None
+    assert mx.array_equal(data.attention[1][0], pair[0][..., :3, :]).item()
+    assert data.attention[1][0].dtype == mx.bfloat16
+    assert mx.array_equal(data.snapshots[0].arrays()[0], state[0]).item()

@@ -1,0 +1,620 @@
+"""Nothing is read twice, and nothing changes by that."""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.answers.results import GenerationResult
+from mlx_qwen35.errors import GenerationCancelled, OptionError, SessionError
+from mlx_qwen35.prompts.prompt import Prompt, find_branch_points
+from mlx_qwen35.runtime.generate import chunk_edges, read
+from mlx_qwen35.state.prefix_cache import PromptCache
+from mlx_qwen35.state.snapshots import tokens_in
+from tests.conftest import Bench
+from tests.tiny import DENSE, IDS, VOCAB_SIZE, Shape
+
+RED, GREEN, BLUE = (Image.new("RGB", (96, 64), colour) for colour in ("red", "green", "blue"))
+SYSTEM = {"role": "system", "content": "you are brief"}
+Message = dict[str, Any]
+
+
+def user(text: str, *images: Image.Image) -> Message:
+    return {
+        "role": "user",
+        "content": [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}],
+    }
+
+
+def assistant(text: str, reasoning: str = "", **more: Any) -> Message:
+    return {"role": "assistant", "content": text, "reasoning_content": reasoning, **more}
+
+
+@pytest.fixture
+def fresh(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[..., ModelKit]]:
+    """Makes kits of the dense checkpoint that remember nothing of other tests."""
+    made: list[ModelKit] = []
+
+    def load(**options: Any) -> ModelKit:
+        made.append(ModelKit.load(checkpoint_dir(DENSE), **options))
+        return made[-1]
+
+    yield load
+    for kit in made:
+        kit.close()
+
+
+def ask(kit: ModelKit, messages: Any, **options: Any) -> GenerationResult:
+    return kit.generate(messages, **{"max_tokens": 5, "temperature": 0.0, **options})
+
+
+def left_to_read(result: GenerationResult) -> int:
+    return result.stats.prompt_tokens - result.stats.cached_tokens
+
+
+def tokens_of(kit: ModelKit, text: str) -> int:
+    return len(kit.tokenizer.encode(text))
+
+
+def test_a_following_turn_reads_the_answer_as_it_now_shows_and_the_new_message(
+    fresh: Callable[..., ModelKit],
+) -> None:
+    kit = fresh()
+    first = [SYSTEM, user("hello there")]
+    assert ask(kit, first).stats.cached_tokens == 0
+    second = [*first, assistant("a red square", "long reasoning that the template drops"), user("and then?")]
+    new = "a red square<|im_end|>\n<|im_start|>user\nand then?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    result = ask(kit, second)
+    assert left_to_read(result) == tokens_of(kit, new)
+    assert result.tokens == ask(fresh(prompt_cache_bytes=0), second).tokens
+
+
+def test_another_answer_reads_the_last_token_only(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    messages = [SYSTEM, user("hello", RED)]
+    first = ask(kit, messages)
+    again = ask(kit, messages)
+    assert left_to_read(again) == 1
+    assert again.tokens == first.tokens
+    assert (again.stats.images_encoded, again.stats.images_reused) == (0, 1)
+
+
+def test_an_edited_question_is_read_and_what_stands_before_it_is_not(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    begin = [SYSTEM, user("hello"), assistant("hi")]
+    ask(kit, [*begin, user("the quick fox")])
+    new = "<|im_start|>user\nthe lazy dog<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    assert left_to_read(ask(kit, [*begin, user("the lazy dog")])) == tokens_of(kit, new)
+
+
+def test_a_tool_loop_reads_the_result_only(fresh: Callable[..., ModelKit]) -> None:
+    """What the model wrote is in its caches; the next prompt continues it, here token by token."""
+    kit = fresh()
+    prompt = kit.process_prompt([user("weather?")])
+    answer = ask(kit, prompt)
+    result = kit.tokenizer.encode("<|im_end|>\n<|im_start|>user\n<tool_response>\nsunny\n</tool_response><|im_end|>\n")
+    following = [*prompt.input_ids.tolist(), *answer.tokens, *result, IDS["<|im_start|>"]]
+    assert left_to_read(ask(kit, following)) == len(result) + 1
+
+
+def test_a_tool_loop_through_the_template_reads_the_call_and_the_result(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    call = {"type": "function", "function": {"name": "look", "arguments": {"name": "fox"}}}
+    first = [SYSTEM, user("where is the fox?")]
+    ask(kit, first, max_tokens=1)
+    loop = [*first, assistant("", "think", tool_calls=[call]), {"role": "tool", "content": "there"}]
+    before = ask(kit, loop).stats
+    further = [*loop, assistant("", "more", tool_calls=[call]), {"role": "tool", "content": "no"}]
+    # The last prompt ended with <think>, which stands before the reasoning in the history too.
+    new = kit.process_prompt(further).input_ids[before.prompt_tokens - 1 :]
+    assert left_to_read(ask(kit, further)) == len(new)
+
+
+def test_a_new_image_alone_is_read_and_encoded(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    first = [user("what is it?", RED)]
+    ask(kit, first)
+    second = [*first, assistant("red"), user("and this?", GREEN)]
+    result = ask(kit, second)
+    new = "red<|im_end|>\n<|im_start|>user\n<|vision_start|><|vision_end|>and this?<|im_end|>\n"
+    assert left_to_read(result) == tokens_of(kit, f"{new}<|im_start|>assistant\n<think>\n") + 6
+    assert (result.stats.images_encoded, result.stats.images_reused) == (1, 1)
+
+
+def test_a_changed_image_never_matches_and_what_stands_before_it_does(fresh: Callable[..., ModelKit]) -> None:
+    kit, cold = fresh(), fresh(prompt_cache_bytes=0)
+    ask(kit, [SYSTEM, user("what are they?", RED, GREEN)])
+    for images in ((RED, BLUE), (BLUE, GREEN), (GREEN, RED)):
+        messages = [SYSTEM, user("what are they?", *images)]
+        result = ask(kit, messages)
+        kept = 6 if images[0] is RED else 0
+        system = tokens_of(kit, "<|im_start|>system\nyou are brief<|im_end|>\n")
+        start = tokens_of(kit, "<|im_start|>user\n<|vision_start|>")
+        assert result.stats.cached_tokens == system + (start + kept if kept else 0)
+        assert result.tokens == ask(cold, messages).tokens
+
+
+def test_what_the_user_will_continue_is_read_ahead(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    first = [SYSTEM, user("hello", RED)]
+    ask(kit, first)
+    answered = [*first, assistant("the lazy dog", "reasons")]
+    known = kit.prefill_ahead(answered)
+    result = ask(kit, [*answered, user("go on")])
+    assert result.stats.cached_tokens == known
+    new = "<|im_start|>user\ngo on<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    assert left_to_read(result) == tokens_of(kit, new)
+    assert result.tokens == ask(fresh(prompt_cache_bytes=0), [*answered, user("go on")]).tokens
+
+
+def test_reading_ahead_can_be_cancelled(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    messages = [user("the quick brown fox " * 8), assistant("yes")]
+    with pytest.raises(GenerationCancelled, match="cancelled after 8 of"):
+        kit.prefill_ahead(messages, prefill_step_size=8, on_progress=lambda done, _: done < 8)
+    assert ask(kit, [*messages, user("go on")]).stats.cached_tokens == 8
+
+
+def test_a_cancelled_prompt_is_continued(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    messages = [user("the quick brown fox " * 8)]
+    with pytest.raises(GenerationCancelled):
+        ask(kit, messages, prefill_step_size=8, on_progress=lambda done, _: done < 16)
+    result = ask(kit, messages)
+    assert result.stats.cached_tokens == 16
+    assert result.tokens == ask(fresh(prompt_cache_bytes=0), messages).tokens
+
+
+def test_an_answer_cut_short_is_continued(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    prompt = kit.process_prompt([user("hello")])
+    stream = kit.stream(prompt, max_tokens=20, temperature=9.0, seed=1)
+    tokens = [next(stream).token for _ in range(3)]
+    stream.close()  # type: ignore[attr-defined]
+    following = [*prompt.input_ids.tolist(), *tokens, *kit.tokenize("and more")]
+    assert ask(kit, following).stats.cached_tokens == len(prompt.input_ids) + 3
+
+
+def test_an_error_leaves_nothing_behind(fresh: Callable[..., ModelKit], monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = fresh()
+    monkeypatch.setattr("mlx_qwen35.runtime.generate.decode", lambda *_, **__: iter([1 / 0]))
+    with pytest.raises(ZeroDivisionError):
+        ask(kit, [user("hello")])
+    monkeypatch.undo()
+    assert len(kit.prompt_cache) == 0
+    assert ask(kit, [user("hello")]).stats.cached_tokens == 0
+
+
+def test_a_short_branch_does_not_carry_the_long_line_it_began_from(fresh: Callable[..., ModelKit]) -> None:
+    kit, alone = fresh(), fresh()
+    ask(kit, [SYSTEM, user("the quick brown fox " * 100)])
+    before = kit.prompt_cache.nbytes
+    ask(kit, [SYSTEM, user("hi")])
+    ask(alone, [SYSTEM, user("hi")])
+    assert kit.prompt_cache.nbytes - before <= alone.prompt_cache.nbytes
+
+
+def test_a_request_cancelled_before_reading_changes_nothing(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    first = [SYSTEM, user("hello there")]
+    ask(kit, first)
+    before = kit.prompt_cache.nbytes
+    with pytest.raises(GenerationCancelled):
+        ask(kit, [SYSTEM, user("something else")], on_progress=lambda *_: False)
+    assert (len(kit.prompt_cache), kit.prompt_cache.nbytes) == (1, before)
+
+
+def test_other_answers_do_not_cost_the_one_that_is_continued(fresh: Callable[..., ModelKit]) -> None:
+    """Two samples of one prompt, a cancelled third, and reading ahead after a call."""
+    kit = fresh()
+    prompt = kit.process_prompt([SYSTEM, user("weather?")])
+    first = ask(kit, prompt, temperature=9.0, seed=1)
+    ask(kit, prompt, temperature=9.0, seed=2)
+    stream = kit.stream(prompt, temperature=9.0, seed=3)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    assert kit.prefill_ahead([SYSTEM, user("weather?"), assistant("", tool_calls=[call])]) == 0
+    following = [*prompt.input_ids.tolist(), *first.tokens, 5, 6]
+    assert left_to_read(ask(kit, following)) == 2
+
+
+def test_a_turn_with_tools_is_known_from_its_question_on(fresh: Callable[..., ModelKit]) -> None:
+    """Read cold, as by an agent that comes back; and afterwards no line of the finished turn stays behind."""
+    kit = fresh()
+    call = {"type": "function", "function": {"name": "look", "arguments": {"name": "fox"}}}
+    turn = [SYSTEM, user("where is the quick brown fox? " * 10)]
+    for number in range(2):
+        turn += [assistant("", f"think {number}", tool_calls=[call]), {"role": "tool", "content": f"there {number}"}]
+    prompt = kit.process_prompt(turn)
+    think = prompt.input_ids.tolist().index(IDS["<think>"])
+    assert prompt.turn == think
+    ask(kit, prompt)
+    result = ask(kit, [*turn, assistant("found"), user("thanks")])
+    assert result.stats.cached_tokens == think
+    assert len(kit.prompt_cache) == 1
+
+
+def test_closing_with_an_open_stream_keeps_nothing(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    stream = kit.stream([user("hello")], temperature=9.0, seed=1)
+    next(stream)
+    kit.close()
+    assert kit.prompt_cache.nbytes == len(kit.prompt_cache) == 0
+
+
+def test_images_are_encoded_once_and_do_not_pile_up(fresh: Callable[..., ModelKit]) -> None:
+    """Whatever else is prepared in between, and without room for embeddings."""
+    kit = fresh(image_cache_bytes=0)
+    prompts = [kit.process_prompt([user("what?", image, other)]) for image, other in ((RED, GREEN), (GREEN, BLUE))]
+    calls = []
+    tower = kit.vision._tower
+
+    def count(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return tower(*arguments)
+
+    count.patch_embed = tower.patch_embed  # type: ignore[attr-defined]
+    kit.vision._tower = count
+    for prompt in prompts:
+        result = ask(kit, prompt, on_progress=lambda *_: kit.process_prompt([user("hi")]) and None)
+        assert result.stats.images_encoded == 2
+    assert len(calls) == 4
+    kit.process_prompt([user("hi")])
+    assert kit.vision.features.nbytes == 0
+
+
+def test_it_can_be_turned_off(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    messages = [user("hello")]
+    for _ in range(2):
+        assert ask(kit, messages, cache_prompt=False).stats.cached_tokens == 0
+    off = fresh(prompt_cache_bytes=0)
+    for _ in range(2):
+        assert ask(off, messages).stats.cached_tokens == 0
+    assert off.prompt_cache.nbytes == kit.prompt_cache.nbytes == 0
+    assert off.prefill_ahead([*messages, assistant("hi")]) == 0
+    with pytest.raises(OptionError, match="prompt_cache_bytes"):
+        fresh(prompt_cache_bytes=-1)
+
+
+def test_seeded_sampling_is_the_same_warm_and_cold(fresh: Callable[..., ModelKit]) -> None:
+    kit = fresh()
+    messages = [user("hello", RED)]
+    runs = [ask(kit, messages, temperature=1.0, seed=3, max_tokens=12) for _ in range(2)]
+    assert runs[0].tokens == runs[1].tokens
+    assert runs[1].stats.cached_tokens > 0
+
+
+def test_kits_do_not_share(fresh: Callable[..., ModelKit]) -> None:
+    one, other = fresh(), fresh()
+    ask(one, [user("hello")])
+    assert ask(other, [user("hello")]).stats.cached_tokens == 0
+
+
+def test_threads_may_continue_the_same_conversation(fresh: Callable[..., ModelKit]) -> None:
+    kit, cold = fresh(), fresh(prompt_cache_bytes=0)
+    first = [SYSTEM, user("hello", RED)]
+    ask(kit, first)
+    questions = [[*first, assistant("hi"), user(text)] for text in ("the fox", "the dog", "a circle", "a square")]
+    expected = [ask(cold, messages, max_tokens=12).tokens for messages in questions]
+    found: dict[int, GenerationResult] = {}
+
+    def run(number: int) -> None:
+        found[number] = ask(kit, questions[number], max_tokens=12)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(questions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[number].tokens for number in range(len(questions))] == expected
+    assert all(result.stats.cached_tokens for result in found.values())
+
+
+# Against a cold start.
+
+
+def branching(bench: Bench, ids: list[int], images: list[Image.Image] | None, points: tuple[int, ...]) -> Prompt:
+    return dataclasses.replace(bench.prompt(ids, images), branch_points=points, turn=len(ids))
+
+
+def read_all(bench: Bench, cache: PromptCache, prompt: Prompt, step: int) -> tuple[list[Any], mx.array, int]:
+    """Read a prompt through the cache: its caches, the logits of its last token, and where it began."""
+    reading = cache.begin(prompt)
+    start = reading.start
+    for _ in read(bench.model, bench.vision, reading, step, len(prompt.input_ids) - 1):
+        pass
+    kept = dataclasses.replace(reading, caches=list(reading.caches))
+    cache.keep(kept)
+    logits = bench.model(mx.array(prompt.input_ids[-1:])[None], cache=reading.caches)
+    mx.eval(logits)
+    return reading.caches, logits, start
+
+
+def arrays_of(caches: list[Any]) -> list[mx.array]:
+    out: list[mx.array] = []
+    for cache in caches:
+        out += list(cache.keys_and_values()) if hasattr(cache, "keys_and_values") else list(cache.cache)
+    return out
+
+
+def equal(one: list[mx.array], other: list[mx.array]) -> bool:
+    return len(one) == len(other) and all(
+        a.shape == b.shape and bool(mx.array_equal(a, b).item()) for a, b in zip(one, other, strict=True)
+    )
+
+
+IMAGE = [IDS["<|vision_start|>"], IDS["<|image_pad|>"], IDS["<|vision_end|>"]]
+TEXT = list(range(20, 60))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "images"),
+    [
+        (TEXT[:20], TEXT[:20] + TEXT[5:15], 0),
+        (TEXT[:12] + IMAGE + TEXT[:5], TEXT[:12] + IMAGE + TEXT[:9], 1),
+        (TEXT[:12] + IMAGE + TEXT[:5], TEXT[:12] + IMAGE + TEXT[:5] + IMAGE + TEXT[3:9], 2),
+        (IMAGE + TEXT[:5] + IMAGE + TEXT[:6], IMAGE + TEXT[:5] + IMAGE + TEXT[:3] + TEXT[9:20], 2),
+    ],
+)
+def test_a_warm_start_equals_a_cold_one(
+    benches: Callable[[Shape], Bench],
+    dense_and_moe: Shape,
+    first: list[int],
+    second: list[int],
+    images: int,
+) -> None:
+    """Bit for bit in the same chunks, caches and logits; to 1e-4 of the logit scale in one piece. fp32."""
+    bench = benches(dense_and_moe)
+    pictures = [RED, BLUE][:images]
+    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
+    one = bench.prompt(first, pictures[: first.count(IDS["<|image_pad|>"])])
+    shared = len(one.input_ids) - 3
+    points = (shared, len(one.input_ids) - 1)
+    prompt = bench.prompt(second, pictures)
+    read_all(bench, cache, dataclasses.replace(one, branch_points=points, turn=shared), step=7)
+    warm, logits, start = read_all(bench, cache, dataclasses.replace(prompt, branch_points=points), step=7)
+    assert start in points
+
+    length = len(prompt.input_ids)
+    edges = [*chunk_edges(0, start, 7, points), *chunk_edges(start, length - 1, 7, points)[1:], length]
+    cold = bench.cache(prompt)
+    for begin, end in pairwise(edges):
+        expected = bench.model(mx.array(prompt.input_ids[begin:end])[None], cache=cold)
+        mx.eval(expected)
+    assert mx.array_equal(logits[:, -1], expected[:, -1]).item()
+    assert equal(arrays_of(warm), arrays_of(cold))
+
+    whole = bench.model(mx.array(prompt.input_ids)[None], cache=bench.cache(prompt))[:, -1]
+    scale = float(mx.abs(whole).max().item())  # type: ignore[arg-type]
+    assert float(mx.abs(logits[:, -1] - whole).max().item()) < 1e-4 * scale  # type: ignore[arg-type]
+
+
+def test_a_branch_never_changes_what_it_began_from(benches: Callable[[Shape], Bench]) -> None:
+    bench = benches(DENSE)
+    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
+    trunk = branching(bench, TEXT[:20], None, (10, 19))
+    read_all(bench, cache, trunk, step=64)
+    line = cache._lines[0]
+    assert line.data is not None
+    before = [np.array(array) for array in line.data.arrays()]
+    for tail in ([1, 2, 3], [4, 5, 6, 7]):
+        _, _, start = read_all(bench, cache, branching(bench, TEXT[:12] + tail, None, (10,)), step=64)
+        assert start == 10
+    assert all(np.array_equal(a, np.array(b)) for a, b in zip(before, line.data.arrays(), strict=True))
+
+
+def test_the_longest_of_several_lines_is_taken(benches: Callable[[Shape], Bench]) -> None:
+    bench = benches(DENSE)
+    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
+    read_all(bench, cache, branching(bench, [*TEXT[:8], 1, 1, 1], None, (8, 10)), step=64)
+    read_all(bench, cache, branching(bench, [*TEXT[:14], 2, 2, 2], None, (14,)), step=64)
+    read_all(bench, cache, branching(bench, [*TEXT[:4], 3, 3, 3], None, (4,)), step=64)
+    _, _, start = read_all(bench, cache, branching(bench, TEXT[:20], None, ()), step=64)
+    assert start == 14
+
+
+def test_a_start_is_never_inside_an_image(benches: Callable[[Shape], Bench]) -> None:
+    """A prompt that is cancelled in the middle of an image is kept up to the last place before it."""
+    bench = benches(DENSE)
+    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
+    prompt = dataclasses.replace(bench.prompt(TEXT[:6] + IMAGE + TEXT[:6], [RED]), branch_points=(4,), turn=4)
+    reading = cache.begin(prompt)
+    for processed in read(bench.model, bench.vision, reading, 5, 14):
+        if processed == 9:
+            break
+    assert tokens_in(reading.caches) == 9
+    cache.keep(reading)
+    assert cache.begin(prompt).start == 4
+
+
+# Budgets.
+
+
+def test_the_budget_bounds_memory_and_the_least_recently_used_goes(fresh: Callable[..., ModelKit]) -> None:
+    probe = fresh()
+    ask(probe, [user("the quick fox")])
+    room = int(2.5 * probe.prompt_cache.nbytes)
+    kit = fresh(prompt_cache_bytes=room)
+    names = ["the quick fox", "the lazy dog", "a red square"]
+    conversations = [[user(name)] for name in names]
+    ask(kit, conversations[0])
+    ask(kit, conversations[1])
+    assert ask(kit, conversations[0]).stats.cached_tokens
+    ask(kit, conversations[2])
+    assert kit.prompt_cache.nbytes <= room
+    assert ask(kit, conversations[0]).stats.cached_tokens
+    assert ask(kit, conversations[1]).stats.cached_tokens <= 2
+
+
+def test_old_snapshots_go_before_conversations(benches: Callable[[Shape], Bench]) -> None:
+    bench = benches(DENSE)
+    prompt = dataclasses.replace(branching(bench, TEXT, None, tuple(range(3, 39, 3))), turn=15)
+    everything = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
+    read_all(bench, everything, prompt, step=64)
+    cache = PromptCache(bench.model.make_cache, everything.nbytes - 1, fingerprint="m")
+    read_all(bench, cache, prompt, step=64)
+    (line,) = cache._lines
+    assert line.places == [3, 15, 24, 27, 30, 33, 36, 39]
+    assert cache.begin(branching(bench, [*TEXT[:30], 1, 1], None, ())).start == 30
+
+
+def test_a_conversation_larger_than_the_budget_costs_no_other(fresh: Callable[..., ModelKit]) -> None:
+    probe = fresh()
+    ask(probe, [user("hello")])
+    kit = fresh(prompt_cache_bytes=2 * probe.prompt_cache.nbytes)
+    ask(kit, [user("hello")])
+    ask(kit, [user("the quick brown fox " * 200)])
+    assert left_to_read(ask(kit, [user("hello")])) == 1
+
+
+def test_a_file_that_is_gone_costs_nothing_but_reading(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:
+    probe = fresh()
+    ask(probe, [user("the quick fox")])
+    kit = fresh(prompt_cache_bytes=int(1.5 * probe.prompt_cache.nbytes), prompt_cache_dir=tmp_path)
+    for text in ("the quick fox", "a red square"):
+        ask(kit, [user(text)])
+    for file in tmp_path.glob("*/*"):
+        file.unlink()
+    for text in ("the quick fox", "a red square", "hello", "the quick fox"):
+        assert ask(kit, [user(text)]).tokens
+
+
+def test_what_memory_has_no_room_for_goes_to_disk(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:
+    probe = fresh()
+    first = ask(probe, [user("the quick fox", RED)])
+    room = int(1.5 * probe.prompt_cache.nbytes)
+    kit = fresh(prompt_cache_bytes=room, prompt_cache_dir=tmp_path)
+    ask(kit, [user("the quick fox", RED)])
+    ask(kit, [user("the lazy dog", GREEN)])
+    assert kit.prompt_cache.nbytes <= room
+    assert kit.prompt_cache.disk_bytes > 0
+    again = ask(kit, [user("the quick fox", RED)])
+    assert left_to_read(again) == 1
+    assert again.tokens == first.tokens
+    for file in tmp_path.glob("*/*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1])
+    assert ask(kit, [user("the lazy dog", GREEN)]).stats.cached_tokens <= 2
+    kit.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_disk_is_bounded_too(benches: Callable[[Shape], Bench], tmp_path: Path) -> None:
+    bench = benches(DENSE)
+    probe = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
+    read_all(bench, probe, branching(bench, TEXT[:20], None, ()), step=64)
+    cache = PromptCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
+    for number in range(40):
+        read_all(bench, cache, branching(bench, [number, *TEXT[:19]], None, ()), step=64)
+    assert 0 < cache.disk_bytes <= 10 * cache.budget
+    assert sum(file.stat().st_size for file in tmp_path.glob("*/*")) == cache.disk_bytes
+    cache.close()
+    with pytest.raises(SessionError, match="cannot be written"):
+        PromptCache(bench.model.make_cache, 1, directory=tmp_path / "nowhere", fingerprint="m")
+
+
+# Random conversations.
+
+_WORDS = ("the quick fox", "a red square and a blue circle", "hello", "what is in the image?")
+_PICTURES = (RED, GREEN, BLUE)
+_OPERATIONS = st.one_of(
+    st.tuples(st.just("ask"), st.integers(0, 3), st.lists(st.integers(0, 2), max_size=2)),
+    st.tuples(st.just("again"), st.just(0), st.just([])),
+    st.tuples(st.just("edit"), st.integers(0, 3), st.lists(st.integers(0, 2), max_size=2)),
+    st.tuples(st.just("back"), st.integers(1, 2), st.just([])),
+    st.tuples(st.just("cancel"), st.integers(0, 3), st.lists(st.integers(0, 2), max_size=1)),
+    st.tuples(st.just("ahead"), st.just(0), st.just([])),
+    st.tuples(st.just("session"), st.just(0), st.just([])),
+    st.tuples(st.just("system"), st.integers(0, 1), st.just([])),
+)
+
+
+@pytest.fixture(scope="module")
+def pair(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ModelKit, ModelKit]]:
+    """One with room for about four conversations, and the disk for the others; one without."""
+    disk = tmp_path_factory.mktemp("evicted")
+    warm = ModelKit.load(checkpoint_dir(DENSE), prompt_cache_bytes=1_600_000, prompt_cache_dir=disk)
+    cold = ModelKit.load(checkpoint_dir(DENSE), prompt_cache_bytes=0)
+    yield warm, cold
+    warm.close()
+    cold.close()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(operations=st.lists(_OPERATIONS, min_size=2, max_size=6), thinking=st.booleans())
+def test_random_conversations(
+    pair: tuple[ModelKit, ModelKit],
+    tmp_path_factory: pytest.TempPathFactory,
+    operations: list[Any],
+    thinking: bool,
+) -> None:
+    """Whatever was read before, the distribution of the first token is that of a cold start, to 1e-4."""
+    warm, cold = pair
+    system: list[Message] = []
+    turns: list[Message] = []
+    for kind, number, pictures in operations:
+        question = user(_WORDS[number], *(_PICTURES[index] for index in pictures))
+        if kind == "back":
+            turns = turns[: -2 * number]
+        elif kind == "system":
+            system = [SYSTEM] if number else []
+        elif kind == "session" and turns:
+            path = tmp_path_factory.getbasetemp() / "random.session"
+            warm.save_session(path, warm.process_prompt([*system, *turns[:-1]]))
+            warm.load_session(path)
+        elif kind == "ahead" and turns:
+            warm.prefill_ahead([*system, *turns], enable_thinking=thinking)
+        elif kind == "cancel":
+            stop = 7 * number
+            with pytest.raises(GenerationCancelled):
+                ask(
+                    warm,
+                    [*system, *turns, question],
+                    prefill_step_size=3,
+                    on_progress=lambda done, total, stop=stop: done < min(stop, total - 1),
+                )
+        elif kind in ("again", "edit", "ask"):
+            if kind != "ask":
+                question = turns[-2] if kind == "again" and turns else question
+                turns = turns[:-2]
+            results = []
+            for kit in (warm, cold):
+                prompt = kit.process_prompt([*system, *turns, question], enable_thinking=thinking)
+                results.append(ask(kit, prompt, max_tokens=3, top_logprobs=VOCAB_SIZE - 1))
+            scores = [np.zeros(VOCAB_SIZE), np.zeros(VOCAB_SIZE)]
+            for score, result in zip(scores, results, strict=True):
+                assert result.top_logprobs is not None
+                for top in result.top_logprobs[0]:
+                    score[top.token] = top.logprob
+            both = np.isfinite(scores[0]) & (scores[0] != 0) & (scores[1] != 0)
+            np.testing.assert_allclose(scores[0][both], scores[1][both], rtol=0, atol=1e-4 * np.abs(scores[1]).max())
+            if kind == "ask" and turns:
+                assert results[0].stats.cached_tokens
+            assert warm.prompt_cache.nbytes <= warm.prompt_cache.budget
+            turns = [*turns, question, assistant(results[0].text, results[0].reasoning)]
+
+
+def test_branch_points(kit: ModelKit) -> None:
+    """After the system message, at the last two questions, after an image, before the reasoning, at the last token."""
+    messages = [SYSTEM, user("one"), assistant("1"), user("two", RED), assistant("2"), user("three")]
+    prompt = kit.process_prompt(messages)
+    ids = prompt.input_ids.tolist()
+    starts = [index for index, token in enumerate(ids) if token == IDS["<|im_start|>"]]
+    assert prompt.layout is not None
+    expected = {starts[1], starts[3], starts[5], prompt.layout.spans[0].stop, ids.index(IDS["<think>"]), len(ids) - 1}
+    assert prompt.branch_points == tuple(sorted(expected))
+    assert prompt.turn == ids.index(IDS["<think>"])
+    assert find_branch_points([5], None, kit.tokenizer) == ((), 1)
