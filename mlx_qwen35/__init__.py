@@ -28,6 +28,7 @@ _ERRORS = (
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
+    "DeadlineError",
     "EngineFullError",
     "GenerationCancelled",
     "InsufficientMemoryError",

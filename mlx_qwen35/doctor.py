@@ -12,7 +12,7 @@ from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.headers import activation_size, read_headers, weight_bytes
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.layouts import canonical_name, recognise_layout
-from mlx_qwen35.runtime.memory import attention_bytes_per_token, gdn_state_bytes
+from mlx_qwen35.runtime.estimates import attention_bytes_per_token, gdn_state_bytes
 
 _LIBRARIES = ("mlx-qwen35", "mlx", "mlx-lm", "mlx-vlm", "transformers")
 

@@ -65,6 +65,10 @@ class GenerationCancelled(Qwen35Error):
     """The caller asked for the end of a request before it was done."""
 
 
+class DeadlineError(Qwen35Error):
+    """A request was not done within the time that it may take."""
+
+
 class EngineFullError(Qwen35Error):
     """More requests at once than the engine lets wait."""
 

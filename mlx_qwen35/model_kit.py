@@ -2,49 +2,36 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from numbers import Integral
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from mlx_qwen35.answers.results import GenerationChunk, GenerationResult
-from mlx_qwen35.answers.sampling import LogitsProcessor, Sampler, default_max_tokens, options_from, whole_number
-from mlx_qwen35.answers.text import check_stop
-from mlx_qwen35.checkpoints.build import materialise
-from mlx_qwen35.checkpoints.files import Checkpoint
-from mlx_qwen35.checkpoints.hub import find_checkpoint
-from mlx_qwen35.errors import (
-    CheckpointError,
-    ContextLengthError,
-    GenerationCancelled,
-    KitClosedError,
-    OptionError,
-    PromptError,
-    PromptMismatchError,
-    SessionError,
+from mlx_qwen35.answers.sampling import (
+    LogitsProcessor,
+    Sampler,
+    SamplingOptions,
+    default_max_tokens,
+    options_from,
+    whole_number,
 )
+from mlx_qwen35.answers.text import check_stop
+from mlx_qwen35.errors import GenerationCancelled, OptionError, PromptError, SessionError
 from mlx_qwen35.patches.cpu import on_cpu
-from mlx_qwen35.patches.gated_delta_net import choose_gated_delta
-from mlx_qwen35.patches.qwen3_5 import Model
-from mlx_qwen35.patches.versions import check_versions
-from mlx_qwen35.paths import expand, shorten
-from mlx_qwen35.prompts.images import check_max_pixels
-from mlx_qwen35.prompts.messages import fill_sources, render_messages
-from mlx_qwen35.prompts.prompt import Prompt, begins_in_reasoning, find_branch_points
-from mlx_qwen35.prompts.tokenizer import Tokenizer
-from mlx_qwen35.runtime.generate import Request, answer, read, remembered, teacher_forced
-from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard, Plan, default_limit, machine_memory
-from mlx_qwen35.runtime.thread import MlxThread
-from mlx_qwen35.state.prefix_cache import PromptCache
-from mlx_qwen35.vision import IMAGE_CACHE_BYTES, VisionAddOn, make_vision_add_on
+from mlx_qwen35.paths import expand
+from mlx_qwen35.prompts.builder import Messages, PromptBuilder
+from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.runtime.loading import Loaded, LoadOptions, load
+from mlx_qwen35.runtime.memory import Plan
+from mlx_qwen35.runtime.request import Request
+from mlx_qwen35.runtime.stream import stream
+from mlx_qwen35.runtime.teacher_forcing import teacher_forced
+from mlx_qwen35.vision import IMAGE_CACHE_BYTES
 
-Messages = Sequence[Mapping[str, Any]]
 ProgressCallback = Callable[[int, int], bool | None]
 
 # Long steps keep a GPU busy; a CPU only spends memory on them.
@@ -59,28 +46,19 @@ class ModelKit:
     owns, and requests that are streamed at the same time take turns.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        model: Any,
-        tokenizer: Tokenizer,
-        thread: MlxThread,
-        vision: VisionAddOn,
-        prompt_cache: PromptCache,
-        guard: MemoryGuard,
-        max_pixels: int | None,
-        max_context: int | None,
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.config = checkpoint.config
-        self.model = model
-        self.tokenizer = tokenizer
-        self.vision = vision
-        self.prompt_cache = prompt_cache
-        self._thread = thread
-        self.guard = guard
+    def __init__(self, loaded: Loaded, *, max_pixels: int | None = None, max_context: int | None = None) -> None:
+        self.checkpoint = loaded.checkpoint
+        self.config = loaded.checkpoint.config
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.vision = loaded.vision
+        self.prompt_cache = loaded.prefix_cache
+        self.guard = loaded.guard
+        self.ledger = loaded.ledger
         self.context_length = max_context or self.config.text.context_length
-        self._max_pixels = max_pixels
+        self._loaded = loaded
+        self._thread, self._loop = loaded.thread, loaded.loop
+        self._prompts = PromptBuilder(self.config, self.tokenizer, self.vision, max_pixels)
 
     @classmethod
     def load(
@@ -127,47 +105,20 @@ class ModelKit:
             VersionError: mlx-lm or mlx-vlm is outside the tested range.
             SessionError: prompt_cache_dir cannot be written.
         """
-        check_versions()
-        check_max_pixels(max_pixels)
-        way = choose_gated_delta(gated_delta, exact=exact)
-        if prompt_cache_bytes is None:
-            prompt_cache_bytes = machine_memory() // 8
-        budget = whole_number("prompt_cache_bytes", prompt_cache_bytes, 0)
-        image_cache = whole_number("image_cache_bytes", image_cache_bytes, 0)
-        limit = default_limit() if memory_limit is None else whole_number("memory_limit", memory_limit, 1)
-        overflow = None if prompt_cache_dir is None else expand(prompt_cache_dir, OptionError, "prompt_cache_dir")
-        checkpoint = Checkpoint.open(find_checkpoint(path_or_hub_id, revision=revision))
-        try:
-            options_from(checkpoint.generation_config, {})
-            default_max_tokens(checkpoint.generation_config)
-        except OptionError as error:
-            raise CheckpointError(f"{checkpoint.directory / 'generation_config.json'}: {error}") from error
-        context = checkpoint.config.text.context_length
-        if max_context is not None and whole_number("max_context", max_context, 1) > context:
-            raise OptionError(f"max_context: expected at most {context} (the model's context), found {max_context}")
-        guard = MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), limit)
-        if max_context is not None:
-            guard.step_size(SMALLEST_STEP, max_context, place="max_context")
-        tokenizer = Tokenizer(checkpoint.directory, checkpoint.eos_token_ids)
-        thread = MlxThread()
-        try:
-            thread.call(maybe_set_recommended_wired_limit)
-            model = thread.call(
-                Model.from_checkpoint, checkpoint, adapter_path=adapter_path, exact=exact, gated_delta=way
-            )
-            for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
-                pass
-            prompt_cache = PromptCache(
-                model.make_cache,
-                budget,
-                directory=overflow,
-                fingerprint=checkpoint.fingerprint(adapter_path),
-            )
-            vision = make_vision_add_on(checkpoint.config, model.vision_tower, checkpoint.directory, image_cache)
-            return cls(checkpoint, model, tokenizer, thread, vision, prompt_cache, guard, max_pixels, max_context)
-        except BaseException:
-            thread.close()
-            raise
+        options = LoadOptions(
+            path_or_hub_id=path_or_hub_id,
+            adapter_path=adapter_path,
+            revision=revision,
+            max_pixels=max_pixels,
+            prompt_cache_bytes=prompt_cache_bytes,
+            prompt_cache_dir=prompt_cache_dir,
+            image_cache_bytes=image_cache_bytes,
+            max_context=max_context,
+            memory_limit=memory_limit,
+            exact=exact,
+            gated_delta=gated_delta,
+        )
+        return cls(load(options), max_pixels=max_pixels, max_context=max_context)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of plain text: control tokens in it are spelled out."""
@@ -202,47 +153,10 @@ class ModelKit:
             MediaError: An image cannot be read, or the checkpoint cannot see.
         """
         self.vision.clear_prediction_state()
-        images = _as_list(images)
-        sources, places = images, [f"images[{index}]" for index in range(len(images))]
-        if isinstance(prompt, Mapping):
-            raise PromptError("prompt: expected a list of messages, found a single message")
-        items = [] if isinstance(prompt, str) else _as_sequence(prompt)
-        if items and isinstance(items[0], Mapping):
-            rendered = render_messages(
-                self.tokenizer,
-                items,
-                tools=tools,
-                enable_thinking=enable_thinking,
-                add_generation_prompt=add_generation_prompt,
-                chat_template_kwargs=chat_template_kwargs,
-            )
-            input_ids = rendered.input_ids
-            sources, places = fill_sources(rendered.sources, rendered.places, images), rendered.places
-        else:
-            for name, value in (("tools", tools), ("enable_thinking", enable_thinking)):
-                if value is not None:
-                    raise OptionError(f"{name}: expected only with messages, found with a finished prompt")
-            input_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._checked_ids(items)
-        if not input_ids:
-            raise PromptError("prompt: expected at least one token, found none")
-        for place in places:
-            self.vision.require(place)
-        budget = check_max_pixels(max_pixels) if max_pixels is not None else self._max_pixels
-        prepared = tuple(
-            self.vision.prepare_image(source, max_pixels=budget, place=place)
-            for source, place in zip(sources, places, strict=True)
-        )
-        self._refuse_unmatched(input_ids)
-        expanded, layout = self.vision.prepare_prompt(input_ids, prepared)
-        branch_points, turn = find_branch_points(expanded, layout, self.tokenizer)
-        return Prompt(
-            input_ids=np.array(expanded, dtype=np.int32),
-            layout=layout,
-            images=prepared,
-            in_reasoning=begins_in_reasoning(expanded, self.tokenizer),
-            branch_points=branch_points,
-            turn=turn,
-        )
+        options = {
+            "tools": tools, "enable_thinking": enable_thinking, "chat_template_kwargs": chat_template_kwargs
+        }  # fmt: skip
+        return self._prompts.build(prompt, images, max_pixels, options, extend=add_generation_prompt)
 
     def logits(self, prompt: Prompt, *, prefill_step_size: int | None = None) -> mx.array:
         """Teacher-forced logits of every position, shape (S, vocab_size), float32.
@@ -250,9 +164,10 @@ class ModelKit:
         Args:
             prefill_step_size: Tokens per chunk; None reads the prompt in one piece.
         Raises:
-            ContextLengthError: The prompt is longer than the model's context.
+            PromptError, ContextLengthError: It is no prompt, or longer than the model's context.
+            InsufficientMemoryError: There is no room for it.
         """
-        self._check_length(prompt, 0)
+        self._prompts.check(prompt, 0, self.context_length)
         length = len(prompt.input_ids)
         step = length if prefill_step_size is None else whole_number("prefill_step_size", prefill_step_size, 1)
 
@@ -260,7 +175,15 @@ class ModelKit:
             cache = self.vision.fill(self.model.make_cache(), prompt)
             return teacher_forced(self.model, prompt.input_ids, cache, step)
 
-        return self._thread.call(run)
+        patches = max((math.prod(image.grid_thw) for image in prompt.images), default=0)
+        nbytes = self.guard.held(length) + self.guard.passing(length, step, patches)
+        # Twice: as chunks, and put together.
+        nbytes += 2 * 4 * length * self.config.text.vocab_size
+        lease = self.ledger.take("logits", nbytes, place="prompt")
+        try:
+            return self._thread.call(run)
+        finally:
+            lease.release()
 
     def stream(
         self,
@@ -318,16 +241,15 @@ class ModelKit:
         """
         started = time.perf_counter()
         ready = prompt if isinstance(prompt, Prompt) else self.process_prompt(prompt)
-        options = options_from(self.checkpoint.generation_config, sampling)
+        self._prompts.check(ready, 1, self.context_length)
         vocab_size = self.config.text.vocab_size
-        options.check_vocabulary(vocab_size)
-        room = self._check_length(ready, 1)
-        if max_tokens is None:
-            max_tokens = default_max_tokens(self.checkpoint.generation_config) or MAX_TOKENS
-        max_tokens = min(whole_number("max_tokens", max_tokens, 1), room)
-        plan = self._plan(ready, max_tokens, whole_number("prefill_step_size", prefill_step_size, 1))
         if not 0 <= whole_number("top_logprobs", top_logprobs, 0) < vocab_size:
             raise OptionError(f"top_logprobs: expected 0 to {vocab_size - 1}, found {top_logprobs}")
+        options = options_from(self.checkpoint.generation_config, sampling)
+        options.check_vocabulary(vocab_size)
+        if max_tokens is None:
+            max_tokens = default_max_tokens(self.checkpoint.generation_config) or MAX_TOKENS
+        plan = self._plan(ready, whole_number("max_tokens", max_tokens, 1), prefill_step_size)
         return Request(
             prompt=ready,
             options=options,
@@ -338,9 +260,9 @@ class ModelKit:
             top_logprobs=top_logprobs,
             started=started,
             cache_prompt=bool(cache_prompt),
-            cache_room=plan.room,
-            sampler=sampler,
-            processors=tuple(logits_processors),
+            sampler=_callable("sampler", sampler) if sampler is not None else None,
+            processors=_callables("logits_processors", logits_processors),
+            patches=self._patches(ready),
         )
 
     def generate(self, prompt: Prompt | Messages | str | Sequence[int], **options: Any) -> GenerationResult:
@@ -369,7 +291,9 @@ class ModelKit:
             PromptError, MediaError, OptionError: As in `process_prompt`.
             GenerationCancelled: `on_progress` returned False; what was read until then is kept.
         """
-        step_size = whole_number("prefill_step_size", prefill_step_size, 1)
+        whole_number("prefill_step_size", prefill_step_size, 1)
+        if not isinstance(messages, Sequence) or isinstance(messages, str):
+            raise PromptError(f"messages: expected a list of messages, found {type(messages).__name__}")
         if messages and isinstance(messages[-1], Mapping) and messages[-1].get("tool_calls"):
             return 0
         settings: dict[str, Any] = {
@@ -383,21 +307,13 @@ class ModelKit:
         different = np.flatnonzero(one.input_ids[:length] != other.input_ids[:length])
         known = int(different[0]) if len(different) else length
         stop = max((point for point in one.branch_points if point <= known), default=0)
-        self._check_length(one, 0)
+        self._prompts.check(one, 0, self.context_length)
         if not self.prompt_cache.budget or not stop:
             return 0
-        step_size = self._plan(one, 0, step_size).step_size
-
-        def steps() -> Generator[int, None, None]:
-            reading = self.prompt_cache.begin(one)
-            if reading.start < stop:
-                yield from remembered(
-                    self.prompt_cache, reading, read(self.model, self.vision, reading, step_size, stop)
-                )
-
-        for processed in self._thread.iterate(steps):
-            if on_progress is not None and on_progress(processed, stop) is False:
-                raise GenerationCancelled(f"cancelled after {processed} of {stop} prompt tokens")
+        step_size = self._plan(one, 0, prefill_step_size).step_size
+        request = Request(one, SamplingOptions(), 0, step_size, read_to=stop, patches=self._patches(one))
+        for _ in self._consume(request, on_progress):
+            raise AssertionError("a request that only reads writes nothing")
         return stop
 
     def save_session(self, path: str | Path, prompt: Prompt | None = None) -> int:
@@ -410,8 +326,7 @@ class ModelKit:
         Raises:
             SessionError: Nothing of it was read, or the file cannot be written.
         """
-        target = expand(path, SessionError, "session")
-        return self._thread.call(self.prompt_cache.save, target, prompt)
+        return self.prompt_cache.save(expand(path, SessionError, "session"), prompt)
 
     def load_session(self, path: str | Path) -> int:
         """Take up what `save_session` wrote; later prompts begin where it left off, to the bit.
@@ -422,13 +337,12 @@ class ModelKit:
             SessionError: The file is of another model or version, cut short, damaged, or larger than the
                 prompt cache may be. Nothing has changed then.
         """
-        return self._thread.call(self.prompt_cache.load, expand(path, SessionError, "session"))
+        return self.prompt_cache.load(expand(path, SessionError, "session"))
 
     def close(self) -> None:
-        """Release the thread and everything that was read; the kit cannot be used afterwards."""
-        with suppress(KitClosedError):
-            self._thread.call(self.prompt_cache.close)
-        self._thread.close()
+        """Release the weights, everything that was read, and the thread; the kit cannot be used afterwards."""
+        self.model = None
+        self._loaded.close()
 
     def __enter__(self) -> Self:
         return self
@@ -439,68 +353,36 @@ class ModelKit:
         self.close()
 
     def _consume(self, request: Request, on_progress: ProgressCallback | None) -> Iterator[GenerationChunk]:
-        for item in self._thread.iterate(
-            lambda: answer(self.model, self.vision, self.tokenizer, self.prompt_cache, request)
-        ):
+        for item in stream(self._loop, request):
             if isinstance(item, GenerationChunk):
                 yield item
             elif on_progress is not None and on_progress(item.processed, item.total) is False:
                 raise GenerationCancelled(f"cancelled after {item.processed} of {item.total} prompt tokens")
 
-    def _check_length(self, prompt: Prompt, new_tokens: int) -> int:
-        """Tokens that may follow the prompt."""
-        limit = self.context_length
-        if len(prompt.input_ids) + new_tokens > limit:
-            whose = "the model's context" if limit == self.config.text.context_length else "max_context"
-            raise ContextLengthError(
-                f"prompt: expected at most {limit - new_tokens} tokens ({whose}), found {len(prompt.input_ids)}"
-            )
-        return limit - len(prompt.input_ids)
-
     def _plan(self, prompt: Prompt, new_tokens: int, step_size: int) -> Plan:
-        """How a prompt and its answer fit into memory.
+        """How a prompt and its answer fit into the context and into memory.
 
         Raises:
             InsufficientMemoryError: They do not.
         """
+        length = len(prompt.input_ids)
+        new_tokens = min(new_tokens, self.context_length - length)
+        step_size = whole_number("prefill_step_size", step_size, 1)
+        return self.guard.plan(length, new_tokens, step_size, self._patches(prompt), self.vision.features.nbytes)
+
+    def _patches(self, prompt: Prompt) -> int:
+        """Of the largest image that is not encoded yet."""
         unseen = [image for image in prompt.images if not self.vision.has_seen(image)]
-        patches = max((math.prod(image.grid_thw) for image in unseen), default=0)
-        return self.guard.plan(len(prompt.input_ids), new_tokens, step_size, patches, self.vision.features.nbytes)
-
-    def _checked_ids(self, ids: Sequence[Any]) -> list[int]:
-        vocab_size = self.config.text.vocab_size
-        for index, token in enumerate(ids):
-            whole = isinstance(token, Integral) and not isinstance(token, bool)
-            if not whole or not 0 <= token < vocab_size:
-                raise PromptError(
-                    f"prompt[{index}]: expected a token id below {vocab_size}, found {shorten(repr(token))}"
-                )
-        return [int(token) for token in ids]
-
-    def _refuse_unmatched(self, input_ids: Sequence[int]) -> None:
-        """Media placeholders that nothing will ever stand behind."""
-        tokens = self.config.media_tokens
-        kinds = [(tokens.video_token_id if tokens else self.tokenizer.control_id("<|video_pad|>"), "a video")]
-        if tokens is None:
-            kinds.append((self.tokenizer.control_id("<|image_pad|>"), "an image"))
-        for token, kind in kinds:
-            if token is not None and token in input_ids:
-                raise PromptMismatchError(
-                    f"prompt token {input_ids.index(token)}: expected no placeholder for {kind}, found one; "
-                    f"{'video is not supported' if kind == 'a video' else 'this checkpoint has no vision'}"
-                )
+        return max((math.prod(image.grid_thw) for image in unseen), default=0)
 
 
-def _as_list(images: Any) -> list[Any]:
-    """Images as callers pass them: none, one, or several in any iterable."""
-    if images is None:
-        return []
-    if isinstance(images, (str, bytes, bytearray, Path)) or not isinstance(images, Iterable):
-        return [images]
-    return list(images)
+def _callable(name: str, value: Any) -> Any:
+    if not callable(value):
+        raise OptionError(f"{name}: expected a function, found {type(value).__name__}")
+    return value
 
 
-def _as_sequence(prompt: Any) -> list[Any]:
-    if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Iterable):
-        raise PromptError(f"prompt: expected messages, a string or token ids, found {type(prompt).__name__}")
-    return list(prompt)
+def _callables(name: str, values: Any) -> tuple[Any, ...]:
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise OptionError(f"{name}: expected a list of functions, found {type(values).__name__}")
+    return tuple(_callable(f"{name}[{number}]", value) for number, value in enumerate(values))

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from mlx_qwen35.errors import CheckpointError, ConfigError, VisionUnavailableErr
 from mlx_qwen35.prompts.images import ImagePreprocessor, PreparedImage
 from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out
 from mlx_qwen35.prompts.prompt import Prompt
-from mlx_qwen35.state.cache import PromptMedia, attach_media
+from mlx_qwen35.state.cache import attach_media
+from mlx_qwen35.state.media import PromptMedia
 
 # About 30,000 image tokens of the 4B in bfloat16.
 IMAGE_CACHE_BYTES = 256 * 2**20
@@ -25,10 +26,12 @@ class FeatureCache:
 
     Args:
         budget: At most this many bytes, except that the newest image stays until `release`.
+        account: Is told the bytes held whenever they change.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, account: Callable[[int], object] = lambda nbytes: None) -> None:
         self._budget = budget
+        self._account = account
         self._features: OrderedDict[str, mx.array] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -43,12 +46,19 @@ class FeatureCache:
         """Keep an image's embeddings."""
         with self._lock:
             self._features[content_hash] = features
-            self._evict(keep=1)
+        self._shrink(self._budget, keep=1)
 
     def release(self) -> None:
         """What is over the budget goes, the newest image too."""
-        with self._lock:
-            self._evict(keep=0)
+        self._shrink(self._budget)
+
+    def reclaim(self, nbytes: int) -> None:
+        """Give back so many bytes, as far as there are as many."""
+        self._shrink(max(0, self.nbytes - nbytes))
+
+    def clear(self) -> None:
+        """Give everything back."""
+        self._shrink(0)
 
     @property
     def nbytes(self) -> int:
@@ -59,9 +69,11 @@ class FeatureCache:
     def _held(self) -> int:
         return sum(features.nbytes for features in self._features.values())
 
-    def _evict(self, keep: int) -> None:
-        while len(self._features) > keep and self._held() > self._budget:
-            self._features.popitem(last=False)
+    def _shrink(self, size: int, keep: int = 0) -> None:
+        with self._lock:
+            while len(self._features) > keep and self._held() > size:
+                self._features.popitem(last=False)
+            self._account(self._held())
 
 
 class VisionAddOn:
@@ -76,13 +88,21 @@ class VisionAddOn:
         tower: The vision tower with its weights; None if the checkpoint has none.
         directory: The checkpoint, for its image processor settings.
         cache_bytes: Room for embeddings of images, and as much again for their pixels.
+        account: Is told the bytes of embeddings whenever they change.
     Raises:
         ConfigError: The checkpoint is of the other family (dense or MoE).
     """
 
     model_types: tuple[str, ...] = DENSE_TYPES
 
-    def __init__(self, config: ModelConfig, tower: Any, directory: Path, cache_bytes: int = IMAGE_CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        tower: Any,
+        directory: Path,
+        cache_bytes: int = IMAGE_CACHE_BYTES,
+        account: Callable[[int], object] = lambda nbytes: None,
+    ) -> None:
         if config.model_type not in self.model_types:
             raise ConfigError(
                 f"{type(self).__name__}: expected model_type {' or '.join(self.model_types)}, found {config.model_type}"
@@ -90,7 +110,7 @@ class VisionAddOn:
         self._config = config
         self._tower = tower
         self._preprocessor: ImagePreprocessor | None = None
-        self.features = FeatureCache(cache_bytes)
+        self.features = FeatureCache(cache_bytes, account)
         self.unavailable: str | None = None
         if config.vision is None:
             self.unavailable = "its config.json describes no vision tower"
@@ -181,6 +201,12 @@ class VisionAddOn:
         """
         self.features.release()
 
+    def close(self) -> None:
+        """Let the tower and every image go."""
+        self.features.clear()
+        self._tower = self._preprocessor = None
+        self.unavailable = "its ModelKit was closed"
+
 
 class MoeVisionAddOn(VisionAddOn):
     """Vision for a Qwen3.5 mixture of experts; its tower is mlx-vlm's qwen3_5_moe."""
@@ -189,8 +215,12 @@ class MoeVisionAddOn(VisionAddOn):
 
 
 def make_vision_add_on(
-    config: ModelConfig, tower: Any, directory: Path, cache_bytes: int = IMAGE_CACHE_BYTES
+    config: ModelConfig,
+    tower: Any,
+    directory: Path,
+    cache_bytes: int = IMAGE_CACHE_BYTES,
+    account: Callable[[int], object] = lambda nbytes: None,
 ) -> VisionAddOn:
     """The add-on of a checkpoint's family."""
     family = MoeVisionAddOn if config.model_type in MOE_TYPES else VisionAddOn
-    return family(config, tower, directory, cache_bytes)
+    return family(config, tower, directory, cache_bytes, account)

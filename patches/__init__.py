@@ -50,7 +50,7 @@ def apply_patches() -> AppliedPatches:
     from mlx_qwen35.checkpoints.config import ModelConfig
     from mlx_qwen35.patches.qwen3_5 import Model
     from mlx_qwen35.patches.versions import check_versions
-    from mlx_qwen35.state.cache import AttentionCache, QuantizedAttentionCache
+    from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache, QuantizedAttentionCache
 
     check_versions()
     if _undo:
@@ -61,6 +61,7 @@ def apply_patches() -> AppliedPatches:
     # load_prompt_cache looks classes up by name among its own.
     _replace(cache_module, "AttentionCache", AttentionCache)
     _replace(cache_module, "QuantizedAttentionCache", QuantizedAttentionCache)
+    _replace(cache_module, "GatedDeltaCache", GatedDeltaCache)
     _replace(
         utils,
         "MODEL_REMAPPING",

@@ -29,7 +29,7 @@ from mlx_qwen35.patches.gated_delta_net import GatedDelta, PatchedGatedDeltaNet,
 from mlx_qwen35.patches.mrope import multimodal_angles
 from mlx_qwen35.patches.vision_tower import build_vision_tower
 from mlx_qwen35.paths import expand
-from mlx_qwen35.state.cache import AttentionCache, SequenceCache
+from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache, media_ahead
 
 
 @dataclass
@@ -143,7 +143,7 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
             x, *cache.cache = step(x, *cache.cache)
             cache.advance(1)
             return x
-        media = cache.media_ahead(x.shape[1]) if isinstance(cache, SequenceCache) else None
+        media = media_ahead(cache, x.shape[1])
         if media is not None:
             angles = media.angles(self._angles, cache.size(), x.shape[1])
             h = x + self.self_attn(self.input_layernorm(x), mask, cache, angles)
@@ -190,8 +190,8 @@ class PatchedTextModel(upstream.Qwen3_5TextModel):  # type: ignore[misc]
             input_embeddings: (B, L, hidden_size) in place of the embeddings of `inputs`; images that
                 the cache carries are placed in them too.
         """
-        layer_cache = cache[self.fa_idx] if cache and self.fa_idx is not None else None
-        if isinstance(layer_cache, SequenceCache) and (media := layer_cache.media_ahead(inputs.shape[1])):
+        layer_cache: Any = cache[self.fa_idx] if cache and self.fa_idx is not None else None
+        if media := media_ahead(layer_cache, inputs.shape[1]):
             # A copy of what was given: placing writes.
             given = self.embed_tokens(inputs) if input_embeddings is None else mx.array(input_embeddings)
             input_embeddings = media.place(given, layer_cache.size())
@@ -212,7 +212,7 @@ class PatchedTextLanguageModel(upstream.TextModel):  # type: ignore[misc]
 
     def make_cache(self) -> list[Any]:
         """One empty cache per layer of this rank."""
-        return [ArraysCache(size=2) if layer.is_linear else AttentionCache() for layer in self.layers]
+        return [GatedDeltaCache() if layer.is_linear else AttentionCache() for layer in self.layers]
 
 
 class Model(upstream.Model):  # type: ignore[misc]

@@ -75,12 +75,16 @@ class Checkpoint:
             raise CheckpointError(f"{self.directory}: expected model*.safetensors, found none{hint}")
         return found
 
-    def fingerprint(self, adapter_path: str | Path | None = None) -> str:
+    def fingerprint(self, adapter_path: str | Path | None = None, arithmetic: str = "") -> str:
         """A digest that tells this model from others: its config, and samples of all of its weights and its adapter.
 
         Large files are not read whole: beyond 8 MiB, the first 64 KiB of every 128th part count.
+
+        Args:
+            arithmetic: What else its numbers depend on.
         """
         digest = hashlib.blake2b(json.dumps(self.config.raw, sort_keys=True).encode(), digest_size=16)
+        digest.update(arithmetic.encode())
         adapter = None if adapter_path is None else Path(adapter_path).expanduser()
         adapters = [] if adapter is None else [adapter / "adapter_config.json", adapter / "adapters.safetensors"]
         for path in [*self.weight_files(), *adapters]:

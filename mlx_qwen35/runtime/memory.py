@@ -1,67 +1,19 @@
 """How much memory a request takes, estimated before anything is run."""
 
-import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_qwen35.checkpoints.config import ModelConfig, TextConfig, VisionConfig
+from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.headers import activation_size, read_headers, weight_bytes
 from mlx_qwen35.errors import InsufficientMemoryError
-
-
-def attention_bytes_per_token(config: TextConfig, dtype_size: int = 2) -> int:
-    """Bytes that one more token of context takes in the attention caches of one sequence."""
-    layers = config.layer_types.count("full_attention")
-    return layers * 2 * config.num_key_value_heads * config.head_dim * dtype_size
-
-
-def gdn_state_bytes(config: TextConfig, dtype_size: int = 2) -> int:
-    """Bytes of the GDN states of one sequence, which do not grow with its length.
-
-    The recurrent state is float32; the short convolution keeps its last inputs in the model's dtype.
-    """
-    layers = config.layer_types.count("linear_attention")
-    keys = config.linear_num_key_heads * config.linear_key_head_dim
-    values = config.linear_num_value_heads * config.linear_value_head_dim
-    recurrent = math.prod((config.linear_num_value_heads, config.linear_value_head_dim, config.linear_key_head_dim))
-    convolution = (config.linear_conv_kernel_dim - 1) * (2 * keys + values)
-    return layers * (4 * recurrent + dtype_size * convolution)
-
-
-def prefill_bytes(config: TextConfig, step: int, tokens: int, dtype_size: int = 2) -> int:
-    """Bytes that come and go while `step` tokens are read whose last is the `tokens`-th of its sequence.
-
-    The largest layer counts, with everything that it may hold at once: scores of attention where no
-    fused kernel serves the head dimension, the chunks of a GDN layer in float32, an MLP's branches.
-    """
-    moe = config.moe
-    if moe is None:
-        mlp = 3 * (config.intermediate_size or 0)
-    else:
-        mlp = moe.num_experts_per_tok * (3 * moe.moe_intermediate_size + config.hidden_size)
-        mlp += 3 * moe.shared_expert_intermediate_size
-    heads = config.num_attention_heads * config.head_dim
-    scores = 2 * config.num_attention_heads * tokens * 4
-    attention = (6 * heads + 4 * config.num_key_value_heads * config.head_dim) * dtype_size + scores
-    keys = config.linear_num_key_heads * config.linear_key_head_dim
-    values = config.linear_num_value_heads * config.linear_value_head_dim
-    gdn = (4 * (2 * keys + values) + 2 * values) * dtype_size + 4 * (4 * keys + 6 * values)
-    return step * (6 * config.hidden_size * dtype_size + max(mlp * dtype_size, attention, gdn))
-
-
-# Queries of an image whose scores are on their way at once: the CPU takes them in parts, a fused kernel holds none.
-_QUERIES = 2048
-
-
-def encoding_bytes(config: VisionConfig, patches: int, dtype_size: int = 2) -> int:
-    """Bytes that come and go while one image of so many patches is encoded."""
-    pixels = config.in_channels * config.temporal_patch_size * config.patch_size**2
-    width = pixels + 8 * config.hidden_size + 2 * config.intermediate_size
-    scores = 2 * config.num_heads * min(patches, _QUERIES) * patches * 4
-    return patches * width * dtype_size + scores
-
+from mlx_qwen35.runtime.estimates import (
+    attention_bytes_per_token,
+    encoding_bytes,
+    gdn_state_bytes,
+    gigabytes,
+    prefill_bytes,
+)
 
 # A prompt that can only be read in smaller steps than this is refused.
 SMALLEST_STEP = 64
@@ -80,20 +32,6 @@ class Plan:
     step_size: int
     tokens: int
     room: int
-
-
-def machine_memory() -> int:
-    """Bytes of memory that the machine has."""
-    return int(os.sysconf("SC_PHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE"))
-
-
-def default_limit() -> int:
-    """Bytes that the system recommends for the GPU, or else the machine's memory."""
-    import mlx.core as mx
-
-    if mx.metal.is_available():
-        return int(mx.device_info()["max_recommended_working_set_size"])
-    return machine_memory()
 
 
 @dataclass(frozen=True)
@@ -123,8 +61,8 @@ class MemoryGuard:
         guard = cls(config, weight_bytes(headers), activation_size(headers), limit)
         if guard.needs(1, 1) > limit:
             raise InsufficientMemoryError(
-                f"checkpoint: expected at most {_gigabytes(limit)} of memory, found weights of "
-                f"{_gigabytes(guard.weights)}; take a smaller or a quantised one"
+                f"checkpoint: expected at most {gigabytes(limit)} of memory, found weights of "
+                f"{gigabytes(guard.weights)}; take a smaller or a quantised one"
             )
         return guard
 
@@ -139,12 +77,29 @@ class MemoryGuard:
         Args:
             kept: What is held of earlier requests.
         """
-        text, vision = self.config.text, self.config.vision
-        held = self.weights + kept + self.held(tokens)
-        passing = prefill_bytes(text, min(step, tokens), tokens, self.dtype_size) + 3 * 4 * text.vocab_size
-        if patches and vision is not None:
-            passing = max(passing, encoding_bytes(vision, patches, self.dtype_size))
-        return held + passing
+        return self.weights + kept + self.held(tokens) + self.passing(tokens, step, patches)
+
+    def passing(self, tokens: int, step: int, patches: int = 0, rows: int = 1) -> int:
+        """Bytes that come and go during one step; see `needs`.
+
+        Args:
+            rows: Sequences that get a token in the same forward pass.
+        """
+        text = self.config.text
+        passing = prefill_bytes(text, min(step, tokens), tokens, self.dtype_size) + rows * 3 * 4 * text.vocab_size
+        return max(passing, self.encoding(patches))
+
+    def encoding(self, patches: int) -> int:
+        """Bytes that come and go while an image of so many patches is encoded; 0 for none."""
+        vision = self.config.vision
+        return encoding_bytes(vision, patches, self.dtype_size) if patches and vision is not None else 0
+
+    def embeddings(self, patches: int) -> int:
+        """Bytes of the embeddings of an image of so many patches."""
+        vision = self.config.vision
+        if vision is None:
+            return 0
+        return patches // vision.spatial_merge_size**2 * self.config.text.hidden_size * self.dtype_size
 
     def step_size(self, wanted: int, tokens: int, patches: int = 0, kept: int = 0, *, place: str = "prompt") -> int:
         """The largest step, at most the wanted one, with which a sequence fits.
@@ -160,8 +115,8 @@ class MemoryGuard:
                 fits = self.longest(patches, kept)
                 hint = f"at most {fits} tokens" if fits else "a smaller checkpoint or image"
                 raise InsufficientMemoryError(
-                    f"{place}: expected {hint} with {_gigabytes(self.limit)} of memory, found {tokens} tokens, which "
-                    f"need {_gigabytes(self.needs(tokens, step, patches, kept))}"
+                    f"{place}: expected {hint} with {gigabytes(self.limit)} of memory, found {tokens} tokens, which "
+                    f"need {gigabytes(self.needs(tokens, step, patches, kept))}"
                 )
             step = max(step // 2, SMALLEST_STEP)
         return step
@@ -188,7 +143,3 @@ class MemoryGuard:
             else:
                 high = middle - 1
         return low
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 10**9:.2f} GB"

@@ -5,6 +5,7 @@ another. So every piece of work of a kit runs on one thread of its own, and call
 any thread wait for it.
 """
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -37,12 +38,24 @@ class MlxThread:
         Raises:
             KitClosedError: After `close`.
         """
-        if threading.current_thread() is self._worker.thread:
+        if self.is_current():
             # A generator that is collected on this thread closes itself here.
             return function(*args, **kwargs)
         future: Future[T] = Future()
         self._worker.submit((future, function, args, kwargs))
         return future.result()
+
+    def is_current(self) -> bool:
+        """Whether the caller runs on this thread."""
+        return threading.current_thread() is self._worker.thread
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Run a function on the thread some time; nobody waits for it, so it has to deal with its own exceptions.
+
+        Raises:
+            KitClosedError: After `close`.
+        """
+        self._worker.submit((Future(), function, (), {}))
 
     def iterate(self, start: Callable[[], Generator[T, None, None]]) -> Iterator[T]:
         """Run a generator on the thread, one step for each value asked for.
@@ -69,6 +82,8 @@ class _Worker:
         # The collector may close an abandoned stream in whatever this thread is doing, so also here.
         self._lock = threading.RLock()
         self._closed = False
+        # A child of a fork has this object, but not its thread.
+        self._process = os.getpid()
         self._open: set[Generator[Any, None, None]] = set()
         # A daemon, so that it is still there when the interpreter runs its exit handlers.
         self.thread = threading.Thread(target=self._work, name="mlx_qwen35", daemon=True)
@@ -76,6 +91,8 @@ class _Worker:
 
     def submit(self, job: _Job) -> None:
         with self._lock:
+            if os.getpid() != self._process:
+                raise KitClosedError("this ModelKit was loaded before a fork: load it again in this process")
             if self._closed:
                 raise KitClosedError("this ModelKit was closed: load it again")
             self._jobs.put(job)
@@ -93,6 +110,8 @@ class _Worker:
         with self._lock:
             self._closed = True
             self._jobs.put(None)
+        if os.getpid() != self._process:
+            return
         if threading.current_thread() is not self.thread:
             self.thread.join()
 

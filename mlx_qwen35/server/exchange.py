@@ -20,8 +20,8 @@ from mlx_qwen35.answers.tool_calls import ToolCall, ToolCallParser
 from mlx_qwen35.errors import GenerationCancelled, OptionError
 from mlx_qwen35.prompts.messages import IMAGE_PARTS, image_source, part_kind
 from mlx_qwen35.prompts.prompt import Prompt
-from mlx_qwen35.runtime.engine import Engine, Event
-from mlx_qwen35.runtime.generate import Request
+from mlx_qwen35.runtime.engine import Engine
+from mlx_qwen35.runtime.request import Event, Request
 from mlx_qwen35.server.media import MediaPolicy, check_number, fetch
 
 

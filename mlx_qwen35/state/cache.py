@@ -6,68 +6,16 @@ attention takes its RoPE offset from the cache, so text and all decoding run on 
 own code with the right positions, and nothing about a request is kept on the model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import mlx.core as mx
-from mlx_lm.models.cache import BatchKVCache, KVCache, QuantizedKVCache
+from mlx_lm.models.cache import ArraysCache, BatchKVCache, KVCache, QuantizedKVCache
 
+from mlx_qwen35.checkpoints.config import LayerType
 from mlx_qwen35.errors import CacheError
 from mlx_qwen35.prompts.positions import MediaLayout, MediaSpan
-
-
-class PromptMedia:
-    """The images of one prompt on their way through prefill, shared by its attention caches.
-
-    Args:
-        layout: Where the images stand.
-        features: Embeddings of each image in prompt order, each (tokens of the image, hidden_size);
-            None for an image that the caches have read already.
-    """
-
-    def __init__(self, layout: MediaLayout, features: Sequence[mx.array | None]) -> None:
-        self.layout = layout
-        self.features: list[mx.array | None] = list(features)
-        self._angles: tuple[int, int, mx.array, mx.array] | None = None
-
-    def has_image(self, start: int, stop: int) -> bool:
-        """Whether a token in [start, stop) belongs to an image."""
-        return bool(self.layout.overlapping(start, stop))
-
-    def place(self, embeddings: mx.array, start: int) -> mx.array:
-        """Put the images' embeddings where their placeholders are, and let go of those now read.
-
-        Args:
-            embeddings: Token embeddings of the chunk that begins at token `start`, (1, L, hidden_size).
-        Returns:
-            The same shape and dtype.
-        Raises:
-            CacheError: An image was read before, so its embeddings are gone.
-        """
-        stop = start + embeddings.shape[1]
-        for index in self.layout.overlapping(start, stop):
-            span, features = self.layout.spans[index], self.features[index]
-            if features is None:
-                raise CacheError(f"image {index + 1} was read before, its embeddings are no longer held")
-            low, high = max(start, span.start), min(stop, span.stop)
-            rows = features[low - span.start : high - span.start]
-            embeddings[:, low - start : high - start] = rows.astype(embeddings.dtype)
-            if high == span.stop:
-                self.features[index] = None
-        return embeddings
-
-    def angles(
-        self, compute: Callable[[mx.array], tuple[mx.array, mx.array]], start: int, length: int
-    ) -> tuple[mx.array, mx.array]:
-        """Rotation of the chunk that begins at token `start`, computed once for all layers.
-
-        Args:
-            compute: From position ids (3, 1, L) to cosine and sine.
-        """
-        if self._angles is None or self._angles[:2] != (start, length):
-            position_ids = mx.array(self.layout.position_ids(start, start + length))
-            self._angles = (start, length, *compute(position_ids[:, None]))
-        return self._angles[2:]
+from mlx_qwen35.state.media import PromptMedia
 
 
 class SequenceCache:
@@ -187,6 +135,34 @@ class AttentionCache(SequenceCache):
     def __init__(self, media: PromptMedia | None = None, store: KVCache | None = None) -> None:
         super().__init__(KVCache() if store is None else store, media)
 
+    def mark(self) -> tuple[mx.array, ...]:
+        """Nothing: keys and values are cut."""
+        return ()
+
+    def roll_back(self, tokens: int, mark: tuple[mx.array, ...]) -> None:
+        """Back to so many tokens.
+
+        Raises:
+            CacheError: See `trim`.
+        """
+        self.trim(self.size() - tokens)
+
+    def held(self) -> tuple[mx.array, ...]:
+        """Keys and values, each (1, H, at least size(), D), from which every earlier place can be restored."""
+        return () if self.empty() else (self.keys[...], self.values[...])
+
+    def restore(self, tokens: int, held: tuple[mx.array, ...], mark: tuple[mx.array, ...]) -> None:
+        """Become the first tokens of what was held; slices are arrays of their own, and the first write copies them."""
+        store = KVCache()
+        store.keys, store.values = (array[..., :tokens, :] for array in held)
+        store.offset = tokens
+        self._store, self.media = store, None
+
+    def check(self, tokens: int, held: Sequence[mx.array], mark: Sequence[mx.array]) -> str | None:
+        """What is wrong with arrays that `restore` is to take; None if nothing is."""
+        fits = len(held) == 2 and all(array.ndim == 4 and array.shape[2] >= tokens for array in held)
+        return None if fits and not mark else f"it does not hold {tokens} tokens"
+
     def to_quantized(self, group_size: int = 64, bits: int = 4) -> "QuantizedAttentionCache":
         """The same tokens with keys and values quantised, as mlx-lm's `kv_bits` asks."""
         store = self._store.to_quantized(group_size=group_size, bits=bits)
@@ -277,6 +253,46 @@ class BatchAttentionCache(BatchKVCache):  # type: ignore[misc]
         return AttentionCache(self.media[idx], super().extract(idx))
 
 
+class GatedDeltaCache(ArraysCache):  # type: ignore[misc]
+    """The state of a GDN layer: the last inputs of its convolution, and the recurrent state.
+
+    Neither can be rewound: a mark is the arrays themselves, which do not change once they are computed.
+    """
+
+    def __init__(self, size: int = 2, left_padding: list[int] | None = None) -> None:
+        super().__init__(size, left_padding)
+
+    def size(self) -> int:
+        """0: a GDN state does not say how many tokens it has read."""
+        return 0
+
+    def mark(self) -> tuple[mx.array, ...]:
+        """What `roll_back` needs, beside the number of tokens."""
+        return tuple(array for array in self.cache if array is not None)
+
+    def roll_back(self, tokens: int, mark: tuple[mx.array, ...]) -> None:
+        """Back to where `mark` was taken."""
+        self.cache: list[Any] = list(mark) or [None] * len(self.cache)
+
+    def held(self) -> tuple[mx.array, ...]:
+        """Nothing beside the marks."""
+        return ()
+
+    def restore(self, tokens: int, held: tuple[mx.array, ...], mark: tuple[mx.array, ...]) -> None:
+        """Become what was held, as it was at `mark`."""
+        self.roll_back(tokens, mark)
+
+    def check(self, tokens: int, held: Sequence[mx.array], mark: Sequence[mx.array]) -> str | None:
+        """What is wrong with arrays that `restore` is to take; None if nothing is."""
+        return None if not held and len(mark) == len(self.cache) else f"it has {len(mark)} arrays"
+
+    def extract(self, idx: int) -> "GatedDeltaCache":
+        """One row as a cache of its own, which does not keep the others alive."""
+        row = GatedDeltaCache(len(self.cache))
+        row.cache = [None if array is None else mx.contiguous(array[idx : idx + 1]) for array in self.cache]
+        return row
+
+
 def attach_media(caches: Sequence[Any], media: PromptMedia | None) -> None:
     """Give a prompt's images to the fresh or restored caches that will read them.
 
@@ -289,3 +305,13 @@ def attach_media(caches: Sequence[Any], media: PromptMedia | None) -> None:
         raise CacheError("media: expected an attention layer among these caches, found none")
     for cache in carriers:
         cache.media = media
+
+
+def media_ahead(cache: Any, tokens: int) -> PromptMedia | None:
+    """The media of a layer's cache if its next `tokens` tokens hold an image; None too for caches that carry none."""
+    return cache.media_ahead(tokens) if isinstance(cache, SequenceCache) else None
+
+
+def make_caches(layer_types: Sequence[LayerType]) -> list[Any]:
+    """One empty cache per layer."""
+    return [GatedDeltaCache() if kind == "linear_attention" else AttentionCache() for kind in layer_types]

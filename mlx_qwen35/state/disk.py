@@ -1,4 +1,4 @@
-"""A line on disk: one safetensors file that says what it is, for which model, and whether it is whole."""
+"""A prefix on disk: one safetensors file that says what it is, for which model, and whether it is whole."""
 
 import hashlib
 import json
@@ -13,40 +13,36 @@ import numpy as np
 
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.errors import CheckpointError, SessionError
-from mlx_qwen35.state.cache import AttentionCache
-from mlx_qwen35.state.snapshots import ImageRun, Line, LineData, Snapshot
+from mlx_qwen35.state.prefix import ImageRun, Prefix
+from mlx_qwen35.state.sequence import FrozenState, Snapshot
 
-FORMAT = "mlx-qwen35 session 1"
+FORMAT = "mlx-qwen35 session 2"
 
 
-def write_line(path: Path, line: Line, fingerprint: str) -> None:
-    """Write a line that is in memory; the file is there whole, or not at all.
+def write_prefix(path: Path, prefix: Prefix, state: FrozenState, fingerprint: str) -> None:
+    """Write a prefix; the file is there whole, or not at all. No array is copied.
 
     Args:
-        fingerprint: Of the model that read it; see `Checkpoint.fingerprint`.
+        state: Its arrays, evaluated.
+        fingerprint: Of the model that read it, and of its arithmetic.
     Raises:
         SessionError: The file cannot be written.
     """
-    assert line.data is not None
-    length = len(line.input_ids)
-    arrays = {"input_ids": mx.array(line.input_ids)}
-    for layer, pair in enumerate(line.data.attention):
-        if pair is not None:
-            arrays[f"attention.{layer}.keys"] = mx.contiguous(pair[0][..., :length, :])
-            arrays[f"attention.{layer}.values"] = mx.contiguous(pair[1][..., :length, :])
-    for snapshot in line.data.snapshots:
-        for layer, state in enumerate(snapshot.states):
-            for number, array in enumerate(state or ()):
-                arrays[f"snapshot.{snapshot.tokens}.{layer}.{number}"] = array
+    arrays = {"input_ids": mx.array(prefix.input_ids)}
+    for layer, held in enumerate(state.held):
+        arrays |= {f"held.{layer}.{number}": array for number, array in enumerate(held)}
+    for snapshot in state.snapshots:
+        for layer, mark in enumerate(snapshot.marks):
+            arrays |= {f"snapshot.{snapshot.tokens}.{layer}.{number}": array for number, array in enumerate(mark)}
     about = json.dumps(
         {
-            "images": [[image.start, image.stop, image.content_hash] for image in line.images],
-            "turn": line.turn,
-            "places": line.places,
-            "layers": len(line.data.attention),
+            "images": [[image.start, image.stop, image.content_hash] for image in prefix.images],
+            "turn": prefix.turn,
+            "places": prefix.places,
+            "layers": len(state.held),
         }
     )
-    metadata = {"format": FORMAT, "model": fingerprint, "line": about, "digest": _digest(arrays, about)}
+    metadata = {"format": FORMAT, "model": fingerprint, "prefix": about, "digest": _digest(arrays, about)}
     part = path.with_name(f"{path.name[:100]}.{uuid.uuid4().hex}.safetensors")  # mx would append the suffix
     try:
         mx.save_safetensors(str(part), arrays, metadata)
@@ -57,8 +53,8 @@ def write_line(path: Path, line: Line, fingerprint: str) -> None:
         raise SessionError(f"{path}: cannot be written ({error})") from error
 
 
-def read_line(path: Path, fingerprint: str, caches: Sequence[Any]) -> Line:
-    """Read what `write_line` wrote, and make sure that nothing of it has changed.
+def read_prefix(path: Path, fingerprint: str, caches: Sequence[Any]) -> Prefix:
+    """Read what `write_prefix` wrote, and make sure that nothing of it has changed.
 
     Args:
         caches: Fresh ones of the model, one per layer.
@@ -77,19 +73,21 @@ def read_line(path: Path, fingerprint: str, caches: Sequence[Any]) -> Line:
     if metadata.get("format") != FORMAT:
         raise SessionError(f"{path}: expected {FORMAT}, found {metadata.get('format', 'another kind of file')!r}")
     if metadata.get("model") != fingerprint:
-        raise SessionError(f"{path}: expected a session of this model (its weights and adapter), found another's")
-    about = metadata.get("line", "")
+        raise SessionError(
+            f"{path}: expected a session of this model (its weights, adapter, arithmetic and versions), found another's"
+        )
+    about = metadata.get("prefix", "")
     if metadata.get("digest") != _digest(arrays, about):
         raise SessionError(f"{path}: the session is damaged: its content does not match its checksum")
     try:
-        line = _line(arrays, json.loads(about), caches)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        prefix = _prefix(arrays, json.loads(about), caches)
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
         raise SessionError(f"{path}: the session is damaged: {type(error).__name__}: {error}") from error
-    return line
+    return prefix
 
 
-def _line(arrays: Mapping[str, mx.array], about: Any, caches: Sequence[Any]) -> Line:
-    """Put a line together; ValueError and the like if the parts do not fit each other or the model."""
+def _prefix(arrays: Mapping[str, mx.array], about: Any, caches: Sequence[Any]) -> Prefix:
+    """Put a prefix together; ValueError and the like if the parts do not fit each other or the model."""
     input_ids, turn, places = np.array(arrays["input_ids"]), int(about["turn"]), [int(p) for p in about["places"]]
     length = len(input_ids)
     images = tuple(ImageRun(int(start), int(stop), str(name)) for start, stop, name in about["images"])
@@ -100,30 +98,35 @@ def _line(arrays: Mapping[str, mx.array], about: Any, caches: Sequence[Any]) -> 
         raise ValueError(f"its snapshots are at {places} of {length} tokens")
     for image in images:
         int(image.content_hash, 16)
-    attention: list[tuple[mx.array, mx.array] | None] = []
-    for layer, cache in enumerate(caches):
-        pair = None
-        if isinstance(cache, AttentionCache):
-            pair = arrays[f"attention.{layer}.keys"], arrays[f"attention.{layer}.values"]
-            if any(array.ndim != 4 or array.shape[2] != length for array in pair):
-                raise ValueError(f"layer {layer} does not hold {length} tokens")
-        attention.append(pair)
-    snapshots = []
-    for tokens in places:
-        states: list[tuple[mx.array, ...] | None] = []
-        for layer, cache in enumerate(caches):
-            held = 0 if isinstance(cache, AttentionCache) else len(cache.cache)
-            names = [f"snapshot.{tokens}.{layer}.{number}" for number in range(held)]
-            states.append(tuple(arrays[name] for name in names) or None)
-        snapshots.append(Snapshot(tokens, tuple(states)))
-    return Line(input_ids, images, turn, places, LineData(snapshots, attention))
+    held = tuple(_numbered(arrays, f"held.{layer}") for layer in range(len(caches)))
+    snapshots = tuple(
+        Snapshot(tokens, tuple(_numbered(arrays, f"snapshot.{tokens}.{layer}") for layer in range(len(caches))))
+        for tokens in places
+    )
+    for snapshot in snapshots:
+        for layer, (cache, shared, mark) in enumerate(zip(caches, held, snapshot.marks, strict=True)):
+            problem = cache.check(snapshot.tokens, shared, mark)
+            if problem is not None:
+                raise ValueError(f"layer {layer}: {problem}")
+    state = FrozenState(snapshots, held)
+    mx.eval(state.arrays())
+    return Prefix(input_ids, images, turn, places, state)
+
+
+def _numbered(arrays: Mapping[str, mx.array], name: str) -> tuple[mx.array, ...]:
+    """The arrays `name`.0, `name`.1 and so on."""
+    found: list[mx.array] = []
+    while (array := arrays.get(f"{name}.{len(found)}")) is not None:
+        found.append(array)
+    return tuple(found)
 
 
 def _digest(arrays: Mapping[str, mx.array], about: str) -> str:
     """Of every array's name, type, shape and content, and of what is said about them."""
     digest = hashlib.blake2b(about.encode(), digest_size=16)
     for name in sorted(arrays):
-        array: Any = arrays[name]
+        array = arrays[name]
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.array(array.reshape(-1).view(mx.uint8)).data)
+        # A view: numpy knows no bfloat16, and nothing is copied.
+        digest.update(np.array(array.reshape(-1).view(mx.uint8), copy=False).data)
     return digest.hexdigest()

@@ -1,11 +1,13 @@
 """What was read before, so that no later prompt has to read it again.
 
-While a prompt is read and an answer is written, the state of the sequence is kept at
-`Prompt.branch_points` and at the end, in a line. The next prompt begins at the last kept
-place up to which it is the same, images included, on whichever line that is.
+While a prompt is read and an answer is written, the state of the sequence is kept at `Prompt.branch_points` and at
+the end. The next prompt begins at the last kept place up to which it is the same, images included, of whichever
+prefix that is.
 """
 
 import tempfile
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,11 +19,13 @@ import numpy as np
 
 from mlx_qwen35.errors import SessionError
 from mlx_qwen35.prompts.prompt import Prompt
-from mlx_qwen35.state.cache import AttentionCache
-from mlx_qwen35.state.disk import read_line, write_line
-from mlx_qwen35.state.snapshots import ImageRun, Line, LineData, Snapshot, images_of, tokens_in
+from mlx_qwen35.state.disk import read_prefix, write_prefix
+from mlx_qwen35.state.disk_thread import DiskThread
+from mlx_qwen35.state.prefix import ImageRun, Prefix, images_of, keys_of
+from mlx_qwen35.state.prefix_tree import PrefixTree
+from mlx_qwen35.state.sequence import FrozenState, MakeCaches, SequenceState, Snapshot
 
-# These many snapshots of a line survive when room is short: a conversation goes on near its end.
+# These many snapshots of a prefix survive when room is short: a conversation goes on near its end.
 _NEWEST = 6
 # The disk takes this many times what memory does.
 _DISK_FACTOR = 10
@@ -29,48 +33,76 @@ _DISK_FACTOR = 10
 
 @dataclass
 class Reading:
-    """A prompt on its way into caches of its own, from where an earlier one left off.
+    """A prompt on its way into a state of its own, from where an earlier one left off.
 
     Args:
-        caches: One per layer; the first `start` tokens are read.
+        state: The first `start` tokens are read.
         start: Tokens that need not be read again.
-        written: Tokens of the answer that the caches have read.
-        images_encoded: Images that the vision tower had to look at.
         snapshots: Taken so far, and before; None if none are to be taken.
+        written: Tokens of the answer that the state has read.
     """
 
     prompt: Prompt
-    caches: list[Any]
+    state: SequenceState
     start: int = 0
-    written: list[int] = field(default_factory=list)
-    images_encoded: int = 0
     snapshots: list[Snapshot] | None = None
-
-    def take_snapshot(self) -> None:
-        """Remember the states as they are, unless none are to be taken."""
-        if self.snapshots is not None:
-            self.snapshots.append(Snapshot.take(self.caches))
+    written: list[int] = field(default_factory=list)
 
 
-class PromptCache:
-    """Lines within a budget of memory, and of disk; only on the thread that owns MLX.
+class _Held:
+    """Bytes of arrays that may be shared, each counted once."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self._counts: dict[int, int] = {}
+
+    def add(self, state: FrozenState) -> None:
+        for array in state.arrays():
+            count = self._counts.get(id(array), 0)
+            self._counts[id(array)] = count + 1
+            self.nbytes += 0 if count else array.nbytes
+
+    def remove(self, state: FrozenState) -> None:
+        for array in state.arrays():
+            count = self._counts.pop(id(array)) - 1
+            if count:
+                self._counts[id(array)] = count
+            else:
+                self.nbytes -= array.nbytes
+
+
+class PrefixCache:
+    """Prefixes within a budget of memory, and of disk; any thread, except that states are restored where MLX runs.
 
     Args:
-        make_cache: Makes fresh caches, one per layer.
+        make_caches: Makes fresh caches, one per layer.
         budget: At most this many bytes of memory; 0 keeps nothing.
-        fingerprint: Of the model, for what goes to disk.
-        directory: Where lines go that memory has no room for; None forgets them.
+        fingerprint: Of the model and its arithmetic, for what goes to disk.
+        directory: Where prefixes go that memory has no room for; None forgets them.
+        account: Is told the bytes of memory held whenever they change, and says how many of them are too many.
     Raises:
         SessionError: The directory cannot be written.
     """
 
     def __init__(
-        self, make_cache: Callable[[], list[Any]], budget: int, *, fingerprint: str, directory: Path | None = None
+        self,
+        make_caches: MakeCaches,
+        budget: int,
+        *,
+        fingerprint: str,
+        directory: Path | None = None,
+        account: Callable[[int], int] = lambda nbytes: 0,
     ) -> None:
         self.budget = budget
-        self._make_cache = make_cache
+        self._make_caches = make_caches
         self._fingerprint = fingerprint
-        self._lines: list[Line] = []  # least recently used first
+        self._account = account
+        self._prefixes: OrderedDict[Prefix, None] = OrderedDict()  # least recently used first
+        self._tree: PrefixTree[tuple[str, Prefix]] = PrefixTree()
+        self._held, self._leaving = _Held(), _Held()
+        # Held for bookkeeping only, never while something is computed, read or written.
+        self._lock = threading.RLock()
+        self._disk = DiskThread()
         self._written = 0
         self._closed = False
         self._directory: tempfile.TemporaryDirectory[str] | None = None
@@ -82,95 +114,112 @@ class PromptCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory held; snapshots that lines share count once."""
-        held = [array for line in list(self._lines) if line.data is not None for array in line.data.arrays()]
-        return sum({id(array): array.nbytes for array in held}.values())
+        """Bytes of memory held, without what is on its way to disk; snapshots that prefixes share count once."""
+        return self._held.nbytes
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes of disk held."""
-        return sum(line.file_bytes for line in list(self._lines))
+        """Bytes of disk held; waits until what is on its way has arrived."""
+        self._disk.wait()
+        with self._lock:
+            return sum(prefix.file_bytes for prefix in self._prefixes)
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._prefixes)
 
-    def begin(self, prompt: Prompt) -> Reading:
-        """Caches that hold as much of a prompt as was read before, but never its last token."""
+    def begin(self, prompt: Prompt, on_ready: Callable[[], None] | None = None) -> Reading | None:
+        """A state that holds as much of a prompt as was read before, but never its last token.
+
+        Args:
+            on_ready: Called, on another thread, once what is on disk only has been read back; until then the answer
+                is None. Without it this waits.
+        """
         images = images_of(prompt)
-        while (found := self._find(prompt.input_ids, images)) is not None:
-            line, place = found
-            data = self._recall(line)
-            if data is not None:
-                kept = [snapshot for snapshot in data.snapshots if snapshot.tokens <= place]
-                return Reading(prompt, data.restore(place), place, snapshots=kept)
-        return Reading(prompt, self._make_cache(), snapshots=[] if self.budget else None)
+        keys = keys_of(prompt.input_ids, images)[:-1]
+        while True:
+            with self._lock:
+                found = self._find(keys, images)
+                if found is None:
+                    snapshots: list[Snapshot] | None = [] if self.budget and not self._closed else None
+                    return Reading(prompt, SequenceState(self._make_caches()), snapshots=snapshots)
+                prefix, place = found
+                self._prefixes.move_to_end(prefix)
+                if prefix.state is not None:
+                    self._stay(prefix)
+                    kept = [snapshot for snapshot in prefix.state.snapshots if snapshot.tokens <= place]
+                    return Reading(prompt, prefix.state.restore(place, self._make_caches), place, kept)
+            if on_ready is not None:
+                self._disk.post(self._fetch_for, prefix, on_ready)
+                return None
+            self._disk.call(self._fetch, prefix)
 
     def keep(self, reading: Reading) -> None:
-        """Remember what was read, in place of the lines that it continues."""
-        tokens, prompt, snapshots = tokens_in(reading.caches), reading.prompt, reading.snapshots
+        """Remember what was read, in place of the prefixes that it continues; only where MLX runs."""
+        tokens, prompt, snapshots = reading.state.tokens, reading.prompt, reading.snapshots
         input_ids = np.concatenate([prompt.input_ids, np.array(reading.written, dtype=np.int32)])
         if snapshots is None or self._closed or not reading.start < tokens <= len(input_ids):
             return
         inside = prompt.layout is not None and prompt.layout.inside(tokens) is not None
         if not inside and (not snapshots or snapshots[-1].tokens < tokens):
-            reading.take_snapshot()
+            snapshots.append(reading.state.snapshot())
         if not snapshots or snapshots[-1].tokens <= reading.start:
             return
-        attention = [
-            (cache.keys[...], cache.values[...]) if isinstance(cache, AttentionCache) else None
-            for cache in reading.caches
-        ]
-        data = LineData(list(snapshots), attention)
-        mx.eval(data.arrays())
         end = snapshots[-1].tokens
         images = tuple(image for image in images_of(prompt) if image.stop <= end)
         places = [snapshot.tokens for snapshot in snapshots]
-        self.insert(Line(input_ids[:end], images, min(prompt.turn, end), places, data))
+        self.insert(Prefix(input_ids[:end], images, min(prompt.turn, end), places, reading.state.freeze(snapshots)))
 
-    def insert(self, line: Line) -> None:
-        """Add a line as the newest, unless it is larger than the budget, or a part of another one.
+    def insert(self, prefix: Prefix) -> None:
+        """Add a prefix as the newest, unless it is larger than the budget, or a part of another one.
 
-        Lines that it continues go; so do those whose last turn it shows as the template writes it anew.
+        Prefixes that it continues go; so do those whose last turn it shows as the template writes it anew.
         """
-        assert line.data is not None
-        if line.data.nbytes > self.budget:
-            line.thin(_NEWEST)
-        if line.data.nbytes > self.budget:
-            return
-        for other in list(self._lines):
-            shared = line.shared(other.input_ids, other.images)
-            if shared == len(line) < len(other):
-                self._touch(other)
+        with self._lock:
+            if self._closed or not self._fits(prefix):
                 return
-            if shared == len(other) or (shared >= other.turn and line.turn > other.turn):
-                self._drop(other)
-        self._lines.append(line)
-        self.shrink(self.budget)
+            longer = self._tree.beyond(prefix.keys)
+            if longer is not None:
+                self._prefixes.move_to_end(longer[1])
+                return
+            for _, (kind, other) in self._tree.along(prefix.keys):
+                if other in self._prefixes and (kind == "end" or (kind == "turn" and prefix.turn > other.turn)):
+                    self._drop(other)
+            assert prefix.state is not None
+            self._prefixes[prefix] = None
+            self._held.add(prefix.state)
+            for keys, item in self._items(prefix):
+                self._tree.add(keys, item)
+            self._settle()
 
     def save(self, path: Path, prompt: Prompt | None) -> int:
         """Write what was read of a prompt's conversation, or of the newest; returns the number of tokens.
 
-        Of a line that the prompt only begins like, just that beginning is written.
+        Of a prefix that the prompt only begins like, just that beginning is written.
 
         Raises:
             SessionError: Nothing fits, or the file cannot be written.
         """
-        line, place = (self._lines[-1], -1) if self._lines else (None, 0)
-        if prompt is not None:
-            line, place = self._find(prompt.input_ids, images_of(prompt)) or (None, 0)
-        data = None if line is None else line.data or self._recall(line)
-        if line is None or data is None:
+        with self._lock:
+            prefix, place = next(reversed(self._prefixes), None), -1
+            if prompt is not None:
+                images = images_of(prompt)
+                keys = keys_of(prompt.input_ids, images)
+                prefix, place = self._find(keys[:-1], images) or (None, 0)
+                reached = [depth for depth, item in self._tree.along(keys) if item == ("turn", prefix)]
+                place = -1 if reached else place
+        state = None if prefix is None else prefix.state or self._disk.call(self._fetch, prefix)
+        if prefix is None or state is None:
             raise SessionError("session: expected a conversation that was read, found none in the prompt cache")
-        if prompt is None or line.shared(prompt.input_ids, images_of(prompt)) >= line.turn:
-            place = len(line)
-        write_line(path, line.cut(data, place), self._fingerprint)
+        place = len(prefix) if place < 0 else place
+        beginning = prefix.beginning(state, place)
+        self._disk.call(lambda: write_prefix(path, beginning, state.cut(place), self._fingerprint))
         return place
 
     def load(self, path: Path) -> int:
         """Add what `save` wrote; returns its tokens.
 
         Raises:
-            SessionError: See `read_line`; or the session is larger than the budget.
+            SessionError: See `read_prefix`; or the session is larger than the budget.
         """
         with suppress(OSError):
             size = path.stat().st_size
@@ -178,89 +227,192 @@ class PromptCache:
                 raise SessionError(
                     f"{path}: expected at most {self.budget} bytes (the prompt cache's budget), found {size}"
                 )
-        line = read_line(path, self._fingerprint, self._make_cache())
-        self.insert(line)
-        return len(line)
+        prefix: Prefix = self._disk.call(read_prefix, path, self._fingerprint, self._make_caches())
+        self.insert(prefix)
+        return len(prefix)
 
-    def clear(self) -> None:
-        """Forget everything, on disk too."""
-        for line in list(self._lines):
-            self._drop(line)
+    def shrink(self, size: int) -> None:
+        """Come down to `size` bytes of memory: old snapshots go first, then prefixes, least recently used first."""
+        with self._lock:
+            for prefix in self._prefixes:
+                if self.nbytes > size:
+                    self._thin(prefix)
+            for prefix in list(self._prefixes):
+                if self.nbytes > size and prefix.state is not None and not prefix.leaving:
+                    self._evict(prefix)
+            self._report()
+
+    def reclaim(self, nbytes: int) -> None:
+        """Give back so many bytes, as far as there are as many."""
+        self.shrink(max(0, self.nbytes - nbytes))
+        mx.clear_cache()
 
     def close(self) -> None:
         """Forget everything, keep nothing any more, and leave the directory."""
-        self._closed = True
-        self.clear()
+        with self._lock:
+            self._closed = True
+        self._disk.close()
+        with self._lock:
+            for prefix in list(self._prefixes):
+                self._drop(prefix)
+            self._report()
         if self._directory is not None:
             self._directory.cleanup()
 
-    def _find(self, input_ids: Any, images: tuple[ImageRun, ...]) -> tuple[Line, int] | None:
-        """The line and the place on it from which the least is left to read."""
-        best: tuple[Line, int] | None = None
-        for line in reversed(self._lines):
-            limit = min(line.shared(input_ids, images), len(input_ids) - 1)
-            place = max((place for place in line.places if place <= limit), default=0)
-            if place > (best[1] if best else 0):
-                best = line, place
+    def _items(self, prefix: Prefix) -> list[tuple[Any, tuple[str, Prefix]]]:
+        """What stands for a prefix in the tree, and where."""
+        places = [(tokens, "snapshot") for tokens in prefix.places]
+        places += [(prefix.turn, "turn"), (len(prefix), "end")]
+        return [(prefix.keys[:tokens], (kind, prefix)) for tokens, kind in places]
+
+    def _find(self, keys: Any, images: tuple[ImageRun, ...]) -> tuple[Prefix, int] | None:
+        """The prefix and the place on it from which the least is left to read."""
+        best: tuple[Prefix, int] | None = None
+        for tokens, (kind, prefix) in self._tree.along(keys):
+            if kind != "snapshot" or not prefix.has_images(images, tokens):
+                continue
+            # Of several at the same place, one that is in memory.
+            if best is None or tokens > best[1] or best[0].state is None:
+                best = prefix, tokens
         return best
 
-    def _recall(self, line: Line) -> LineData | None:
-        """A line's arrays, from disk if need be, as the most recently used; a file that is gone costs the line."""
-        self._touch(line)
-        if line.data is None:
-            assert line.file is not None
-            try:
-                line.data = read_line(line.file, self._fingerprint, self._make_cache()).data
-            except SessionError:
-                self._drop(line)
-                return None
-        data = line.data
-        self.shrink(self.budget)
-        return data
+    def _fits(self, prefix: Prefix) -> bool:
+        assert prefix.state is not None
+        if prefix.state.nbytes > self.budget:
+            self._thin(prefix)
+        return prefix.state.nbytes <= self.budget
 
-    def _touch(self, line: Line) -> None:
-        self._lines.remove(line)
-        self._lines.append(line)
+    def _thin(self, prefix: Prefix) -> None:
+        """Let old snapshots go, but not the first, not the one at `turn`, and not the newest."""
+        state = prefix.state
+        if state is None or prefix.file is not None or prefix.leaving:
+            return
+        kept = {prefix.places[0], prefix.turn, *prefix.places[-_NEWEST:]}
+        if kept.issuperset(prefix.places):
+            return
+        entered = prefix in self._prefixes
+        if entered:
+            self._held.remove(state)
+            for keys, item in self._items(prefix):
+                if item[0] == "snapshot" and len(keys) not in kept:
+                    self._tree.remove(keys, item)
+        prefix.state = state.without(lambda snapshot: snapshot.tokens not in kept)
+        prefix.places = [snapshot.tokens for snapshot in prefix.state.snapshots]
+        if entered:
+            self._held.add(prefix.state)
 
-    def _drop(self, line: Line) -> None:
-        self._lines.remove(line)
-        self._unlink(line)
+    def _drop(self, prefix: Prefix) -> None:
+        del self._prefixes[prefix]
+        for keys, item in self._items(prefix):
+            self._tree.remove(keys, item)
+        if prefix.state is not None:
+            (self._leaving if prefix.leaving else self._held).remove(prefix.state)
+            prefix.state, prefix.leaving = None, False
+        self._unlink(prefix)
 
-    def _unlink(self, line: Line) -> None:
-        if line.file is not None:
+    def _unlink(self, prefix: Prefix) -> None:
+        if prefix.file is not None:
             with suppress(OSError):
-                line.file.unlink()
-            line.file, line.file_bytes = None, 0
+                prefix.file.unlink()
+            prefix.file, prefix.file_bytes = None, 0
 
-    def shrink(self, size: int) -> None:
-        """Come down to `size` bytes of memory: old snapshots go first, then lines, least recently used first."""
-        held = self.nbytes
-        for line in self._lines:
-            if held > size and line.thin(_NEWEST):
-                held = self.nbytes
-        for line in list(self._lines):
-            if held > size and line.data is not None:
-                self._evict(line)
-                held = self.nbytes
-                mx.clear_cache()
-
-    def _evict(self, line: Line) -> None:
+    def _evict(self, prefix: Prefix) -> None:
         """To disk if there is a place for it, else out."""
-        if self._directory is not None and line.file is None:
+        assert prefix.state is not None
+        if prefix.file is not None:
+            self._held.remove(prefix.state)
+            prefix.state = None
+        elif self._directory is None or self._leaving.nbytes + prefix.state.nbytes > self.budget:
+            self._drop(prefix)
+        else:
+            self._held.remove(prefix.state)
+            self._leaving.add(prefix.state)
+            prefix.leaving = True
+            self._disk.post(self._write, prefix)
+
+    def _stay(self, prefix: Prefix) -> None:
+        """Of a prefix that is on its way to disk and is wanted again."""
+        if prefix.leaving:
+            assert prefix.state is not None
+            prefix.leaving = False
+            self._leaving.remove(prefix.state)
+            self._held.add(prefix.state)
+            self._settle()
+
+    def _write(self, prefix: Prefix) -> None:
+        """On the disk's thread: write a prefix that is to leave memory, and let its arrays go."""
+        with self._lock:
+            state = prefix.state
+            if self._closed or not prefix.leaving or state is None or self._directory is None:
+                return
             self._written += 1
             file = Path(self._directory.name) / f"{self._written}.safetensors"
-            # A full disk is no reason to fail the request that needs the room.
-            with suppress(SessionError, OSError):
-                write_line(file, line, self._fingerprint)
-                line.file, line.file_bytes = file, file.stat().st_size
-        if line.file is None:
-            self._drop(line)
-            return
-        line.data = None
-        for other in sorted(self._lines, key=lambda other: other.data is None):
-            if self.disk_bytes <= _DISK_FACTOR * self.budget:
+        # A full disk is no reason to fail the request that needs the room.
+        with suppress(SessionError, OSError):
+            write_prefix(file, prefix, state, self._fingerprint)
+        with self._lock:
+            if prefix in self._prefixes and file.exists():
+                prefix.file, prefix.file_bytes = file, file.stat().st_size
+            else:
+                file.unlink(missing_ok=True)
+            if prefix.leaving:
+                prefix.leaving = False
+                self._leaving.remove(state)
+                prefix.state = None
+                if prefix.file is None:
+                    self._drop(prefix)
+            self._bound_disk()
+            self._report()
+
+    def _bound_disk(self) -> None:
+        used = sum(prefix.file_bytes for prefix in self._prefixes)
+        for prefix in sorted(self._prefixes, key=lambda prefix: prefix.state is None):
+            if used <= _DISK_FACTOR * self.budget:
                 return
+            used -= prefix.file_bytes
             # What is in memory too can be written again.
-            self._unlink(other)
-            if other.data is None:
-                self._lines.remove(other)
+            if prefix.state is None:
+                self._drop(prefix)
+            else:
+                self._unlink(prefix)
+
+    def _fetch_for(self, prefix: Prefix, on_ready: Callable[[], None]) -> None:
+        self._fetch(prefix)
+        on_ready()
+
+    def _fetch(self, prefix: Prefix) -> FrozenState | None:
+        """On the disk's thread: read a prefix back; one that cannot be is forgotten."""
+        with self._lock:
+            if prefix.state is not None or prefix not in self._prefixes:
+                return prefix.state
+            assert prefix.file is not None
+            file = prefix.file
+            self.shrink(max(0, self.budget - prefix.file_bytes))
+            room = self._account(self._held.nbytes + self._leaving.nbytes + prefix.file_bytes) == 0
+        state = None
+        if room:
+            with suppress(SessionError):
+                found = read_prefix(file, self._fingerprint, self._make_caches())
+                same = np.array_equal(found.input_ids, prefix.input_ids) and found.images == prefix.images
+                state = found.state if same and found.places == prefix.places else None
+        with self._lock:
+            if prefix in self._prefixes and state is not None:
+                prefix.state = state
+                self._held.add(state)
+                self._prefixes.move_to_end(prefix)
+            elif prefix in self._prefixes:
+                self._drop(prefix)
+            self._settle()
+        return state
+
+    def _settle(self) -> None:
+        """Come down to the budget, and to what the memory of the process has room for."""
+        if self.nbytes > self.budget:
+            self.shrink(self.budget)
+        excess = self._report()
+        if excess:
+            self.shrink(max(0, self.nbytes - excess))
+
+    def _report(self) -> int:
+        """Tell how much memory is held; returns how much of it is too much."""
+        return self._account(self._held.nbytes + self._leaving.nbytes)

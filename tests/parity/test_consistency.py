@@ -13,7 +13,6 @@ from mlx_lm.generate import BatchGenerator
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.errors import GenerationCancelled
 from mlx_qwen35.prompts.prompt import Prompt
-from mlx_qwen35.runtime.generate import chunk_edges, prefill
 from tests.conftest import Bench
 from tests.parity.cases import CASES, TOLERANCE
 from tests.tiny import DENSE, Shape
@@ -79,8 +78,10 @@ def solo(bench: Bench, prompt: Prompt, count: int) -> tuple[list[int], list[Any]
 
 def read_all_but_last(bench: Bench, prompt: Prompt) -> list[Any]:
     cache = bench.cache(prompt)
-    for _ in prefill(bench.model, prompt.input_ids, cache, chunk_edges(0, len(prompt.input_ids) - 1, 16)):
-        pass
+    last = len(prompt.input_ids) - 1
+    for start in range(0, last, 16):
+        bench.model(mx.array(prompt.input_ids[start : min(start + 16, last)])[None], cache=cache)
+        mx.eval([layer.state for layer in cache])
     return cache
 
 
@@ -194,7 +195,7 @@ def test_an_exception_on_the_mlx_thread_leaves_nothing_behind(
     expected = kit.generate(prompt, logprobs=True, **GREEDY)
     stream_before = kit._thread.call(lambda: str(mx.default_stream(mx.default_device())))
     with monkeypatch.context() as patch:
-        patch.setattr("mlx_qwen35.runtime.generate._value", lambda scalar: 1 / 0)
+        patch.setattr("mlx_qwen35.runtime.executor._value", lambda scalar: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             kit.generate(prompt, logprobs=True, **GREEDY)
     gc.collect()

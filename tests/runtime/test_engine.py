@@ -2,20 +2,18 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.generate import GenerationBatch
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, GenerationResult, PrefillProgress
 from mlx_qwen35.errors import EngineFullError, GenerationCancelled, KitClosedError, OptionError
-from mlx_qwen35.runtime.engine import Engine, Event, Job
-from mlx_qwen35.runtime.generate import Request
+from mlx_qwen35.runtime.engine import Engine
+from mlx_qwen35.runtime.request import Event, Job, Request
 from tests.parity.cases import CASES
 from tests.tiny import DENSE, Shape
 
@@ -248,7 +246,7 @@ def test_a_fault_is_told_to_everyone_and_the_next_request_works(
     for caller in callers:
         caller.until(is_chunk)
     with monkeypatch.context() as patch:
-        patch.setattr(GenerationBatch, "next", lambda batch: 1 / 0)
+        patch.setattr("mlx_qwen35.runtime.executor._Batch.step", lambda batch: 1 / 0)
         assert all(isinstance(caller.end(), ZeroDivisionError) for caller in callers)
     assert Caller(engine, ask(kit, "two images", max_tokens=8)).result().tokens == expected.tokens
 
@@ -292,9 +290,10 @@ def test_a_closed_kit_ends_every_request(checkpoint_dir: Callable[[Shape], Any])
 def test_memory_decides_how_many_run_at_once(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for one sequence of this length, they run one after the other."""
     requests = [ask(kit, "text", max_tokens=60) for _ in range(2)]
-    tokens = len(requests[0].prompt.input_ids) + 60
-    room = kit.guard.needs(tokens, 512, kept=kit.vision.features.nbytes) + kit.guard.held(tokens) // 2
-    monkeypatch.setattr(kit, "guard", replace(kit.guard, limit=room))
+    prompt = len(requests[0].prompt.input_ids)
+    # Reading the prompt takes more meanwhile than the answer will.
+    room = kit.guard.needs(prompt, 512, kept=kit.vision.features.nbytes) + kit.guard.held(prompt + 60) // 2
+    monkeypatch.setattr(kit.ledger, "limit", room)
     engine = Engine(kit)
     one, other = (Caller(engine, request) for request in requests)
     one.until(is_chunk)

@@ -15,13 +15,8 @@ from mlx_qwen35.bench.published import PUBLISHED, Published, published_config
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.errors import CheckpointError, ContextLengthError, InsufficientMemoryError, OptionError
-from mlx_qwen35.runtime.memory import (
-    SMALLEST_STEP,
-    MemoryGuard,
-    attention_bytes_per_token,
-    encoding_bytes,
-    gdn_state_bytes,
-)
+from mlx_qwen35.runtime.estimates import attention_bytes_per_token, encoding_bytes, gdn_state_bytes
+from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard
 from tests.conftest import Bench
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape
 

@@ -554,11 +554,9 @@ def test_a_long_prompt_keeps_the_connection_alive(box: ModelKit) -> None:
 def test_an_engine_fault_is_told_and_the_next_request_works(
     box: ModelKit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from mlx_lm.generate import GenerationBatch
-
     with serving(box) as running:
         with monkeypatch.context() as patch:
-            patch.setattr(GenerationBatch, "next", lambda batch: 1 / 0)
+            patch.setattr("mlx_qwen35.runtime.executor._Batch.step", lambda batch: 1 / 0)
             status, _, text = raw(running.url, "/v1/chat/completions", {"messages": SPELL})
             assert status == 500
             assert "division" not in text

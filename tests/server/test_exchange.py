@@ -9,8 +9,7 @@ import pytest
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.errors import OptionError
-from mlx_qwen35.runtime.engine import Event
-from mlx_qwen35.runtime.generate import Request
+from mlx_qwen35.runtime.request import Event, Request
 from mlx_qwen35.server.exchange import Ask, Called, Delta, Exchange, Finished, Reply
 from mlx_qwen35.server.media import MediaPolicy
 

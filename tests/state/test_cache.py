@@ -9,7 +9,8 @@ from mlx_lm.models.cache import ArraysCache, KVCache
 
 from mlx_qwen35.errors import CacheError
 from mlx_qwen35.prompts.positions import lay_out
-from mlx_qwen35.state.cache import AttentionCache, BatchAttentionCache, PromptMedia, attach_media
+from mlx_qwen35.state.cache import AttentionCache, BatchAttentionCache, attach_media
+from mlx_qwen35.state.media import PromptMedia
 
 PAD = 9
 

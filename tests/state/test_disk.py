@@ -10,15 +10,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.models.cache import ArraysCache
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.errors import SessionError
-from mlx_qwen35.state.cache import AttentionCache
-from mlx_qwen35.state.disk import FORMAT, _digest, read_line, write_line
-from mlx_qwen35.state.snapshots import Line, LineData, Snapshot
+from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache
+from mlx_qwen35.state.disk import FORMAT, _digest, read_prefix, write_prefix
+from mlx_qwen35.state.prefix import Prefix
+from mlx_qwen35.state.sequence import FrozenState, Snapshot
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape
 
 CONVERSATION: list[dict[str, Any]] = [
@@ -44,8 +44,8 @@ def fresh(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[..., Mod
         kit.close()
 
 
-def newest(kit: ModelKit) -> Line:
-    return kit.prompt_cache._lines[-1]
+def newest(kit: ModelKit) -> Prefix:
+    return next(reversed(kit.prompt_cache._prefixes))
 
 
 @pytest.fixture
@@ -66,14 +66,13 @@ def test_the_restored_state_is_the_same_to_the_bit(
     one, two = newest(kit), newest(other)
     assert (one.images, one.turn, one.places) == (two.images, two.turn, two.places)
     assert one.input_ids.tolist() == two.input_ids.tolist()
-    assert one.data is not None
-    assert two.data is not None
+    assert one.state is not None
+    assert two.state is not None
     length = len(one.input_ids)
-    for left, right in zip(one.data.attention, two.data.attention, strict=True):
-        assert (left is None) == (right is None)
-        for a, b in zip(left or (), right or (), strict=True):
+    for left, right in zip(one.state.held, two.state.held, strict=True):
+        for a, b in zip(left, right, strict=True):
             assert mx.array_equal(a[..., :length, :], b).item()
-    for left_snapshot, right_snapshot in zip(one.data.snapshots, two.data.snapshots, strict=True):
+    for left_snapshot, right_snapshot in zip(one.state.snapshots, two.state.snapshots, strict=True):
         assert left_snapshot.tokens == right_snapshot.tokens
         for a, b in zip(left_snapshot.arrays(), right_snapshot.arrays(), strict=True):
             assert a.dtype == b.dtype
@@ -112,7 +111,7 @@ def test_of_another_conversation_only_the_beginning_in_common_is_saved(
     other = kit.process_prompt([CONVERSATION[0], {"role": "user", "content": "a new one"}])
     shared = kit.save_session(tmp_path / "a.session", other)
     assert shared == len(kit.tokenizer.encode("<|im_start|>system\nyou are brief<|im_end|>\n"))
-    line = read_line(tmp_path / "a.session", kit.prompt_cache._fingerprint, kit.model.make_cache())
+    line = read_prefix(tmp_path / "a.session", kit.prompt_cache._fingerprint, kit.model.make_cache())
     assert (len(line), line.places, line.images) == (shared, [shared], ())
 
 
@@ -205,10 +204,10 @@ def test_what_does_not_fit_together_is_refused(
     _, path = saved
     loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
     arrays, metadata = loaded
-    about = json.dumps({**json.loads(metadata["line"]), **change})
+    about = json.dumps({**json.loads(metadata["prefix"]), **change})
     mx.eval(list(arrays.values()))
     made = path.with_name("made.safetensors")
-    mx.save_safetensors(str(made), arrays, {**metadata, "line": about, "digest": _digest(arrays, about)})
+    mx.save_safetensors(str(made), arrays, {**metadata, "prefix": about, "digest": _digest(arrays, about)})
     refused(fresh(), made, "the session is damaged")
 
 
@@ -246,14 +245,13 @@ def test_a_session_larger_than_the_budget_is_refused(
 
 def test_half_precision_survives(tmp_path: Path) -> None:
     """What numpy cannot hold is written and checked all the same."""
-    caches = [ArraysCache(size=2), AttentionCache()]
+    caches = [GatedDeltaCache(), AttentionCache()]
     state = (mx.random.normal((1, 3, 8)).astype(mx.bfloat16), mx.random.normal((1, 2, 4, 4)))
     pair = (mx.random.normal((1, 1, 4, 8)).astype(mx.bfloat16), mx.random.normal((1, 1, 4, 8)).astype(mx.bfloat16))
-    line = Line(np.arange(3, dtype=np.int32), (), 2, [3], LineData([Snapshot(3, (state, None))], [None, pair]))
-    write_line(tmp_path / "a", line, "x")
-    data = read_line(tmp_path / "a", "x", caches).data
-    assert data is not None
-    assert data.attention[1] is not None
-    assert mx.array_equal(data.attention[1][0], pair[0][..., :3, :]).item()
-    assert data.attention[1][0].dtype == mx.bfloat16
-    assert mx.array_equal(data.snapshots[0].arrays()[0], state[0]).item()
+    whole = FrozenState((Snapshot(3, (state, ())),), ((), pair))
+    write_prefix(tmp_path / "a", Prefix(np.arange(3, dtype=np.int32), (), 2, [3], None), whole.cut(3), "x")
+    found = read_prefix(tmp_path / "a", "x", caches).state
+    assert found is not None
+    assert mx.array_equal(found.held[1][0], pair[0][..., :3, :]).item()
+    assert found.held[1][0].dtype == mx.bfloat16
+    assert mx.array_equal(found.snapshots[0].arrays()[0], state[0]).item()

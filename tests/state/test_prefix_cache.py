@@ -18,9 +18,7 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationResult
 from mlx_qwen35.errors import GenerationCancelled, OptionError, SessionError
 from mlx_qwen35.prompts.prompt import Prompt, find_branch_points
-from mlx_qwen35.runtime.generate import chunk_edges, read
-from mlx_qwen35.state.prefix_cache import PromptCache
-from mlx_qwen35.state.snapshots import tokens_in
+from mlx_qwen35.state.prefix_cache import PrefixCache, Reading
 from tests.conftest import Bench
 from tests.tiny import DENSE, IDS, VOCAB_SIZE, Shape
 
@@ -187,7 +185,7 @@ def test_an_answer_cut_short_is_continued(fresh: Callable[..., ModelKit]) -> Non
 
 def test_an_error_leaves_nothing_behind(fresh: Callable[..., ModelKit], monkeypatch: pytest.MonkeyPatch) -> None:
     kit = fresh()
-    monkeypatch.setattr("mlx_qwen35.runtime.generate.decode", lambda *_, **__: iter([1 / 0]))
+    monkeypatch.setattr("mlx_qwen35.runtime.executor._Batch.step", lambda batch: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ask(kit, [user("hello")])
     monkeypatch.undo()
@@ -329,17 +327,41 @@ def branching(bench: Bench, ids: list[int], images: list[Image.Image] | None, po
     return dataclasses.replace(bench.prompt(ids, images), branch_points=points, turn=len(ids))
 
 
-def read_all(bench: Bench, cache: PromptCache, prompt: Prompt, step: int) -> tuple[list[Any], mx.array, int]:
-    """Read a prompt through the cache: its caches, the logits of its last token, and where it began."""
+def chunk_edges(start: int, stop: int, step: int, points: tuple[int, ...]) -> list[int]:
+    """Where chunks begin and end that cover [start, stop) and stop at `points`."""
+    edges = [start]
+    for end in [*(point for point in points if start < point < stop), stop]:
+        edges += [*range(edges[-1] + step, end, step), end]
+    return edges if stop > start else [start]
+
+
+def read(bench: Bench, reading: Reading, step: int, stop: int) -> None:
+    """Read a prompt up to token `stop`, with snapshots at its branch points."""
+    prompt = reading.prompt
+    bench.vision.fill(reading.state.caches, prompt)
+    for begin, end in pairwise(chunk_edges(reading.start, stop, step, prompt.branch_points)):
+        bench.model(mx.array(prompt.input_ids[begin:end])[None], cache=reading.state.caches)
+        reading.state.evaluate()
+        if end in prompt.branch_points and reading.snapshots is not None:
+            reading.snapshots.append(reading.state.snapshot())
+
+
+def begin(cache: PrefixCache, prompt: Prompt) -> Reading:
     reading = cache.begin(prompt)
+    assert reading is not None
+    return reading
+
+
+def read_all(bench: Bench, cache: PrefixCache, prompt: Prompt, step: int) -> tuple[list[Any], mx.array, int]:
+    """Read a prompt through the cache: its caches, the logits of its last token, and where it began."""
+    reading = begin(cache, prompt)
     start = reading.start
-    for _ in read(bench.model, bench.vision, reading, step, len(prompt.input_ids) - 1):
-        pass
-    kept = dataclasses.replace(reading, caches=list(reading.caches))
-    cache.keep(kept)
-    logits = bench.model(mx.array(prompt.input_ids[-1:])[None], cache=reading.caches)
+    read(bench, reading, step, len(prompt.input_ids) - 1)
+    cache.keep(reading)
+    caches = reading.state.caches
+    logits = bench.model(mx.array(prompt.input_ids[-1:])[None], cache=caches)
     mx.eval(logits)
-    return reading.caches, logits, start
+    return caches, logits, start
 
 
 def arrays_of(caches: list[Any]) -> list[mx.array]:
@@ -378,7 +400,7 @@ def test_a_warm_start_equals_a_cold_one(
     """Bit for bit in the same chunks, caches and logits; to 1e-4 of the logit scale in one piece. fp32."""
     bench = benches(dense_and_moe)
     pictures = [RED, BLUE][:images]
-    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
+    cache = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
     one = bench.prompt(first, pictures[: first.count(IDS["<|image_pad|>"])])
     shared = len(one.input_ids) - 3
     points = (shared, len(one.input_ids) - 1)
@@ -403,21 +425,21 @@ def test_a_warm_start_equals_a_cold_one(
 
 def test_a_branch_never_changes_what_it_began_from(benches: Callable[[Shape], Bench]) -> None:
     bench = benches(DENSE)
-    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
+    cache = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
     trunk = branching(bench, TEXT[:20], None, (10, 19))
     read_all(bench, cache, trunk, step=64)
-    line = cache._lines[0]
-    assert line.data is not None
-    before = [np.array(array) for array in line.data.arrays()]
+    (prefix,) = cache._prefixes
+    assert prefix.state is not None
+    before = [np.array(array) for array in prefix.state.arrays()]
     for tail in ([1, 2, 3], [4, 5, 6, 7]):
         _, _, start = read_all(bench, cache, branching(bench, TEXT[:12] + tail, None, (10,)), step=64)
         assert start == 10
-    assert all(np.array_equal(a, np.array(b)) for a, b in zip(before, line.data.arrays(), strict=True))
+    assert all(np.array_equal(a, np.array(b)) for a, b in zip(before, prefix.state.arrays(), strict=True))
 
 
 def test_the_longest_of_several_lines_is_taken(benches: Callable[[Shape], Bench]) -> None:
     bench = benches(DENSE)
-    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
+    cache = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
     read_all(bench, cache, branching(bench, [*TEXT[:8], 1, 1, 1], None, (8, 10)), step=64)
     read_all(bench, cache, branching(bench, [*TEXT[:14], 2, 2, 2], None, (14,)), step=64)
     read_all(bench, cache, branching(bench, [*TEXT[:4], 3, 3, 3], None, (4,)), step=64)
@@ -428,15 +450,13 @@ def test_the_longest_of_several_lines_is_taken(benches: Callable[[Shape], Bench]
 def test_a_start_is_never_inside_an_image(benches: Callable[[Shape], Bench]) -> None:
     """A prompt that is cancelled in the middle of an image is kept up to the last place before it."""
     bench = benches(DENSE)
-    cache = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
+    cache = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
     prompt = dataclasses.replace(bench.prompt(TEXT[:6] + IMAGE + TEXT[:6], [RED]), branch_points=(4,), turn=4)
-    reading = cache.begin(prompt)
-    for processed in read(bench.model, bench.vision, reading, 5, 14):
-        if processed == 9:
-            break
-    assert tokens_in(reading.caches) == 9
+    reading = begin(cache, prompt)
+    read(bench, reading, 5, 9)
+    assert reading.state.tokens == 9
     cache.keep(reading)
-    assert cache.begin(prompt).start == 4
+    assert begin(cache, prompt).start == 4
 
 
 # Budgets.
@@ -461,13 +481,13 @@ def test_the_budget_bounds_memory_and_the_least_recently_used_goes(fresh: Callab
 def test_old_snapshots_go_before_conversations(benches: Callable[[Shape], Bench]) -> None:
     bench = benches(DENSE)
     prompt = dataclasses.replace(branching(bench, TEXT, None, tuple(range(3, 39, 3))), turn=15)
-    everything = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
+    everything = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
     read_all(bench, everything, prompt, step=64)
-    cache = PromptCache(bench.model.make_cache, everything.nbytes - 1, fingerprint="m")
+    cache = PrefixCache(bench.model.make_cache, everything.nbytes - 1, fingerprint="m")
     read_all(bench, cache, prompt, step=64)
-    (line,) = cache._lines
-    assert line.places == [3, 15, 24, 27, 30, 33, 36, 39]
-    assert cache.begin(branching(bench, [*TEXT[:30], 1, 1], None, ())).start == 30
+    (prefix,) = cache._prefixes
+    assert prefix.places == [3, 15, 24, 27, 30, 33, 36, 39]
+    assert begin(cache, branching(bench, [*TEXT[:30], 1, 1], None, ())).start == 30
 
 
 def test_a_conversation_larger_than_the_budget_costs_no_other(fresh: Callable[..., ModelKit]) -> None:
@@ -512,16 +532,16 @@ def test_what_memory_has_no_room_for_goes_to_disk(fresh: Callable[..., ModelKit]
 
 def test_the_disk_is_bounded_too(benches: Callable[[Shape], Bench], tmp_path: Path) -> None:
     bench = benches(DENSE)
-    probe = PromptCache(bench.model.make_cache, 2**30, fingerprint="m")
+    probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
     read_all(bench, probe, branching(bench, TEXT[:20], None, ()), step=64)
-    cache = PromptCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
+    cache = PrefixCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
     for number in range(40):
         read_all(bench, cache, branching(bench, [number, *TEXT[:19]], None, ()), step=64)
     assert 0 < cache.disk_bytes <= 10 * cache.budget
     assert sum(file.stat().st_size for file in tmp_path.glob("*/*")) == cache.disk_bytes
     cache.close()
     with pytest.raises(SessionError, match="cannot be written"):
-        PromptCache(bench.model.make_cache, 1, directory=tmp_path / "nowhere", fingerprint="m")
+        PrefixCache(bench.model.make_cache, 1, directory=tmp_path / "nowhere", fingerprint="m")
 
 
 # Random conversations.

@@ -1,0 +1,184 @@
+"""Who holds how much memory: one account for the process, and one below it for each loaded checkpoint.
+
+Whatever takes memory holds a lease: weights, the caches of running requests, activations of the step to come, kept
+prefixes, image features, pictures that are being decoded. A lease that does not fit makes room first, by letting
+kept things go, and is refused if that is not enough.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from mlx_qwen35.errors import InsufficientMemoryError
+from mlx_qwen35.runtime.estimates import default_limit, gigabytes
+
+Reclaimer = Callable[[int], None]
+
+
+class Ledger:
+    """Leases within a limit, in bytes; any thread.
+
+    Args:
+        limit: At most this many bytes together.
+        parent: Counts the same leases within a limit of its own; see `process_ledger`.
+    """
+
+    def __init__(self, limit: int, parent: "Ledger | None" = None) -> None:
+        self.limit = limit
+        self._parent = parent
+        self._held: dict[Lease, int] = {}
+        self._reclaimers: list[Reclaimer] = []
+        self._released: list[Callable[[], None]] = []
+        # Reentrant: the collector may release a lease while this very thread is in here.
+        self._changed = threading.Condition(threading.RLock())
+
+    @property
+    def held(self) -> int:
+        """Bytes of all leases."""
+        with self._changed:
+            return sum(self._held.values())
+
+    @property
+    def room(self) -> int:
+        """Bytes that are left, here and above; negative if what already existed was entered beyond the limit."""
+        room = self.limit - self.held
+        return room if self._parent is None else min(room, self._parent.room)
+
+    def by_purpose(self) -> dict[str, int]:
+        """Bytes held for each purpose."""
+        with self._changed:
+            found: dict[str, int] = {}
+            for lease, nbytes in self._held.items():
+                found[lease.purpose] = found.get(lease.purpose, 0) + nbytes
+            return found
+
+    def open(self, purpose: str, nbytes: int = 0) -> "Lease":
+        """A lease on something that exists already, whether or not it fits."""
+        lease = Lease(self, purpose)
+        lease.enter(nbytes)
+        return lease
+
+    def take(self, purpose: str, nbytes: int, *, place: str) -> "Lease":
+        """A lease on something that is to come.
+
+        Args:
+            place: What an error is about.
+        Raises:
+            InsufficientMemoryError: There is no room, even after everything that may go has gone.
+        """
+        lease = Lease(self, purpose)
+        if not lease.resize(nbytes):
+            raise InsufficientMemoryError(
+                f"{place}: expected at most {gigabytes(max(0, self.room))} (what is left of {gigabytes(self.limit)}), "
+                f"found {gigabytes(nbytes)}"
+            )
+        return lease
+
+    @contextmanager
+    def waiting(self, purpose: str, nbytes: int, *, place: str) -> Iterator[None]:
+        """A lease for a moment, which waits while others of its purpose hold theirs.
+
+        Raises:
+            InsufficientMemoryError: There is no room, and nobody of this purpose who will make some.
+        """
+        lease = Lease(self, purpose)
+        while not lease.resize(nbytes):
+            with self._changed:
+                if not any(other.purpose == purpose for other in self._held):
+                    break
+                # What was released since the try above is noticed by the next one.
+                self._changed.wait(0.05)
+        if lease.nbytes < nbytes:
+            lease = self.take(purpose, nbytes, place=place)
+        try:
+            yield
+        finally:
+            lease.release()
+
+    def on_pressure(self, reclaimer: Reclaimer) -> None:
+        """Register what can give memory back; called with the bytes that are missing, without a lock held."""
+        for ledger in self._lineage():
+            ledger._reclaimers.append(reclaimer)
+
+    def on_release(self, callback: Callable[[], None]) -> None:
+        """Register who wants to know that there is more room; the callback must return at once."""
+        for ledger in self._lineage():
+            ledger._released.append(callback)
+
+    def close(self) -> None:
+        """Give every lease back, and forget who could make room and who wants to know."""
+        with self._changed:
+            leases, reclaimers, released = list(self._held), list(self._reclaimers), list(self._released)
+        for ledger in self._lineage():
+            ledger._reclaimers = [one for one in ledger._reclaimers if one not in reclaimers]
+            ledger._released = [one for one in ledger._released if one not in released]
+        for lease in leases:
+            lease.release()
+
+    def make_room(self, nbytes: int) -> bool:
+        """Let kept things go until so many bytes are left; whether that succeeded."""
+        for ledger in self._lineage():
+            for reclaimer in list(ledger._reclaimers):
+                missing = nbytes - self.room
+                if missing <= 0:
+                    return True
+                reclaimer(missing)
+        return self.room >= nbytes
+
+    def _lineage(self) -> "Iterator[Ledger]":
+        ledger: Ledger | None = self
+        while ledger is not None:
+            yield ledger
+            ledger = ledger._parent
+
+    def _set(self, lease: "Lease", nbytes: int, *, only_if_it_fits: bool) -> bool:
+        """Enter a size, here and above."""
+        with self._changed:
+            before = self._held.get(lease, 0)
+            if only_if_it_fits and nbytes > before and sum(self._held.values()) - before + nbytes > self.limit:
+                return False
+            if self._parent is not None and not self._parent._set(lease, nbytes, only_if_it_fits=only_if_it_fits):
+                return False
+            if nbytes:
+                self._held[lease] = nbytes
+            else:
+                self._held.pop(lease, None)
+            if nbytes >= before:
+                return True
+            self._changed.notify_all()
+        for callback in list(self._released):
+            callback()
+        return True
+
+
+class Lease:
+    """So many bytes of a ledger, for one purpose."""
+
+    def __init__(self, ledger: Ledger, purpose: str) -> None:
+        self.purpose = purpose
+        self._ledger = ledger
+        self.nbytes = 0
+
+    def resize(self, nbytes: int) -> bool:
+        """Change the size if it fits, making room first; otherwise nothing changes."""
+        while not self._ledger._set(self, nbytes, only_if_it_fits=True):
+            if not self._ledger.make_room(nbytes - self.nbytes):
+                return False
+        self.nbytes = nbytes
+        return True
+
+    def enter(self, nbytes: int) -> None:
+        """Change the size to what is there, whether or not it fits."""
+        self._ledger._set(self, nbytes, only_if_it_fits=False)
+        self.nbytes = nbytes
+
+    def release(self) -> None:
+        """Give everything back."""
+        self.enter(0)
+
+
+@cache
+def process_ledger() -> Ledger:
+    """What all checkpoints of this process hold together, within what the machine has."""
+    return Ledger(default_limit())

@@ -1,0 +1,173 @@
+"""From a checkpoint to everything that runs requests on it."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+from mlx_qwen35.answers.sampling import default_max_tokens, options_from, whole_number
+from mlx_qwen35.checkpoints.build import materialise
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.hub import find_checkpoint
+from mlx_qwen35.errors import CheckpointError, KitClosedError, OptionError
+from mlx_qwen35.patches.gated_delta_net import GatedDelta, choose_gated_delta
+from mlx_qwen35.patches.qwen3_5 import Model
+from mlx_qwen35.patches.versions import check_versions
+from mlx_qwen35.paths import expand
+from mlx_qwen35.prompts.images import check_max_pixels
+from mlx_qwen35.prompts.tokenizer import Tokenizer
+from mlx_qwen35.runtime.admission import MemoryAdmission
+from mlx_qwen35.runtime.estimates import default_limit, machine_memory
+from mlx_qwen35.runtime.executor import Executor
+from mlx_qwen35.runtime.ledger import Lease, Ledger, process_ledger
+from mlx_qwen35.runtime.loop import Loop
+from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard
+from mlx_qwen35.runtime.scheduler import Scheduler
+from mlx_qwen35.runtime.thread import MlxThread
+from mlx_qwen35.state.cache import make_caches
+from mlx_qwen35.state.prefix_cache import PrefixCache
+from mlx_qwen35.vision import VisionAddOn, make_vision_add_on
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What `ModelKit.load` was asked for; see there."""
+
+    path_or_hub_id: Any
+    adapter_path: Any
+    revision: str | None
+    max_pixels: Any
+    prompt_cache_bytes: Any
+    prompt_cache_dir: Any
+    image_cache_bytes: Any
+    max_context: Any
+    memory_limit: Any
+    exact: bool
+    gated_delta: str | None
+
+
+@dataclass
+class Loaded:
+    """A checkpoint that is ready to answer.
+
+    Args:
+        guard: Estimates what requests take.
+        ledger: Counts what they hold, and everything else of this checkpoint.
+        thread: Where MLX runs, and the loop.
+    """
+
+    checkpoint: Checkpoint
+    model: Any
+    tokenizer: Tokenizer
+    vision: VisionAddOn
+    guard: MemoryGuard
+    ledger: Ledger
+    prefix_cache: PrefixCache
+    thread: MlxThread
+    loop: Loop
+
+    def close(self) -> None:
+        """Release everything; again, it does nothing."""
+        with suppress(KitClosedError):
+            self.thread.call(self._close)
+        self.prefix_cache.close()
+        self.ledger.close()
+        self.thread.close()
+
+    def _close(self) -> None:
+        """On the thread that owns MLX: end what runs, and let the weights go."""
+        self.loop.close(KitClosedError("this ModelKit was closed: load it again"))
+        self.vision.close()
+        self.model = None
+        mx.clear_cache()
+
+
+def load(options: LoadOptions) -> Loaded:
+    """Check everything that can be checked before a weight is read, then build it all; errors as `ModelKit.load`."""
+    check_versions()
+    check_max_pixels(options.max_pixels)
+    gated_delta = choose_gated_delta(options.gated_delta, exact=options.exact)
+    budget = options.prompt_cache_bytes
+    budget = machine_memory() // 8 if budget is None else whole_number("prompt_cache_bytes", budget, 0)
+    whole_number("image_cache_bytes", options.image_cache_bytes, 0)
+    limit = options.memory_limit
+    limit = default_limit() if limit is None else whole_number("memory_limit", limit, 1)
+    directory = options.prompt_cache_dir
+    directory = None if directory is None else expand(directory, OptionError, "prompt_cache_dir")
+    checkpoint = Checkpoint.open(find_checkpoint(options.path_or_hub_id, revision=options.revision))
+    guard = _checked(checkpoint, options.max_context, limit)
+    tokenizer = Tokenizer(checkpoint.directory, checkpoint.eos_token_ids)
+    ledger = Ledger(limit, parent=process_ledger())
+    ledger.take("weights", guard.weights, place="checkpoint")
+    thread = MlxThread()
+    try:
+        model = thread.call(_read_model, checkpoint, options)
+        for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
+            pass
+        features = ledger.open("image features")
+        vision = make_vision_add_on(
+            checkpoint.config, model.vision_tower, checkpoint.directory, options.image_cache_bytes, features.enter
+        )
+        prefix_cache = PrefixCache(
+            partial(make_caches, checkpoint.config.text.layer_types),
+            budget,
+            directory=directory,
+            fingerprint=checkpoint.fingerprint(options.adapter_path, arithmetic(options.exact, gated_delta)),
+            account=_accountant(ledger, ledger.open("kept prefixes")),
+        )
+    except BaseException:
+        thread.close()
+        ledger.close()
+        raise
+    ledger.on_pressure(prefix_cache.reclaim)
+    ledger.on_pressure(vision.features.reclaim)
+    admission = MemoryAdmission(guard, ledger)
+    executor = Executor(model, vision, tokenizer, prefix_cache, admission, checkpoint.config.text.vocab_size)
+    loop = Loop(thread, Scheduler(admission), executor)
+    ledger.on_release(loop.wake)
+    return Loaded(checkpoint, model, tokenizer, vision, guard, ledger, prefix_cache, thread, loop)
+
+
+def _checked(checkpoint: Checkpoint, max_context: Any, limit: int) -> MemoryGuard:
+    """Whether the checkpoint's own settings make sense, and whether it fits."""
+    try:
+        options_from(checkpoint.generation_config, {})
+        default_max_tokens(checkpoint.generation_config)
+    except OptionError as error:
+        raise CheckpointError(f"{checkpoint.directory / 'generation_config.json'}: {error}") from error
+    context = checkpoint.config.text.context_length
+    if max_context is not None and whole_number("max_context", max_context, 1) > context:
+        raise OptionError(f"max_context: expected at most {context} (the model's context), found {max_context}")
+    guard = MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), limit)
+    if max_context is not None:
+        guard.step_size(SMALLEST_STEP, max_context, place="max_context")
+    return guard
+
+
+def _read_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
+    """The model with lazy weights; on the thread that owns MLX."""
+    maybe_set_recommended_wired_limit()
+    return Model.from_checkpoint(
+        checkpoint, adapter_path=options.adapter_path, exact=options.exact, gated_delta=options.gated_delta
+    )
+
+
+def _accountant(ledger: Ledger, lease: Lease) -> Callable[[int], int]:
+    """Enters what is held, and says how much of it is too much."""
+
+    def account(nbytes: int) -> int:
+        lease.enter(nbytes)
+        return max(0, -ledger.room)
+
+    return account
+
+
+def arithmetic(exact: bool, gated_delta: GatedDelta) -> str:
+    """What a state depends on beside the weights: another kit may go on from it only if all of this is the same."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "mlx-vlm"))
+    return f"{'exact' if exact else 'compiled'}, {gated_delta}, {mx.default_device()}, {versions}"

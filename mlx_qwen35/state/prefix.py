@@ -1,0 +1,87 @@
+"""A prefix: a sequence that was read, and what it takes to go on from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.state.sequence import FrozenState
+
+
+@dataclass(frozen=True)
+class ImageRun:
+    """The placeholders of one image, half open, and what the image was."""
+
+    start: int
+    stop: int
+    content_hash: str
+
+
+@dataclass(eq=False)
+class Prefix:
+    """One sequence that was read, up to its last snapshot.
+
+    Args:
+        input_ids: Shape (S,), int32.
+        images: The images among them.
+        turn: From here on the template writes the sequence anew once the next turn has begun.
+        places: The tokens of its snapshots.
+        state: Its arrays; None while they are on disk only.
+        file, file_bytes: Where they are on disk, if they are, and how large.
+        leaving: They are being written to disk, to leave memory then.
+    """
+
+    input_ids: NDArray[np.int32]
+    images: tuple[ImageRun, ...]
+    turn: int
+    places: list[int]
+    state: FrozenState | None = field(repr=False)
+    file: Path | None = None
+    file_bytes: int = 0
+    leaving: bool = False
+
+    def __post_init__(self) -> None:
+        self.keys = keys_of(self.input_ids, self.images)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def has_images(self, images: Sequence[ImageRun], tokens: int) -> bool:
+        """Whether its first tokens hold the same images as those of another sequence."""
+        return [i for i in self.images if i.start < tokens] == [i for i in images if i.start < tokens]
+
+    def beginning(self, state: FrozenState, tokens: int) -> "Prefix":
+        """Its beginning as a prefix of its own, without arrays.
+
+        Args:
+            state: The prefix's arrays.
+            tokens: Of one of the snapshots.
+        """
+        return Prefix(
+            input_ids=self.input_ids[:tokens],
+            images=tuple(image for image in self.images if image.stop <= tokens),
+            turn=min(self.turn, tokens),
+            places=[snapshot.tokens for snapshot in state.snapshots if snapshot.tokens <= tokens],
+            state=None,
+        )
+
+
+def images_of(prompt: Prompt) -> tuple[ImageRun, ...]:
+    """Where a prompt's images stand."""
+    if prompt.layout is None:
+        return ()
+    return tuple(
+        ImageRun(span.start, span.stop, image.content_hash)
+        for span, image in zip(prompt.layout.spans, prompt.images, strict=True)
+    )
+
+
+def keys_of(input_ids: NDArray[np.int32], images: Sequence[ImageRun]) -> NDArray[np.int64]:
+    """Token ids, with a negative number in place of an image's placeholders that depends on its content."""
+    keys = input_ids.astype(np.int64)
+    for image in images:
+        keys[image.start : image.stop] = -1 - int(image.content_hash[:15], 16)
+    return keys
