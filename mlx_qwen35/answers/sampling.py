@@ -17,6 +17,8 @@ LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 # Dividing by less than this leaves float32; the most likely token is all that could come out.
 _COLDEST = 1e-5
+# MLX takes 64 bits.
+_LARGEST_SEED = 2**64 - 1
 # mlx-lm's penalties look back this many tokens; further than any answer is long.
 _WHOLE_OUTPUT = 1 << 30
 
@@ -34,7 +36,7 @@ class SamplingOptions:
         presence_penalty: Subtracted once from the logits of tokens in the output.
         frequency_penalty: Subtracted once per occurrence in the output.
         logit_bias: Added to the logits of these token ids.
-        seed: Makes the choices of this request repeatable, whatever runs beside it; None draws one.
+        seed: Makes the choices of this request repeatable, whatever runs beside it; below 2**64; None draws one.
     Raises:
         OptionError: A value is out of range.
     """
@@ -59,7 +61,7 @@ class SamplingOptions:
             "presence_penalty": number("presence_penalty", self.presence_penalty),
             "frequency_penalty": number("frequency_penalty", self.frequency_penalty),
             "logit_bias": _bias(self.logit_bias),
-            "seed": None if self.seed is None else whole_number("seed", self.seed, 0),
+            "seed": None if self.seed is None else whole_number("seed", self.seed, 0, _LARGEST_SEED),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -184,9 +186,12 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     Raises:
         OptionError: It is no finite number, or not between `low` and `high`.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
+    try:
+        found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        found = math.inf
+    if math.isnan(found):
         raise OptionError(f"{name}: expected a number, found {value!r}")
-    found = float(value)
     if not low <= found <= high or (open_low and found == low) or math.isinf(found):
         bounds = f"{'above' if open_low else 'at least'} {low:g}" if low > -math.inf else "a finite number"
         bounds += f" and at most {high:g}" if high < math.inf else ""
@@ -194,12 +199,14 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     return found
 
 
-def whole_number(name: str, value: Any, low: int) -> int:
+def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
     """An option that counts something.
 
     Raises:
-        OptionError: It is no whole number, or below `low`.
+        OptionError: It is no whole number, or not between `low` and `high`.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-        raise OptionError(f"{name}: expected a whole number of at least {low}, found {value!r}")
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise OptionError(f"{name}: expected a whole number {bounds}, found {value!r}")
     return int(value)

@@ -82,9 +82,9 @@ class AnswerText:
             piece = self._take(self._detokenizer.flush(), last=True)
             self._in_reasoning, self._skip_newlines = False, True
             return piece
-        if token == self._think and not self._in_reasoning and not self._answer_begun and not self._held.strip():
+        begun = self._answer_begun or self._detokenizer.pending or self._held.strip()
+        if token == self._think and not self._in_reasoning and not begun:
             self._held, self._in_reasoning, self._skip_newlines = "", True, True
-            self._detokenizer.flush()
             return Piece()
         return self._take(self._detokenizer.add(token), last=False)
 

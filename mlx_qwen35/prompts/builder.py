@@ -1,7 +1,6 @@
 """From whatever a caller asks with, to a prompt: token ids, pixels and positions."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,11 +8,10 @@ import numpy as np
 
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.errors import ContextLengthError, OptionError, PromptError, PromptMismatchError
-from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.images import PreparedImage, check_max_pixels
 from mlx_qwen35.prompts.messages import fill_sources, render_messages
 from mlx_qwen35.prompts.positions import MediaLayout
-from mlx_qwen35.prompts.prompt import Prompt, begins_in_reasoning, find_branch_points
+from mlx_qwen35.prompts.prompt import Prompt, begins_in_reasoning, check_ids, find_branch_points
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
@@ -143,19 +141,6 @@ class PromptBuilder:
                     f"prompt token {input_ids.index(token)}: expected no placeholder for {kind}, found one; "
                     f"{'video is not supported' if kind == 'a video' else 'this checkpoint has no vision'}"
                 )
-
-
-def check_ids(ids: Sequence[Any], vocab_size: int) -> list[int]:
-    """Token ids that the model has an embedding for.
-
-    Raises:
-        PromptError: One is no whole number in [0, vocab_size).
-    """
-    for index, token in enumerate(ids):
-        whole = isinstance(token, Integral) and not isinstance(token, bool)
-        if not whole or not 0 <= token < vocab_size:
-            raise PromptError(f"prompt[{index}]: expected a token id below {vocab_size}, found {shorten(repr(token))}")
-    return [int(token) for token in ids]
 
 
 def _as_list(images: Any) -> list[Any]:

@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_qwen35.errors import PromptError
+from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.images import PreparedImage
 from mlx_qwen35.prompts.positions import MediaLayout
 from mlx_qwen35.prompts.tokenizer import Tokenizer
@@ -45,6 +49,21 @@ class Prompt:
     def image_tokens(self) -> int:
         """Placeholders among `input_ids`."""
         return sum(image.tokens for image in self.images)
+
+
+def check_ids(ids: Sequence[Any], vocab_size: int) -> list[int]:
+    """Token ids as Python's own numbers, refused where the model has no row for them.
+
+    Args:
+        ids: Of a caller; or of a tokenizer, which may know more tokens than the model.
+    Raises:
+        PromptError: One is no whole number in [0, vocab_size).
+    """
+    for index, token in enumerate(ids):
+        whole = isinstance(token, Integral) and not isinstance(token, bool)
+        if not whole or not 0 <= token < vocab_size:
+            raise PromptError(f"prompt[{index}]: expected a token id below {vocab_size}, found {shorten(repr(token))}")
+    return [int(token) for token in ids]
 
 
 def find_branch_points(

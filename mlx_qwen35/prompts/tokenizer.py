@@ -7,8 +7,9 @@ text are spelled out as ordinary text.
 
 import json
 import re
+from codecs import getincrementaldecoder
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,12 @@ class Tokenizer:
         eos_token_ids: Ids that end an answer according to the checkpoint's configs; the
             tokenizer's own is added.
     Raises:
-        CheckpointError: The directory holds no fast tokenizer.
+        CheckpointError: The directory holds no fast tokenizer, or none whose tokens are bytes.
     """
 
     def __init__(self, directory: Path, eos_token_ids: Iterable[int] = ()) -> None:
         # Slow to import.
+        from tokenizers.decoders import ByteLevel
         from transformers import AutoTokenizer
 
         try:
@@ -78,6 +80,9 @@ class Tokenizer:
         if not getattr(self._hf, "is_fast", False):
             raise CheckpointError(f"{directory}: expected tokenizer.json, found only a slow tokenizer")
         self._backend: Any = self._hf.backend_tokenizer
+        if not isinstance(self._backend.decoder, ByteLevel):
+            found = type(self._backend.decoder).__name__
+            raise CheckpointError(f"{directory}: expected a byte-level tokenizer as Qwen's, found a decoder {found}")
         added = self._backend.get_added_tokens_decoder()
         self._control: dict[str, int] = {token.content: token_id for token_id, token in added.items()}
         self._eats_left = {token.content for token in added.values() if token.lstrip}
@@ -144,9 +149,19 @@ class Tokenizer:
         """Text of token ids, control tokens included; ids beyond the tokenizer give nothing."""
         return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one token stands for; an id beyond the tokenizer gives none."""
+        text = self._backend.id_to_token(token)
+        if text is None:
+            return b""
+        try:
+            return bytes(map(_byte_alphabet().__getitem__, text))
+        except KeyError:
+            return str(text).encode()  # a control token with a space or the like in it
+
     def detokenizer(self) -> "Detokenizer":
         """A decoder for one stream of tokens."""
-        return Detokenizer(self._backend)
+        return Detokenizer(self)
 
     @cached_property
     def _control_pattern(self) -> re.Pattern[str]:
@@ -182,34 +197,42 @@ def _checked(text: str) -> str:
 
 
 class Detokenizer:
-    """Turns a stream of token ids to text, never splitting a character."""
+    """Turns a stream of token ids to text, never splitting a character.
 
-    # No character takes more bytes than four; what is still incomplete after so many tokens never ends.
-    _LONGEST_CHARACTER = 8
+    All pieces together are what `Tokenizer.decode` makes of all ids. Tokens are bytes, and only their whole
+    stream says which of them make a character and which make none, U+FFFD.
+    """
 
-    def __init__(self, backend: Any) -> None:
-        from tokenizers.decoders import DecodeStream
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = getincrementaldecoder("utf-8")(errors="replace")
 
-        self._backend = backend
-        self._make = DecodeStream
-        self._stream = DecodeStream(skip_special_tokens=False)
-        self._pending: list[int] = []
+    @property
+    def pending(self) -> bool:
+        """Whether bytes wait for the rest of their character."""
+        return bool(self._utf8.getstate()[0])
 
     def add(self, token: int) -> str:
         """The text that this token completes, possibly empty.
 
         An id beyond the tokenizer (the model's vocabulary is padded) gives nothing.
         """
-        self._pending.append(token)
-        text = self._stream.step(self._backend, token)
-        if text is not None:
-            self._pending.clear()
-            return str(text)
-        return self.flush() if len(self._pending) > self._LONGEST_CHARACTER else ""
+        return self._utf8.decode(self._tokenizer.token_bytes(token))
 
     def flush(self) -> str:
         """What is left at the end; bytes that are no character become U+FFFD."""
-        text = str(self._backend.decode(self._pending, skip_special_tokens=False)) if self._pending else ""
-        self._pending.clear()
-        self._stream = self._make(skip_special_tokens=False)
-        return text
+        return self._utf8.decode(b"", final=True)
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """The byte that each character of a byte-level vocabulary stands for.
+
+    Source: GPT-2's bytes_to_unicode: printable Latin-1 stands for itself, further characters for the other bytes.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    alphabet = sorted(ByteLevel.alphabet())
+    own = [character for character in alphabet if ord(character) < 256]
+    others = (byte for byte in range(256) if chr(byte) not in own)
+    return dict(zip([*own, *alphabet[len(own) :]], [*map(ord, own), *others], strict=True))

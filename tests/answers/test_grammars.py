@@ -390,6 +390,30 @@ def test_which_calls_are_allowed(
     assert accepts(tokenizer, grammars.tool_calls(TOOLS, in_reasoning=False, **options), text) == allowed
 
 
+ALL_OF = [
+    ([{"type": "string"}, {"enum": ["a", "b"]}], ["a", "b"], ["c", "1", "null"]),
+    ([{"enum": ["a", "b", 1]}, {"enum": ["b", "c", 1]}], ["b", "1"], ["a", "c"]),
+    ([{"type": ["string", "null"]}, {"enum": ["a", None, 1]}], ["a", "null"], ["1", "b"]),
+    ([{"type": "integer"}, {"minimum": 3}], ["3"], ["2", "a"]),
+    ([{"$ref": "#/$defs/Unit"}, {"anyOf": [{"const": "K"}, {"const": "C"}]}], ["C"], ["F", "K"]),
+]
+
+
+@pytest.mark.parametrize(("parts", "fit", "others"), ALL_OF)
+def test_all_of_means_all_of_them(
+    tokenizer: Tokenizer, grammars: Grammars, parts: list[Any], fit: list[str], others: list[str]
+) -> None:
+    """In the value of a parameter and in JSON, where a string has its quotes."""
+    units = {"$defs": {"Unit": {"type": "string", "enum": ["C", "F"]}}}
+    parameters = {**units, "properties": {"x": {"allOf": parts}}, "required": ["x"]}
+    for value in [*fit, *others]:
+        constraint = grammars.tool_calls([{"name": "f", "parameters": parameters}], in_reasoning=False)
+        assert accepts(tokenizer, constraint, call("f", ("x", value))) == (value in fit), value
+        text = value if value in ("1", "2", "3", "null") else json.dumps(value)
+        constraint = grammars.json_schema({**units, "allOf": parts}, in_reasoning=False)
+        assert accepts(tokenizer, constraint, text) == (value in fit), value
+
+
 def test_a_grammar_waits_for_the_end_of_the_reasoning(tokenizer: Tokenizer, grammars: Grammars) -> None:
     """Reasoning is anything but an end; then come up to four line breaks, and the grammar."""
     end_think = tokenizer.control_id("</think>")

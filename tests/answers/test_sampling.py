@@ -6,17 +6,20 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.sampling import SamplingOptions, options_from
 from mlx_qwen35.errors import OptionError
+from tests.tiny import VOCAB_SIZE
 
 LOGITS = np.array([2.0, 1.5, 1.0, 0.0, -1.0, -3.0], dtype=np.float32)
 
 
 def frequencies(options: dict[str, Any], draws: int = 4000) -> np.ndarray:
-    """How often each token is drawn."""
+    """How often each token is drawn, a hundred at a time."""
     sample = SamplingOptions(seed=1, **options).sampler()
     logprobs = mx.array(LOGITS) - mx.logsumexp(mx.array(LOGITS))
-    tokens = mx.concatenate([sample(logprobs[None]) for _ in range(draws)])
+    rows = mx.repeat(logprobs[None], 100, axis=0)
+    tokens = mx.concatenate([sample(rows) for _ in range(draws // 100)])
     return np.bincount(np.array(tokens), minlength=len(LOGITS)) / draws
 
 
@@ -80,8 +83,8 @@ def test_filters_keep_what_transformers_keeps(seed: int) -> None:
     kept = set(torch.isfinite(chain(None, torch.from_numpy(logits)[None])[0]).nonzero()[:, 0].tolist())
     options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     sample = options.sampler()
-    logprobs = (mx.array(logits) - mx.logsumexp(mx.array(logits)))[None]
-    drawn = set(np.array(mx.concatenate([sample(logprobs) for _ in range(600)])).tolist())
+    logprobs = mx.array(logits) - mx.logsumexp(mx.array(logits))
+    drawn = set(np.array(sample(mx.repeat(logprobs[None], 600, axis=0))).tolist())
     assert drawn <= kept
     likely = {
         token
@@ -105,6 +108,22 @@ def test_a_seed_repeats_and_another_does_not() -> None:
     assert draw(None) != draw(None)
 
 
+def test_seeds_have_64_bits() -> None:
+    """Each of them tells: the largest is neither refused nor shortened."""
+
+    def draw(seed: int) -> list[int]:
+        sample = SamplingOptions(temperature=5.0, seed=seed).sampler()
+        return [int(sample(mx.array(LOGITS)[None]).item()) for _ in range(30)]
+
+    assert draw(2**64 - 1) == draw(2**64 - 1)
+    assert len({tuple(draw(seed)) for seed in (0, 2**32 - 1, 2**32, 2**64 - 1)}) == 4
+
+
+def test_a_seed_out_of_range_is_refused_before_any_work(kit: ModelKit) -> None:
+    with pytest.raises(OptionError, match="seed: expected a whole number from 0"):
+        kit.stream([5, 6, 7], temperature=1.0, seed=2**64)
+
+
 def processed(options: dict[str, Any], history: list[int], prompt_tokens: int = 1) -> list[float]:
     logits = mx.array(LOGITS)[None]
     for processor in SamplingOptions(**options).logits_processors(prompt_tokens):
@@ -118,6 +137,30 @@ def test_penalties_look_at_the_whole_output_and_not_at_the_prompt() -> None:
     assert processed({"frequency_penalty": 0.5}, history) == [1.0, -23.5, 1.0, 0.0, -1.5, -3.0]
     assert processed({"repetition_penalty": 2.0}, history) == [1.0, 0.75, 1.0, 0.0, -2.0, -3.0]
     assert processed({"repetition_penalty": 2.0, "presence_penalty": 1.0}, [5]) == LOGITS.tolist()
+
+
+@pytest.mark.parametrize(
+    "penalty", [{"presence_penalty": 5.0}, {"frequency_penalty": 5.0}, {"repetition_penalty": 4.0}]
+)
+def test_penalties_begin_with_the_first_token_of_the_answer(kit: ModelKit, penalty: dict[str, float]) -> None:
+    """Nothing of the prompt counts, its last token included: the first token's scores are as without a penalty."""
+    prompt = list(range(5, 25))
+
+    def scores(**options: float) -> list[dict[int, float]]:
+        whole: dict[str, Any] = {"max_tokens": 2, "temperature": 0.0, "top_logprobs": VOCAB_SIZE - 1}
+        result = kit.generate(prompt, cache_prompt=False, logit_bias={20: 50.0}, **whole, **options)
+        assert result.tokens[0] == 20
+        assert result.top_logprobs is not None
+        return [{top.token: top.logprob for top in tops} for tops in result.top_logprobs]
+
+    without, with_penalty = scores(), scores(**penalty)
+    assert with_penalty[0] == without[0]
+    # The second one's differ in the first token alone, apart from what all of them are normalised by.
+    tokens = sorted(set(without[1]) & set(with_penalty[1]))
+    difference = np.array([with_penalty[1][token] - without[1][token] for token in tokens])
+    rest = np.array(tokens) != 20
+    assert np.ptp(difference[rest]) < 1e-3
+    assert difference[~rest] < difference[rest].min() - 1
 
 
 def test_bias_is_added() -> None:
@@ -138,7 +181,11 @@ def test_bias_is_added() -> None:
         ({"min_p": 2}, "min_p: expected at least 0 and at most 1, found 2"),
         ({"repetition_penalty": 0}, "repetition_penalty: expected above 0, found 0"),
         ({"presence_penalty": float("inf")}, "presence_penalty: expected a finite number, found inf"),
+        ({"temperature": 10**400}, "temperature: expected at least 0, found 1000"),
+        ({"presence_penalty": -(10**400)}, "presence_penalty: expected a finite number, found -1000"),
         ({"seed": True}, "seed: expected a whole number"),
+        ({"seed": -1}, "seed: expected a whole number from 0 to 18446744073709551615, found -1"),
+        ({"seed": 2**64}, "seed: expected a whole number from 0 to .*, found 18446744073709551616"),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
@@ -156,6 +203,10 @@ def test_defaults_come_from_the_checkpoint_and_are_overridden() -> None:
     assert options_from(defaults, {}) == SamplingOptions(temperature=0.7, top_k=20, top_p=0.8)
     assert options_from(defaults, {"temperature": 0.0, "top_k": None}).temperature == 0.0
     assert options_from({"temperature": 0.7}, {}).temperature == 0.0
+    # As transformers does: a penalty counts for greedy answers too.
+    assert options_from({"repetition_penalty": 1.1, "top_k": 20}, {}) == SamplingOptions(repetition_penalty=1.1)
+    assert options_from({"repetition_penalty": 1.1}, {"repetition_penalty": 1.0}) == SamplingOptions()
+    assert options_from({"do_sample": True, "repetition_penalty": 1.1}, {}).repetition_penalty == 1.1
     assert options_from({"do_sample": True}, {}).temperature == 1.0
     assert options_from({}, {}) == SamplingOptions()
 

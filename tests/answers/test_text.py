@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mlx_qwen35.answers.text import AnswerText, check_stop
+from mlx_qwen35.answers.text import AnswerText, Piece, check_stop
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from tests.tiny import IDS, VOCAB_SIZE, write_tokenizer
@@ -81,7 +81,12 @@ def test_text_that_only_began_like_a_stop_string_is_given_back(tokenizer: Tokeni
     assert run(tokenizer, "end ## and more", stop=("###",))[:3] == ("end ## and more", "", False)
 
 
-def test_the_earliest_stop_string_wins(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("order", [("h", "t"), ("t", "h")])
+def test_the_earliest_stop_string_wins(tokenizer: Tokenizer, order: tuple[str, str]) -> None:
+    """Of two that one token completes, the one that comes first in the text, whatever their order in the request."""
+    (token,) = tokenizer.encode(" the")
+    piece = AnswerText(tokenizer, stop=order).add(token)
+    assert piece == Piece(text=" ", stopped=True, stop_string="t")
     assert run(tokenizer, "a dog and a fox", stop=("fox", "dog"))[0] == "a "
 
 
@@ -96,12 +101,37 @@ def test_ids_that_the_tokenizer_does_not_know_give_nothing(tokenizer: Tokenizer)
     assert "".join(answer.add(token).text for token in ids) + answer.close().text == "a fox"
 
 
-def test_a_character_cut_in_two_becomes_the_replacement_character(tokenizer: Tokenizer) -> None:
-    answer = AnswerText(tokenizer)
+@pytest.mark.parametrize("end", ["", "<|im_end|>", "<|endoftext|>"])
+@pytest.mark.parametrize("in_reasoning", [False, True])
+def test_a_character_cut_in_two_becomes_the_replacement_character(
+    tokenizer: Tokenizer, end: str, in_reasoning: bool
+) -> None:
+    """Whether the answer ends by an end token or without one."""
+    answer = AnswerText(tokenizer, in_reasoning=in_reasoning)
     ids = tokenizer.encode("漢")
     assert len(ids) > 1
-    assert [answer.add(token).text for token in ids[:-1]] == [""] * (len(ids) - 1)
-    assert answer.close().text.strip("�") == ""
+    assert [answer.add(token) for token in ids[:-1]] == [Piece()] * (len(ids) - 1)
+    last = answer.add(IDS[end]) if end else answer.close()
+    assert (last.reasoning if in_reasoning else last.text) == "\ufffd"
+    assert last.stopped == bool(end)
+
+
+def test_a_character_cut_by_the_end_of_the_reasoning_is_reasoning(tokenizer: Tokenizer) -> None:
+    answer = AnswerText(tokenizer, in_reasoning=True)
+    first, *rest = tokenizer.encode("漢")
+    assert answer.add(first) == Piece()
+    assert answer.add(IDS["</think>"]) == Piece(reasoning="\ufffd")
+    pieces = [answer.add(token) for token in rest]
+    assert "".join(piece.text for piece in [*pieces, answer.close()]) == "\ufffd" * len(rest)
+
+
+def test_a_cut_character_before_a_marker_is_text(tokenizer: Tokenizer) -> None:
+    """So the answer has begun, and the marker is text too."""
+    ids = [tokenizer.encode("漢")[0], IDS["<think>"], *tokenizer.encode("fox")]
+    answer = AnswerText(tokenizer)
+    pieces = [*map(answer.add, ids), answer.close()]
+    assert "".join(piece.text for piece in pieces) == "\ufffd<think>fox"
+    assert not any(piece.reasoning for piece in pieces)
 
 
 @pytest.mark.parametrize("stop", ["", [""], [7], ("a", ""), 5, {"a": 1}])
@@ -117,16 +147,29 @@ def test_stop_strings_come_alone_or_in_lists() -> None:
 
 
 def test_bytes_that_never_become_a_character_do_not_hold_the_text_back(tokenizer: Tokenizer) -> None:
-    """A model with padded or broken output still streams."""
+    """A model with padded or broken output still streams: each is known to be none when the next one comes."""
     lone = tokenizer.encode("漢")[0]
     answer = AnswerText(tokenizer)
     pieces = [answer.add(lone).text for _ in range(40)]
-    assert sum(map(bool, pieces)) >= 3
-    assert set("".join(pieces) + answer.close().text) == {"\ufffd"}
+    assert pieces == ["", *["\ufffd"] * 39]
+    assert answer.close().text == "\ufffd"
 
 
 def test_the_stop_string_is_named(tokenizer: Tokenizer) -> None:
-    """The one that comes first in the text, whatever their order."""
+    """The one that ended the answer, by the piece that it ended with; none where an end token did."""
     text = AnswerText(tokenizer, stop=("three", "two"))
-    pieces = [text.add(token) for token in tokenizer.encode("one two three")]
-    assert [piece.stop_string for piece in pieces if piece.stopped][:1] == ["two"]
+    pieces = []
+    for token in tokenizer.encode("one two three"):
+        pieces.append(text.add(token))
+        if pieces[-1].stopped:
+            break
+    assert [piece.stop_string for piece in pieces] == [None] * (len(pieces) - 1) + ["two"]
+    assert "".join(piece.text for piece in pieces) == "one "
+    assert AnswerText(tokenizer, stop=("two",)).add(IDS["<|im_end|>"]) == Piece(stopped=True)
+
+
+def test_a_stop_string_that_only_the_end_completes_is_found(tokenizer: Tokenizer) -> None:
+    """U+FFFD, which bytes become at the end."""
+    answer = AnswerText(tokenizer, stop=("\ufffd",))
+    assert answer.add(tokenizer.encode("漢")[0]) == Piece()
+    assert answer.close() == Piece(stopped=True, stop_string="\ufffd")

@@ -191,6 +191,27 @@ def test_other_parameter_markers_in_a_value_are_part_of_it(value: str) -> None:
     assert run(block("write", path=value))[1] == [ToolCall("write", {"path": value})]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x\n<parameter=path>\ny\n<parameter=path>\nz",
+        "x\n<parameter=content>\ny",
+        "x\n<parameter=mode>\ny",
+        "x\n <parameter=limit>\ny",
+        "x <parameter=limit>\ny",
+        "<parameter=limit",
+        "<parameter=limit\n>",
+    ],
+)
+def test_a_value_that_looks_like_the_next_parameter_is_kept_whole(value: str) -> None:
+    """One that was written before, that is being written, that nobody declared, or not at the beginning of a line."""
+    tools = [tool("write", path={"type": "string"}, content={"type": "string"}, limit={"type": "string"})]
+    expected = {"path": "p", "content": value, "limit": "5"}
+    assert run(block("write", **expected), tools) == ("", [ToolCall("write", expected)])
+    del expected["limit"]
+    assert run(body("write", **expected), tools) == ("", [ToolCall("write", expected)])
+
+
 def test_the_end_inside_a_block_closes_it_but_a_name_in_text_is_no_call() -> None:
     assert run("<tool_call>\n<function=now>\n</tool_call>") == ("", [ToolCall("now", {})])
     assert run("<tool_call>\n<function=now>") == ("", [ToolCall("now", {})])

@@ -4,17 +4,19 @@ import base64
 import io
 import json
 import struct
+import weakref
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mlx_qwen35.checkpoints.config import ModelConfig, VisionConfig
 from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
-from mlx_qwen35.prompts.images import ImagePreprocessor, check_max_pixels, open_image
+from mlx_qwen35.prompts.images import ImagePreprocessor, PreparedImage, check_max_pixels, open_image
 from tests.tiny import DENSE, config_of, write_processor
 
 
@@ -76,14 +78,33 @@ def test_the_hash_knows_the_shape(preprocessor: ImagePreprocessor) -> None:
     assert wide.content_hash != tall.content_hash
 
 
-def test_exif_orientation_is_applied(preprocessor: ImagePreprocessor) -> None:
+# By the sides that the first row and the first column of the file show, as the standard defines them.
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: stored[::-1].swapaxes(0, 1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: stored[:, ::-1].swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied(preprocessor: ImagePreprocessor, orientation: int) -> None:
+    """Against a picture turned by hand; also where the caller opened the file."""
     image = noise(128, 64)
     exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = preprocessor(encoded(image, "PNG", exif=exif))
-    assert turned.grid_thw == (1, 8, 4)
-    expected = preprocessor(ImageOps.exif_transpose(image.transpose(Image.Transpose.ROTATE_270)))
-    assert turned.content_hash == expected.content_hash
+    exif[0x0112] = orientation
+    data = encoded(image, "PNG", exif=exif)
+    turned = UPRIGHT[orientation](np.asarray(image))
+    np.testing.assert_array_equal(np.asarray(open_image(data, "image")), turned)
+    prepared = preprocessor(data)
+    assert prepared.grid_thw == ((1, 4, 8) if orientation < 5 else (1, 8, 4))
+    assert prepared.content_hash == preprocessor(Image.fromarray(turned)).content_hash
+    with Image.open(io.BytesIO(data)) as opened:
+        assert preprocessor(opened).content_hash == prepared.content_hash
 
 
 def test_transparency_is_composed_on_white(preprocessor: ImagePreprocessor) -> None:
@@ -261,3 +282,67 @@ def test_patches_are_cut_as_the_tower_reads_them(preprocessor: ImagePreprocessor
                     patch = values[top : top + 16, left : left + 16].transpose(2, 0, 1)
                     rows.append(np.stack([patch, patch], axis=1).ravel())
     np.testing.assert_allclose(preprocessor(image).pixel_values, np.stack(rows), atol=1e-6)
+
+
+@pytest.fixture
+def remembering(tmp_path: Path, vision: VisionConfig) -> Callable[[int], ImagePreprocessor]:
+    """Makes preprocessors with room for so many bytes of pixels."""
+    write_processor(tmp_path)
+    return lambda room: ImagePreprocessor(tmp_path, vision, room)
+
+
+def test_a_file_seen_lately_is_not_decoded_again(
+    remembering: Callable[[int], ImagePreprocessor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known by its bytes, wherever they come from."""
+    data = encoded(noise(96, 64))
+    (tmp_path / "a.png").write_bytes(data)
+    preprocessor = remembering(2**24)
+    first = preprocessor(data)
+    other = preprocessor(encoded(noise(96, 64, seed=1)))
+    assert other.content_hash != first.content_hash
+    monkeypatch.setattr("mlx_qwen35.prompts.images.decode_image", lambda *_: pytest.fail("decoded again"))
+    assert preprocessor(data) is preprocessor(tmp_path / "a.png") is first
+
+
+def test_every_pixel_budget_has_pixels_of_its_own(remembering: Callable[[int], ImagePreprocessor]) -> None:
+    preprocessor, data = remembering(2**24), encoded(noise(256, 256))
+    budgets = [None, 128 * 128, None, 64 * 64, 128 * 128]
+    assert [preprocessor(data, max_pixels=budget).tokens for budget in budgets] == [64, 16, 64, 4, 16]
+
+
+def test_what_is_remembered_is_bounded_and_the_least_recently_used_goes(
+    remembering: Callable[[int], ImagePreprocessor],
+) -> None:
+    """Five files in room for two and a half, of which the first is looked at again and again."""
+    files = [encoded(noise(96, 64, seed=seed)) for seed in range(5)]
+    size = remembering(0)(files[0]).pixel_values.nbytes
+    preprocessor = remembering(5 * size // 2)
+    kept: list[weakref.ref[PreparedImage]] = []
+    for number, data in enumerate(files):
+        kept.append(weakref.ref(preprocessor(data)))
+        assert sum(image().pixel_values.nbytes for image in kept if image() is not None) <= 5 * size // 2
+        assert preprocessor(files[0]) is kept[0]()
+        assert [at for at, image in enumerate(kept) if image() is not None] == sorted({0, number})
+
+
+def test_without_room_nothing_is_remembered(remembering: Callable[[int], ImagePreprocessor]) -> None:
+    preprocessor = remembering(0)
+    image = weakref.ref(preprocessor(encoded(noise(96, 64))))
+    assert image() is None
+
+
+def test_a_file_too_large_is_refused_unread(
+    preprocessor: ImagePreprocessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sparse.png"
+    with path.open("wb") as file:
+        file.truncate(512 * 2**20 + 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: pytest.fail("read"))
+        with pytest.raises(MediaError, match="sparse.png: expected at most 536870912 bytes, found 536870913"):
+            preprocessor(path)
+    data = encoded(noise(64, 64))
+    path.write_bytes(data)
+    monkeypatch.setattr("mlx_qwen35.prompts.images.MAX_SOURCE_BYTES", len(data))
+    assert preprocessor(path).content_hash == preprocessor(data).content_hash

@@ -1,15 +1,17 @@
 """Control tokens are what a template wrote; everything a user typed is text."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import CheckpointError, PromptError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
-from tests.tiny import CONTROL_TOKENS, IDS, write_tokenizer
+from tests.tiny import CONTROL_TOKENS, IDS, VOCAB_SIZE, write_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +19,11 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     directory = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(directory)
     return Tokenizer(directory, eos_token_ids=[7])
+
+
+@pytest.fixture(scope="module")
+def box_tokenizer() -> Tokenizer:
+    return Tokenizer(BOX)
 
 
 FRAGMENTS = st.lists(
@@ -93,3 +100,96 @@ def test_tokens_that_eat_spaces_eat_them_everywhere(tmp_path: Path) -> None:
     typed = tokenizer.encode_rendered(rendered.format(escapes.hide("<think>")), escapes)
     start = plain.index(IDS["<|im_start|>"], 1) + 1
     assert typed[:start] == plain[:start]
+
+
+def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    """The pieces that a stream of ids gives, the last one at its end."""
+    detokenizer = tokenizer.detokenizer()
+    return [*map(detokenizer.add, ids), detokenizer.flush()]
+
+
+@cache
+def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
+    """Any ids: broken bytes above all, whole words, control tokens, and ids beyond the tokenizer."""
+    size = tokenizer._backend.get_vocab_size()
+    broken = [token for token in range(size) if "\ufffd" in tokenizer.decode([token])]
+    texts = st.sampled_from(["\ufffd", "\ufffd\ufffd 🎉", "漢字", " 🦊", "é", "<think>"]).map(tokenizer.encode)
+    one = st.one_of(st.sampled_from(broken), st.integers(0, size + 100)).map(lambda token: [token])
+    return st.lists(st.one_of(one, texts), max_size=15).map(
+        lambda pieces: [token for piece in pieces for token in piece]
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_stream_gives_what_all_ids_together_give(
+    tokenizer: Tokenizer, box_tokenizer: Tokenizer, data: st.DataObject
+) -> None:
+    for each in (tokenizer, box_tokenizer):
+        ids = data.draw(ids_of(each))
+        assert "".join(streamed(each, ids)) == each.decode(ids)
+
+
+def test_a_character_after_broken_bytes_stays_whole(tokenizer: Tokenizer) -> None:
+    """A run of bytes that make no character ends where one begins, however long it was."""
+    first = tokenizer.encode("漢")[0]
+    fox = tokenizer.encode("🦊")
+    assert len(fox) > 1
+    for count in range(12):
+        pieces = streamed(tokenizer, [first] * count + fox)
+        assert pieces[count:] == ["\ufffd" if count else "", *[""] * (len(fox) - 2), "🦊", ""]
+        assert "".join(pieces) == "\ufffd" * count + "🦊"
+
+
+def test_a_replacement_character_that_was_written_is_one(box_tokenizer: Tokenizer) -> None:
+    text = "\ufffd\ufffd 🎉"
+    pieces = streamed(box_tokenizer, box_tokenizer.encode(text))
+    assert [piece for piece in pieces if piece] == ["\ufffd", "\ufffd", " ", "🎉"]
+
+
+def test_a_control_token_between_the_bytes_of_a_character_divides_it(tokenizer: Tokenizer) -> None:
+    first, *rest = tokenizer.encode("漢")
+    ids = [first, IDS["<|im_end|>"], *rest]
+    pieces = streamed(tokenizer, ids)
+    assert pieces[1] == "\ufffd<|im_end|>"
+    assert "".join(pieces) == tokenizer.decode(ids)
+
+
+def test_ids_beyond_the_tokenizer_do_not_divide_a_character(tokenizer: Tokenizer) -> None:
+    first, *rest = tokenizer.encode("漢")
+    assert streamed(tokenizer, [first, VOCAB_SIZE - 1, *rest]) == [*[""] * (len(rest) + 1), "漢", ""]
+
+
+def test_a_flushed_stream_begins_anew(tokenizer: Tokenizer) -> None:
+    detokenizer = tokenizer.detokenizer()
+    first, *rest = tokenizer.encode("漢")
+    assert (detokenizer.add(first), detokenizer.pending, detokenizer.flush()) == ("", True, "\ufffd")
+    assert not detokenizer.pending
+    assert "".join(map(detokenizer.add, [first, *rest])) == "漢"
+
+
+def test_a_control_token_is_the_text_that_it_is(tmp_path: Path) -> None:
+    """Also one with characters that stand for no byte, or for another."""
+    write_tokenizer(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer.json").read_text())
+    names = ["<a b>", "漢", "<é 漢>"]
+    for number, name in enumerate(names):
+        settings["added_tokens"].append({**settings["added_tokens"][0], "id": VOCAB_SIZE + number, "content": name})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer(tmp_path)
+    for name in names:
+        token = tokenizer.control_id(name)
+        assert token is not None
+        assert tokenizer.token_bytes(token) == name.encode()
+        assert streamed(tokenizer, [token]) == [tokenizer.decode([token]), ""] == [name, ""]
+
+
+def test_a_tokenizer_whose_tokens_are_no_bytes_is_refused(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    assert Tokenizer(tmp_path).encode("fox")
+    settings = json.loads((tmp_path / "tokenizer.json").read_text())
+    settings["decoder"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match="expected a byte-level tokenizer as Qwen's, found a decoder Metaspace"):
+        Tokenizer(tmp_path)

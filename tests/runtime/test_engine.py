@@ -306,3 +306,73 @@ def test_memory_decides_how_many_run_at_once(kit: ModelKit, monkeypatch: pytest.
 def test_bad_options(kit: ModelKit, options: dict[str, int]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
         Engine(kit, **options)
+
+
+def test_long_prompts_take_turns(kit: ModelKit) -> None:
+    """Two that are read at the same time are never more than a step apart."""
+    engine = Engine(kit, prefill_step_size=8)
+    order: SimpleQueue[str] = SimpleQueue()
+    both, ended = threading.Event(), threading.Semaphore(0)
+
+    def note(name: str) -> Callable[[Event], None]:
+        def sink(event: Event) -> None:
+            both.wait(60)
+            if isinstance(event, PrefillProgress) and event.processed < event.total:
+                order.put(name)
+            if getattr(event, "finish_reason", None):
+                ended.release()
+
+        return sink
+
+    requests = [kit.request([first] * 200, max_tokens=1, cache_prompt=False, **GREEDY) for first in (5, 6)]
+    for name, request in zip(("one", "other"), requests, strict=True):
+        engine.submit(request, note(name))
+    both.set()
+    assert all(ended.acquire(timeout=60) for _ in range(2))
+    engine.close()
+    names = [order.get() for _ in range(order.qsize())]
+    begun = names.index("other")
+    lead = [names[begun:end].count("one") - names[begun:end].count("other") for end in range(begun, len(names) + 1)]
+    assert names.count("one") >= names.count("other") >= 200 // 8
+    # The last step's end is told by the first token.
+    assert all(-1 <= ahead <= 1 for ahead in lead[:-2])
+
+
+def test_a_cancelled_answer_is_kept(checkpoint_dir: Callable[[Shape], Any]) -> None:
+    """With what was written of it: a prompt that goes on from there does not read it again."""
+    with ModelKit.load(checkpoint_dir(DENSE)) as kit:
+        engine = Engine(kit)
+        request = ask(kit, "text", max_tokens=500, logit_bias={5: 100.0})
+        caller = Caller(engine, request)
+        for _ in range(3):
+            caller.until(is_chunk)
+        engine.cancel(caller.job)
+        assert isinstance(caller.end(), GenerationCancelled)
+        written = [event.token for event in caller.seen if isinstance(event, GenerationChunk)]
+        following = [*request.prompt.input_ids.tolist(), *written, 7, 8]
+        again = Caller(engine, kit.request(following, max_tokens=6, **GREEDY)).result()
+        assert again.stats.cached_tokens >= len(request.prompt.input_ids) + 2
+        assert again.tokens == kit.generate(following, max_tokens=6, cache_prompt=False, **GREEDY).tokens
+        engine.close()
+
+
+def test_earlier_prompts_give_way_to_every_request_that_runs(checkpoint_dir: Callable[[Shape], Any]) -> None:
+    """To one a part of them, to another beside it more."""
+    weights = (checkpoint_dir(DENSE) / "model.safetensors").stat().st_size
+    with ModelKit.load(checkpoint_dir(DENSE), memory_limit=weights + 10 * 2**20, prompt_cache_bytes=2**30) as kit:
+        for first in range(10, 60):
+            kit.generate([first] * 8, max_tokens=1, **GREEDY)
+        engine = Engine(kit, prefill_step_size=64)
+        held, callers = [kit.prompt_cache.nbytes], []
+        for _ in range(3):
+            long = kit.request([5] * 8, max_tokens=1500, logit_bias={5: 100.0}, cache_prompt=False, **GREEDY)
+            callers.append(Caller(engine, long))
+            callers[-1].until(is_chunk)
+            held.append(kit.prompt_cache.nbytes)
+        assert engine.running == 3
+        assert held == sorted(set(held), reverse=True), held
+        assert held[-1] > 0
+        for caller in callers:
+            engine.cancel(caller.job)
+            caller.end()
+        engine.close()

@@ -19,7 +19,7 @@ from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache
 from mlx_qwen35.state.disk import FORMAT, _digest, read_prefix, write_prefix
 from mlx_qwen35.state.prefix import Prefix
 from mlx_qwen35.state.sequence import FrozenState, Snapshot
-from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape
+from tests.tiny import DENSE, IDS, MOE, WIDE_HEADS, Shape
 
 CONVERSATION: list[dict[str, Any]] = [
     {"role": "system", "content": "you are brief"},
@@ -101,6 +101,22 @@ def test_the_conversation_that_is_named_is_saved(fresh: Callable[..., ModelKit],
     kit.generate([{"role": "user", "content": "hi"}], max_tokens=2)
     assert kit.save_session(tmp_path / "a.session", first) > len(first.input_ids)
     assert kit.save_session(tmp_path / "b.session") < len(first.input_ids)
+
+
+def test_with_the_next_prompt_the_whole_conversation_is_saved(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:
+    """The answer as it was written too, although the next prompt shows it without its reasoning."""
+    kit = fresh()
+    prompt = kit.process_prompt(CONVERSATION)
+    answer = kit.generate(prompt, max_tokens=5, temperature=0.0, logit_bias={IDS["<|image_pad|>"]: -100.0})
+    following = [*CONVERSATION, {"role": "assistant", "content": answer.text}, {"role": "user", "content": "and?"}]
+    whole = kit.save_session(tmp_path / "a.session")
+    assert whole > len(prompt.input_ids)
+    assert kit.save_session(tmp_path / "b.session", kit.process_prompt(following)) == whole
+    other = fresh()
+    assert other.load_session(tmp_path / "b.session") == whole
+    ids = [*prompt.input_ids.tolist(), *answer.tokens, 5, 6]
+    images = [CONVERSATION[1]["content"][0]["image"]]
+    assert other.generate(other.process_prompt(ids, images=images), max_tokens=1).stats.cached_tokens == whole
 
 
 def test_of_another_conversation_only_the_beginning_in_common_is_saved(
