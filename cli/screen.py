@@ -35,8 +35,9 @@ class Screen:
             count = TextColumn("{task.completed}/{task.total} tokens")
             columns = (TextColumn("reading the prompt"), BarColumn(), count)
             progress = Progress(*columns, console=self.err, transient=True)
-            progress.start()
+            # Known before it shows, so that Ctrl-C at any moment takes it away.
             self._bar = (progress, progress.add_task("prefill", total=total))
+            progress.start()
         self._bar[0].update(self._bar[1], completed=processed)
         if processed == total:
             self.end_progress()

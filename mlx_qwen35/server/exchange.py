@@ -241,9 +241,10 @@ class Exchange:
                 jobs.append(self.engine.submit(request, sink(index)))
             while not all(answer.finished for answer in answers):
                 try:
-                    index, event = await asyncio.wait_for(
-                        queue.get(), min(self.heartbeat, max(0.0, deadline - time.monotonic()))
-                    )
+                    # wait_for, before Python 3.12, forgets that it was cancelled if an event comes at that moment:
+                    # the answer would go on for nobody.
+                    async with asyncio.timeout(min(self.heartbeat, max(0.0, deadline - time.monotonic()))):
+                        index, event = await queue.get()
                 except TimeoutError:
                     if time.monotonic() >= deadline:
                         raise RequestTimeoutError(f"expected an answer within {self.timeout:g} seconds") from None

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import ClientDisconnect
 
 from mlx_qwen35.errors import (
     EngineFullError,
@@ -96,8 +97,12 @@ async def body(request: Request, model: type[B]) -> B:
 
     Raises:
         ApiError: It is not; names every wrong field.
+        ClientGoneError: The client went before the body was complete.
     """
-    raw = await request.body()
+    try:
+        raw = await request.body()
+    except ClientDisconnect:
+        raise ClientGoneError from None
     try:
         data = json.loads(raw)
         if b"\\ud" in raw.lower():

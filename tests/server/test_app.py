@@ -1,13 +1,16 @@
 """The server as clients see it: OpenAI's and Anthropic's own, and a bare HTTP connection for the rest."""
 
 import base64
-import io
+import gc
 import json
+import logging
+import socket
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.client import HTTPConnection
-from random import Random
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,67 +18,23 @@ import pytest
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.server.media import MediaPolicy
+from tests.server.clients import (
+    BLUE_SQUARE,
+    PARAMETERS,
+    PARIS,
+    QUICK,
+    RED_CIRCLE,
+    SPELL,
+    TOOLS,
+    WEATHER,
+    chat,
+    picture,
+    raw,
+    seen,
+)
 from tests.server.conftest import Running, serving
-from tools.box.scenes import Scene, Thing, draw
 
 openai = pytest.importorskip("openai", reason="needs the test extra")
-anthropic = pytest.importorskip("anthropic", reason="needs the test extra")
-
-SPELL = [{"role": "user", "content": "Spell the word star."}]
-PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-WEATHER = {"name": "get_weather", "description": "The weather in a city.", "parameters": PARAMETERS}
-TOOLS = [{"type": "function", "function": WEATHER}]
-PARIS = [{"role": "user", "content": "What is the weather in Paris?"}]
-QUICK = {"enable_thinking": False}
-
-
-def picture(*things: Thing, columns: int = 1) -> str:
-    """A data: URL."""
-    image = draw(Scene(columns, 1, (64, 64), (255, 255, 255), things), Random(1))[0]
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-RED_CIRCLE = Thing("circle", "red", "large", 0, 0)
-BLUE_SQUARE = Thing("square", "blue", "large", 0, 0)
-
-
-def seen(*things: Thing, question: str = "Describe the picture.") -> list[dict[str, Any]]:
-    parts = [{"type": "image_url", "image_url": {"url": picture(thing)}} for thing in things]
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
-
-
-@pytest.fixture
-def client(server: Running) -> Iterator[Any]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def claude(server: Running) -> Iterator[Any]:
-    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
-        yield client
-
-
-def chat(client: Any, messages: Any, **options: Any) -> Any:
-    extra = QUICK | options.pop("extra_body", {})
-    return client.chat.completions.create(
-        model="box", messages=messages, **({"temperature": 0.0, "max_tokens": 120, "extra_body": extra} | options)
-    )
-
-
-def raw(
-    url: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-) -> tuple[int, dict[str, str], str]:
-    """Status, headers and text; a body that is no string is sent as JSON."""
-    connection = HTTPConnection(urlsplit(url).netloc, timeout=60)
-    text = body if isinstance(body, str | bytes) or body is None else json.dumps(body)
-    connection.request("GET" if body is None else "POST", path, text, headers or {})
-    response = connection.getresponse()
-    found = response.status, dict(response.getheaders()), response.read().decode()
-    connection.close()
-    return found
 
 
 def test_chat_completion(client: Any, box: ModelKit) -> None:
@@ -122,10 +81,11 @@ def test_images_in_either_order_and_beside_text(client: Any) -> None:
 
 def test_earlier_turns_are_not_read_again(client: Any, box: ModelKit) -> None:
     """All of the first prompt but the empty reasoning at its end, which the template drops from earlier turns."""
-    messages = seen(RED_CIRCLE)
+    # A conversation that no other test has, which would be read already.
+    messages = seen(BLUE_SQUARE)
     first = chat(client, messages)
     messages += [{"role": "assistant", "content": first.choices[0].message.content}]
-    messages += [{"role": "user", "content": "What color is the circle?"}]
+    messages += [{"role": "user", "content": "What color is the square?"}]
     second = chat(client, messages)
     dropped = len(box.tokenizer.encode("<think>\n\n</think>\n\n"))
     assert second.usage.prompt_tokens_details.cached_tokens == first.usage.prompt_tokens - dropped
@@ -158,15 +118,6 @@ def test_ways_to_ask_for_reasoning(server: Running, options: dict[str, Any], thi
     assert ("reasoning_content" in json.loads(text)["choices"][0]["message"]) == thinks
 
 
-def test_a_thinking_budget_closes_the_reasoning(client: Any) -> None:
-    found = chat(client, SPELL, extra_body={"enable_thinking": True, "thinking_budget": 2})
-    message = found.choices[0].message
-    assert 0 < len(message.reasoning) < len("The word is star.")
-    assert message.content
-    assert found.choices[0].finish_reason == "stop"
-    assert found.usage.completion_tokens_details.reasoning_tokens <= 5
-
-
 def test_tool_calls(client: Any) -> None:
     choice = chat(client, PARIS, tools=TOOLS).choices[0]
     assert choice.finish_reason == "tool_calls"
@@ -183,18 +134,6 @@ def test_tool_calls(client: Any) -> None:
     assert answer.choices[0].message.content == "It is sunny in Paris."
 
 
-def test_tool_choice(client: Any) -> None:
-    other = {"type": "function", "function": {**WEATHER, "name": "other"}}
-    for choice in ("required", {"type": "function", "function": {"name": "other"}}):
-        found = chat(client, SPELL, tools=[*TOOLS, other], tool_choice=choice, max_tokens=80)
-        if found.choices[0].finish_reason != "length":
-            names = {call.function.name for call in found.choices[0].message.tool_calls}
-            assert names <= ({"other"} if choice != "required" else {"other", "get_weather"})
-    none = chat(client, PARIS, tools=TOOLS, tool_choice="none")
-    assert none.choices[0].message.tool_calls is None
-    assert none.choices[0].message.content
-
-
 def test_structured_output(client: Any) -> None:
     schema = {
         "type": "object",
@@ -203,15 +142,14 @@ def test_structured_output(client: Any) -> None:
         "additionalProperties": False,
     }
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    for messages in (SPELL, seen(RED_CIRCLE)):
-        for thinking in (False, True):
-            extra = {"enable_thinking": thinking}
-            found = chat(client, messages, response_format=form, extra_body=extra).choices[0]
-            data = json.loads(found.message.content)
-            assert data.keys() == {"digit", "shape"}
-            assert data["digit"] in range(10)
-            assert data["shape"] in ("star", "cross")
-            assert found.finish_reason == "stop"
+    for messages, thinking in ((SPELL, True), (seen(RED_CIRCLE), False)):
+        extra = {"enable_thinking": thinking}
+        found = chat(client, messages, response_format=form, extra_body=extra).choices[0]
+        data = json.loads(found.message.content)
+        assert data.keys() == {"digit", "shape"}
+        assert data["digit"] in range(10)
+        assert data["shape"] in ("star", "cross")
+        assert found.finish_reason == "stop"
 
 
 def test_logprobs(client: Any) -> None:
@@ -265,10 +203,13 @@ def test_completions(client: Any) -> None:
     assert "".join(chunk.choices[0].text for chunk in chunks) == "s-t-a-r."
 
 
-def test_responses(client: Any) -> None:
+def test_responses(client: Any, box: ModelKit) -> None:
     options: dict[str, Any] = {"model": "box", "temperature": 0.0, "reasoning": {"effort": "none"}}
     found = client.responses.create(input="Spell the word star.", **options)
     assert (found.output_text, found.status) == ("s-t-a-r.", "completed")
+    prompt = box.process_prompt(SPELL, enable_thinking=False)
+    written = len(box.generate(prompt, temperature=0.0).tokens)
+    assert (found.usage.input_tokens, found.usage.output_tokens) == (len(prompt.input_ids), written)
     image = [
         {"type": "input_image", "image_url": picture(RED_CIRCLE)},
         {"type": "input_text", "text": "What do you see?"},
@@ -297,13 +238,17 @@ def test_responses(client: Any) -> None:
         assert "".join(event.delta for event in stream if event.type == "response.output_text.delta") == "s-t-a-r."
 
 
-def test_anthropic_messages(claude: Any) -> None:
+def test_anthropic_messages(claude: Any, box: ModelKit) -> None:
     def ask(messages: Any, **options: Any) -> Any:
         extra = {"temperature": 0} | options.pop("extra_body", {})
         return claude.messages.create(model="box", max_tokens=100, messages=messages, extra_body=extra, **options)
 
     found = ask(SPELL, system="You are small.")
     assert (found.content[0].text, found.stop_reason) == ("s-t-a-r.", "end_turn")
+    system = {"role": "system", "content": "You are small."}
+    prompt = box.process_prompt([system, *SPELL], enable_thinking=False)
+    assert found.usage.input_tokens + found.usage.cache_read_input_tokens == len(prompt.input_ids)
+    assert found.usage.output_tokens == len(box.generate(prompt, temperature=0.0).tokens)
     data = picture(RED_CIRCLE).partition(",")[2]
     source = {"type": "base64", "media_type": "image/png", "data": data}
     content = [{"type": "image", "source": source}, {"type": "text", "text": "Describe the picture."}]
@@ -322,10 +267,15 @@ def test_anthropic_messages(claude: Any) -> None:
     assert [block.type for block in thinking.content] == ["thinking", "text"]
     again = ask([*SPELL, {"role": "assistant", "content": thinking.content}, *SPELL])
     assert again.content[-1].text == "s-t-a-r."
-    assert again.usage.cache_read_input_tokens > 0
-    with claude.messages.stream(model="box", max_tokens=100, messages=SPELL) as stream:
+    # All of the first prompt but the beginning of its reasoning, which earlier turns do not show.
+    first = thinking.usage.input_tokens + thinking.usage.cache_read_input_tokens
+    assert again.usage.cache_read_input_tokens >= first - len(box.tokenizer.encode("<think>\n"))
+    with claude.messages.stream(model="box", max_tokens=100, messages=SPELL, extra_body={"temperature": 0}) as stream:
         assert "".join(stream.text_stream) == "s-t-a-r."
-        assert stream.get_final_message().usage.output_tokens == found.usage.output_tokens
+        usage = stream.get_final_message().usage
+    assert usage.output_tokens == found.usage.output_tokens
+    without = len(box.process_prompt(SPELL, enable_thinking=False).input_ids)
+    assert usage.input_tokens + usage.cache_read_input_tokens == without
     with claude.messages.stream(model="box", max_tokens=100, messages=PARIS, tools=tools) as stream:
         assert stream.get_final_message().content[0].input == {"city": "Paris"}
     counted = claude.messages.count_tokens(model="box", messages=SPELL, system="You are small.")
@@ -457,9 +407,16 @@ class Stream:
         while b'"content":"' not in (line := self.response.readline()) or b'"content":""' in line:
             assert line
 
-    def close(self) -> None:
+    def close(self, *, rudely: bool = False) -> None:
+        leave(self.connection, rudely=rudely)
         self.response.close()
-        self.connection.close()
+
+
+def leave(connection: HTTPConnection, *, rudely: bool) -> None:
+    """Close a connection; rudely is with a reset."""
+    if rudely:
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -469,18 +426,38 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_client_that_goes_frees_its_place(box: ModelKit) -> None:
+def handles() -> int:
+    """Open files and sockets of this process; 0 where the system does not say."""
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
+@pytest.mark.parametrize("rudely", [False, True], ids=["closed", "reset"])
+def test_a_client_that_goes_frees_its_place(box: ModelKit, caplog: pytest.LogCaptureFixture, rudely: bool) -> None:
+    """In its stream, before its answer, and before its request is complete: nothing is kept or complained about."""
     with serving(box, max_rows=1) as running:
+        assert raw(running.url, "/v1/chat/completions", {"messages": SPELL, "max_tokens": 2})[0] == 200
+        before = handles()
         stream = Stream(running.url, LONG)
         stream.until_text()
-        stream.close()
+        stream.close(rudely=rudely)
         eventually(lambda: running.engine.running == 0)
-        connection = HTTPConnection(urlsplit(running.url).netloc, timeout=60)
-        connection.request("POST", "/v1/chat/completions", json.dumps(LONG | {"stream": False}))
-        eventually(lambda: running.engine.running == 1)
-        connection.close()
-        eventually(lambda: running.engine.running == 0)
+        for part in (1.0, 0.5):
+            connection = HTTPConnection(urlsplit(running.url).netloc, timeout=60)
+            body = json.dumps(LONG | {"stream": False}).encode()
+            connection.putrequest("POST", "/v1/chat/completions")
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body[: int(len(body) * part)])
+            if part == 1.0:
+                eventually(lambda: running.engine.running == 1)
+            leave(connection, rudely=rudely)
+            eventually(lambda: running.engine.running == 0)
         assert raw(running.url, "/v1/chat/completions", {"messages": SPELL, "max_tokens": 2})[0] == 200
+        # Two answers of two tokens; those that nobody waited for were not written to their end.
+        assert 'mlx_qwen35_answers_total{reason="length"} 2.0' in raw(running.url, "/metrics")[2]
+        eventually(lambda: handles() <= before)
+        gc.collect()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_a_full_queue_says_when_to_come_again(box: ModelKit) -> None:
@@ -520,11 +497,36 @@ def test_shutting_down_cancels_what_takes_too_long(box: ModelKit) -> None:
     stream.close()
 
 
-def test_a_page_of_another_origin_may_not_ask(server: Running) -> None:
-    body = {"messages": SPELL, "max_tokens": 1}
-    path = "/v1/chat/completions"
-    assert raw(server.url, path, body, {"Origin": "https://example.com"})[0] == 403
-    assert raw(server.url, path, body, {"Origin": server.url})[0] == 200
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://127.0.0.1:PORT", 200),
+        ("https://example.com", 403),
+        ("https://example.com:PORT", 403),
+        ("http://127.0.0.1:NEXT", 403),
+        ("http://127.0.0.1", 403),
+        ("http://localhost:PORT", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"])
+def test_a_page_of_another_origin_may_not_ask(server: Running, path: str, origin: str, status: int) -> None:
+    """Another port is another origin, and so is a page that has none: a file, or a frame in a sandbox."""
+    port = urlsplit(server.url).port
+    assert port is not None
+    # What is let in is looked at: it asks for too much.
+    body = {"model": "box", "max_tokens": 0, "messages": SPELL}
+    headers = {"Origin": origin.replace("PORT", str(port)).replace("NEXT", str(port + 1))}
+    found, shown, text = raw(server.url, path, body, headers)
+    assert found == (400 if status == 200 else status), text
+    assert not [name for name in shown if name.lower().startswith("access-control-")]
+
+
+def test_nor_may_it_look(server: Running) -> None:
+    for path in ("/v1/models", "/metrics", "/health", "/"):
+        assert raw(server.url, path, headers={"Origin": "null"})[0] == 403
+        assert raw(server.url, path, headers={"Origin": server.url})[0] == 200
 
 
 def test_an_answer_has_a_time_limit(box: ModelKit) -> None:

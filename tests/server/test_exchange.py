@@ -132,6 +132,40 @@ def test_running_out_is_not_waited_for(box: ModelKit) -> None:
     assert len(asyncio.run(leave()).cancelled) == 2
 
 
+@pytest.mark.parametrize("steps", range(8))
+def test_a_client_that_goes_while_a_word_comes_ends_the_work(box: ModelKit, steps: int) -> None:
+    """At each step of the loop between the word and whoever waits for it."""
+
+    class Silent(Scripted):
+        """Says a word when it is told to."""
+
+        def submit(self, request: Request, sink: Callable[[Event], None]) -> object:
+            self.sink = sink
+            return request
+
+    async def leave() -> Silent:
+        engine = Silent(box, [])
+        exchange = Exchange(engine, MediaPolicy())  # type: ignore[arg-type]
+        prepared = exchange.prepare(Ask(QUESTION))
+
+        async def read() -> list[Reply]:
+            return [reply async for reply in exchange.run(prepared)]
+
+        reader = asyncio.create_task(read())
+        while not hasattr(engine, "sink"):
+            await asyncio.sleep(0)
+        engine.sink(GenerationChunk("word", "", 1))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        reader.cancel()
+        # Longer than it ever takes: a reader that was cancelled in vain waits for the next word.
+        await asyncio.wait({reader}, timeout=5)
+        assert reader.cancelled()
+        return engine
+
+    assert len(asyncio.run(leave()).cancelled) == 1
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [

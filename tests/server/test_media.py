@@ -22,7 +22,15 @@ from mlx_qwen35.server import media
 from mlx_qwen35.server.media import MediaPolicy, check_number, fetch
 
 PLACE = "messages[0].content[1]"
-REMOTE = MediaPolicy(allow_remote=True, timeout=5)
+# Seconds: what holds a request would hold it for longer, and no busy machine takes as long.
+SOON = 40.0
+
+
+def remote(**options: Any) -> MediaPolicy:
+    return MediaPolicy(allow_remote=True, timeout=SOON, **options)
+
+
+REMOTE = remote()
 
 
 def picture() -> bytes:
@@ -290,7 +298,7 @@ def test_what_is_no_file_is_refused_at_once(
         server.bind("socket")
         began = time.monotonic()
         assert message in refusal(source, local(directory))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON
 
 
 def test_large_files_are_refused_unread(directory: Path) -> None:
@@ -502,8 +510,8 @@ def test_bodies_of_any_form_are_read_up_to_the_limit(server: Server, loopback: N
     server.answers["/chunked"] = lambda handler: chunked(handler, body, 999)
     server.answers["/closed"] = lambda handler: until_closed(handler, body)
     for path in server.answers.keys() - {"/a.png"}:
-        assert take(server.url + path, MediaPolicy(True, max_bytes=100_000)) == body
-        message = refusal(server.url + path, MediaPolicy(True, max_bytes=99_999))
+        assert take(server.url + path, remote(max_bytes=100_000)) == body
+        message = refusal(server.url + path, remote(max_bytes=99_999))
         found = "100000" if path == "/length" else "more"
         assert f"pictures.example: expected at most 99999 bytes, found {found}" in message
 
@@ -526,9 +534,9 @@ def test_an_endless_body_is_cut_off(server: Server, loopback: None) -> None:
             broken.set()
 
     server.answers["/a.png"] = endless
-    message = refusal(f"{server.url}/a.png", MediaPolicy(True, max_bytes=2**20))
+    message = refusal(f"{server.url}/a.png", remote(max_bytes=2**20))
     assert "expected at most 1048576 bytes, found more" in message
-    assert broken.wait(10)
+    assert broken.wait(SOON)
     assert sum(sent) < 32 * 2**20  # what the system's buffers take is sent as well
 
 
@@ -557,7 +565,7 @@ def test_a_dripping_server_holds_nobody(server: Server, loopback: None, before: 
     server.answers["/a.png"] = lambda handler: drip(handler, before, part)
     began = time.monotonic()
     message = refusal(f"{server.url}/a.png", MediaPolicy(True, timeout=0.2))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON
     assert "pictures.example: expected the image within 0.2 seconds" in message
 
 
@@ -571,7 +579,7 @@ def test_redirects_share_one_time(server: Server, loopback: None) -> None:
     assert "expected the image within 0.2 seconds" in refusal(
         f"{server.url}/slow", MediaPolicy(True, timeout=0.2, max_redirects=1000)
     )
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -581,7 +589,7 @@ def test_a_silent_server_holds_nobody(loopback: None, scheme: str) -> None:
         began = time.monotonic()
         url = f"{scheme}://pictures.example:{silent.getsockname()[1]}/"
         assert "expected the image within 0.2 seconds" in refusal(url, MediaPolicy(True, timeout=0.2))
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < SOON
 
 
 def test_a_connection_is_closed_if_the_time_ends_before_its_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -598,7 +606,7 @@ def test_a_slow_resolver_holds_nobody(monkeypatch: pytest.MonkeyPatch, no_connec
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: (release.wait(60), [])[1])
     began = time.monotonic()
     assert "expected the image within 0.2 seconds" in refusal("http://slow.example/", MediaPolicy(True, timeout=0.2))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON
     release.set()
 
 
@@ -743,8 +751,9 @@ def test_a_dead_address_leaves_time_for_the_next(
 
     monkeypatch.setattr(httpcore2.SyncBackend, "connect_tcp", connect)
     names["pictures.example"] = ["8.8.8.8", "8.8.8.8", "1.1.1.1", "127.0.0.1"]
-    assert take(f"{server.url}/a.png", MediaPolicy(True, timeout=3)) == PICTURE
-    assert waited == [pytest.approx(1, abs=0.1), pytest.approx(1.5, abs=0.1)]
+    assert take(f"{server.url}/a.png", MediaPolicy(True, timeout=600)) == PICTURE
+    # A third, and half of what is left, but for what a busy machine takes meanwhile.
+    assert waited == [pytest.approx(200, abs=SOON), pytest.approx(300, abs=SOON)]
 
 
 @pytest.mark.parametrize(
@@ -802,7 +811,7 @@ def test_redirects_come_to_an_end(server: Server, loopback: None) -> None:
     move(server, "/loop", "/loop")
     for most in (0, 1, 3):
         server.requests.clear()
-        message = refusal(f"{server.url}/loop", MediaPolicy(True, max_redirects=most))
+        message = refusal(f"{server.url}/loop", remote(max_redirects=most))
         assert f"expected at most {most} redirects, found one more" in message
         assert len(server.requests) == most + 1
 
@@ -829,7 +838,7 @@ def test_each_redirect_is_checked(
 ) -> None:
     names["inside.example"] = ["192.168.0.1"]
     move(server, "/a.png", location)
-    text = refusal(f"{server.url}/a.png", MediaPolicy(True, tmp_path))
+    text = refusal(f"{server.url}/a.png", remote(local_directory=tmp_path))
     assert message in text
     assert "geheim" not in text
     assert len(server.requests) == 1
@@ -873,7 +882,7 @@ def secured(server: Server, loopback: None, tmp_path: Path) -> list[str | None]:
 
     def get_request() -> Any:
         connection, address = plain()
-        connection.settimeout(5)
+        connection.settimeout(SOON)
         try:
             return context.wrap_socket(connection, server_side=True), address
         except OSError:
