@@ -94,3 +94,10 @@ def test_public_names_are_what_they_say() -> None:
         assert getattr(mlx_qwen35, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         mlx_qwen35.Nothing  # noqa: B018
+
+
+def test_public_names_are_listed_in_the_readme() -> None:
+    import mlx_qwen35
+
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in mlx_qwen35.__all__ if name != "__version__" and f"`{name}`" not in readme] == []
