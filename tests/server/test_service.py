@@ -9,10 +9,9 @@ import pytest
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.errors import OptionError
-from mlx_qwen35.runtime.engine import Event
-from mlx_qwen35.runtime.generate import Request
-from mlx_qwen35.server.exchange import Ask, Called, Delta, Exchange, Finished, Reply
+from mlx_qwen35.server.generation import DeltaEvent, FinishEvent, GenerationRequest, StreamEvent, ToolCallEvent
 from mlx_qwen35.server.media import MediaPolicy
+from mlx_qwen35.server.service import EngineEvent, GenerationService
 
 QUESTION = [{"role": "user", "content": "How is the weather?"}]
 WEATHER = {
@@ -33,7 +32,7 @@ class Scripted:
         self.kit, self.chunks = kit, chunks
         self.cancelled: list[object] = []
 
-    def submit(self, request: Request, sink: Callable[[Event], None]) -> object:
+    def submit(self, request: Any, sink: Callable[[EngineEvent], None]) -> object:
         sink(PrefillProgress(3, len(request.prompt.input_ids)))
         for chunk in self.chunks:
             sink(chunk)
@@ -51,20 +50,20 @@ def script(*texts: str, reasoning: str = "", reason: str = "stop") -> list[Gener
     return chunks
 
 
-def replies(kit: ModelKit, chunks: list[GenerationChunk], **ask: Any) -> list[Reply]:
-    async def collect() -> list[Reply]:
-        exchange = Exchange(Scripted(kit, chunks), MediaPolicy())  # type: ignore[arg-type]
-        prepared = exchange.prepare(Ask(QUESTION, **ask))
-        return [reply async for reply in exchange.run(prepared)]
+def replies(kit: ModelKit, chunks: list[GenerationChunk], **ask: Any) -> list[StreamEvent]:
+    async def collect() -> list[StreamEvent]:
+        service = GenerationService(Scripted(kit, chunks), MediaPolicy())  # type: ignore[arg-type]
+        prepared = service.prepare(GenerationRequest(QUESTION, **ask))
+        return [reply async for reply in service.run(prepared)]
 
     return asyncio.run(collect())
 
 
-def read(found: list[Reply]) -> tuple[str, str, list[tuple[str, Any]], str]:
+def read(found: list[StreamEvent]) -> tuple[str, str, list[tuple[str, Any]], str]:
     """Text, reasoning, calls and reason."""
-    assert isinstance(found[-1], Finished)
-    deltas = [reply for reply in found if isinstance(reply, Delta)]
-    calls = [(reply.call.name, reply.call.arguments) for reply in found if isinstance(reply, Called)]
+    assert isinstance(found[-1], FinishEvent)
+    deltas = [reply for reply in found if isinstance(reply, DeltaEvent)]
+    calls = [(reply.call.name, reply.call.arguments) for reply in found if isinstance(reply, ToolCallEvent)]
     text, reasoning = "".join(delta.text for delta in deltas), "".join(delta.reasoning for delta in deltas)
     return text, reasoning, calls, found[-1].reason
 
@@ -74,7 +73,7 @@ def test_a_call_in_pieces(box: ModelKit) -> None:
     found = replies(box, script(*pieces), tools=[WEATHER])
     assert read(found) == ("Let me look.", "", [("weather", {"city": "Rome"})], "tool_calls")
     last = found[-1]
-    assert isinstance(last, Finished)
+    assert isinstance(last, FinishEvent)
     assert (last.usage.cached, last.usage.completion, last.usage.reasoning) == (3, len(pieces), 0)
 
 
@@ -82,7 +81,7 @@ def test_markers_in_the_reasoning_are_no_call(box: ModelKit) -> None:
     found = replies(box, script("Fine.", reasoning=CALL.format("Rome")), tools=[WEATHER])
     assert read(found) == ("Fine.", CALL.format("Rome"), [], "stop")
     last = found[-1]
-    assert isinstance(last, Finished)
+    assert isinstance(last, FinishEvent)
     assert (last.usage.completion, last.usage.reasoning) == (2, 1)
 
 
@@ -109,7 +108,7 @@ def test_no_second_call_where_one_was_asked_for(box: ModelKit) -> None:
     found = replies(box, chunks, tools=[WEATHER], parallel_tool_calls=False)
     assert read(found)[2:] == ([("weather", {"city": "Rome"})], "tool_calls")
     last = found[-1]
-    assert isinstance(last, Finished)
+    assert isinstance(last, FinishEvent)
     assert last.usage.completion == 1
 
 
@@ -122,10 +121,10 @@ def test_running_out_is_not_waited_for(box: ModelKit) -> None:
 
     async def leave() -> Scripted:
         engine = Scripted(box, script("One", "two", "three"))
-        exchange = Exchange(engine, MediaPolicy())  # type: ignore[arg-type]
-        running = exchange.run(exchange.prepare(Ask(QUESTION, n=2)))
+        service = GenerationService(engine, MediaPolicy())  # type: ignore[arg-type]
+        running = service.run(service.prepare(GenerationRequest(QUESTION, n=2)))
         async for reply in running:
-            if isinstance(reply, Delta):
+            if isinstance(reply, DeltaEvent):
                 break
         await running.aclose()  # type: ignore[attr-defined]
         return engine
@@ -163,8 +162,8 @@ def test_what_cannot_be_is_refused(box: ModelKit, ask: dict[str, Any], message: 
     ],
 )
 def test_each_answer_is_held_to_what_was_asked(box: ModelKit, settings: dict[str, Any], kinds: list[str]) -> None:
-    exchange = Exchange(Scripted(box, []), MediaPolicy())  # type: ignore[arg-type]
-    prepared = exchange.prepare(Ask(QUESTION, n=2, **settings))
+    service = GenerationService(Scripted(box, []), MediaPolicy())  # type: ignore[arg-type]
+    prepared = service.prepare(GenerationRequest(QUESTION, n=2, **settings))
     found = [[type(processor).__name__ for processor in request.processors] for request in prepared.requests]
     assert found == [kinds, kinds]
     # They keep count of their answer, so no two answers share one.
