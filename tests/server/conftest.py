@@ -71,6 +71,22 @@ def server(box: ModelKit) -> Iterator[Running]:
 
 
 @pytest.fixture
+def client(server: Running) -> Iterator[Any]:
+    """OpenAI's own."""
+    openai = pytest.importorskip("openai", reason="needs the test extra")
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def claude(server: Running) -> Iterator[Any]:
+    """Anthropic's own."""
+    anthropic = pytest.importorskip("anthropic", reason="needs the test extra")
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
 def pictures() -> Iterator[PictureServer]:
     """A host of pictures on this machine."""
     with PictureServer() as server:
