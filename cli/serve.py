@@ -48,12 +48,13 @@ def run(options: argparse.Namespace) -> None:
         OptionError: A flag is out of range, or the server extra is not installed.
     """
     try:
-        from mlx_qwen35.server.app import Server, Settings, make_app
-        from mlx_qwen35.server.exchange import Exchange
+        from mlx_qwen35.server.app import Server, make_app
         from mlx_qwen35.server.media import MediaPolicy
+        from mlx_qwen35.server.service import GenerationService
+        from mlx_qwen35.server.settings import Settings
     except ImportError as error:
         raise OptionError(f"serve: expected the server extra (pip install 'mlx-qwen35[server]'), {error}") from error
-    from mlx_qwen35.runtime.engine import MAX_ROWS, MAX_WAITING, PREFILL_STEP_SIZE, Engine
+    from mlx_qwen35 import Engine
 
     if not options.timeout > 0:
         raise OptionError(f"timeout: expected a number above 0, found {options.timeout}")
@@ -64,19 +65,14 @@ def run(options: argparse.Namespace) -> None:
     api_key = options.api_key or os.environ.get(KEY_VARIABLE)
     options.model = model_of(options)
     names = options.served_model_name or [Path(options.model).name]
+    settings = Settings(names, api_key=api_key, max_body=options.max_body)
+    limits = {name: getattr(options, name) for name in ("max_rows", "max_waiting", "prefill_step_size")}
     with load_kit(options) as kit:
-        engine = Engine(
-            kit,
-            max_rows=MAX_ROWS if options.max_rows is None else options.max_rows,
-            max_waiting=MAX_WAITING if options.max_waiting is None else options.max_waiting,
-            prefill_step_size=PREFILL_STEP_SIZE if options.prefill_step_size is None else options.prefill_step_size,
-        )
-        exchange = Exchange(engine, policy, timeout=options.timeout)
-        settings = Settings(names, api_key=api_key, max_body=options.max_body)
-        server = Server(
-            make_app(exchange, settings), engine, host=options.host, port=options.port, log_level=options.log_level
-        )
-        # uvicorn raises the signal again once it has stopped; what is open here has to be closed then.
+        engine = Engine(kit, **{name: value for name, value in limits.items() if value is not None})
+        app = make_app(GenerationService(engine, policy, timeout=options.timeout), settings)
+        server = Server(app, engine, host=options.host, port=options.port, log_level=options.log_level)
+        # When uvicorn has stopped after a signal, it raises that signal once more: as an exception here, so that
+        # engine and kit are closed.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
         try:
             server.run()

@@ -1,6 +1,5 @@
 """Images: from whatever a caller has, to the pixels that the vision tower takes."""
 
-import base64
 import hashlib
 import io
 import threading
@@ -9,7 +8,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +16,7 @@ from mlx_qwen35.checkpoints.config import VisionConfig, read_json
 from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.positions import merged_grid
+from mlx_qwen35.prompts.sources import file_url_path, read_data_url, read_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -119,41 +118,21 @@ def read_image_bytes(source: Any, place: str) -> tuple[bytes, str]:
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source), f"{len(source)} bytes"
-    if isinstance(source, str) and source.startswith("data:"):
-        return _data_url(source, place), "data URL"
-    if isinstance(source, str) and "://" in source:
-        url = urlsplit(source)
-        if url.scheme != "file":
-            raise MediaError(
-                f"{place}: expected a path, file: or data: URL, found {shorten(url.scheme)}: URL; "
-                "images are not fetched from the network"
-            )
-        source = unquote(url.path)
+    scheme = source[:5].lower() if isinstance(source, str) else ""
+    if scheme == "data:":
+        return read_data_url(source, max_bytes=MAX_SOURCE_BYTES, place=place), "data URL"
+    if scheme == "file:":
+        source = file_url_path(source, place)
+    elif isinstance(source, str) and "://" in source:
+        raise MediaError(
+            f"{place}: expected a path, file: or data: URL, found {shorten(source.partition('://')[0])}: URL; "
+            "images are not fetched from the network"
+        )
     if not isinstance(source, (str, Path)):
         raise MediaError(f"{place}: expected a path, bytes, data URL or PIL image, found {type(source).__name__}")
     path = expand(source, MediaError, place)
     label = shorten(path)
-    try:
-        # A device or a pipe would be read for ever.
-        if path.exists() and not path.is_file():
-            raise MediaError(f"{place}: {label}: expected an image file, found a directory or a device")
-        if path.stat().st_size > MAX_SOURCE_BYTES:
-            raise MediaError(
-                f"{place}: {label}: expected at most {MAX_SOURCE_BYTES} bytes, found {path.stat().st_size}"
-            )
-        return path.read_bytes(), label
-    except OSError as error:
-        raise MediaError(f"{place}: {label}: {error.strerror or error}") from error
-
-
-def _data_url(url: str, place: str) -> bytes:
-    header, comma, payload = url.partition(",")
-    if not comma or not header.endswith(";base64"):
-        raise MediaError(f"{place}: data URL: expected 'data:image/...;base64,...', found {header[:60]!r}")
-    try:
-        return base64.b64decode("".join(unquote(payload).split()), validate=True)
-    except ValueError as error:
-        raise MediaError(f"{place}: data URL: expected base64 ({error})") from error
+    return read_file(path, max_bytes=MAX_SOURCE_BYTES, place=place, label=label), label
 
 
 def _describe(data: bytes) -> str:

@@ -1,203 +1,134 @@
-"""The server: its routes, and what guards them."""
+"""The application: its routes, what they do, and how errors are told."""
 
 import asyncio
-import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlx_qwen35 import __version__
+from mlx_qwen35 import Engine, __version__
 from mlx_qwen35.errors import Qwen35Error
-from mlx_qwen35.runtime.engine import Engine
-from mlx_qwen35.server import chat_completions, completions, messages, responses
-from mlx_qwen35.server.chat_completions import SamplingFields
-from mlx_qwen35.server.exchange import Ask, Exchange, Prepared, Reply
+from mlx_qwen35.server.guard import Guard
 from mlx_qwen35.server.metrics import Metrics
-from mlx_qwen35.server.wire import (
-    ApiError,
-    ClientGoneError,
-    anthropic_error,
-    api_error,
-    body,
-    event_stream,
-    openai_error,
-    respond,
-    sse,
-    unless_gone,
-)
+from mlx_qwen35.server.protocols import PROTOCOLS, error_response
+from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, PromptBody
+from mlx_qwen35.server.protocols.messages import CountRequest
+from mlx_qwen35.server.service import GenerationService, PreparedRequest
+from mlx_qwen35.server.settings import Settings
+from mlx_qwen35.server.wire import ApiError, ClientGoneError, api_error, event_stream, parse_body, unless_gone
 
-MAX_BODY = 64 * 2**20
 PAGE = Path(__file__).parent / "page.html"
-# Anyone may see that the server is there; the page asks for the key itself.
-OPEN_PATHS = ("/", "/health")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the operator decides.
-
-    Args:
-        names: Of the model, for requests; the first is the one that is shown.
-        api_key: Expected in every request; None lets everyone in.
-        max_body: Bytes of a request's body.
-    """
-
-    names: Sequence[str]
-    api_key: str | None = None
-    max_body: int = MAX_BODY
-
-
-def make_app(exchange: Exchange, settings: Settings) -> FastAPI:
-    """The application over an exchange; the caller closes engine and kit.
-
-    Args:
-        exchange: Over the engine that runs the requests.
-    """
-
+def make_app(service: GenerationService, settings: Settings) -> FastAPI:
+    """The application over a generation service; the caller closes engine and kit."""
     app = FastAPI(title="mlx_qwen35", version=__version__, docs_url=None, redoc_url=None)
-    metrics = Metrics(exchange.engine)
-    created = int(time.time())
-    served = settings.names[0]
+    metrics = Metrics(service.engine)
+    endpoints = Endpoints(service, settings, metrics)
+    for protocol in PROTOCOLS:
+        app.post(protocol.path)(endpoints.generation(protocol))
+    app.post("/v1/messages/count_tokens")(endpoints.count_tokens)
+    app.get("/v1/models")(endpoints.models)
+    app.get("/v1/models/{name:path}")(endpoints.one_model)
+    app.get("/health")(endpoints.health)
+    app.get("/metrics")(endpoints.show_metrics)
+    app.get("/", include_in_schema=False)(endpoints.page)
+    for kind in (ApiError, Qwen35Error, Exception):
+        app.add_exception_handler(kind, _tell)
+    app.add_exception_handler(HTTPException, _tell_no_route)
+    app.add_exception_handler(ClientGoneError, _tell_nobody)
+    app.add_middleware(Guard, settings=settings, metrics=metrics, routes=app.routes)
+    return app
 
-    def check_model(name: str | None) -> str:
-        if name is not None and name not in settings.names:
-            message = f"model: expected one of {', '.join(settings.names)}, found {name!r}"
-            raise ApiError(404, "not_found_error", message, "model")
-        return served
 
-    async def prepare(ask: Ask) -> Prepared:
-        return await asyncio.to_thread(exchange.prepare, ask)
+class Endpoints:
+    """What the routes do."""
 
-    def run(prepared: Prepared) -> AsyncIterator[Reply]:
-        return metrics.watch(exchange.run(prepared))
+    def __init__(self, service: GenerationService, settings: Settings, metrics: Metrics) -> None:
+        self._service, self._settings, self._metrics = service, settings, metrics
+        self._created = int(time.time())
 
-    async def reply(
-        request: Request,
-        prepared: Prepared,
-        streamed: bool | None,
-        parts: Callable[[AsyncIterator[Reply]], AsyncIterator[str]],
-        whole: Callable[[AsyncIterator[Reply]], Awaitable[dict[str, Any]]],
-        failed: Callable[[ApiError], str],
-    ) -> Response:
-        replies = run(prepared)
-        if streamed:
-            return await event_stream(request, replies, parts(replies), failed)
-        return JSONResponse(await unless_gone(request, whole(replies)))
+    def generation(self, protocol: ApiProtocol[Any]) -> Callable[[Request], Awaitable[Response]]:
+        """Answers requests of one protocol."""
 
-    async def complete(request: Request, asked: SamplingFields, protocol: Any) -> Response:
-        """Either of OpenAI's completions: `protocol` is its module."""
-        model = check_model(asked.model)
-        prepared = Prepared.join([await prepare(ask) for ask in asked.asks()])
-        usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        return await reply(
-            request,
-            prepared,
-            asked.stream,
-            lambda replies: protocol.stream(replies, prepared, exchange, model, include_usage=usage),
-            lambda replies: protocol.whole(replies, prepared, exchange, model),
-            lambda error: sse(openai_error(error)),
-        )
+        async def generate(request: Request) -> Response:
+            body = await parse_body(request, protocol.body)
+            prepared = await self._prepare(body)
+            context = AnswerContext(body, prepared, self._settings.names[0], self._service.kit.tokenizer)
+            events = self._metrics.watch(self._service.run(prepared))
+            if body.stream:
+                return await event_stream(request, events, protocol.stream(events, context), protocol.error_event)
+            return JSONResponse(await unless_gone(request, protocol.whole(events, context)))
 
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
-        asked = await body(request, chat_completions.ChatCompletionRequest)
-        return await complete(request, asked, chat_completions)
+        return generate
 
-    @app.post("/v1/completions")
-    async def plain(request: Request) -> Response:
-        return await complete(request, await body(request, completions.CompletionRequest), completions)
-
-    @app.post("/v1/responses")
-    async def respond_to(request: Request) -> Response:
-        asked = await body(request, responses.ResponsesRequest)
-        model = check_model(asked.model)
-        prepared = await prepare(asked.ask())
-        return await reply(
-            request,
-            prepared,
-            asked.stream,
-            lambda replies: responses.stream(replies, asked, model),
-            lambda replies: responses.whole(replies, asked, model),
-            lambda error: sse({"type": "error", **openai_error(error)["error"]}, "error"),
-        )
-
-    @app.post("/v1/messages")
-    async def message(request: Request) -> Response:
-        asked = await body(request, messages.MessagesRequest)
-        model = check_model(asked.model)
-        prepared = await prepare(asked.ask())
-        return await reply(
-            request,
-            prepared,
-            asked.stream,
-            lambda replies: messages.stream(replies, prepared, model),
-            lambda replies: messages.whole(replies, prepared, model),
-            lambda error: sse(anthropic_error(error), "error"),
-        )
-
-    @app.post("/v1/messages/count_tokens")
-    async def count_tokens(request: Request) -> Response:
-        asked = await body(request, messages.CountRequest)
-        check_model(asked.model)
-        prepared = await prepare(asked.ask())
+    async def count_tokens(self, request: Request) -> Response:
+        """Anthropic's count of a prompt's tokens."""
+        prepared = await self._prepare(await parse_body(request, CountRequest))
         return JSONResponse({"input_tokens": len(prepared.prompt.input_ids)})
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        context = exchange.kit.context_length
+    async def _prepare(self, body: PromptBody) -> PreparedRequest:
+        self._check_model(body.model)
+        wanted = body.generation_requests()
+        return PreparedRequest.join([await asyncio.to_thread(self._service.prepare, one) for one in wanted])
+
+    def _check_model(self, name: str | None) -> None:
+        names = self._settings.names
+        if name is not None and name not in names:
+            message = f"model: expected one of {', '.join(names)}, found {name!r}"
+            raise ApiError(404, "not_found_error", message, "model")
+
+    async def models(self) -> dict[str, Any]:
+        """The names of the model, with the fields of OpenAI's and of Anthropic's list."""
         data = [
-            {"id": name, "object": "model", "created": created, "owned_by": "mlx_qwen35", "max_model_len": context}
-            for name in settings.names
+            {**self._model(name), "max_model_len": self._service.kit.context_length} for name in self._settings.names
         ]
         return {"object": "list", "data": data, "first_id": data[0]["id"], "last_id": data[-1]["id"], "has_more": False}
 
-    @app.get("/v1/models/{name:path}")
-    async def one_model(name: str) -> dict[str, Any]:
-        check_model(name)
-        return {"id": name, "object": "model", "created": created, "owned_by": "mlx_qwen35"}
+    async def one_model(self, name: str) -> dict[str, Any]:
+        """Whether a name is one of the model's."""
+        self._check_model(name)
+        return self._model(name)
 
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        engine = exchange.engine
-        return {"status": "ok", "model": served, "running": engine.running, "waiting": engine.waiting}
+    def _model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "mlx_qwen35"}
 
-    @app.get("/metrics")
-    async def show_metrics() -> Response:
-        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
+    async def health(self) -> dict[str, Any]:
+        """That the server is there, and how busy it is."""
+        engine = self._service.engine
+        names = self._settings.names
+        return {"status": "ok", "model": names[0], "running": engine.running, "waiting": engine.waiting}
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
+    async def show_metrics(self) -> Response:
+        """What Prometheus reads."""
+        return PlainTextResponse(self._metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def page(self) -> Response:
+        """The page to try the model in a browser."""
         return FileResponse(
             PAGE, media_type="text/html", headers={"Cache-Control": "no-cache", "X-Frame-Options": "DENY"}
         )
 
-    @app.exception_handler(ApiError)
-    @app.exception_handler(Qwen35Error)
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        return respond(api_error(error), request.url.path)
 
-    @app.exception_handler(ClientGoneError)
-    async def gone(request: Request, error: Exception) -> Response:
-        # Nobody reads it; the number is what web servers log for this.
-        return Response(status_code=499)
+async def _tell(request: Request, error: Exception) -> Response:
+    return error_response(api_error(error), request.url.path)
 
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
-        kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-        return respond(ApiError(error.status_code, kind, str(error.detail)), request.url.path)
 
-    app.add_middleware(_Guard, settings=settings, metrics=metrics)
-    return app
+async def _tell_no_route(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: no such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+    return error_response(ApiError(error.status_code, kind, str(error.detail)), request.url.path)
+
+
+async def _tell_nobody(request: Request, error: Exception) -> Response:
+    # 499 is what web servers log for a client that has left.
+    return Response(status_code=499)
 
 
 class Server(uvicorn.Server):
@@ -208,7 +139,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, engine: Engine, *, patience: float = 30.0, **options: Any) -> None:
-        # Cancelled answers have time to say so.
+        # Ten seconds more, in which cancelled answers tell their clients.
         super().__init__(uvicorn.Config(app, timeout_graceful_shutdown=int(patience) + 10, **options))
         self._engine, self._patience = engine, patience
 
@@ -217,79 +148,3 @@ class Server(uvicorn.Server):
         closing = asyncio.create_task(asyncio.to_thread(self._engine.close, self._patience))
         await super().shutdown(sockets)
         await closing
-
-
-class _Guard:
-    """In front of every route: the key, the size of the body, and the count of answers by status."""
-
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path, headers = scope["path"], dict(scope["headers"])
-        status = 500
-
-        async def counted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            if not _same_origin(headers):
-                await self._refuse(
-                    403, "permission_error", "a page of another origin may not ask", scope, receive, counted
-                )
-            elif path not in OPEN_PATHS and not self._knows_key(headers):
-                await self._refuse(401, "authentication_error", "expected the API key", scope, receive, counted)
-            elif int(headers.get(b"content-length", b"0") or 0) > self._settings.max_body:
-                await self._refuse(413, "request_too_large", self._too_large(), scope, receive, counted)
-            else:
-                await self._app(scope, self._limited(receive), counted)
-        except _TooLargeError:
-            await self._refuse(413, "request_too_large", self._too_large(), scope, receive, counted)
-        finally:
-            # Paths that do not exist are one label, or anyone could fill the memory with them.
-            known = path if path in OPEN_PATHS or (path.startswith("/v1/") and status != 404) else "other"
-            self._metrics.requests.labels(known.rsplit("/models/", 1)[0], str(status)).inc()
-
-    def _knows_key(self, headers: dict[bytes, bytes]) -> bool:
-        key = self._settings.api_key
-        if key is None:
-            return True
-        bearer = headers.get(b"authorization", b"")
-        given = bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
-        return hmac.compare_digest(given, key.encode())
-
-    def _too_large(self) -> str:
-        return f"body: expected at most {self._settings.max_body} bytes"
-
-    def _limited(self, receive: Receive) -> Receive:
-        """A body without Content-Length is counted as it comes."""
-        seen = 0
-
-        async def limited() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._settings.max_body:
-                raise _TooLargeError
-            return message
-
-        return limited
-
-    async def _refuse(self, status: int, kind: str, text: str, scope: Scope, receive: Receive, send: Send) -> None:
-        await respond(ApiError(status, kind, text), scope["path"])(scope, receive, send)
-
-
-def _same_origin(headers: dict[bytes, bytes]) -> bool:
-    """Browsers say which page sends a request: any page on the web could otherwise use a server without a key."""
-    origin = headers.get(b"origin")
-    return origin is None or urlsplit(origin).netloc == headers.get(b"host")
-
-
-class _TooLargeError(Exception):
-    """The body went over the limit while it was read."""

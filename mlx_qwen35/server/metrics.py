@@ -1,27 +1,33 @@
-"""What an operator watches, in Prometheus' form."""
+"""What an operator watches, for Prometheus."""
 
 import time
 from collections.abc import AsyncIterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from mlx_qwen35.runtime.engine import Engine
-from mlx_qwen35.server.exchange import Delta, Finished, Reply
+from mlx_qwen35 import Engine
+from mlx_qwen35.server.generation import DeltaEvent, FinishEvent, StreamEvent
 
-# Seconds from a small model's first token to a long prompt's.
+# Seconds: a small model's first token takes the least of them, a long prompt's the most.
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class Metrics:
-    """Counters of one server; names follow those of other model servers."""
+    """Counters, gauges and histograms of one server.
+
+    Args:
+        engine: Asked for its gauges whenever the metrics are read.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "mlx_qwen35_requests", "Requests by path and status.", ["path", "status"], registry=self.registry
+            "mlx_qwen35_requests", "Requests by route and status.", ["path", "status"], registry=self.registry
         )
         self._prompt = Counter("mlx_qwen35_prompt_tokens", "Tokens of prompts.", registry=self.registry)
-        self._cached = Counter("mlx_qwen35_cached_tokens", "Tokens of prompts not read again.", registry=self.registry)
+        self._cached = Counter(
+            "mlx_qwen35_cached_tokens", "Tokens of prompts that came from the prefix cache.", registry=self.registry
+        )
         self._written = Counter("mlx_qwen35_completion_tokens", "Tokens of answers.", registry=self.registry)
         self._finished = Counter(
             "mlx_qwen35_answers", "Answers by what ended them.", ["reason"], registry=self.registry
@@ -36,32 +42,32 @@ class Metrics:
         )  # fmt: skip
         for name, text, read in (
             ("mlx_qwen35_requests_running", "Requests being read or answered.", lambda: engine.running),
-            ("mlx_qwen35_requests_waiting", "Requests whose turn has not come.", lambda: engine.waiting),
-            ("mlx_qwen35_prompt_cache_bytes", "Memory for what was read.", lambda: engine.kit.prompt_cache.nbytes),
+            ("mlx_qwen35_requests_waiting", "Requests that wait in the queue.", lambda: engine.waiting),
+            ("mlx_qwen35_prompt_cache_bytes", "Memory of the prefix cache.", lambda: engine.kit.prompt_cache.nbytes),
         ):
             Gauge(name, text, registry=self.registry).set_function(read)
 
-    async def watch(self, replies: AsyncIterator[Reply]) -> AsyncIterator[Reply]:
-        """Pass replies on, and count."""
+    async def watch(self, events: AsyncIterator[StreamEvent]) -> AsyncIterator[StreamEvent]:
+        """Pass the events of a request on, and count."""
         began, firsts = time.perf_counter(), {}
         try:
-            async for reply in replies:
+            async for event in events:
                 now = time.perf_counter()
-                if isinstance(reply, Delta) and reply.index not in firsts:
-                    firsts[reply.index] = now
+                if isinstance(event, DeltaEvent) and event.index not in firsts:
+                    firsts[event.index] = now
                     self._first.observe(now - began)
-                elif isinstance(reply, Finished):
-                    usage = reply.usage
+                elif isinstance(event, FinishEvent):
+                    usage = event.usage
                     self._prompt.inc(usage.prompt)
                     self._cached.inc(usage.cached)
                     self._written.inc(usage.completion)
-                    self._finished.labels(reply.reason).inc()
-                    if reply.index in firsts and usage.completion > 1:
-                        self._between.observe((now - firsts[reply.index]) / (usage.completion - 1))
-                yield reply
+                    self._finished.labels(event.reason).inc()
+                    if event.index in firsts and usage.completion > 1:
+                        self._between.observe((now - firsts[event.index]) / (usage.completion - 1))
+                yield event
         finally:
-            await replies.aclose()  # type: ignore[attr-defined]
+            await events.aclose()  # type: ignore[attr-defined]
 
     def text(self) -> bytes:
-        """The page that Prometheus reads."""
+        """In Prometheus' text format."""
         return generate_latest(self.registry)

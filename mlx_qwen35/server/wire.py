@@ -1,4 +1,4 @@
-"""What all protocols share on the wire: strict JSON bodies, server-sent events, errors."""
+"""What all protocols share on the wire: strict JSON bodies, errors, server-sent events, clients that leave."""
 
 import asyncio
 import json
@@ -7,40 +7,37 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect
 
-from mlx_qwen35.errors import (
-    EngineFullError,
-    GenerationCancelled,
-    KitClosedError,
-    Qwen35Error,
-)
-from mlx_qwen35.server.exchange import RequestTimeoutError
+from mlx_qwen35.errors import EngineFullError, GenerationCancelled, KitClosedError, Qwen35Error
+from mlx_qwen35.server.generation import RequestTimeoutError
 
 logger = logging.getLogger(__name__)
 
-# A queue that is full now has moved by then.
+# Seconds after which a client may try again when the queue is full.
 RETRY_AFTER = 2
+MAX_PROBLEMS = 20
 
 
 class Strict(BaseModel):
-    """A JSON object whose every field is known: a field that would be ignored is an error."""
+    """A JSON object; an unknown field is an error, and so is a value that would have to be converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 B = TypeVar("B", bound=Strict)
+T = TypeVar("T")
 
 
 class ApiError(Exception):
-    """Something to tell the client, in the form of whichever protocol it speaks.
+    """An error that the client is told, in the form of the protocol that it speaks.
 
     Args:
         status: HTTP status.
-        kind: OpenAI's and Anthropic's name for this kind of error.
-        param: The field that it is about.
+        kind: The error's `type`, as OpenAI and Anthropic name it.
+        param: The field that is wrong, if it is one.
     """
 
     def __init__(self, status: int, kind: str, message: str, param: str | None = None) -> None:
@@ -49,16 +46,24 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to come again, for a server that is busy."""
+        """When to try again, if the server is busy or shutting down."""
         return {"Retry-After": str(RETRY_AFTER)} if self.status in (429, 503) else {}
 
 
 class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client closed its connection before it had an answer."""
+
+
+def invalid_request(message: str, param: str | None = None) -> ApiError:
+    """What a client did wrong, as an error; see `ApiError`."""
+    return ApiError(400, "invalid_request_error", message, param)
 
 
 def api_error(error: BaseException) -> ApiError:
-    """What a client learns of an error: all about its own mistakes, nothing about the server's insides."""
+    """What a client is told of an error: its own mistakes in full, and nothing about the server's own faults.
+
+    An error that is the server's own fault is logged.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineFullError):
@@ -68,36 +73,19 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, RequestTimeoutError):
         return ApiError(504, "timeout_error", str(error))
     if isinstance(error, Qwen35Error):
-        # Messages about a field begin with its place.
+        # Messages of this package about a field begin with its name and a colon.
         place, colon, _ = str(error).partition(": ")
         return ApiError(400, "invalid_request_error", str(error), place if colon and " " not in place else None)
     logger.error("a request failed", exc_info=error)
     return ApiError(500, "api_error", "the server failed on this request")
 
 
-def openai_error(error: ApiError) -> dict[str, Any]:
-    """OpenAI's error object."""
-    code = {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(error.status)
-    return {"error": {"message": str(error), "type": error.kind, "param": error.param, "code": code}}
-
-
-def anthropic_error(error: ApiError) -> dict[str, Any]:
-    """Anthropic's error object."""
-    return {"type": "error", "error": {"type": error.kind, "message": str(error)}}
-
-
-def respond(error: ApiError, path: str) -> JSONResponse:
-    """An error in the form of the protocol that the path belongs to."""
-    form = anthropic_error if path.startswith("/v1/messages") else openai_error
-    return JSONResponse(form(error), error.status, headers=error.headers)
-
-
-async def body(request: Request, model: type[B]) -> B:
-    """The request's JSON, every field known and of its type.
+async def parse_body(request: Request, model: type[B]) -> B:
+    """The body of a request.
 
     Raises:
-        ApiError: It is not; names every wrong field.
-        ClientGoneError: The client went before the body was complete.
+        ApiError: It is not of this model; names the wrong fields.
+        ClientGoneError: The client left before the end of the body.
     """
     try:
         raw = await request.body()
@@ -106,10 +94,10 @@ async def body(request: Request, model: type[B]) -> B:
     try:
         data = json.loads(raw)
         if b"\\ud" in raw.lower():
-            # Half of a character, which no answer could repeat.
+            # An escaped half of a surrogate pair, which cannot be encoded again.
             json.dumps(data, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, "invalid_request_error", f"body: expected a JSON object ({error})") from None
+        raise invalid_request(f"body: expected a JSON object ({error})") from None
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -117,9 +105,9 @@ async def body(request: Request, model: type[B]) -> B:
         lines = [
             f"{place}: unknown or unsupported field" if problem["type"] == "extra_forbidden"
             else f"{place or 'body'}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-            for place, problem in problems[:20]
+            for place, problem in problems[:MAX_PROBLEMS]
         ]  # fmt: skip
-        raise ApiError(400, "invalid_request_error", "; ".join(lines), problems[0][0] or None) from None
+        raise invalid_request("; ".join(lines), problems[0][0] or None) from None
 
 
 def sse(data: Mapping[str, Any] | str, event: str | None = None) -> str:
@@ -129,15 +117,15 @@ def sse(data: Mapping[str, Any] | str, event: str | None = None) -> str:
 
 
 async def event_stream(
-    request: Request, replies: AsyncIterator[Any], parts: AsyncIterator[str], failed: Callable[[ApiError], str]
+    request: Request, events: AsyncIterator[Any], parts: AsyncIterator[str], error_event: Callable[[ApiError], str]
 ) -> Response:
-    """A streamed response that has begun: errors before its first part are ordinary responses.
+    """A streamed response, once its first part is there: until then an error can still have a status of its own.
 
     Args:
-        replies: What `parts` are made of; closed with them, so that the work ends with the client.
-        failed: An error as an event, once the status line is gone.
+        events: What `parts` are made of; closed with them, which cancels the work when the client leaves.
+        error_event: An error that comes later, as one more part.
     Raises:
-        Exception: What the first part raised.
+        Exception: Whatever the first part raised.
     """
     first = await unless_gone(request, anext(parts))
 
@@ -149,23 +137,20 @@ async def event_stream(
         except (GeneratorExit, asyncio.CancelledError):
             raise
         except BaseException as error:
-            yield failed(api_error(error))
+            yield error_event(api_error(error))
         finally:
             await parts.aclose()  # type: ignore[attr-defined]
-            await replies.aclose()  # type: ignore[attr-defined]
+            await events.aclose()  # type: ignore[attr-defined]
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(send(), media_type="text/event-stream", headers=headers)
 
 
-T = TypeVar("T")
-
-
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """Wait for work, and stop it when the client goes.
+    """Wait for work, and cancel it if the client leaves.
 
     Raises:
-        ClientGoneError: The client went.
+        ClientGoneError: The client left.
     """
     task = asyncio.ensure_future(work)
 

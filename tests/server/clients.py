@@ -1,12 +1,20 @@
-"""What clients of every protocol send, and a bare HTTP connection beside OpenAI's and Anthropic's own clients."""
+"""What clients of the server ask, and bare connections for what no client library does."""
 
+import asyncio
 import base64
 import io
 import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from random import Random
 from typing import Any
 from urllib.parse import urlsplit
+
+import pytest
+from starlette.types import ASGIApp, Message
 
 from tools.box.scenes import Scene, Thing, draw
 
@@ -16,6 +24,9 @@ WEATHER = {"name": "get_weather", "description": "The weather in a city.", "para
 TOOLS = [{"type": "function", "function": WEATHER}]
 PARIS = [{"role": "user", "content": "What is the weather in Paris?"}]
 QUICK = {"enable_thinking": False}
+LONG = {"messages": SPELL, "temperature": 0, "max_tokens": 4000, "logit_bias": {"5": 100.0}, "stream": True, **QUICK}
+RED_CIRCLE = Thing("circle", "red", "large", 0, 0)
+BLUE_SQUARE = Thing("square", "blue", "large", 0, 0)
 
 
 def picture(*things: Thing, columns: int = 1) -> str:
@@ -24,10 +35,6 @@ def picture(*things: Thing, columns: int = 1) -> str:
     file = io.BytesIO()
     image.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-RED_CIRCLE = Thing("circle", "red", "large", 0, 0)
-BLUE_SQUARE = Thing("square", "blue", "large", 0, 0)
 
 
 def seen(*things: Thing, question: str = "Describe the picture.") -> list[dict[str, Any]]:
@@ -53,3 +60,64 @@ def raw(
     found = response.status, dict(response.getheaders()), response.read().decode()
     connection.close()
     return found
+
+
+class Stream:
+    """A streamed request on a connection of its own."""
+
+    def __init__(self, url: str, body: dict[str, Any]) -> None:
+        self.connection = HTTPConnection(urlsplit(url).netloc, timeout=60)
+        self.connection.request("POST", "/v1/chat/completions", json.dumps(body))
+        self.response = self.connection.getresponse()
+
+    def until_text(self) -> None:
+        while b'"content":"' not in (line := self.response.readline()) or b'"content":""' in line:
+            assert line
+
+    def close(self) -> None:
+        self.response.close()
+        self.connection.close()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+async def asgi(
+    app: ASGIApp, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b""
+) -> tuple[int, bytes]:
+    """Status and body of one request to an application, without a network."""
+    fields = {"host": "127.0.0.1", **(headers or {})}
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1),
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in fields.items()],
+    }  # fmt: skip
+    sent: list[Message] = []
+    unread = [{"type": "http.request", "body": body}]
+
+    async def receive() -> Message:
+        if not unread:
+            await asyncio.sleep(60)  # a client that stays, and has no more to say
+        return unread.pop()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+@contextmanager
+def logging_of(name: str, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Errors that a logger keeps to itself come to `caplog` too."""
+    logger = logging.getLogger(name)
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level(logging.ERROR):
+            yield
+    finally:
+        logger.removeHandler(caplog.handler)

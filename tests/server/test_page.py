@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.server.exchange import Exchange, Prepared, Reply
+from mlx_qwen35.server.generation import StreamEvent
+from mlx_qwen35.server.service import GenerationService, PreparedRequest
 from tests.server.conftest import Running, serving
 from tools.box.scenes import Scene, Thing, draw
 
@@ -195,16 +196,16 @@ def chat(browser: Any, locked: Running) -> Iterator[Chat]:
 @contextmanager
 def slow(monkeypatch: pytest.MonkeyPatch, pause: float) -> Iterator[None]:
     """The server waits before every reply."""
-    run = Exchange.run
+    run = GenerationService.run
 
-    async def slowly(self: Exchange, prepared: Prepared) -> AsyncIterator[Reply]:
+    async def slowly(self: GenerationService, prepared: PreparedRequest) -> AsyncIterator[StreamEvent]:
         async with aclosing(run(self, prepared)) as replies:
             async for reply in replies:
                 await asyncio.sleep(pause)
                 yield reply
 
     with monkeypatch.context() as patched:
-        patched.setattr(Exchange, "run", slowly)
+        patched.setattr(GenerationService, "run", slowly)
         yield
 
 

@@ -1,20 +1,28 @@
 """Anthropic's messages: `POST /v1/messages` and `/v1/messages/count_tokens`."""
 
-import json
-import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
 from mlx_qwen35.answers.tool_calls import ToolCall
-from mlx_qwen35.server.chat_completions import Effort, with_effort
-from mlx_qwen35.server.exchange import Ask, Called, Delta, Finished, Prepared, Reply, Usage, Waiting
-from mlx_qwen35.server.wire import ApiError, Strict, sse
+from mlx_qwen35.server.generation import (
+    DeltaEvent,
+    FinishEvent,
+    GenerationRequest,
+    ProgressEvent,
+    StreamEvent,
+    ToolCallEvent,
+    Usage,
+)
+from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody, PromptBody
+from mlx_qwen35.server.protocols.common import Effort, arguments_json, function_tool, new_id, with_effort
+from mlx_qwen35.server.wire import ApiError, Strict, invalid_request, sse
 
 
 class CacheControl(Strict):
-    """A hint that needs no doing: everything is cached."""
+    """A hint, accepted without effect: all prompts are cached."""
 
     type: Literal["ephemeral"]
     ttl: str | None = None
@@ -112,7 +120,7 @@ class ToolChoice(Strict):
 
 
 class Thinking(Strict):
-    """Whether the answer begins with reasoning, and its budget in tokens; "adaptive" leaves the length to the model."""
+    """Whether the answer begins with reasoning, and for how many tokens; "adaptive" leaves that to the effort."""
 
     type: Literal["enabled", "adaptive", "disabled"]
     budget_tokens: int | None = Field(default=None, ge=0)
@@ -133,13 +141,13 @@ class OutputConfig(Strict):
 
 
 class Metadata(Strict):
-    """Who asks: accepted, since nothing follows from it."""
+    """A label, accepted without effect."""
 
     user_id: str | None = None
 
 
-class CountRequest(Strict):
-    """What a prompt is made of."""
+class CountRequest(PromptBody):
+    """The body of a request to count tokens: all that a prompt is made of."""
 
     model: str
     messages: list[Message] = Field(min_length=1)
@@ -150,8 +158,8 @@ class CountRequest(Strict):
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
 
-    def ask(self) -> Ask:
-        """In the form of all protocols."""
+    def generation_requests(self) -> list[GenerationRequest]:
+        """See `PromptBody`; always one."""
         messages: list[dict[str, Any]] = []
         if self.system:
             parts = self.system if isinstance(self.system, str) else "\n\n".join(block.text for block in self.system)
@@ -161,9 +169,7 @@ class CountRequest(Strict):
         choice: str | dict[str, str] = "auto"
         if self.tool_choice is not None:
             if (self.tool_choice.type == "tool") != (self.tool_choice.name is not None):
-                raise ApiError(
-                    400, "invalid_request_error", "tool_choice: expected a name with type tool, and only then"
-                )
+                raise invalid_request("tool_choice: expected a name with type tool, and only then")
             names = {"auto": "auto", "none": "none", "any": "required"}
             choice = names.get(self.tool_choice.type) or {"name": self.tool_choice.name or ""}
         # Anthropic's default: reasoning only when it is asked for.
@@ -172,41 +178,34 @@ class CountRequest(Strict):
         budget = thinking.budget_tokens
         if thinking.type != "disabled":
             enable_thinking, budget = with_effort(output.effort, True, budget)
-        return Ask(
-            prompt=messages,
-            tools=[
-                {
-                    "type": "function",
-                    "function": {
-                        "name": tool.name,
-                        **({"description": tool.description} if tool.description else {}),
-                        "parameters": tool.input_schema,
-                    },
-                }
-                for tool in self.tools or ()
-            ],
-            tool_choice=choice,
-            parallel_tool_calls=not (self.tool_choice and self.tool_choice.disable_parallel_tool_use),
-            enable_thinking=enable_thinking,
-            thinking_budget=budget,
-            schema=output.format.schema_ if output.format else None,
-        )
+        return [
+            GenerationRequest(
+                prompt=messages,
+                tools=[
+                    function_tool(tool.name, tool.description or None, tool.input_schema) for tool in self.tools or ()
+                ],
+                tool_choice=choice,
+                parallel_tool_calls=not (self.tool_choice and self.tool_choice.disable_parallel_tool_use),
+                enable_thinking=enable_thinking,
+                thinking_budget=budget,
+                schema=output.format.schema_ if output.format else None,
+            )
+        ]
 
 
-class MessagesRequest(CountRequest):
+class MessagesRequest(CountRequest, GenerationBody):
     """The body of a request."""
 
     max_tokens: int
     stop_sequences: list[str] | None = None
-    stream: bool | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
 
-    def ask(self) -> Ask:
-        """In the form of all protocols."""
+    def generation_requests(self) -> list[GenerationRequest]:
+        """See `PromptBody`; always one."""
         options = {
             "max_tokens": self.max_tokens,
             "stop": self.stop_sequences,
@@ -214,12 +213,11 @@ class MessagesRequest(CountRequest):
             "top_p": self.top_p,
             "top_k": self.top_k,
         }
-        asked = super().ask()
-        return Ask(**{**asked.__dict__, "options": options})
+        return [replace(wanted, options=options) for wanted in super().generation_requests()]
 
 
 def _translate(message: Message) -> list[dict[str, Any]]:
-    """One message as the messages that OpenAI makes of it: results of functions are messages of their own."""
+    """One message in OpenAI's form, in which every result of a function is a message of its own."""
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     out: list[dict[str, Any]] = []
@@ -231,7 +229,7 @@ def _translate(message: Message) -> list[dict[str, Any]]:
         if isinstance(block, ThinkingBlock | ToolUseBlock) != (message.role == "assistant") and not isinstance(
             block, TextBlock
         ):
-            raise ApiError(400, "invalid_request_error", f"messages: a {block.type} block cannot stand in a {place}")
+            raise invalid_request(f"messages: a {block.type} block cannot stand in a {place}")
         if isinstance(block, ThinkingBlock):
             reasoning.append(block.thinking)
         elif isinstance(block, ToolUseBlock):
@@ -266,7 +264,7 @@ def _usage(usage: Usage) -> dict[str, int]:
     }
 
 
-def _stop(end: Finished) -> dict[str, Any]:
+def _stop(end: FinishEvent) -> dict[str, Any]:
     if end.stop_string is not None:
         return {"stop_reason": "stop_sequence", "stop_sequence": end.stop_string}
     reason = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}[end.reason]
@@ -274,77 +272,109 @@ def _stop(end: Finished) -> dict[str, Any]:
 
 
 def _tool_use(call: ToolCall) -> dict[str, Any]:
-    return {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": call.name, "input": call.arguments}
+    return {"type": "tool_use", "id": new_id("toolu_"), "name": call.name, "input": call.arguments}
 
 
 def _head(model: str) -> dict[str, Any]:
-    return {"id": f"msg_{uuid.uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": model}
+    return {"id": new_id("msg_"), "type": "message", "role": "assistant", "model": model}
 
 
-async def whole(replies: AsyncIterator[Reply], prepared: Prepared, model: str) -> dict[str, Any]:
+async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[MessagesRequest]) -> dict[str, Any]:
     """The answer as one object."""
     text = reasoning = ""
     calls: list[dict[str, Any]] = []
     end = None
-    async for reply in replies:
-        if isinstance(reply, Delta):
-            text, reasoning = text + reply.text, reasoning + reply.reasoning
-        elif isinstance(reply, Called):
-            calls.append(_tool_use(reply.call))
-        elif isinstance(reply, Finished):
-            end = reply
+    async for event in events:
+        if isinstance(event, DeltaEvent):
+            text, reasoning = text + event.text, reasoning + event.reasoning
+        elif isinstance(event, ToolCallEvent):
+            calls.append(_tool_use(event.call))
+        elif isinstance(event, FinishEvent):
+            end = event
     assert end is not None
     content: list[dict[str, Any]] = []
     if reasoning:
         content.append({"type": "thinking", "thinking": reasoning, "signature": ""})
     if text:
         content.append({"type": "text", "text": text})
-    return {**_head(model), "content": [*content, *calls], **_stop(end), "usage": _usage(end.usage)}
+    return {**_head(context.model), "content": [*content, *calls], **_stop(end), "usage": _usage(end.usage)}
 
 
-_BEGINNINGS: dict[str, dict[str, Any]] = {
+_EMPTY_BLOCKS: dict[str, dict[str, Any]] = {
     "thinking": {"type": "thinking", "thinking": "", "signature": ""}, "text": {"type": "text", "text": ""}
 }  # fmt: skip
 
 
-async def stream(replies: AsyncIterator[Reply], prepared: Prepared, model: str) -> AsyncIterator[str]:
+def _sse(kind: str, **data: Any) -> str:
+    return sse({"type": kind, **data}, kind)
+
+
+class _Blocks:
+    """The content blocks of an answer that is being streamed; at most one of them, the last, is open."""
+
+    def __init__(self) -> None:
+        self._index, self._open = -1, ""
+
+    def add(self, kind: str, text: str) -> list[str]:
+        """More of a text or thinking block; a new one if the open one is another."""
+        if not text:
+            return []
+        events = []
+        if self._open != kind:
+            events += [*self.close(), self._start(_EMPTY_BLOCKS[kind])]
+            self._open = kind
+        return [*events, self._delta(type=f"{kind}_delta", **{kind: text})]
+
+    def add_call(self, call: ToolCall) -> list[str]:
+        """A whole block."""
+        events = [*self.close(), self._start({**_tool_use(call), "input": {}})]
+        events.append(self._delta(type="input_json_delta", partial_json=arguments_json(call)))
+        return [*events, _sse("content_block_stop", index=self._index)]
+
+    def close(self) -> list[str]:
+        """End the open block, if there is one."""
+        if not self._open:
+            return []
+        self._open = ""
+        return [_sse("content_block_stop", index=self._index)]
+
+    def _start(self, block: dict[str, Any]) -> str:
+        self._index += 1
+        return _sse("content_block_start", index=self._index, content_block=block)
+
+    def _delta(self, **delta: str) -> str:
+        return _sse("content_block_delta", index=self._index, delta=delta)
+
+
+async def stream(events: AsyncIterator[StreamEvent], context: AnswerContext[MessagesRequest]) -> AsyncIterator[str]:
     """The answer as server-sent events."""
-
-    def event(kind: str, **data: Any) -> str:
-        return sse({"type": kind, **data}, kind)
-
-    index, open_kind = -1, None
-    begun = False
-    async for reply in replies:
+    blocks, begun = _Blocks(), False
+    async for event in events:
         if not begun:
             begun = True
-            cached = reply.processed if isinstance(reply, Waiting) else 0
-            usage = _usage(Usage(len(prepared.prompt.input_ids), cached))
-            message = {**_head(model), "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
-            yield event("message_start", message=message)
-        if isinstance(reply, Waiting):
-            yield event("ping")
-        elif isinstance(reply, Delta):
-            for kind, text in (("thinking", reply.reasoning), ("text", reply.text)):
-                if not text:
-                    continue
-                if open_kind != kind:
-                    if open_kind is not None:
-                        yield event("content_block_stop", index=index)
-                    index, open_kind = index + 1, kind
-                    yield event("content_block_start", index=index, content_block=_BEGINNINGS[kind])
-                yield event("content_block_delta", index=index, delta={"type": f"{kind}_delta", kind: text})
-        elif isinstance(reply, Called):
-            if open_kind is not None:
-                yield event("content_block_stop", index=index)
-            index, open_kind = index + 1, None
-            call = _tool_use(reply.call)
-            yield event("content_block_start", index=index, content_block={**call, "input": {}})
-            text = json.dumps(call["input"], ensure_ascii=False)
-            yield event("content_block_delta", index=index, delta={"type": "input_json_delta", "partial_json": text})
-            yield event("content_block_stop", index=index)
+            cached = event.processed if isinstance(event, ProgressEvent) else 0
+            usage = _usage(Usage(len(context.prepared.prompt.input_ids), cached))
+            head = {**_head(context.model), "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+            yield _sse("message_start", message=head)
+        parts: list[str] = []
+        if isinstance(event, ProgressEvent):
+            parts = [_sse("ping")]
+        elif isinstance(event, DeltaEvent):
+            parts = [*blocks.add("thinking", event.reasoning), *blocks.add("text", event.text)]
+        elif isinstance(event, ToolCallEvent):
+            parts = blocks.add_call(event.call)
         else:
-            if open_kind is not None:
-                yield event("content_block_stop", index=index)
-            yield event("message_delta", delta=_stop(reply), usage=_usage(reply.usage))
-            yield event("message_stop")
+            parts = blocks.close()
+            parts += [_sse("message_delta", delta=_stop(event), usage=_usage(event.usage)), _sse("message_stop")]
+        for part in parts:
+            yield part
+
+
+def anthropic_error(error: ApiError) -> dict[str, Any]:
+    """Anthropic's error object."""
+    return {"type": "error", "error": {"type": error.kind, "message": str(error)}}
+
+
+MESSAGES = ApiProtocol(
+    "/v1/messages", MessagesRequest, whole, stream, anthropic_error, lambda error: sse(anthropic_error(error), "error")
+)

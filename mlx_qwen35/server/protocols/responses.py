@@ -1,16 +1,34 @@
 """OpenAI's responses, without storing them: `POST /v1/responses`."""
 
-import json
 import time
-import uuid
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
-from mlx_qwen35.server.chat_completions import Effort, ObjectFormat, TextFormat, with_effort
-from mlx_qwen35.server.exchange import Ask, Called, Delta, Finished, Reply, Usage, Waiting
-from mlx_qwen35.server.wire import Strict, sse
+from mlx_qwen35.answers.tool_calls import ToolCall
+from mlx_qwen35.server.generation import (
+    DeltaEvent,
+    FinishEvent,
+    GenerationRequest,
+    ProgressEvent,
+    StreamEvent,
+    ToolCallEvent,
+    Usage,
+)
+from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody
+from mlx_qwen35.server.protocols.common import (
+    Effort,
+    ObjectFormat,
+    TextFormat,
+    arguments_json,
+    function_tool,
+    new_id,
+    openai_error,
+    progress_comment,
+    with_effort,
+)
+from mlx_qwen35.server.wire import ApiError, Strict, sse
 
 
 class TextPart(Strict):
@@ -88,7 +106,6 @@ class FunctionTool(Strict):
 
     type: Literal["function"]
     name: str
-    # In this order, which is the prompt's: the protocols share what was read.
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
     strict: bool | None = None
@@ -121,14 +138,13 @@ class Reasoning(Strict):
     """How much to think."""
 
     effort: Effort | None = None
-    # Reasoning comes whole, which is more than any summary.
+    # Accepted: the answer has the whole reasoning, of which nobody needs a summary.
     summary: Literal["auto"] | None = None
 
 
-class ResponsesRequest(Strict):
+class ResponsesRequest(GenerationBody):
     """The body of a request."""
 
-    model: str | None = None
     input: str | list[Item]
     instructions: str | None = None
     tools: list[FunctionTool] | None = None
@@ -139,8 +155,7 @@ class ResponsesRequest(Strict):
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
-    stream: bool | None = None
-    # Labels, and what is so here anyway: nothing follows from these.
+    # Labels, and settings that are always so here: accepted because they change nothing.
     store: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None
     include: list[Literal["reasoning.encrypted_content"]] | None = None
@@ -151,8 +166,8 @@ class ResponsesRequest(Strict):
     service_tier: Literal["auto", "default"] | None = None
     background: Literal[False] | None = None
 
-    def ask(self) -> Ask:
-        """In the form of all protocols."""
+    def generation_requests(self) -> list[GenerationRequest]:
+        """See `PromptBody`; always one."""
         items: list[Item] = (
             [MessageItem(role="user", content=self.input)] if isinstance(self.input, str) else self.input
         )
@@ -171,26 +186,23 @@ class ResponsesRequest(Strict):
             wanted.schema_ if isinstance(wanted, SchemaFormat) else {} if isinstance(wanted, ObjectFormat) else None
         )
         choice = self.tool_choice or "auto"
-        return Ask(
-            prompt=messages,
-            tools=[
-                {
-                    "type": "function",
-                    "function": tool.model_dump(exclude_none=True, include={"name", "description", "parameters"}),
-                }
-                for tool in self.tools or ()
-            ],
-            tool_choice={"name": choice.name} if isinstance(choice, NamedTool) else choice,
-            parallel_tool_calls=self.parallel_tool_calls is not False,
-            enable_thinking=enable_thinking,
-            thinking_budget=budget,
-            schema=schema,
-            options={"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p},
-        )
+        options = {"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p}
+        return [
+            GenerationRequest(
+                prompt=messages,
+                tools=[function_tool(tool.name, tool.description, tool.parameters) for tool in self.tools or ()],
+                tool_choice={"name": choice.name} if isinstance(choice, NamedTool) else choice,
+                parallel_tool_calls=self.parallel_tool_calls is not False,
+                enable_thinking=enable_thinking,
+                thinking_budget=budget,
+                schema=schema,
+                options=options,
+            )
+        ]
 
 
 def _translate(items: list[Item]) -> list[dict[str, Any]]:
-    """Items as OpenAI's chat messages: reasoning, text and calls that follow each other are one answer."""
+    """Items as chat messages: reasoning, text and calls in a row become one message of the assistant."""
     out: list[dict[str, Any]] = []
 
     def answer() -> dict[str, Any]:
@@ -238,58 +250,61 @@ def _usage(usage: Usage) -> dict[str, Any]:
 
 
 class _Response:
-    """A response that is being written: its items so far, and the events that tell of them."""
+    """A response that is being written: its items so far, and the server-sent events about them."""
 
-    def __init__(self, asked: ResponsesRequest, model: str) -> None:
-        self._asked, self._model = asked, model
-        self._id, self._created = f"resp_{uuid.uuid4().hex[:24]}", int(time.time())
+    def __init__(self, body: ResponsesRequest, model: str) -> None:
+        self._body, self._model = body, model
+        self._id, self._created = new_id("resp_"), int(time.time())
         self._output: list[dict[str, Any]] = []
         self._number = -1
         self._open: str | None = None
 
-    def head(self, status: str, end: Finished | None = None) -> dict[str, Any]:
-        asked = self._asked
+    def head(self, status: str, end: FinishEvent | None = None) -> dict[str, Any]:
+        """The response object as it stands."""
+        body = self._body
         incomplete = {"reason": "max_output_tokens"} if status == "incomplete" else None
         return {
             "id": self._id, "object": "response", "created_at": self._created, "model": self._model,
             "status": status, "error": None, "incomplete_details": incomplete, "output": self._output,
-            "instructions": asked.instructions, "metadata": asked.metadata or {},
-            "parallel_tool_calls": asked.parallel_tool_calls is not False, "temperature": asked.temperature,
-            "top_p": asked.top_p, "max_output_tokens": asked.max_output_tokens, "store": False,
-            "tool_choice": "auto" if asked.tool_choice is None else asked.model_dump()["tool_choice"],
-            "tools": [tool.model_dump() for tool in asked.tools or ()],
-            "text": asked.text.model_dump(by_alias=True, exclude_none=True) if asked.text
+            "instructions": body.instructions, "metadata": body.metadata or {},
+            "parallel_tool_calls": body.parallel_tool_calls is not False, "temperature": body.temperature,
+            "top_p": body.top_p, "max_output_tokens": body.max_output_tokens, "store": False,
+            "tool_choice": "auto" if body.tool_choice is None else body.model_dump()["tool_choice"],
+            "tools": [tool.model_dump() for tool in body.tools or ()],
+            "text": body.text.model_dump(by_alias=True, exclude_none=True) if body.text
             else {"format": {"type": "text"}},
             "usage": None if end is None else _usage(end.usage),
         }  # fmt: skip
 
     def event(self, kind: str, **data: Any) -> str:
+        """One server-sent event, with the next number."""
         self._number += 1
         return sse({"type": kind, "sequence_number": self._number, **data}, kind)
 
-    def add(self, reply: Reply) -> list[str]:
-        if isinstance(reply, Delta):
-            return [*self._text("reasoning", reply.reasoning), *self._text("message", reply.text)]
-        if isinstance(reply, Called):
-            arguments = json.dumps(reply.call.arguments, ensure_ascii=False)
-            item = {
-                "type": "function_call",
-                "id": f"fc_{uuid.uuid4().hex[:24]}",
-                "call_id": f"call_{uuid.uuid4().hex[:24]}",
-                "name": reply.call.name,
-                "arguments": "",
-                "status": "in_progress",
-            }
-            events = self.close("completed")
-            events.append(self._added(item))
-            where = {"item_id": item["id"], "output_index": len(self._output) - 1}
-            events.append(self.event("response.function_call_arguments.delta", **where, delta=arguments))
-            item |= {"arguments": arguments, "status": "completed"}
-            done = {**where, "name": reply.call.name, "arguments": arguments}
-            events.append(self.event("response.function_call_arguments.done", **done))
-            events.append(self.event("response.output_item.done", output_index=where["output_index"], item=item))
-            return events
-        return []
+    def add(self, event: StreamEvent) -> list[str]:
+        """What an event of the answer adds."""
+        if isinstance(event, DeltaEvent):
+            return [*self._text("reasoning", event.reasoning), *self._text("message", event.text)]
+        return self._call(event.call) if isinstance(event, ToolCallEvent) else []
+
+    def _call(self, call: ToolCall) -> list[str]:
+        arguments = arguments_json(call)
+        item = {
+            "type": "function_call",
+            "id": new_id("fc_"),
+            "call_id": new_id("call_"),
+            "name": call.name,
+            "arguments": "",
+            "status": "in_progress",
+        }
+        events = [*self.close("completed"), self._added(item)]
+        where = {"item_id": item["id"], "output_index": len(self._output) - 1}
+        events.append(self.event("response.function_call_arguments.delta", **where, delta=arguments))
+        item |= {"arguments": arguments, "status": "completed"}
+        done = {**where, "name": call.name, "arguments": arguments}
+        events.append(self.event("response.function_call_arguments.done", **done))
+        events.append(self.event("response.output_item.done", output_index=where["output_index"], item=item))
+        return events
 
     def _added(self, item: dict[str, Any]) -> str:
         self._output.append(item)
@@ -305,11 +320,11 @@ class _Response:
             self._open = kind
             if kind == "message":
                 part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-                item = {"type": kind, "id": f"msg_{uuid.uuid4().hex[:24]}", "role": "assistant",
+                item = {"type": kind, "id": new_id("msg_"), "role": "assistant",
                         "status": "in_progress", "content": [part]}  # fmt: skip
             else:
                 part = {"type": "reasoning_text", "text": ""}
-                item = {"type": kind, "id": f"rs_{uuid.uuid4().hex[:24]}", "summary": [], "content": [part],
+                item = {"type": kind, "id": new_id("rs_"), "summary": [], "content": [part],
                         "status": "in_progress"}  # fmt: skip
             events.append(self._added(item))
             events.append(self.event("response.content_part.added", **self._where(), part=dict(part)))
@@ -341,33 +356,40 @@ class _Response:
         return events
 
 
-async def whole(replies: AsyncIterator[Reply], asked: ResponsesRequest, model: str) -> dict[str, Any]:
+async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[ResponsesRequest]) -> dict[str, Any]:
     """The answer as one object."""
-    response, end = _Response(asked, model), None
-    async for reply in replies:
-        response.add(reply)
-        if isinstance(reply, Finished):
-            end = reply
+    response, end = _Response(context.body, context.model), None
+    async for event in events:
+        response.add(event)
+        if isinstance(event, FinishEvent):
+            end = event
     assert end is not None
     status = "incomplete" if end.reason == "length" else "completed"
     response.close(status)
     return response.head(status, end)
 
 
-async def stream(replies: AsyncIterator[Reply], asked: ResponsesRequest, model: str) -> AsyncIterator[str]:
+async def stream(events: AsyncIterator[StreamEvent], context: AnswerContext[ResponsesRequest]) -> AsyncIterator[str]:
     """The answer as server-sent events."""
-    response, begun = _Response(asked, model), False
-    async for reply in replies:
+    response, begun = _Response(context.body, context.model), False
+    async for event in events:
         if not begun:
             begun = True
             yield response.event("response.created", response=response.head("in_progress"))
             yield response.event("response.in_progress", response=response.head("in_progress"))
-        if isinstance(reply, Waiting):
-            yield f": {reply.processed} of {reply.total} prompt tokens\n\n"
-        for event in response.add(reply):
-            yield event
-        if isinstance(reply, Finished):
-            status = "incomplete" if reply.reason == "length" else "completed"
-            for event in response.close(status):
-                yield event
-            yield response.event(f"response.{status}", response=response.head(status, reply))
+        if isinstance(event, ProgressEvent):
+            yield progress_comment(event)
+        for part in response.add(event):
+            yield part
+        if isinstance(event, FinishEvent):
+            status = "incomplete" if event.reason == "length" else "completed"
+            for part in response.close(status):
+                yield part
+            yield response.event(f"response.{status}", response=response.head(status, event))
+
+
+def _error_event(error: ApiError) -> str:
+    return sse({"type": "error", **openai_error(error)["error"]}, "error")
+
+
+RESPONSES = ApiProtocol("/v1/responses", ResponsesRequest, whole, stream, openai_error, _error_event)

@@ -9,9 +9,9 @@ import pytest
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.errors import OptionError
-from mlx_qwen35.runtime.request import Event, Request
-from mlx_qwen35.server.exchange import Ask, Called, Delta, Exchange, Finished, Reply
+from mlx_qwen35.server.generation import DeltaEvent, FinishEvent, GenerationRequest, StreamEvent, ToolCallEvent
 from mlx_qwen35.server.media import MediaPolicy
+from mlx_qwen35.server.service import EngineEvent, GenerationService
 
 QUESTION = [{"role": "user", "content": "How is the weather?"}]
 WEATHER = {
@@ -32,7 +32,7 @@ class Scripted:
         self.kit, self.chunks = kit, chunks
         self.cancelled: list[object] = []
 
-    def submit(self, request: Request, sink: Callable[[Event], None]) -> object:
+    def submit(self, request: Any, sink: Callable[[EngineEvent], None]) -> object:
         sink(PrefillProgress(3, len(request.prompt.input_ids)))
         for chunk in self.chunks:
             sink(chunk)
@@ -50,20 +50,20 @@ def script(*texts: str, reasoning: str = "", reason: str = "stop") -> list[Gener
     return chunks
 
 
-def replies(kit: ModelKit, chunks: list[GenerationChunk], **ask: Any) -> list[Reply]:
-    async def collect() -> list[Reply]:
-        exchange = Exchange(Scripted(kit, chunks), MediaPolicy())  # type: ignore[arg-type]
-        prepared = exchange.prepare(Ask(QUESTION, **ask))
-        return [reply async for reply in exchange.run(prepared)]
+def replies(kit: ModelKit, chunks: list[GenerationChunk], **ask: Any) -> list[StreamEvent]:
+    async def collect() -> list[StreamEvent]:
+        service = GenerationService(Scripted(kit, chunks), MediaPolicy())  # type: ignore[arg-type]
+        prepared = service.prepare(GenerationRequest(QUESTION, **ask))
+        return [reply async for reply in service.run(prepared)]
 
     return asyncio.run(collect())
 
 
-def read(found: list[Reply]) -> tuple[str, str, list[tuple[str, Any]], str]:
+def read(found: list[StreamEvent]) -> tuple[str, str, list[tuple[str, Any]], str]:
     """Text, reasoning, calls and reason."""
-    assert isinstance(found[-1], Finished)
-    deltas = [reply for reply in found if isinstance(reply, Delta)]
-    calls = [(reply.call.name, reply.call.arguments) for reply in found if isinstance(reply, Called)]
+    assert isinstance(found[-1], FinishEvent)
+    deltas = [reply for reply in found if isinstance(reply, DeltaEvent)]
+    calls = [(reply.call.name, reply.call.arguments) for reply in found if isinstance(reply, ToolCallEvent)]
     text, reasoning = "".join(delta.text for delta in deltas), "".join(delta.reasoning for delta in deltas)
     return text, reasoning, calls, found[-1].reason
 
@@ -73,7 +73,7 @@ def test_a_call_in_pieces(box: ModelKit) -> None:
     found = replies(box, script(*pieces), tools=[WEATHER])
     assert read(found) == ("Let me look.", "", [("weather", {"city": "Rome"})], "tool_calls")
     last = found[-1]
-    assert isinstance(last, Finished)
+    assert isinstance(last, FinishEvent)
     assert (last.usage.cached, last.usage.completion, last.usage.reasoning) == (3, len(pieces), 0)
 
 
@@ -81,7 +81,7 @@ def test_markers_in_the_reasoning_are_no_call(box: ModelKit) -> None:
     found = replies(box, script("Fine.", reasoning=CALL.format("Rome")), tools=[WEATHER])
     assert read(found) == ("Fine.", CALL.format("Rome"), [], "stop")
     last = found[-1]
-    assert isinstance(last, Finished)
+    assert isinstance(last, FinishEvent)
     assert (last.usage.completion, last.usage.reasoning) == (2, 1)
 
 
@@ -108,7 +108,7 @@ def test_no_second_call_where_one_was_asked_for(box: ModelKit) -> None:
     found = replies(box, chunks, tools=[WEATHER], parallel_tool_calls=False)
     assert read(found)[2:] == ([("weather", {"city": "Rome"})], "tool_calls")
     last = found[-1]
-    assert isinstance(last, Finished)
+    assert isinstance(last, FinishEvent)
     assert last.usage.completion == 1
 
 
@@ -121,49 +121,15 @@ def test_running_out_is_not_waited_for(box: ModelKit) -> None:
 
     async def leave() -> Scripted:
         engine = Scripted(box, script("One", "two", "three"))
-        exchange = Exchange(engine, MediaPolicy())  # type: ignore[arg-type]
-        running = exchange.run(exchange.prepare(Ask(QUESTION, n=2)))
+        service = GenerationService(engine, MediaPolicy())  # type: ignore[arg-type]
+        running = service.run(service.prepare(GenerationRequest(QUESTION, n=2)))
         async for reply in running:
-            if isinstance(reply, Delta):
+            if isinstance(reply, DeltaEvent):
                 break
         await running.aclose()  # type: ignore[attr-defined]
         return engine
 
     assert len(asyncio.run(leave()).cancelled) == 2
-
-
-@pytest.mark.parametrize("steps", range(8))
-def test_a_client_that_goes_while_a_word_comes_ends_the_work(box: ModelKit, steps: int) -> None:
-    """At each step of the loop between the word and whoever waits for it."""
-
-    class Silent(Scripted):
-        """Says a word when it is told to."""
-
-        def submit(self, request: Request, sink: Callable[[Event], None]) -> object:
-            self.sink = sink
-            return request
-
-    async def leave() -> Silent:
-        engine = Silent(box, [])
-        exchange = Exchange(engine, MediaPolicy())  # type: ignore[arg-type]
-        prepared = exchange.prepare(Ask(QUESTION))
-
-        async def read() -> list[Reply]:
-            return [reply async for reply in exchange.run(prepared)]
-
-        reader = asyncio.create_task(read())
-        while not hasattr(engine, "sink"):
-            await asyncio.sleep(0)
-        engine.sink(GenerationChunk("word", "", 1))
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        reader.cancel()
-        # Longer than it ever takes: a reader that was cancelled in vain waits for the next word.
-        await asyncio.wait({reader}, timeout=5)
-        assert reader.cancelled()
-        return engine
-
-    assert len(asyncio.run(leave()).cancelled) == 1
 
 
 @pytest.mark.parametrize(
@@ -196,8 +162,8 @@ def test_what_cannot_be_is_refused(box: ModelKit, ask: dict[str, Any], message: 
     ],
 )
 def test_each_answer_is_held_to_what_was_asked(box: ModelKit, settings: dict[str, Any], kinds: list[str]) -> None:
-    exchange = Exchange(Scripted(box, []), MediaPolicy())  # type: ignore[arg-type]
-    prepared = exchange.prepare(Ask(QUESTION, n=2, **settings))
+    service = GenerationService(Scripted(box, []), MediaPolicy())  # type: ignore[arg-type]
+    prepared = service.prepare(GenerationRequest(QUESTION, n=2, **settings))
     found = [[type(processor).__name__ for processor in request.processors] for request in prepared.requests]
     assert found == [kinds, kinds]
     # They keep count of their answer, so no two answers share one.

@@ -1,0 +1,103 @@
+"""What all protocols are translated to and from: a generation request, and the events of its answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_qwen35.answers.results import GenerationChunk
+from mlx_qwen35.answers.tool_calls import ToolCall
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What a client asks for, whatever protocol it speaks.
+
+    Args:
+        prompt: Messages in OpenAI's form, or a finished text, or token ids.
+        tools: Functions in OpenAI's form.
+        tool_choice: "auto", "none", "required", or {"name": NAME} for one function.
+        parallel_tool_calls: Whether an answer may make more than one call.
+        enable_thinking: See `ModelKit.process_prompt`.
+        template: Further variables for the chat template.
+        thinking_budget: At most this many tokens of reasoning, which is then closed; None for no limit.
+        schema: JSON schema that the answer has to follow, {} for any object, None for free text.
+        n: How many answers.
+        options: Further keyword arguments of `ModelKit.request`; None in one leaves it to the checkpoint.
+    """
+
+    prompt: Any
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: str | Mapping[str, str] = "auto"
+    parallel_tool_calls: bool = True
+    enable_thinking: bool | None = None
+    template: Mapping[str, Any] = field(default_factory=dict)
+    thinking_budget: int | None = None
+    schema: Mapping[str, Any] | None = None
+    n: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Usage:
+    """Tokens of one answer.
+
+    Args:
+        prompt: Of its prompt.
+        cached: Of its prompt, those that came from the prefix cache.
+        completion: Generated, reasoning included.
+        reasoning: Generated as reasoning.
+    """
+
+    prompt: int
+    cached: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """No text yet: `processed` of the `total` tokens of the prompt of answer `index` are read."""
+
+    index: int
+    processed: int
+    total: int
+
+
+@dataclass(frozen=True)
+class DeltaEvent:
+    """New text or reasoning of answer `index`, and the token that it came with."""
+
+    index: int
+    text: str
+    reasoning: str
+    chunk: GenerationChunk
+
+
+@dataclass(frozen=True)
+class ToolCallEvent:
+    """Answer `index` calls a function; the call is complete."""
+
+    index: int
+    call: ToolCall
+
+
+@dataclass(frozen=True)
+class FinishEvent:
+    """Answer `index` is complete.
+
+    Args:
+        reason: "stop", "length" or "tool_calls".
+        stop_string: The one that ended it; None if none did.
+    """
+
+    index: int
+    reason: str
+    usage: Usage
+    stop_string: str | None = None
+
+
+StreamEvent = ProgressEvent | DeltaEvent | ToolCallEvent | FinishEvent
+
+
+class RequestTimeoutError(Exception):
+    """An answer took longer than the operator allows."""

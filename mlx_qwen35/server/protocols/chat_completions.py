@@ -1,0 +1,286 @@
+"""OpenAI's chat completions: `POST /v1/chat/completions`."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue
+
+from mlx_qwen35.answers.results import TokenLogprob
+from mlx_qwen35.answers.tool_calls import ToolCall
+from mlx_qwen35.prompts.tokenizer import Tokenizer
+from mlx_qwen35.server.generation import (
+    DeltaEvent,
+    FinishEvent,
+    GenerationRequest,
+    ProgressEvent,
+    StreamEvent,
+    ToolCallEvent,
+)
+from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
+from mlx_qwen35.server.protocols.common import (
+    Effort,
+    ObjectFormat,
+    SamplingFields,
+    TextFormat,
+    arguments_json,
+    completion_head,
+    completion_usage,
+    function_tool,
+    new_id,
+    openai_error,
+    progress_comment,
+    token_logprob,
+    with_effort,
+)
+from mlx_qwen35.server.wire import Strict, invalid_request, sse
+
+
+class CallFunction(Strict):
+    """A call's function; `arguments` is JSON text."""
+
+    name: str
+    arguments: str | dict[str, JsonValue] = "{}"
+
+
+class MessageToolCall(Strict):
+    """A call that an earlier answer made."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CallFunction
+    index: int | None = None
+
+
+class Message(Strict):
+    """One message; reasoning under either of its names."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, JsonValue]] | None = None
+    tool_calls: list[MessageToolCall] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: list[JsonValue] | None = Field(None, max_length=0)
+
+
+class Function(Strict):
+    """A function's description; `parameters` is a JSON schema."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, JsonValue] | None = None
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    """A function that the answer may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Strict):
+    """A function's name."""
+
+    name: str
+
+
+class NamedTool(Strict):
+    """The one function that has to be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(Strict):
+    """A named JSON schema."""
+
+    name: str
+    schema_: dict[str, JsonValue] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class SchemaFormat(Strict):
+    """JSON that follows a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
+
+
+class ChatCompletionRequest(SamplingFields):
+    """The body of a request."""
+
+    messages: list[Message] = Field(min_length=1)
+    tools: list[Tool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    reasoning_effort: Effort | None = None
+    enable_thinking: bool | None = None
+    thinking_budget: int | None = Field(None, ge=0)
+    chat_template_kwargs: dict[str, JsonValue] | None = None
+    # Labels, and settings that are always so here: accepted because they change nothing.
+    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    modalities: list[Literal["text"]] | None = None
+
+    def generation_requests(self) -> list[GenerationRequest]:
+        """See `PromptBody`; always one."""
+        if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
+            raise invalid_request("max_tokens: found another max_completion_tokens", "max_tokens")
+        if self.top_logprobs and not self.logprobs:
+            raise invalid_request("top_logprobs: expected logprobs to be true", "top_logprobs")
+        template = dict(self.chat_template_kwargs or {})
+        enable_thinking = self.enable_thinking
+        if "enable_thinking" in template:
+            wanted = template.pop("enable_thinking")
+            if enable_thinking not in (None, wanted) or not isinstance(wanted, bool):
+                raise invalid_request("chat_template_kwargs.enable_thinking: expected one bool")
+            enable_thinking = wanted
+        enable_thinking, budget = with_effort(self.reasoning_effort, enable_thinking, self.thinking_budget)
+        choice = self.tool_choice or "auto"
+        functions = [tool.function for tool in self.tools or ()]
+        return [
+            GenerationRequest(
+                prompt=[message_of(message, f"messages[{at}]") for at, message in enumerate(self.messages)],
+                tools=[function_tool(found.name, found.description, found.parameters) for found in functions],
+                tool_choice={"name": choice.function.name} if isinstance(choice, NamedTool) else choice,
+                parallel_tool_calls=self.parallel_tool_calls is not False,
+                enable_thinking=enable_thinking,
+                template=template,
+                thinking_budget=budget,
+                schema=self._schema(),
+                n=self.n or 1,
+                options={
+                    **self.sampling(),
+                    "max_tokens": self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
+                    "logprobs": bool(self.logprobs),
+                    "top_logprobs": self.top_logprobs or 0,
+                },
+            )
+        ]
+
+    def _schema(self) -> dict[str, JsonValue] | None:
+        if isinstance(self.response_format, SchemaFormat):
+            return self.response_format.json_schema.schema_
+        return {} if isinstance(self.response_format, ObjectFormat) else None
+
+
+def message_of(message: Message, place: str) -> dict[str, Any]:
+    """A message as `ModelKit.process_prompt` takes it.
+
+    Raises:
+        ApiError: It names its speaker, which the chat template would not tell the model.
+    """
+    if message.name is not None and message.role != "tool":
+        raise invalid_request(f"{place}.name: unknown or unsupported field", f"{place}.name")
+    kept = message.model_dump(exclude_none=True, exclude={"name", "tool_call_id", "annotations"})
+    return {**kept, "content": kept.get("content", "" if message.role == "assistant" else None)}
+
+
+def tool_call(call: ToolCall) -> dict[str, Any]:
+    """A call as an entry of `tool_calls`."""
+    return {
+        "id": new_id("call_"),
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments_json(call)},
+    }
+
+
+def logprobs_of(delta: DeltaEvent, tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """Of the token that a delta came with; None where none were asked for."""
+    chunk = delta.chunk
+    if chunk.logprob is None:
+        return None
+    own = token_logprob(TokenLogprob(chunk.token, tokenizer.decode([chunk.token]), chunk.logprob))
+    return {"content": [{**own, "top_logprobs": [token_logprob(found) for found in chunk.top_logprobs or ()]}]}
+
+
+async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[ChatCompletionRequest]) -> dict[str, Any]:
+    """The answers as one object."""
+    count = len(context.prepared.requests)
+    texts, reasonings = [""] * count, [""] * count
+    calls: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+    scores: list[list[Any]] = [[] for _ in range(count)]
+    ends: dict[int, FinishEvent] = {}
+    async for event in events:
+        if isinstance(event, DeltaEvent):
+            texts[event.index] += event.text
+            reasonings[event.index] += event.reasoning
+            scores[event.index] += (logprobs_of(event, context.tokenizer) or {"content": []})["content"]
+        elif isinstance(event, ToolCallEvent):
+            calls[event.index].append(tool_call(event.call))
+        elif isinstance(event, FinishEvent):
+            ends[event.index] = event
+    choices = []
+    for index in range(count):
+        message: dict[str, Any] = {"role": "assistant", "content": texts[index] or (None if calls[index] else "")}
+        if reasonings[index]:
+            message |= {"reasoning_content": reasonings[index], "reasoning": reasonings[index]}
+        if calls[index]:
+            message["tool_calls"] = calls[index]
+        logprobs = {"content": scores[index]} if context.body.logprobs else None
+        reason = ends[index].reason
+        choices.append({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason})
+    usage = completion_usage([ends[index].usage for index in range(count)])
+    return {**completion_head("chatcmpl-", "chat.completion", context.model), "choices": choices, "usage": usage}
+
+
+async def stream(
+    events: AsyncIterator[StreamEvent], context: AnswerContext[ChatCompletionRequest]
+) -> AsyncIterator[str]:
+    """The answers as server-sent events."""
+    head = completion_head("chatcmpl-", "chat.completion.chunk", context.model)
+    count, include_usage = len(context.prepared.requests), context.body.include_usage
+    calls, ends = [0] * count, {}
+
+    def part(index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> str:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return sse({**head, "choices": [choice], **({"usage": None} if include_usage else {})})
+
+    begun = False
+    async for event in events:
+        if not begun:
+            begun = True
+            for index in range(count):
+                yield part(index, {"role": "assistant", "content": ""})
+        if isinstance(event, ProgressEvent):
+            yield progress_comment(event)
+        elif isinstance(event, DeltaEvent):
+            delta: dict[str, Any] = {}
+            if event.reasoning:
+                delta |= {"reasoning_content": event.reasoning, "reasoning": event.reasoning}
+            if event.text or not event.reasoning:
+                delta["content"] = event.text
+            yield part(event.index, delta, logprobs=logprobs_of(event, context.tokenizer))
+        elif isinstance(event, ToolCallEvent):
+            call = {"index": calls[event.index], **tool_call(event.call)}
+            calls[event.index] += 1
+            yield part(event.index, {"tool_calls": [call]})
+        else:
+            ends[event.index] = event
+            yield part(event.index, {}, event.reason)
+    if include_usage:
+        usage = completion_usage([ends[index].usage for index in range(count)])
+        yield sse({**head, "choices": [], "usage": usage})
+    yield sse("[DONE]")
+
+
+CHAT_COMPLETIONS = ApiProtocol(
+    "/v1/chat/completions", ChatCompletionRequest, whole, stream, openai_error, lambda error: sse(openai_error(error))
+)

@@ -1,0 +1,147 @@
+"""What protocols share: fields of requests, pieces of answers, OpenAI's form of errors."""
+
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from mlx_qwen35.answers.results import TokenLogprob
+from mlx_qwen35.answers.tool_calls import ToolCall
+from mlx_qwen35.server.generation import ProgressEvent, Usage
+from mlx_qwen35.server.protocols.base import GenerationBody
+from mlx_qwen35.server.wire import ApiError, Strict, invalid_request
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+# The model thinks or does not; a lower effort is a limit on the tokens of its reasoning.
+BUDGETS = {"low": 1024, "medium": 8192}
+# JSON has no infinity; OpenAI writes this for what cannot come.
+IMPOSSIBLE = -9999.0
+
+
+class TextFormat(Strict):
+    """Free text."""
+
+    type: Literal["text"]
+
+
+class ObjectFormat(Strict):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class StreamOptions(Strict):
+    """What a stream holds beside the answer."""
+
+    include_usage: bool = False
+
+
+class SamplingFields(GenerationBody):
+    """What chat and plain completions have in common."""
+
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(None, ge=1, le=16)
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    # A label, accepted because it has no effect anywhere.
+    user: str | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with its usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def sampling(self) -> dict[str, Any]:
+        """Options of `ModelKit.request`.
+
+        Raises:
+            ApiError: A key of `logit_bias` is no token id.
+        """
+        names = (
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "repetition_penalty",
+            "presence_penalty",
+            "frequency_penalty",
+        )
+        options = {name: getattr(self, name) for name in (*names, "seed", "stop")}
+        if self.logit_bias is not None:
+            if not all(token.isascii() and token.isdigit() and len(token) < 12 for token in self.logit_bias):
+                raise invalid_request("logit_bias: expected token ids as keys", "logit_bias")
+            options["logit_bias"] = {int(token): bias for token, bias in self.logit_bias.items()}
+        return options
+
+
+def with_effort(effort: str | None, enable_thinking: bool | None, budget: int | None) -> tuple[bool | None, int | None]:
+    """Whether to think, and for how many tokens at most, where a request names an effort too."""
+    if effort is None:
+        return enable_thinking, budget
+    if effort in ("none", "minimal"):
+        return False, budget
+    return True, BUDGETS.get(effort) if budget is None else budget
+
+
+def function_tool(name: str, description: str | None, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A tool in OpenAI's form; its keys always come in this order, so that prompts of all protocols begin alike.
+
+    Args:
+        parameters: JSON schema of the arguments.
+    """
+    given = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": {key: value for key, value in given.items() if value is not None}}
+
+
+def new_id(prefix: str) -> str:
+    """A random id, told by its prefix as the protocols' own are."""
+    return f"{prefix}{uuid.uuid4().hex[:24]}"
+
+
+def completion_head(prefix: str, kind: str, model: str) -> dict[str, Any]:
+    """The fields with which both kinds of completions begin."""
+    return {"id": new_id(prefix), "object": kind, "created": int(time.time()), "model": model}
+
+
+def progress_comment(progress: ProgressEvent) -> str:
+    """A comment, which clients skip and which keeps the connection alive while a prompt is read."""
+    return f": {progress.processed} of {progress.total} prompt tokens\n\n"
+
+
+def completion_usage(usages: list[Usage]) -> dict[str, Any]:
+    """OpenAI's usage object of several answers to one prompt, which counts once."""
+    completion = sum(usage.completion for usage in usages)
+    return {
+        "prompt_tokens": usages[0].prompt,
+        "completion_tokens": completion,
+        "total_tokens": usages[0].prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": usages[0].cached},
+        "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning for usage in usages)},
+    }
+
+
+def arguments_json(call: ToolCall) -> str:
+    """A call's arguments as JSON text."""
+    return json.dumps(call.arguments, ensure_ascii=False)
+
+
+def token_logprob(found: TokenLogprob) -> dict[str, Any]:
+    """OpenAI's form of one token's log probability."""
+    return {"token": found.text, "logprob": max(found.logprob, IMPOSSIBLE), "bytes": list(found.text.encode())}
+
+
+def openai_error(error: ApiError) -> dict[str, Any]:
+    """OpenAI's error object."""
+    code = {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(error.status)
+    return {"error": {"message": str(error), "type": error.kind, "param": error.param, "code": code}}

@@ -1,0 +1,249 @@
+"""From a generation request of any protocol to the events of its answers: images, templates, grammars, the engine."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, TemplateError, meta
+
+from mlx_qwen35 import Engine
+from mlx_qwen35.answers.grammars import Grammars, ThinkingBudget
+from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
+from mlx_qwen35.answers.sampling import LogitsProcessor
+from mlx_qwen35.answers.tool_calls import ToolCallParser
+from mlx_qwen35.errors import GenerationCancelled, OptionError
+from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.server.generation import (
+    DeltaEvent,
+    FinishEvent,
+    GenerationRequest,
+    ProgressEvent,
+    RequestTimeoutError,
+    StreamEvent,
+    ToolCallEvent,
+    Usage,
+)
+from mlx_qwen35.server.media import MediaPolicy, fetch_images
+
+if TYPE_CHECKING:
+    from mlx_qwen35.runtime.request import Request
+
+# What an engine hands to a sink.
+EngineEvent = PrefillProgress | GenerationChunk | BaseException
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A generation request whose every part was checked.
+
+    Args:
+        requests: One for each answer: `n` in a row for each prompt.
+    """
+
+    generation: GenerationRequest
+    requests: "tuple[Request, ...]"
+
+    @property
+    def prompt(self) -> Prompt:
+        """The first answer's; a request has several prompts only in OpenAI's plain completions."""
+        return self.requests[0].prompt
+
+    @classmethod
+    def join(cls, several: Sequence["PreparedRequest"]) -> "PreparedRequest":
+        """Several prompts with the same settings, answered together."""
+        return cls(several[0].generation, tuple(request for prepared in several for request in prepared.requests))
+
+
+class GenerationService:
+    """Runs generation requests on an engine.
+
+    Args:
+        policy: Which images may be fetched.
+        timeout: Seconds that an answer may take.
+        heartbeat: After so many seconds without news comes a `ProgressEvent`.
+    """
+
+    def __init__(self, engine: Engine, policy: MediaPolicy, *, timeout: float = 600.0, heartbeat: float = 5.0) -> None:
+        self.engine, self.kit = engine, engine.kit
+        self.policy, self.timeout, self.heartbeat = policy, timeout, heartbeat
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Made on first use: takes a moment for a large vocabulary."""
+        return Grammars(self.kit.tokenizer, self.kit.config.text.vocab_size)
+
+    @cached_property
+    def template_variables(self) -> frozenset[str]:
+        """What a request may set in the chat template: all that the template reads, less what is set here."""
+        try:
+            found = meta.find_undeclared_variables(Environment().parse(str(self.kit.tokenizer.chat_template)))
+        except TemplateError:  # tags that transformers adds
+            return frozenset()
+        return frozenset(found) - {"messages", "tools", "documents", "add_generation_prompt", "enable_thinking"}
+
+    def prepare(self, wanted: GenerationRequest) -> PreparedRequest:
+        """Fetch images, apply the chat template, and check everything; blocking.
+
+        Raises:
+            Qwen35Error: Something about it is wrong.
+        """
+        prompt = self._prompt(wanted)
+        options = dict(wanted.options)
+        if wanted.tools and wanted.tool_choice == "none":
+            call = self.kit.tokenizer.control_id("<tool_call>")
+            options["logit_bias"] = {**(options.get("logit_bias") or {}), **({} if call is None else {call: -1e9})}
+        seed = options.pop("seed", None)
+        if seed is None:
+            seed = int.from_bytes(os.urandom(4), "little")
+        return PreparedRequest(
+            wanted,
+            tuple(
+                self.kit.request(
+                    prompt,
+                    seed=seed + index,
+                    logits_processors=self._processors(wanted, prompt.in_reasoning),
+                    **options,
+                )
+                for index in range(wanted.n)
+            ),
+        )
+
+    def _prompt(self, wanted: GenerationRequest) -> Prompt:
+        if unknown := sorted(set(wanted.template) - self.template_variables):
+            raise OptionError(f"chat_template_kwargs: the chat template has no {', '.join(unknown)}")
+        if not (isinstance(wanted.prompt, list) and wanted.prompt and isinstance(wanted.prompt[0], Mapping)):
+            return self.kit.process_prompt(wanted.prompt)
+        return self.kit.process_prompt(
+            fetch_images(wanted.prompt, self.policy),
+            tools=list(wanted.tools) or None,
+            enable_thinking=wanted.enable_thinking,
+            chat_template_kwargs=wanted.template,
+        )
+
+    def _processors(self, wanted: GenerationRequest, in_reasoning: bool) -> list[LogitsProcessor]:
+        """New ones for each answer, whose tokens they follow."""
+        processors: list[LogitsProcessor] = []
+        if wanted.thinking_budget is not None and in_reasoning:
+            processors.append(ThinkingBudget(self.kit.tokenizer, wanted.thinking_budget, in_reasoning=True))
+        grammar = self._grammar(wanted, in_reasoning)
+        return processors if grammar is None else [*processors, grammar]
+
+    def _grammar(self, wanted: GenerationRequest, in_reasoning: bool) -> LogitsProcessor | None:
+        """What holds an answer to a forced tool choice or to a schema."""
+        parallel, schema = wanted.parallel_tool_calls, wanted.schema
+        if wanted.tool_choice not in ("auto", "none"):
+            if not wanted.tools:
+                raise OptionError("tool_choice: expected tools to choose from, found none")
+            if schema is not None:
+                raise OptionError("response_format: expected none beside a forced tool_choice, found one")
+            name = None if isinstance(wanted.tool_choice, str) else wanted.tool_choice["name"]
+            return self.grammars.tool_calls(wanted.tools, name=name, parallel=parallel, in_reasoning=in_reasoning)
+        if schema is None:
+            return None
+        if wanted.tools and wanted.tool_choice == "auto":
+            return self.grammars.tool_calls(
+                wanted.tools, schema=schema or {"type": "object"}, parallel=parallel, in_reasoning=in_reasoning
+            )
+        if schema:
+            return self.grammars.json_schema(schema, in_reasoning=in_reasoning)
+        return self.grammars.json_object(in_reasoning=in_reasoning)
+
+    async def run(self, prepared: PreparedRequest) -> AsyncIterator[StreamEvent]:
+        """All answers of a request, as they are written; closing the iterator cancels what is left of them.
+
+        Raises:
+            EngineFullError, KitClosedError: Before the first event.
+            RequestTimeoutError: It took too long.
+        """
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[tuple[int, EngineEvent]] = asyncio.Queue()
+        answers = [_Answer(index, prepared) for index in range(len(prepared.requests))]
+        deadline, jobs = time.monotonic() + self.timeout, []
+        progress = ProgressEvent(0, 0, len(prepared.prompt.input_ids))
+
+        def sink(index: int) -> Callable[[EngineEvent], None]:
+            def put(event: EngineEvent) -> None:
+                loop.call_soon_threadsafe(queue.put_nowait, (index, event))
+
+            return put
+
+        try:
+            for index, request in enumerate(prepared.requests):
+                jobs.append(self.engine.submit(request, sink(index)))
+            while not all(answer.finished for answer in answers):
+                try:
+                    # wait_for, before Python 3.12, forgets that it was cancelled if an event comes at that moment:
+                    # the answer would go on for nobody.
+                    async with asyncio.timeout(min(self.heartbeat, max(0.0, deadline - time.monotonic()))):
+                        index, event = await queue.get()
+                except TimeoutError:
+                    if time.monotonic() >= deadline:
+                        raise RequestTimeoutError(f"expected an answer within {self.timeout:g} seconds") from None
+                    yield progress
+                    continue
+                if isinstance(event, BaseException):
+                    # A finished answer may still run behind its only tool call, and is cancelled below.
+                    if answers[index].finished and isinstance(event, GenerationCancelled):
+                        continue
+                    raise event
+                if isinstance(event, PrefillProgress):
+                    progress = answers[index].progress(event)
+                    yield progress
+                    continue
+                for found in answers[index].add(event):
+                    yield found
+                if answers[index].finished:
+                    self.engine.cancel(jobs[index])
+        finally:
+            for job in jobs:
+                self.engine.cancel(job)
+
+
+class _Answer:
+    """One answer that is being written: counts its tokens and parts its tool calls from its text."""
+
+    def __init__(self, index: int, prepared: PreparedRequest) -> None:
+        wanted = prepared.generation
+        self._index, self._parallel = index, wanted.parallel_tool_calls
+        self._usage = Usage(len(prepared.requests[index].prompt.input_ids))
+        self._parser = ToolCallParser(wanted.tools) if wanted.tools and wanted.tool_choice != "none" else None
+        self._has_called = False
+        self._has_begun = False
+        self.finished = False
+
+    def progress(self, event: PrefillProgress) -> ProgressEvent:
+        if not self._has_begun:
+            # What is read before any reading was in the cache.
+            self._usage.cached, self._has_begun = event.processed, True
+        return ProgressEvent(self._index, event.processed, event.total)
+
+    def add(self, chunk: GenerationChunk) -> list[StreamEvent]:
+        if self.finished:
+            return []
+        self._usage.completion += 1
+        self._usage.reasoning += chunk.in_reasoning
+        text, calls = chunk.text, []
+        if self._parser is not None:
+            parsed = self._parser.add(text)
+            text, calls = parsed.text, list(parsed.calls)
+            if chunk.finish_reason is not None:
+                rest = self._parser.close()
+                text, calls = text + rest.text, calls + list(rest.calls)
+        if not self._parallel:
+            calls = [] if self._has_called else calls[:1]
+        events: list[StreamEvent] = []
+        if text or chunk.reasoning or chunk.logprob is not None:
+            events.append(DeltaEvent(self._index, text, chunk.reasoning, chunk))
+        events += [ToolCallEvent(self._index, call) for call in calls]
+        self._has_called = self._has_called or bool(calls)
+        reason = chunk.finish_reason
+        if self._has_called and (reason == "stop" or not self._parallel):
+            reason = "tool_calls"
+        if reason is not None:
+            self.finished = True
+            events.append(FinishEvent(self._index, reason, self._usage, chunk.stop_string))
+        return events

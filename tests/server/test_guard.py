@@ -1,0 +1,142 @@
+"""What is refused before any route sees it."""
+
+import asyncio
+import json
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import ASGIApp
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.server.app import make_app
+from mlx_qwen35.server.guard import is_same_origin
+from mlx_qwen35.server.settings import Settings
+from tests.server.clients import SPELL, asgi, logging_of, raw
+from tests.server.conftest import Running, serving
+
+
+def test_the_key(box: ModelKit) -> None:
+    with serving(box, api_key="secret") as guarded:
+        body = {"messages": SPELL, "max_tokens": 1}
+        path = "/v1/chat/completions"
+        assert raw(guarded.url, path, body)[0] == 401
+        assert raw(guarded.url, path, body, {"Authorization": "Bearer wrong"})[0] == 401
+        assert raw(guarded.url, "/v1/messages", body)[2].startswith('{"type":"error"')
+        assert raw(guarded.url, path, body, {"Authorization": "Bearer secret"})[0] == 200
+        assert raw(guarded.url, path, body, {"x-api-key": "secret"})[0] == 200
+        assert raw(guarded.url, "/v1/models")[0] == raw(guarded.url, "/metrics")[0] == 401
+        assert raw(guarded.url, "/health")[0] == 200
+
+
+def test_the_body_has_a_limit(box: ModelKit) -> None:
+    with serving(box, max_body=1000) as small:
+        path, body = "/v1/chat/completions", json.dumps({"messages": [{"role": "user", "content": "a" * 2000}]})
+        assert raw(small.url, path, body)[0] == 413
+        connection = HTTPConnection(urlsplit(small.url).netloc, timeout=60)
+        connection.request("POST", path, iter([body.encode()]), encode_chunked=True)
+        assert connection.getresponse().status == 413
+        connection.close()
+
+
+def test_a_page_of_another_origin_may_not_ask(server: Running) -> None:
+    body = {"messages": SPELL, "max_tokens": 1}
+    path = "/v1/chat/completions"
+    assert raw(server.url, path, body, {"Origin": "https://example.com"})[0] == 403
+    assert raw(server.url, path, body, {"Origin": server.url})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "",
+        "http://",
+        "://",
+        "http://[::1",
+        "http://]",
+        "http://[v1.x]:80",
+        "http://\xff\xfe",
+        "http://127.0.0.1:many",
+        "http://\xe2\x84\x80",  # an a/c in one character, which is no host's name once it is normalised
+        "{url}, {url}",
+        "{url}/",
+        "ftp://{host}",
+    ],
+)
+def test_an_origin_that_is_none_is_refused(server: Running, caplog: pytest.LogCaptureFixture, origin: str) -> None:
+    host = server.url.removeprefix("http://")
+    with logging_of("uvicorn.error", caplog):
+        status, _, text = raw(
+            server.url,
+            "/v1/chat/completions",
+            {"messages": SPELL, "max_tokens": 1},
+            {"Origin": origin.format(url=server.url, host=host)},
+        )
+    assert status == 403
+    assert json.loads(text)["error"]["type"] == "permission_error"
+    assert not caplog.records
+
+
+def test_every_origin_counts() -> None:
+    own, other = b"http://127.0.0.1:8080", b"https://example.com"
+    assert is_same_origin([], b"")
+    assert is_same_origin([own, own.upper()], b"127.0.0.1:8080")
+    assert is_same_origin([b"https://example.com"], b"Example.com")
+    assert not is_same_origin([own, other], b"127.0.0.1:8080")
+    assert not is_same_origin([other, own], b"127.0.0.1:8080")
+    assert not is_same_origin([b"http://"], b"")
+
+
+def counts(app: ASGIApp) -> dict[tuple[str, str], float]:
+    """Requests by path and status, as Prometheus reads them."""
+    _, text = asyncio.run(asgi(app, "GET", "/metrics", {"x-api-key": "secret"}))
+    families = {family.name: family for family in text_string_to_metric_families(text.decode())}
+    return {
+        (sample.labels["path"], sample.labels["status"]): sample.value
+        for sample in families["mlx_qwen35_requests"].samples
+        if sample.name.endswith("_total")
+    }
+
+
+@pytest.fixture
+def guarded(server: Running) -> ASGIApp:
+    """A second application over the same service, with a key and little room for bodies."""
+    return make_app(server.service, Settings(("box",), api_key="secret", max_body=1000))
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (401, {}),
+        (403, {"x-api-key": "secret", "origin": "https://example.com"}),
+        (413, {"x-api-key": "secret", "content-length": "1001"}),
+        (404, {"x-api-key": "secret"}),
+    ],
+)
+def test_a_path_that_a_client_invents_is_no_label(guarded: ASGIApp, status: int, headers: dict[str, str]) -> None:
+    places = ("", "/v1", "/v1/models", "/v1/chat/completions", "/v1/messages")
+
+    async def refusals() -> list[int]:
+        paths = [f"{place}/{number}" for place in places for number in range(100)]
+        return [(await asgi(guarded, "GET", path, headers))[0] for path in paths]
+
+    assert asyncio.run(refusals()) == [status] * 500
+    assert counts(guarded) == {("other", str(status)): 400, ("/v1/models/{name}", str(status)): 100}
+
+
+def test_refusals_are_counted_at_their_route(guarded: ASGIApp) -> None:
+    async def ask() -> None:
+        await asgi(guarded, "POST", "/v1/chat/completions")
+        await asgi(guarded, "POST", "/v1/messages", {"x-api-key": "secret", "content-length": "1001"})
+        await asgi(guarded, "GET", "/v1/responses", {"x-api-key": "secret"})
+        await asgi(guarded, "POST", "/v1/completions", {"x-api-key": "secret"}, b'{"model": "other", "prompt": "x"}')
+
+    asyncio.run(ask())
+    assert counts(guarded) == {
+        ("/v1/chat/completions", "401"): 1,
+        ("/v1/messages", "413"): 1,
+        ("/v1/responses", "405"): 1,
+        ("/v1/completions", "404"): 1,
+    }

@@ -1,0 +1,38 @@
+"""Responses, as OpenAI's own client sees them."""
+
+import json
+from typing import Any
+
+from tests.server.clients import PARIS, RED_CIRCLE, WEATHER, picture
+
+
+def test_responses(client: Any) -> None:
+    options: dict[str, Any] = {"model": "box", "temperature": 0.0, "reasoning": {"effort": "none"}}
+    found = client.responses.create(input="Spell the word star.", **options)
+    assert (found.output_text, found.status) == ("s-t-a-r.", "completed")
+    image = [
+        {"type": "input_image", "image_url": picture(RED_CIRCLE)},
+        {"type": "input_text", "text": "What do you see?"},
+    ]
+    assert client.responses.create(input=[{"role": "user", "content": image}], **options).output_text == "A red circle."
+    tools = [{"type": "function", **WEATHER}]
+    events = list(client.responses.create(input=PARIS[0]["content"], tools=tools, stream=True, **options))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[0].type == "response.created"
+    last = events[-1]
+    assert last.type == "response.completed"
+    (call,) = last.response.output
+    assert json.loads(call.arguments) == {"city": "Paris"}
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    items = [{"role": "user", "content": PARIS[0]["content"]}, call.model_dump(exclude_none=True), result]
+    assert client.responses.create(input=items, tools=tools, **options).output_text == "It is sunny in Paris."
+    text = {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}}}  # fmt: skip # noqa: E501
+    assert json.loads(client.responses.create(input="Hello!", text=text, **options).output_text).keys() == {"a"}
+    thinking = client.responses.create(
+        input="Spell the word star.", model="box", temperature=0.0, reasoning={"effort": "high"}
+    )
+    assert [item.type for item in thinking.output] == ["reasoning", "message"]
+    short = client.responses.create(input="Spell the word star.", max_output_tokens=2, **options)
+    assert (short.status, short.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    with client.responses.stream(input="Spell the word star.", **options) as stream:
+        assert "".join(event.delta for event in stream if event.type == "response.output_text.delta") == "s-t-a-r."
