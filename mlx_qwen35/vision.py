@@ -11,7 +11,7 @@ import numpy as np
 
 from mlx_qwen35.checkpoints.config import DENSE_TYPES, MOE_TYPES, ModelConfig
 from mlx_qwen35.errors import CheckpointError, ConfigError, VisionUnavailableError
-from mlx_qwen35.prompts.images import ImagePreprocessor, PreparedImage
+from mlx_qwen35.prompts.images import ImageMemory, ImagePreprocessor, PreparedImage
 from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.state.cache import attach_media
@@ -88,7 +88,7 @@ class VisionAddOn:
         tower: The vision tower with its weights; None if the checkpoint has none.
         directory: The checkpoint, for its image processor settings.
         cache_bytes: Room for embeddings of images, and as much again for their pixels.
-        account: Is told the bytes of embeddings whenever they change.
+        memory: Asked for the memory of images, and told what is kept.
     Raises:
         ConfigError: The checkpoint is of the other family (dense or MoE).
     """
@@ -101,7 +101,7 @@ class VisionAddOn:
         tower: Any,
         directory: Path,
         cache_bytes: int = IMAGE_CACHE_BYTES,
-        account: Callable[[int], object] = lambda nbytes: None,
+        memory: ImageMemory | None = None,
     ) -> None:
         if config.model_type not in self.model_types:
             raise ConfigError(
@@ -110,7 +110,7 @@ class VisionAddOn:
         self._config = config
         self._tower = tower
         self._preprocessor: ImagePreprocessor | None = None
-        self.features = FeatureCache(cache_bytes, account)
+        self.features = FeatureCache(cache_bytes, (memory or ImageMemory()).features)
         self.unavailable: str | None = None
         if config.vision is None:
             self.unavailable = "its config.json describes no vision tower"
@@ -121,7 +121,7 @@ class VisionAddOn:
             )
         else:
             try:
-                self._preprocessor = ImagePreprocessor(directory, config.vision, cache_bytes)
+                self._preprocessor = ImagePreprocessor(directory, config.vision, cache_bytes, memory)
             except CheckpointError as error:
                 self.unavailable = str(error)
 
@@ -201,6 +201,13 @@ class VisionAddOn:
         """
         self.features.release()
 
+    def reclaim(self, nbytes: int) -> None:
+        """Give back so many bytes of embeddings and pixels, as far as there are as many; any thread."""
+        before = self.features.nbytes
+        self.features.reclaim(nbytes)
+        if self._preprocessor is not None:
+            self._preprocessor.reclaim(max(0, nbytes - before))
+
     def close(self) -> None:
         """Let the tower and every image go."""
         self.features.clear()
@@ -219,8 +226,8 @@ def make_vision_add_on(
     tower: Any,
     directory: Path,
     cache_bytes: int = IMAGE_CACHE_BYTES,
-    account: Callable[[int], object] = lambda nbytes: None,
+    memory: ImageMemory | None = None,
 ) -> VisionAddOn:
     """The add-on of a checkpoint's family."""
     family = MoeVisionAddOn if config.model_type in MOE_TYPES else VisionAddOn
-    return family(config, tower, directory, cache_bytes, account)
+    return family(config, tower, directory, cache_bytes, memory)

@@ -5,6 +5,7 @@ import io
 import threading
 import warnings
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,24 @@ if TYPE_CHECKING:
 # About 13,000 x 13,000. Larger files are far more often an attack than a photograph.
 MAX_SOURCE_PIXELS = 178_956_970
 MAX_SOURCE_BYTES = 512 * 2**20
+
+
+class ImageMemory:
+    """Where the memory of images is asked for and accounted; this one has no limit."""
+
+    def decoding(self, nbytes: int, place: str) -> AbstractContextManager[None]:
+        """Memory for an image while it is decoded.
+
+        Raises:
+            InsufficientMemoryError: There is none, and no other image whose end could be waited for.
+        """
+        return nullcontext()
+
+    def pixels(self, nbytes: int) -> None:
+        """So many bytes of pixels are kept."""
+
+    def features(self, nbytes: int) -> None:
+        """So many bytes of embeddings are kept."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +84,22 @@ def open_image(source: Any, place: str) -> "Image":
     if isinstance(source, Image.Image):
         return _upright(source, place, "PIL image")
     data, label = read_image_bytes(source, place)
-    return decode_image(data, place, label)
+    return _upright(read_header(data, place, label), place, label)
 
 
-def decode_image(data: bytes, place: str, label: str) -> "Image":
-    """The image of a file's bytes; see `open_image`."""
+def read_header(data: bytes, place: str, label: str) -> "Image":
+    """The image of a file's bytes, not decoded yet; see `open_image`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             # Pillow only warns below twice its limit. The header is enough to refuse.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise MediaError(f"{place}: {label}: {error}") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise MediaError(f"{place}: {label}: expected an image file, found {_describe(data)}") from error
-    return _upright(image, place, label)
 
 
 def _upright(image: "Image", place: str, label: str) -> "Image":
@@ -170,11 +188,14 @@ class ImagePreprocessor:
         vision: The tower that will take the pixels.
         recent_bytes: Room for the pixels of files that were prepared before; a conversation sends its
             images again with every turn.
+        memory: Asked before an image is decoded.
     Raises:
         CheckpointError: No file says how pixels are prepared, or it contradicts config.json.
     """
 
-    def __init__(self, directory: Path, vision: VisionConfig, recent_bytes: int = 0) -> None:
+    def __init__(
+        self, directory: Path, vision: VisionConfig, recent_bytes: int = 0, memory: ImageMemory | None = None
+    ) -> None:
         settings = _settings(directory)
         for name, expected in (
             ("patch_size", vision.patch_size),
@@ -191,6 +212,7 @@ class ImagePreprocessor:
         self._processor: Any = None
         self._recent: OrderedDict[tuple[bytes, int | None], PreparedImage] = OrderedDict()
         self._recent_bytes = recent_bytes
+        self._memory = memory or ImageMemory()
         self._lock = threading.Lock()
 
     def __call__(self, source: Any, *, max_pixels: int | None = None, place: str = "image") -> PreparedImage:
@@ -206,19 +228,43 @@ class ImagePreprocessor:
         from PIL import Image
 
         if isinstance(source, Image.Image):
-            return self._prepare(open_image(source, place), max_pixels, place)
+            return self._decode(source, max_pixels, place, "PIL image")
         data, label = read_image_bytes(source, place)
         key = (hashlib.blake2b(data, digest_size=32).digest(), max_pixels)
         with self._lock:
             if key in self._recent:
                 self._recent.move_to_end(key)
                 return self._recent[key]
-        prepared = self._prepare(decode_image(data, place, label), max_pixels, place)
+        prepared = self._decode(read_header(data, place, label), max_pixels, place, label)
         with self._lock:
             self._recent[key] = prepared
-            while sum(image.pixel_values.nbytes for image in self._recent.values()) > self._recent_bytes:
-                self._recent.popitem(last=False)
+        self._shrink(self._recent_bytes)
         return prepared
+
+    def reclaim(self, nbytes: int) -> None:
+        """Give back so many bytes of pixels, as far as there are as many."""
+        self._shrink(max(0, self._kept() - nbytes))
+
+    def _kept(self) -> int:
+        with self._lock:
+            return sum(image.pixel_values.nbytes for image in self._recent.values())
+
+    def _shrink(self, size: int) -> None:
+        """Let pixels go, those of the least recently used files first."""
+        with self._lock:
+            while sum(image.pixel_values.nbytes for image in self._recent.values()) > size:
+                self._recent.popitem(last=False)
+            self._memory.pixels(sum(image.pixel_values.nbytes for image in self._recent.values()))
+
+    def _decode(self, image: "Image", max_pixels: int | None, place: str, label: str) -> PreparedImage:
+        """An image that may not be decoded yet; its header says how much memory that takes."""
+        processor = self._load()
+        pixels = image.width * image.height
+        resized = min(max(pixels, processor.size["shortest_edge"]), max_pixels or processor.size["longest_edge"])
+        # Pillow has four bytes a pixel, and a copy each for turning and for the colour mode; then three channels, in
+        # 64 bits and with copies.
+        with self._memory.decoding(3 * 4 * pixels + 3 * 3 * 8 * resized, place):
+            return self._prepare(_upright(image, place, label), max_pixels, place)
 
     def _prepare(self, image: "Image", max_pixels: int | None, place: str) -> PreparedImage:
         processor = self._load()

@@ -7,10 +7,11 @@ kept things go, and is refused if that is not enough.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 
 from mlx_qwen35.errors import InsufficientMemoryError
+from mlx_qwen35.prompts.images import ImageMemory
 from mlx_qwen35.runtime.estimates import default_limit, gigabytes
 
 Reclaimer = Callable[[int], None]
@@ -176,6 +177,26 @@ class Lease:
     def release(self) -> None:
         """Give everything back."""
         self.enter(0)
+
+
+class ImageLeases(ImageMemory):
+    """The memory of images, in a ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._pixels, self._features = ledger.open("image pixels"), ledger.open("image features")
+
+    def decoding(self, nbytes: int, place: str) -> AbstractContextManager[None]:
+        """See `ImageMemory`."""
+        return self._ledger.waiting("images being decoded", nbytes, place=place)
+
+    def pixels(self, nbytes: int) -> None:
+        """See `ImageMemory`."""
+        self._pixels.enter(nbytes)
+
+    def features(self, nbytes: int) -> None:
+        """See `ImageMemory`."""
+        self._features.enter(nbytes)
 
 
 @cache

@@ -24,7 +24,7 @@ from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.runtime.admission import MemoryAdmission
 from mlx_qwen35.runtime.estimates import default_limit, machine_memory
 from mlx_qwen35.runtime.executor import Executor
-from mlx_qwen35.runtime.ledger import Lease, Ledger, process_ledger
+from mlx_qwen35.runtime.ledger import ImageLeases, Lease, Ledger, process_ledger
 from mlx_qwen35.runtime.loop import Loop
 from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard
 from mlx_qwen35.runtime.scheduler import Scheduler
@@ -109,9 +109,8 @@ def load(options: LoadOptions) -> Loaded:
         model = thread.call(_read_model, checkpoint, options)
         for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
             pass
-        features = ledger.open("image features")
         vision = make_vision_add_on(
-            checkpoint.config, model.vision_tower, checkpoint.directory, options.image_cache_bytes, features.enter
+            checkpoint.config, model.vision_tower, checkpoint.directory, options.image_cache_bytes, ImageLeases(ledger)
         )
         prefix_cache = PrefixCache(
             partial(make_caches, checkpoint.config.text.layer_types),
@@ -125,7 +124,7 @@ def load(options: LoadOptions) -> Loaded:
         ledger.close()
         raise
     ledger.on_pressure(prefix_cache.reclaim)
-    ledger.on_pressure(vision.features.reclaim)
+    ledger.on_pressure(vision.reclaim)
     admission = MemoryAdmission(guard, ledger)
     executor = Executor(model, vision, tokenizer, prefix_cache, admission, checkpoint.config.text.vocab_size)
     loop = Loop(thread, Scheduler(admission), executor)

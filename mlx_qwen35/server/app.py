@@ -16,7 +16,7 @@ from mlx_qwen35.errors import Qwen35Error
 from mlx_qwen35.server.guard import Guard
 from mlx_qwen35.server.metrics import Metrics
 from mlx_qwen35.server.protocols import PROTOCOLS, error_response
-from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, PromptBody
+from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
 from mlx_qwen35.server.protocols.messages import CountRequest
 from mlx_qwen35.server.service import GenerationService, PreparedRequest
 from mlx_qwen35.server.settings import Settings
@@ -58,9 +58,17 @@ class Endpoints:
 
         async def generate(request: Request) -> Response:
             body = await parse_body(request, protocol.body)
-            prepared = await self._prepare(body)
+            self._check_model(body.model)
+            wanted = body.generation_requests()
+            places = self._service.reserve(sum(one.n for one in wanted))
+            try:
+                prepared = PreparedRequest.join([await self._service.prepare_soon(one) for one in wanted])
+            except BaseException:
+                for place in places:
+                    place.release()
+                raise
             context = AnswerContext(body, prepared, self._settings.names[0], self._service.kit.tokenizer)
-            events = self._metrics.watch(self._service.run(prepared))
+            events = self._metrics.watch(self._service.run(prepared, places))
             if body.stream:
                 return await event_stream(request, events, protocol.stream(events, context), protocol.error_event)
             return JSONResponse(await unless_gone(request, protocol.whole(events, context)))
@@ -69,13 +77,11 @@ class Endpoints:
 
     async def count_tokens(self, request: Request) -> Response:
         """Anthropic's count of a prompt's tokens."""
-        prepared = await self._prepare(await parse_body(request, CountRequest))
-        return JSONResponse({"input_tokens": len(prepared.prompt.input_ids)})
-
-    async def _prepare(self, body: PromptBody) -> PreparedRequest:
+        body = await parse_body(request, CountRequest)
         self._check_model(body.model)
-        wanted = body.generation_requests()
-        return PreparedRequest.join([await asyncio.to_thread(self._service.prepare, one) for one in wanted])
+        (wanted,) = body.generation_requests()
+        prepared = await self._service.prepare_soon(wanted)
+        return JSONResponse({"input_tokens": len(prepared.prompt.input_ids)})
 
     def _check_model(self, name: str | None) -> None:
         names = self._settings.names

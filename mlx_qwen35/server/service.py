@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -30,7 +31,11 @@ from mlx_qwen35.server.generation import (
 from mlx_qwen35.server.media import MediaPolicy, fetch_images
 
 if TYPE_CHECKING:
+    from mlx_qwen35.runtime.engine import Reservation
     from mlx_qwen35.runtime.request import Request
+
+# Requests whose images are fetched and decoded at the same time.
+PREPARING = 4
 
 # What an engine hands to a sink.
 EngineEvent = PrefillProgress | GenerationChunk | BaseException
@@ -70,6 +75,8 @@ class GenerationService:
     def __init__(self, engine: Engine, policy: MediaPolicy, *, timeout: float = 600.0, heartbeat: float = 5.0) -> None:
         self.engine, self.kit = engine, engine.kit
         self.policy, self.timeout, self.heartbeat = policy, timeout, heartbeat
+        # Its own threads: slow pictures must not take those that shutting down needs.
+        self._preparing = ThreadPoolExecutor(PREPARING, thread_name_prefix="mlx_qwen35 preparing")
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -84,6 +91,26 @@ class GenerationService:
         except TemplateError:  # tags that transformers adds
             return frozenset()
         return frozenset(found) - {"messages", "tools", "documents", "add_generation_prompt", "enable_thinking"}
+
+    def reserve(self, answers: int) -> "list[Reservation]":
+        """Places in the engine's queue, taken before anything is fetched, decoded or tokenised for them.
+
+        Raises:
+            EngineFullError: There are not as many.
+        """
+        places: list[Reservation] = []
+        try:
+            for _ in range(answers):
+                places.append(self.engine.reserve())
+        except BaseException:
+            for place in places:
+                place.release()
+            raise
+        return places
+
+    async def prepare_soon(self, wanted: GenerationRequest) -> PreparedRequest:
+        """`prepare`, on a thread of its own."""
+        return await asyncio.get_running_loop().run_in_executor(self._preparing, self.prepare, wanted)
 
     def prepare(self, wanted: GenerationRequest) -> PreparedRequest:
         """Fetch images, apply the chat template, and check everything; blocking.
@@ -152,9 +179,13 @@ class GenerationService:
             return self.grammars.json_schema(schema, in_reasoning=in_reasoning)
         return self.grammars.json_object(in_reasoning=in_reasoning)
 
-    async def run(self, prepared: PreparedRequest) -> AsyncIterator[StreamEvent]:
+    async def run(
+        self, prepared: PreparedRequest, places: "Sequence[Reservation] | None" = None
+    ) -> AsyncIterator[StreamEvent]:
         """All answers of a request, as they are written; closing the iterator cancels what is left of them.
 
+        Args:
+            places: From `reserve`, one for each answer; None takes them now.
         Raises:
             EngineFullError, KitClosedError: Before the first event.
             RequestTimeoutError: It took too long.
@@ -173,7 +204,8 @@ class GenerationService:
 
         try:
             for index, request in enumerate(prepared.requests):
-                jobs.append(self.engine.submit(request, sink(index)))
+                place = {} if places is None else {"reservation": places[index]}
+                jobs.append(self.engine.submit(request, sink(index), **place))
             while not all(answer.finished for answer in answers):
                 try:
                     # wait_for, before Python 3.12, forgets that it was cancelled if an event comes at that moment:
@@ -201,6 +233,8 @@ class GenerationService:
         finally:
             for job in jobs:
                 self.engine.cancel(job)
+            for place in (places or ())[len(jobs) :]:
+                place.release()
 
 
 class _Answer:

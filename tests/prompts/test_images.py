@@ -301,7 +301,7 @@ def test_a_file_seen_lately_is_not_decoded_again(
     first = preprocessor(data)
     other = preprocessor(encoded(noise(96, 64, seed=1)))
     assert other.content_hash != first.content_hash
-    monkeypatch.setattr("mlx_qwen35.prompts.images.decode_image", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("mlx_qwen35.prompts.images.read_header", lambda *_: pytest.fail("decoded again"))
     assert preprocessor(data) is preprocessor(tmp_path / "a.png") is first
 
 

@@ -12,6 +12,8 @@ from mlx_qwen35.errors import OptionError
 from mlx_qwen35.server.generation import DeltaEvent, FinishEvent, GenerationRequest, StreamEvent, ToolCallEvent
 from mlx_qwen35.server.media import MediaPolicy
 from mlx_qwen35.server.service import EngineEvent, GenerationService
+from tests.server.clients import raw
+from tests.server.conftest import serving
 
 QUESTION = [{"role": "user", "content": "How is the weather?"}]
 WEATHER = {
@@ -168,3 +170,19 @@ def test_each_answer_is_held_to_what_was_asked(box: ModelKit, settings: dict[str
     assert found == [kinds, kinds]
     # They keep count of their answer, so no two answers share one.
     assert not {id(x) for x in prepared.requests[0].processors} & {id(x) for x in prepared.requests[1].processors}
+
+
+def test_a_full_queue_refuses_before_anything_is_prepared(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over HTTP; and a request that cannot be prepared gives its place back."""
+    prepared: list[object] = []
+    with serving(box, max_rows=1, max_waiting=0) as running:
+        real = running.service.prepare
+        monkeypatch.setattr(running.service, "prepare", lambda wanted: (prepared.append(wanted), real(wanted))[1])
+        path, body = "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+        place = running.engine.reserve()
+        assert raw(running.url, path, body)[0] == 429
+        assert prepared == []
+        place.release()
+        place.release()
+        assert raw(running.url, path, body | {"messages": [{"role": "nobody", "content": "hi"}]})[0] == 400
+        assert raw(running.url, path, body)[0] == 200
