@@ -22,7 +22,8 @@ from mlx_qwen35.runtime.request import Event, Job
 from mlx_qwen35.runtime.scheduler import Encode, Read
 from mlx_qwen35.state.cache import attach_media
 from mlx_qwen35.state.media import PromptMedia
-from mlx_qwen35.state.prefix_cache import PrefixCache, Reading
+from mlx_qwen35.state.prefix import Reading
+from mlx_qwen35.state.prefix_cache import PrefixCache
 from mlx_qwen35.state.sequence import SequenceState
 from mlx_qwen35.vision import VisionAddOn
 

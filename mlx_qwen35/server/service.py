@@ -204,8 +204,8 @@ class GenerationService:
 
         try:
             for index, request in enumerate(prepared.requests):
-                place = {} if places is None else {"reservation": places[index]}
-                jobs.append(self.engine.submit(request, sink(index), **place))
+                reserved = {} if places is None else {"reservation": places[index]}
+                jobs.append(self.engine.submit(request, sink(index), **reserved))
             while not all(answer.finished for answer in answers):
                 try:
                     # wait_for, before Python 3.12, forgets that it was cancelled if an event comes at that moment:

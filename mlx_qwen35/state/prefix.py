@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen35.prompts.prompt import Prompt
-from mlx_qwen35.state.sequence import FrozenState
+from mlx_qwen35.state.sequence import FrozenState, SequenceState, Snapshot
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,24 @@ class Prefix:
             places=[snapshot.tokens for snapshot in state.snapshots if snapshot.tokens <= tokens],
             state=None,
         )
+
+
+@dataclass
+class Reading:
+    """A prompt on its way into a state of its own, from where an earlier one left off.
+
+    Args:
+        state: The first `start` tokens are read.
+        start: Tokens that need not be read again.
+        snapshots: Taken so far, and before; None if none are to be taken.
+        written: Tokens of the answer that the state has read.
+    """
+
+    prompt: Prompt
+    state: SequenceState
+    start: int = 0
+    snapshots: list[Snapshot] | None = None
+    written: list[int] = field(default_factory=list)
 
 
 def images_of(prompt: Prompt) -> tuple[ImageRun, ...]:

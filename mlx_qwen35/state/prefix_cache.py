@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,54 +20,14 @@ from mlx_qwen35.errors import SessionError
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.state.disk import read_prefix, write_prefix
 from mlx_qwen35.state.disk_thread import DiskThread
-from mlx_qwen35.state.prefix import ImageRun, Prefix, images_of, keys_of
+from mlx_qwen35.state.prefix import ImageRun, Prefix, Reading, images_of, keys_of
 from mlx_qwen35.state.prefix_tree import PrefixTree
-from mlx_qwen35.state.sequence import FrozenState, MakeCaches, SequenceState, Snapshot
+from mlx_qwen35.state.sequence import FrozenState, MakeCaches, SequenceState, SharedBytes, Snapshot
 
 # These many snapshots of a prefix survive when room is short: a conversation goes on near its end.
 _NEWEST = 6
 # The disk takes this many times what memory does.
 _DISK_FACTOR = 10
-
-
-@dataclass
-class Reading:
-    """A prompt on its way into a state of its own, from where an earlier one left off.
-
-    Args:
-        state: The first `start` tokens are read.
-        start: Tokens that need not be read again.
-        snapshots: Taken so far, and before; None if none are to be taken.
-        written: Tokens of the answer that the state has read.
-    """
-
-    prompt: Prompt
-    state: SequenceState
-    start: int = 0
-    snapshots: list[Snapshot] | None = None
-    written: list[int] = field(default_factory=list)
-
-
-class _Held:
-    """Bytes of arrays that may be shared, each counted once."""
-
-    def __init__(self) -> None:
-        self.nbytes = 0
-        self._counts: dict[int, int] = {}
-
-    def add(self, state: FrozenState) -> None:
-        for array in state.arrays():
-            count = self._counts.get(id(array), 0)
-            self._counts[id(array)] = count + 1
-            self.nbytes += 0 if count else array.nbytes
-
-    def remove(self, state: FrozenState) -> None:
-        for array in state.arrays():
-            count = self._counts.pop(id(array)) - 1
-            if count:
-                self._counts[id(array)] = count
-            else:
-                self.nbytes -= array.nbytes
 
 
 class PrefixCache:
@@ -99,7 +58,7 @@ class PrefixCache:
         self._account = account
         self._prefixes: OrderedDict[Prefix, None] = OrderedDict()  # least recently used first
         self._tree: PrefixTree[tuple[str, Prefix]] = PrefixTree()
-        self._held, self._leaving = _Held(), _Held()
+        self._held, self._leaving = SharedBytes(), SharedBytes()
         # Held for bookkeeping only, never while something is computed, read or written.
         self._lock = threading.RLock()
         self._disk = DiskThread()
@@ -247,15 +206,19 @@ class PrefixCache:
         self.shrink(max(0, self.nbytes - nbytes))
         mx.clear_cache()
 
+    def clear(self) -> None:
+        """Forget everything, on disk too."""
+        with self._lock:
+            for prefix in list(self._prefixes):
+                self._drop(prefix)
+            self._report()
+
     def close(self) -> None:
         """Forget everything, keep nothing any more, and leave the directory."""
         with self._lock:
             self._closed = True
         self._disk.close()
-        with self._lock:
-            for prefix in list(self._prefixes):
-                self._drop(prefix)
-            self._report()
+        self.clear()
         if self._directory is not None:
             self._directory.cleanup()
 

@@ -150,3 +150,27 @@ class FrozenState:
         """Its beginning, up to one of its snapshots; arrays of its own."""
         held = tuple(tuple(mx.contiguous(array[..., :tokens, :]) for array in layer) for layer in self.held)
         return FrozenState(tuple(s for s in self.snapshots if s.tokens <= tokens), held)
+
+
+class SharedBytes:
+    """Bytes of arrays that may be shared, each counted once."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self._counts: dict[int, int] = {}
+
+    def add(self, state: FrozenState) -> None:
+        """Count a state's arrays."""
+        for array in state.arrays():
+            count = self._counts.get(id(array), 0)
+            self._counts[id(array)] = count + 1
+            self.nbytes += 0 if count else array.nbytes
+
+    def remove(self, state: FrozenState) -> None:
+        """No longer count a state that was added."""
+        for array in state.arrays():
+            count = self._counts.pop(id(array)) - 1
+            if count:
+                self._counts[id(array)] = count
+            else:
+                self.nbytes -= array.nbytes

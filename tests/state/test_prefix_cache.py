@@ -19,8 +19,8 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationResult
 from mlx_qwen35.errors import GenerationCancelled, OptionError, SessionError
 from mlx_qwen35.prompts.prompt import Prompt, find_branch_points
-from mlx_qwen35.state.prefix import images_of
-from mlx_qwen35.state.prefix_cache import PrefixCache, Reading
+from mlx_qwen35.state.prefix import Reading, images_of
+from mlx_qwen35.state.prefix_cache import PrefixCache
 from tests.conftest import Bench
 from tests.tiny import DENSE, IDS, VOCAB_SIZE, Shape
 
