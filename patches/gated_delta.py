@@ -59,17 +59,8 @@ def gated_delta_chunked(
     if mask is not None:
         log_g, beta = mx.where(mask[..., None], log_g, 0), mx.where(mask[..., None], beta, 0)
 
-    def chunks(x: mx.array, heads: int) -> mx.array:
-        """(B, L, heads, ...) to float32 (B, Hk, heads / Hk, count, chunk, ...); the tail is filled with zeros."""
-        x = x.astype(mx.float32)
-        if spare := count * chunk - L:
-            x = mx.pad(x, [(0, 0), (0, spare), *[(0, 0)] * (x.ndim - 2)])
-        x = x.reshape(B, count, chunk, Hk, heads // Hk, *x.shape[3:])
-        # Contiguous, because a product of strided matrices is several times slower on the CPU.
-        return mx.contiguous(x.transpose(0, 3, 4, 1, 2, *range(5, x.ndim)))
-
-    q, k, v, beta = chunks(q, Hk), chunks(k, Hk), chunks(v, Hv), chunks(beta, Hv)
-    passed = mx.cumsum(chunks(log_g, Hv), axis=-1)
+    q, k, v, log_g, beta = (_split(x, Hk, count, chunk) for x in (q, k, v, log_g, beta))
+    passed = mx.cumsum(log_g, axis=-1)
     since_start, until_end = mx.exp(passed), mx.exp(passed[..., -1:] - passed)
     # Decay from token j to token i >= j. Clipped before the exponential, which would overflow above the diagonal.
     decay = mx.tril(mx.exp(mx.minimum(passed[..., :, None] - passed[..., None, :], 0)))
@@ -89,6 +80,17 @@ def gated_delta_chunked(
     out = mx.stack(outputs, axis=3).transpose(0, 3, 4, 1, 2, 5)
     out = out.reshape(B, count * chunk, Hv, Dv)[:, :L]
     return out.astype(dtype), state.swapaxes(-1, -2).reshape(B, Hv, Dv, Dk)
+
+
+def _split(x: mx.array, Hk: int, count: int, chunk: int) -> mx.array:
+    """(B, L, H, ...) to float32 (B, Hk, H / Hk, count, chunk, ...); the tail is filled with zeros."""
+    B, L, H = x.shape[:3]
+    x = x.astype(mx.float32)
+    if spare := count * chunk - L:
+        x = mx.pad(x, [(0, 0), (0, spare), *[(0, 0)] * (x.ndim - 2)])
+    x = x.reshape(B, count, chunk, Hk, H // Hk, *x.shape[3:])
+    # Contiguous, because a product of strided matrices is several times slower on the CPU.
+    return mx.contiguous(x.transpose(0, 3, 4, 1, 2, *range(5, x.ndim)))
 
 
 # Blocks up to this size are inverted by powers, which grow to C(3, 1) of an entry; those of 16 would lose four digits.

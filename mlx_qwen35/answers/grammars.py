@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen35.answers.sampling import whole_number
+from mlx_qwen35.answers.schemas import SchemaAnalysis, check_size, list_at, mapping_at
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+_SCHEMA_PLACE = "response_format.json_schema.schema"
 # A space, or a new line with its indentation: without a bound, models write white space forever.
 _JSON = {"whitespace_pattern": r"[ ]|\n[ \t]{0,32}", "lenient": False}
 _NOT_STRING = {"type": ["null", "boolean", "integer", "number", "array", "object"]}
@@ -138,18 +140,18 @@ class Grammars:
         self._free[list(tokenizer._backend.get_vocab().values())] = True
         self._free[eos] = False
 
-    def json_schema(
-        self, schema: Mapping[str, Any], *, in_reasoning: bool, place: str = "response_format.json_schema.schema"
-    ) -> Constraint:
+    def json_schema(self, schema: Mapping[str, Any], *, in_reasoning: bool, place: str = _SCHEMA_PLACE) -> Constraint:
         """JSON that is valid by a schema; properties come in the schema's order.
 
         Args:
             in_reasoning: Whether the answer begins in its reasoning.
             place: Where the schema stands, for error messages.
         Raises:
-            OptionError: The schema is invalid, cannot be satisfied, or uses a keyword that cannot be enforced.
+            OptionError: The schema is invalid, too large, cannot be satisfied, or uses a keyword that cannot be
+                enforced.
         """
-        return self._constraint(_json(_mapping(schema, place), place), "", place, in_reasoning)
+        check_size(schema, place)
+        return self._constraint(_json(mapping_at(schema, place), place), "", place, in_reasoning)
 
     def json_object(self, *, in_reasoning: bool) -> Constraint:
         """Any JSON object."""
@@ -177,25 +179,11 @@ class Grammars:
             parallel: Whether there may be more than one call.
             in_reasoning: Whether the answer begins in its reasoning.
         Raises:
-            OptionError: A description or a schema in it cannot be used, or no function has this name.
+            OptionError: A description or a schema in it cannot be used, or is too large, or no function has this name.
         """
-        names: list[str] = []
-        rules: list[str] = []
-        places: dict[str, str] = {}
-        for index, tool in enumerate(tools):
-            place = f"tools[{index}]"
-            function = _mapping(tool, place)
-            if "function" in function:
-                place += ".function"
-                function = _mapping(function["function"], place)
-            names.append(_checked_name(function.get("name"), f"{place}.name"))
-            if name in (None, names[-1]):
-                parameters = _mapping(function.get("parameters") or {}, f"{place}.parameters")
-                rules.append(_function(f"f{len(rules)}", names[-1], parameters, f"{place}.parameters", places))
-        if not names:
-            raise OptionError("tools: expected at least one function")
-        if not rules:
-            raise OptionError(f"tool_choice: expected one of {', '.join(map(repr, names))}, found {name!r}")
+        check_size(tools, "tools")
+        check_size(schema, _SCHEMA_PLACE)
+        rules, places = _functions(tools, name)
         begin, end = (_control_id(self._tokenizer, token) for token in ("<tool_call>", "</tool_call>"))
         functions = " | ".join(f"f{number}" for number in range(len(rules)))
         shared = rf"""
@@ -205,9 +193,8 @@ text[lazy]: /(?s:.*)\n<\/parameter>/
         calls = r'call ("\n" call)*' if parallel and name is None else "call"
         start = calls
         if schema is not None:
-            place = "response_format.json_schema.schema"
-            answer = _json(_mapping(schema, place), place)
-            places.setdefault(answer, place)
+            answer = _json(mapping_at(schema, _SCHEMA_PLACE), _SCHEMA_PLACE)
+            places.setdefault(answer, _SCHEMA_PLACE)
             start = f"({calls}) | {answer}"
         return self._constraint(start, shared + "".join(rules), "tools", in_reasoning, places)
 
@@ -240,18 +227,6 @@ def _control_id(tokenizer: Tokenizer, token: str) -> int:
     return found
 
 
-def _mapping(value: Any, place: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise OptionError(f"{place}: expected an object, found {value!r}")
-    return value
-
-
-def _items(value: Any, place: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise OptionError(f"{place}: expected a list, found {value!r}")
-    return value
-
-
 def _checked_name(name: Any, place: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise OptionError(f"{place}: expected a name without '<', '>' and newlines, found {name!r}")
@@ -273,33 +248,59 @@ def _message(error: str) -> str:
     return " ".join(_GRAMMAR_TEXT.sub("", error).split())
 
 
+def _functions(tools: Sequence[Mapping[str, Any]], chosen: str | None) -> tuple[list[str], dict[str, str]]:
+    """The Lark rules f0, f1, ... of functions that may be called, and where those parts stand that may not compile.
+
+    Args:
+        chosen: The only one that may be called; None for all.
+    """
+    names: list[str] = []
+    rules: list[str] = []
+    places: dict[str, str] = {}
+    for index, tool in enumerate(tools):
+        place = f"tools[{index}]"
+        function = mapping_at(tool, place)
+        if "function" in function:
+            place += ".function"
+            function = mapping_at(function["function"], place)
+        names.append(_checked_name(function.get("name"), f"{place}.name"))
+        if chosen in (None, names[-1]):
+            parameters = mapping_at(function.get("parameters") or {}, f"{place}.parameters")
+            rules.append(_function(f"f{len(rules)}", names[-1], parameters, f"{place}.parameters", places))
+    if not names:
+        raise OptionError("tools: expected at least one function")
+    if not rules:
+        raise OptionError(f"tool_choice: expected one of {', '.join(map(repr, names))}, found {chosen!r}")
+    return rules, places
+
+
 def _function(rule: str, name: str, root: Mapping[str, Any], place: str, places: dict[str, str]) -> str:
     """The Lark rule of a function, from its name to its last parameter, and those that it refers to."""
     for keyword in root:
         if keyword in _REFUSED:
             raise OptionError(f"{place}.{keyword}: cannot be enforced in a tool call")
-    properties = _mapping(root.get("properties") or {}, f"{place}.properties")
-    required = _items(root.get("required") or [], f"{place}.required")
+    properties = mapping_at(root.get("properties") or {}, f"{place}.properties")
+    required = list_at(root.get("required") or [], f"{place}.required")
     # Required ones have the lowest bits, so that one condition covers them.
     names = list(dict.fromkeys(_checked_name(key, f"{place}.properties") for key in (*required, *properties)))
     if len(names) > _MOST_PARAMETERS:
         raise OptionError(f"{place}: expected at most {_MOST_PARAMETERS} parameters, found {len(names)}")
     if not names:
         return f"{rule}: {_literal(name + '>')}\n"
-    needed = len(set(required))
+    needed, analysis = len(set(required)), SchemaAnalysis(root)
     rules = [f"{rule}: {_literal(name + '>')} {rule}_args::0x0"]
     rules.append(f'{rule}_args::_: ""' + (f" %if is_ones([0:{needed}])" if needed else ""))
     for bit, key in enumerate(names):
         rules[1] += f" | {rule}_{bit} {rule}_args::set_bit({bit}) %if bit_clear({bit})"
-        value = _value(properties.get(key, True), root, f"{place}.properties.{key}", places)
+        value = _value(properties.get(key, True), root, analysis, f"{place}.properties.{key}", places)
         opening = _literal(f"\n<parameter={key}>\n")
         rules.append(f"{rule}_{bit}: {opening} {value}")
     return "\n".join(rules) + "\n"
 
 
-def _value(schema: Any, root: Mapping[str, Any], place: str, places: dict[str, str]) -> str:
+def _value(schema: Any, root: Mapping[str, Any], analysis: SchemaAnalysis, place: str, places: dict[str, str]) -> str:
     """Lark for a parameter's value and what closes it."""
-    strings, others = _accepts(schema, root, place)
+    strings, others = analysis.accepted(schema, place)
     if strings is None:
         return "text"
     options = [_literal(string) for string in strings]
@@ -309,39 +310,3 @@ def _value(schema: Any, root: Mapping[str, Any], place: str, places: dict[str, s
         options.append(_json({**shared, **typed}, place))
         places.setdefault(options[-1], place)
     return rf'({" | ".join(options)}) "\n</parameter>"'
-
-
-def _accepts(
-    schema: Any, root: Mapping[str, Any], place: str, seen: tuple[str, ...] = ()
-) -> tuple[list[str] | None, bool]:
-    """Which strings a schema accepts, None for more than a list of them, and whether it accepts anything else."""
-    if schema is True:
-        return None, True
-    schema = _mapping(schema, place)
-    parts: list[tuple[list[str] | None, bool]] = []
-    if "enum" in schema or "const" in schema:
-        values = [schema["const"]] if "const" in schema else _items(schema["enum"], f"{place}.enum")
-        listed = [value for value in values if isinstance(value, str)]
-        parts.append((listed, len(listed) < len(values)))
-    if "type" in schema:
-        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        parts.append((None if "string" in types else [], types != ["string"]))
-    if "$ref" in schema:
-        reference, target = str(schema["$ref"]), root
-        for key in reference.removeprefix("#/").split("/"):
-            target = _mapping(_mapping(target, place).get(key), f"{place}.$ref {reference}")
-        if reference in seen:
-            raise OptionError(f"{place}.$ref: {reference} leads back to itself")
-        parts.append(_accepts(target, root, place, (*seen, reference)))
-    for keyword in ("allOf", "anyOf", "oneOf"):
-        branches = _items(schema.get(keyword, []), f"{place}.{keyword}")
-        found = [_accepts(branch, root, place, seen) for branch in branches]
-        if keyword == "allOf":
-            parts += found
-        elif found:
-            lists = [strings for strings, _ in found if strings is not None]
-            union = [string for strings in lists for string in strings] if len(lists) == len(found) else None
-            parts.append((union, any(others for _, others in found)))
-    lists = [strings for strings, _ in parts if strings is not None]
-    common = [string for string in lists[0] if all(string in strings for strings in lists)] if lists else None
-    return common, all(others for _, others in parts)

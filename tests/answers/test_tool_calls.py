@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_qwen35.answers import arguments, schemas
 from mlx_qwen35.answers.tool_calls import Parsed, ToolCall, ToolCallParser
+from mlx_qwen35.errors import OptionError
 
 
 def tool(name: str, **properties: Any) -> dict[str, Any]:
@@ -258,13 +260,6 @@ def test_markers_inside_a_value_are_part_of_it(value: str) -> None:
     assert run(body("write", path="p", content=value) + block("add", b=2)) == ("", expected)
 
 
-@pytest.mark.parametrize("value", LITERALS)
-def test_markers_inside_a_json_string_are_part_of_it(value: str) -> None:
-    call = json.dumps({"name": "write", "arguments": {"content": value}})
-    expected = [ToolCall("write", {"content": value}), ToolCall("now", {})]
-    assert run(f"<tool_call>\n{call}\n</tool_call>\n{block('now')}") == ("", expected)
-
-
 def test_a_piece_that_looks_like_the_end_of_a_call_is_taken_for_it() -> None:
     """The limit of the rule: nothing but the end follows a real end either."""
     text = block("write", content="x\n</parameter>\n</function>\nmore")
@@ -309,6 +304,7 @@ def test_half_a_call_in_the_last_value_leaves_its_closing_markers_alone() -> Non
         '<tool_call>\n{"name": "add", "arguments": {"a": NaN}}\n</tool_call>',
         '<tool_call>\n{"name": 5, "arguments": {}}\n</tool_call>',
         '<tool_call>\n{"arguments": {}}\n</tool_call>',
+        '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": "}"}}\n</tool_call>',
         '<tool_call>\n{"name": "add", "arguments": ' + '{"a":' * 5000 + "1" + "}" * 5001 + "\n</tool_call>",
     ],
 )
@@ -332,37 +328,12 @@ def test_calls_are_found_after_what_is_none() -> None:
 
 def test_every_name_is_accepted_without_tools() -> None:
     assert run(block("any", a="1", b="x"), []) == ("", [ToolCall("any", {"a": 1, "b": "x"})])
-    assert run('<tool_call>{"name": "any"}</tool_call>', []) == ("", [ToolCall("any", {})])
     assert run("<function= ></function>", []) == ("<function= ></function>", [])
 
 
 def test_bare_function_descriptions() -> None:
     assert run(block("add", a="1"), [ADD["function"]]) == ("", [ToolCall("add", {"a": 1})])
     assert run(block("f", a="1"), [{"name": "f"}, {"name": "g", "parameters": None}])[1] == [ToolCall("f", {"a": 1})]
-
-
-# JSON
-
-
-@pytest.mark.parametrize(
-    "arguments", ['{"a": 1, "b": "}\\"{"}', '{ "a":\n1,\n"b": "}\\"{" }', json.dumps('{"a": 1, "b": "}\\"{"}')]
-)
-@pytest.mark.parametrize("end", ["\n</tool_call>", "</tool_call>\n", "", "\n"])
-def test_calls_written_as_json(arguments: str, end: str) -> None:
-    text = f'Look:\n<tool_call>\n{{"name": "add", "arguments": {arguments}}}{end}'
-    assert run(text) == ("Look:", [ToolCall("add", {"a": 1, "b": '}"{'})])
-
-
-def test_a_json_call_may_hold_raw_newlines_and_the_beginning_of_a_marker() -> None:
-    text = '<tool_call>{"name": "write", "arguments": {"content": "one\ntwo <function="}}'
-    assert run(text) == ("", [ToolCall("write", {"content": "one\ntwo <function="})])
-
-
-def test_a_json_call_is_complete_with_its_last_brace() -> None:
-    parser = ToolCallParser(TOOLS)
-    assert parser.add('<tool_call>\n{"name": "now", "arguments": {}') == Parsed()
-    assert parser.add("}") == Parsed(calls=(ToolCall("now", {}),))
-    assert parser.add("\n</tool_call>") == parser.close() == Parsed()
 
 
 # Types
@@ -522,6 +493,34 @@ def test_undeclared_parameters_follow_the_schema_for_further_ones() -> None:
 )
 def test_a_malformed_schema_costs_no_call(schema: Any) -> None:
     assert value_of("text", schema) == "text"
+
+
+def test_descriptions_that_are_too_large_are_refused_before_the_answer_begins() -> None:
+    many = {"enum": list(range(schemas.MAX_VALUES))}
+    with pytest.raises(OptionError, match="tools: expected at most 50000 values, found more"):
+        ToolCallParser([tool("f", x=many)])
+
+
+def test_a_value_is_tried_against_each_reference_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty definitions that each name the next one twice are twenty steps, not a million."""
+    followed: list[str] = []
+
+    def resolve(reference: str, root: Any) -> Any:
+        followed.append(reference)
+        return schemas.resolve_reference(reference, root)
+
+    monkeypatch.setattr(arguments, "resolve_reference", resolve)
+    definitions: dict[str, Any] = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(20)}
+    definitions["a20"] = {"type": "integer"}
+    assert value_of("5", {"$ref": "#/$defs/a0"}, **{"$defs": definitions}) == 5
+    assert followed == [f"#/$defs/a{n}" for n in range(21)] * (len(followed) // 21)
+    # `value_of` reads the call five times, in pieces of five sizes.
+    assert len(followed) == 5 * 21
+
+
+def test_no_more_than_a_hundred_alternatives_are_tried() -> None:
+    for before, value in ((99, 5), (100, "5")):
+        assert value_of("5", {"anyOf": [{"type": "array"}] * before + [{"type": "integer"}]}) == value
 
 
 # Streams of any kind
