@@ -1,10 +1,13 @@
-"""One rank of tests/test_distributed.py: reads prompts on a sharded or pipelined model.
+"""One rank of tests/test_distributed.py: reads prompts on sharded and pipelined models, one after the other.
 
-python -m tests.distributed_worker KIND CHECKPOINT OUT
+python -m tests.distributed_worker FOLDER KIND=CHECKPOINT...
+
+Rank 0 writes FOLDER/KIND-NAME.npy for each; what one of them raises is written to FOLDER/KIND-NAME.RANK.error instead.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -16,11 +19,9 @@ from mlx_qwen35.vision import make_vision_add_on
 from tests.parity.cases import CASES
 
 
-def main() -> None:
-    """Last logits of a prompt, and of one more token, for text and for two images."""
-    kind, directory, out = sys.argv[1:]
-    group = mx.distributed.init(backend="ring", strict=True) if kind != "solo" else None
-    checkpoint = Checkpoint.open(Path(directory))
+def logits(directory: Path, kind: str, group: Any) -> np.ndarray:
+    """Last logits of a prompt, and of one more token, for text and for two images; `kind` "solo" is one process."""
+    checkpoint = Checkpoint.open(directory)
     model = Model.from_checkpoint(checkpoint)
     vision = make_vision_add_on(checkpoint.config, model.vision_tower, checkpoint.directory)
     if kind == "shard":
@@ -33,11 +34,25 @@ def main() -> None:
         ids, layout = vision.prepare_prompt(CASES[name].input_ids, images)
         cache = vision.fill(model.make_cache(), Prompt(np.array(ids, np.int32), layout, images))
         for tokens in (ids, [5]):
-            logits = model(mx.array([tokens]), cache=cache)[0, -1]
-            mx.eval(logits)
-            rows.append(np.array(logits))
-    if group is None or group.rank() == 0:
-        np.save(out, np.stack(rows))
+            found = model(mx.array([tokens]), cache=cache)[0, -1]
+            mx.eval(found)
+            rows.append(np.array(found))
+    return np.stack(rows)
+
+
+def main() -> None:
+    """All jobs of the command line."""
+    folder, jobs = Path(sys.argv[1]), [job.split("=", 1) for job in sys.argv[2:]]
+    group = mx.distributed.init(backend="ring", strict=True)
+    for kind, directory in jobs:
+        name = f"{kind}-{Path(directory).name}"
+        try:
+            found = logits(Path(directory), kind, group)
+        except Exception as error:
+            (folder / f"{name}.{group.rank()}.error").write_text(f"{type(error).__name__}: {error}")
+        else:
+            if group.rank() == 0:
+                np.save(folder / f"{name}.npy", found)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,20 @@
 import argparse
 import copy
 import json
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from mlx_qwen35.bench.serve import Server, serving
 from tools.load.__main__ import loopback, main, own_command
-from tools.load.clients import TALK, Load
+from tools.load.clients import Load
 from tools.load.conversations import make_pool
 from tools.load.held import Sample, leaks, sample
 from tools.load.malformed import Malformed, make_malformed
@@ -44,6 +46,7 @@ def small(referred: Load) -> Load:
     """The same, with a tally of its own."""
     found = copy.copy(referred)
     found.references = {number: list(answers) for number, answers in referred.references.items()}
+    found._suspects = {}
     found.tally = Tally()
     return found
 
@@ -69,18 +72,30 @@ def test_a_short_load(server: Server, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "problems: 0" in capsys.readouterr().out
 
 
-def test_a_wrong_answer_is_reported(small: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.load.clients.ACTIONS", {TALK: 1})
-    small.run(0.1, 2, "test")
-    assert small.tally.problems == []
-    assert small.retry() == {}
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: str(protocol.name))
+def test_the_answers_are_those_of_the_references(small: Load, protocol: Protocol, streamed: bool) -> None:
+    (conversation,) = small.pool
+    assert small._compare(conversation, protocol, streamed=streamed, until=math.inf) is None
+    assert small.tally.statuses == {"200": len(conversation.turns)}
     first = small.references[0][0]
     small.references[0][0] = replace(first, text="Something else.")
-    small.run(0.1, 2, "test")
+    found = small._compare(conversation, protocol, streamed=streamed, until=math.inf)
+    assert found == f"turn 1: text: expected 'Something else.', found {first.text!r}"
+
+
+def test_a_wrong_answer_is_reported(small: Load) -> None:
+    """By whom it was got, and once more when it is asked again alone."""
+    first = small.references[0][0]
+    small.references[0][0] = replace(first, text="Something else.")
+    small._talk_and_compare(Random(1), math.inf)
+    (problem,) = small.tally.problems
+    assert problem.startswith("wrong answer: text conversation 0, ")
     found = f"turn 1: text: expected 'Something else.', found {first.text!r}"
-    assert all(problem.startswith("wrong answer: text conversation 0") for problem in small.tally.problems)
-    assert found in small.tally.problems[0]
-    assert set(small.retry().values()) == {found}
+    assert problem.endswith(found)
+    assert list(small.retry().values()) == [found]
+    # Once for each of the two.
+    assert small.tally.statuses == {"200": 2}
 
 
 def test_every_malformed_request_is_refused(small: Load) -> None:

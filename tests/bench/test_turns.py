@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.bench import parents, turns
+from mlx_qwen35.bench import conversation, parents, turns
 from mlx_qwen35.bench.conversation import TOOLS, Step, write_conversation
 from mlx_qwen35.cli.main import main
 from tests.tiny import DENSE, Shape
@@ -26,10 +26,19 @@ def test_the_script(kit: ModelKit, steps: list[Step]) -> None:
     assert kit.process_prompt(steps[-1].messages, tools=TOOLS).layout is not None
 
 
-def test_no_token_is_read_twice_beyond_what_the_template_forces(checkpoint_dir: Callable[[Shape], Path]) -> None:
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Step]]:
+    """The conversation with short texts, which make no difference to what is read again."""
+    monkeypatch.setattr(conversation, "_REASONING", "The question is about what was shown. ")
+    monkeypatch.setattr(conversation, "_ANSWER", "There is a red circle. ")
+    return lambda: write_conversation(lambda _: 1000)
+
+
+def test_no_token_is_read_twice_beyond_what_the_template_forces(
+    checkpoint_dir: Callable[[Shape], Path], brief: Callable[[], list[Step]]
+) -> None:
     """What is read is what differs from the sequence before, and at least one token."""
-    # With a short system message, which makes no difference to it.
-    steps = write_conversation(lambda _: 1000)
+    steps = brief()
     images = []
     before: list[int] = []
     with ModelKit.load(checkpoint_dir(DENSE)) as kit:
@@ -43,8 +52,8 @@ def test_no_token_is_read_twice_beyond_what_the_template_forces(checkpoint_dir: 
     assert images == [0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0]
 
 
-def test_cold_warm_and_ahead(checkpoint_dir: Callable[[Shape], Path]) -> None:
-    steps = write_conversation(lambda _: 1000)[2:4]
+def test_cold_warm_and_ahead(checkpoint_dir: Callable[[Shape], Path], brief: Callable[[], list[Step]]) -> None:
+    steps = brief()[2:4]
     found = turns.measure(checkpoint_dir(DENSE), steps, repeats=1)
     assert [cost.prefilled for cost in found["cold"]] == [cost.prompt_tokens for cost in found["cold"]]
     assert [cost.images_encoded for cost in found["cold"]] == [1, 1]
@@ -58,7 +67,9 @@ def test_medians_are_of_times_only() -> None:
 
 
 @pytest.mark.parametrize("parent", ["mlx-lm", "mlx-vlm"])
-def test_a_parent_s_server(checkpoint_dir: Callable[[Shape], Path], kit: ModelKit, parent: str) -> None:
+def test_a_parent_s_server(
+    checkpoint_dir: Callable[[Shape], Path], kit: ModelKit, parent: str, brief: Callable[[], list[Step]]
+) -> None:
     """Its own count of the same prompt is ours, up to a little in how it writes tools."""
     steps = write_conversation(lambda _: 1000, images=parent == "mlx-vlm")[2:4]
     costs = parents.measure(parent, checkpoint_dir(DENSE), steps, repeats=1)
