@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +34,7 @@ def add_parser(commands: Any) -> None:
         "user types. mlx-lm gets the conversation without its images, which it cannot read.",
     )
     add_model_name(turns)
-    turns.add_argument("--against", action="append", default=[], choices=PARENTS, help="measure its server too")
-    turns.add_argument("--repeats", type=int, default=3, help="runs; times are medians")
-    turns.add_argument("--json", action="store_true", help="print one JSON object")
-    turns.set_defaults(run=run_turns)
+    _add_common(turns, run_turns, against="measure its server too", repeats="runs; times are medians")
     start = measurements.add_parser(
         "start",
         help="importing, --help, and the first token of a new process",
@@ -45,12 +42,54 @@ def add_parser(commands: Any) -> None:
         "model and writes one token; other runtimes by their own commands.",
     )
     add_model_name(start)
-    start.add_argument("--against", action="append", default=[], choices=PARENTS, help="measure it too; repeatable")
-    start.add_argument("--repeats", type=int, default=3, help="counted runs of each, after one that is not")
-    start.add_argument("--json", action="store_true", help="print one JSON object")
-    start.set_defaults(run=run_start)
+    _add_common(start, run_start, repeats="counted runs of each, after one that is not")
     _add_speed(measurements)
     _add_serve(measurements)
+
+
+def _add_common(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], None],
+    *,
+    repeats: str,
+    against: str = "measure it too",
+) -> None:
+    """The flags of every measurement."""
+    parser.add_argument("--against", action="append", default=[], choices=PARENTS, help=f"{against}; repeatable")
+    parser.add_argument("--repeats", type=int, default=3, help=repeats)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+class Table:
+    """A Markdown table on standard output, row by row as figures come.
+
+    Args:
+        head: A title for each column.
+        align: For each column, "l" for words and "r" for numbers.
+        shown: Whether it is printed at all; JSON takes its place.
+    """
+
+    def __init__(self, head: Sequence[str], align: str, *, shown: bool) -> None:
+        self._shown = shown
+        self.row(*head)
+        if shown:
+            print("|" + "|".join({"l": "---", "r": "--:"}[side] for side in align) + "|")
+
+    def row(self, *cells: object) -> None:
+        """One row; an empty cell is a single space."""
+        if self._shown:
+            print("|" + "|".join(f" {cell} " if str(cell) else " " for cell in cells) + "|", flush=True)
+
+
+def _print_json(report: Mapping[str, object]) -> None:
+    json.dump(report, sys.stdout, indent=1)
+    print()
+
+
+def _cell(text: str, ratio: float | None) -> str:
+    """A figure, and how this package compares, where there is something to compare with."""
+    return text if ratio is None else f"{text} ({ratio:.2f})"
 
 
 def run_start(options: argparse.Namespace) -> None:
@@ -62,14 +101,11 @@ def run_start(options: argparse.Namespace) -> None:
     repeats = whole_number("--repeats", options.repeats, 1)
     found = start.measure(find_checkpoint(model_of(options)), options.against, repeats)
     if options.json:
-        json.dump({"repeats": repeats, "seconds": found}, sys.stdout, indent=1)
-        print()
-        return
+        _print_json({"repeats": repeats, "seconds": found})
     names = ("mlx-qwen35", *options.against)
-    print(f"| | {' | '.join(names)} |")
-    print("|---|" + "--:|" * len(names))
+    table = Table(("", *names), "l" + "r" * len(names), shown=not options.json)
     for measurement, times in found.items():
-        print(f"| {measurement} | {' | '.join(f'{times[name]:.2f} s' for name in names)} |")
+        table.row(measurement, *(f"{times[name]:.2f} s" for name in names))
 
 
 def _add_speed(measurements: Any) -> None:
@@ -81,21 +117,14 @@ def _add_speed(measurements: Any) -> None:
         "same process; figures are medians.",
     )
     _add_source(speed)
-    speed.add_argument("--against", action="append", default=[], choices=PARENTS, help="measure it too; repeatable")
     speed.add_argument("--lengths", type=_numbers, default=None, metavar="N,N", help="tokens of text prompts")
     speed.add_argument("--images", type=_numbers, default=None, metavar="N,N", help="numbers of images; 0 for none")
     speed.add_argument("--batches", type=_numbers, default=None, metavar="N,N", help="rows; 1 is what text prompts are")
     speed.add_argument("--side", type=int, default=512, help="width and height of an image in pixels")
     speed.add_argument("--tokens", type=int, default=32, help="tokens to write")
-    speed.add_argument(
-        "--repeats",
-        type=int,
-        default=3,
-        help="counted runs of each, after one that is not; what takes over a minute is run once",
-    )
-    speed.add_argument("--json", action="store_true", help="print one JSON object")
     speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed")
-    speed.set_defaults(run=run_speed)
+    counted = "counted runs of each, after one that is not; what takes over a minute is run once"
+    _add_common(speed, run_speed, repeats=counted)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -169,47 +198,43 @@ def run_speed(options: argparse.Namespace) -> None:
                 tokens=tokens,
             )
 
-        on_case = _quiet
-        if not options.json:
-            print("| case | runtime | prompt | first token | per token | peak |")
-            print("|---|---|--:|--:|--:|--:|")
-            on_case = _print_case
-        results = speed.measure(model, options.against, make, repeats, on_case)
+        head = ("case", "runtime", "prompt", "first token", "per token", "peak")
+        table = Table(head, "llrrrr", shown=not options.json)
+
+        def show(case: str, found: "dict[str, Figures]") -> None:
+            for name, figures in found.items():
+                table.row(case, name, *_speed_cells(figures, speed.ratios(found, name)))
+
+        results = speed.measure(model, options.against, make, repeats, show)
     if options.plot:
         Path(options.plot).write_text(
             bars({case: {name: f.prompt_tps for name, f in found.items()} for case, found in results.items()})
         )
     if options.json:
-        rows = {
-            case: {
-                name: dataclasses.asdict(figures)
-                | ({} if name == "mlx-qwen35" else {"ratios": speed.ratios(found, name)})
-                for name, figures in found.items()
-            }
-            for case, found in results.items()
+        _print_json({"repeats": repeats, "cases": _with_ratios(results, speed.ratios)})
+
+
+def _speed_cells(figures: "Figures", ratios: Mapping[str, float]) -> list[str]:
+    prompt, first, peak = figures.prompt_tps, figures.first_token, figures.peak
+    return [
+        "" if prompt is None else _cell(f"{prompt:.0f} tok/s", ratios.get("prompt")),
+        "" if first is None else f"{first * 1000:.0f} ms",
+        _cell(f"{figures.per_token * 1000:.2f} ms", ratios.get("per_token")),
+        "" if peak is None else _cell(f"{peak / 2**20:.0f} MiB", ratios.get("peak")),
+    ]
+
+
+def _with_ratios(
+    results: Mapping[Any, dict[str, Any]], ratios: Callable[[dict[str, Any], str], dict[str, float]]
+) -> dict[Any, dict[str, dict[str, Any]]]:
+    """Results for JSON, those of other runtimes with how this package compares."""
+    return {
+        case: {
+            name: dataclasses.asdict(figures) | ({"ratios": compared} if (compared := ratios(found, name)) else {})
+            for name, figures in found.items()
         }
-        json.dump({"repeats": repeats, "cases": rows}, sys.stdout, indent=1)
-        print()
-
-
-def _quiet(case: str, found: "dict[str, Figures]") -> None:
-    """Nothing to show until the end."""
-
-
-def _print_case(case: str, found: "dict[str, Figures]") -> None:
-    from mlx_qwen35.bench.speed import ratios
-
-    for name, figures in found.items():
-        against = {} if name == "mlx-qwen35" else ratios(found, name)
-
-        def cell(text: str, ratio: str, against: dict[str, float] = against) -> str:
-            return f"{text} ({against[ratio]:.2f})" if ratio in against else text
-
-        prompt = "" if figures.prompt_tps is None else cell(f"{figures.prompt_tps:.0f} tok/s", "prompt")
-        first = "" if figures.first_token is None else f"{figures.first_token * 1000:.0f} ms"
-        per_token = cell(f"{figures.per_token * 1000:.2f} ms", "per_token")
-        peak = "" if figures.peak is None else cell(f"{figures.peak / 2**20:.0f} MiB", "peak")
-        print(f"| {case} | {name} | {prompt} | {first} | {per_token} | {peak} |", flush=True)
+        for case, found in results.items()
+    }
 
 
 def _add_serve(measurements: Any) -> None:
@@ -221,13 +246,10 @@ def _add_serve(measurements: Any) -> None:
         "and are asked in turns. Prompts are new in every turn; figures are medians.",
     )
     _add_source(serve)
-    serve.add_argument("--against", action="append", default=[], choices=PARENTS, help="measure it too; repeatable")
     serve.add_argument("--requests", type=_numbers, default=None, metavar="N,N", help="at once; default: 1,2,4,8")
     serve.add_argument("--prompt-tokens", type=int, default=128, help="tokens of a question, at least")
     serve.add_argument("--tokens", type=int, default=64, help="tokens to write")
-    serve.add_argument("--repeats", type=int, default=3, help="counted runs of each, after one that is not")
-    serve.add_argument("--json", action="store_true", help="print one JSON object")
-    serve.set_defaults(run=run_serve)
+    _add_common(serve, run_serve, repeats="counted runs of each, after one that is not")
 
 
 def run_serve(options: argparse.Namespace) -> None:
@@ -243,11 +265,16 @@ def run_serve(options: argparse.Namespace) -> None:
     tokens = whole_number("--tokens", options.tokens, 2)
     _check_source(options)
     with _source(options) as model:
-        on_case = _quiet_requests
-        if not options.json:
-            print("| requests | server | prompt | answer | all together | first token |")
-            print("|--:|---|--:|--:|--:|--:|")
-            on_case = _print_requests
+        head = ("requests", "server", "prompt", "answer", "all together", "first token")
+        table = Table(head, "rlrrrr", shown=not options.json)
+
+        def show(count: int, found: "dict[str, serve.Figures]") -> None:
+            for name, figures in found.items():
+                against = serve.ratios(found, name)
+                speed = _cell(f"{figures.tokens_per_second:.0f} tok/s", against.get("tokens_per_second"))
+                first = _cell(f"{figures.first_token * 1000:.0f} ms", against.get("first_token"))
+                table.row(count, name, figures.prompt_tokens, figures.tokens, speed, first)
+
         results = serve.measure(
             model,
             options.against,
@@ -255,33 +282,10 @@ def run_serve(options: argparse.Namespace) -> None:
             prompt_tokens=prompt_tokens,
             tokens=tokens,
             repeats=repeats,
-            on_case=on_case,
+            on_case=show,
         )
     if options.json:
-        rows = {
-            count: {
-                name: dataclasses.asdict(figures) | ({} if name == serve.OWN else {"ratios": serve.ratios(found, name)})
-                for name, figures in found.items()
-            }
-            for count, found in results.items()
-        }
-        json.dump({"repeats": repeats, "requests": rows}, sys.stdout, indent=1)
-        print()
-
-
-def _quiet_requests(count: int, found: "dict[str, serve.Figures]") -> None:
-    """Nothing to show until the end."""
-
-
-def _print_requests(count: int, found: "dict[str, serve.Figures]") -> None:
-    from mlx_qwen35.bench import serve
-
-    for name, figures in found.items():
-        speed, first = f"{figures.tokens_per_second:.0f} tok/s", f"{figures.first_token * 1000:.0f} ms"
-        if name != serve.OWN:
-            against = serve.ratios(found, name)
-            speed, first = f"{speed} ({against['tokens_per_second']:.2f})", f"{first} ({against['first_token']:.2f})"
-        print(f"| {count} | {name} | {figures.prompt_tokens} | {figures.tokens} | {speed} | {first} |", flush=True)
+        _print_json({"repeats": repeats, "requests": _with_ratios(results, serve.ratios)})
 
 
 def run_turns(options: argparse.Namespace) -> None:
@@ -312,18 +316,17 @@ def run_turns(options: argparse.Namespace) -> None:
             | {name: dataclasses.asdict(costs[number]) for name, costs in columns.items()}
             for number, step in enumerate(steps)
         ]
-        json.dump({"model": str(directory), "repeats": options.repeats, "steps": rows}, sys.stdout, indent=1)
-        print()
+        _print_json({"model": str(directory), "repeats": options.repeats, "steps": rows})
         return
-    print("| turn | | prompt | " + " | ".join(f"{name}: read, images, first token" for name in columns) + " |")
-    print("|--:|---|--:|" + "--:|" * len(columns))
+    head = ("turn", "", "prompt", *(f"{name}: read, images, first token" for name in columns))
+    table = Table(head, "rlr" + "r" * len(columns), shown=True)
     for number, step in enumerate(steps):
-        cells = " | ".join(_cell(costs[number]) for costs in columns.values())
-        print(f"| {step.turn} | {step.name} | {cold[number].prompt_tokens} | {cells} |")
+        cells = [_turn_cell(costs[number]) for costs in columns.values()]
+        table.row(step.turn, step.name, cold[number].prompt_tokens, *cells)
     ratios = [f"{cold[-1].seconds / costs[-1].seconds:.1f} ({name})" for name, costs in columns.items()]
     print(f"\nTime to first token on the last turn, cold against each: {', '.join(ratios)}")
 
 
-def _cell(cost: "Cost") -> str:
+def _turn_cell(cost: "Cost") -> str:
     images = "" if cost.images_encoded is None else f"{cost.images_encoded}, "
     return f"{cost.prefilled}, {images}{cost.seconds * 1000:.0f} ms"

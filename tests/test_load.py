@@ -14,7 +14,7 @@ from random import Random
 
 import pytest
 
-from mlx_qwen35.bench.serve import Server, serving
+from mlx_qwen35.bench.servers import Server, serving
 from tools.load.__main__ import loopback, main, own_command
 from tools.load.clients import Load
 from tools.load.conversations import make_pool

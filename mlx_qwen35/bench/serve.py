@@ -1,58 +1,21 @@
 """Several requests at once to a server: this package's, mlx-lm's and mlx-vlm's, each as its users run it, in turns."""
 
-import http.client
-import json
-import os
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from string import ascii_lowercase
-from typing import IO, Any
+from typing import Any
 
-from mlx_qwen35.bench.parents import SERVERS
+from mlx_qwen35.bench.servers import OWN, Answer, command, serving, stream_chat
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 
-OWN = "mlx-qwen35"
-MODULES = {OWN: ("mlx_qwen35.cli.main", "serve"), **SERVERS}
 AT_ONCE = (1, 2, 4, 8)
-_START_SECONDS = 300
-_STOP_SECONDS = 10
-_TIMEOUT_SECONDS = 600
 _WORDS = ("name", "the", "shapes", "and", "colors", "that", "you", "see", "red", "circle", "blue", "square", "star")
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server that runs on this machine."""
-
-    port: int
-    process: subprocess.Popen[bytes]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one request got.
-
-    Args:
-        began, first, ended: When it was sent, wrote its first text, and was complete; of `time.perf_counter`.
-        prompt_tokens, tokens: What the server counted.
-    """
-
-    began: float
-    first: float
-    ended: float
-    prompt_tokens: int
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -72,104 +35,6 @@ class Figures:
     tokens: int
 
 
-def command(name: str, model: str | Path) -> list[str]:
-    """What starts a server, but for its address."""
-    own = ("--served-model-name", str(model), "--log-level", "warning") if name == OWN else ()
-    return [sys.executable, "-m", *MODULES[name], "--model", str(model), *own]
-
-
-@contextmanager
-def serving(command: Sequence[str], name: str, log: IO[bytes] | None = None) -> Iterator[Server]:
-    """A server on a free port of this machine, reachable from it alone.
-
-    Args:
-        command: Takes --host and --port, and answers GET /v1/models when it is ready.
-        name: For errors.
-        log: Where its output goes; None for nowhere.
-    Raises:
-        OptionError: It does not come up.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    # A key from the environment would shut out the requests made here.
-    environment = {name: value for name, value in os.environ.items() if name != "MLX_QWEN35_API_KEY"}
-    output: Any = subprocess.DEVNULL if log is None else log
-    process = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)],
-        stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + _START_SECONDS
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise OptionError(f"{name}: its server does not start: {' '.join(command[1:])}")
-            time.sleep(0.1)
-        yield Server(port, process)
-    finally:
-        stop(process)
-
-
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/v1/models")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def stop(process: subprocess.Popen[bytes], how: int = signal.SIGTERM, seconds: float = _STOP_SECONDS) -> bool:
-    """End a process, gently first; whether that was enough."""
-    if process.poll() is not None:
-        return True
-    process.send_signal(how)
-    try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return False
-    return True
-
-
-def request(port: int, body: dict[str, Any]) -> Answer:
-    """One streamed chat completion.
-
-    Raises:
-        OptionError: The server refuses it, or does not say what it used.
-    """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
-    usage: dict[str, Any] = {}
-    began, first = time.perf_counter(), None
-    try:
-        connection.request(
-            "POST", "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        response = connection.getresponse()
-        if response.status != 200:
-            raise OptionError(f"port {port}: expected status 200, found {response.status}: {response.read(300)!r}")
-        for line in response:
-            if not line.startswith(b"data: {"):
-                continue  # a comment that keeps the connection alive, or the end
-            chunk = json.loads(line[len(b"data: ") :])
-            if first is None and any(_says_something(choice.get("delta") or {}) for choice in chunk.get("choices", ())):
-                first = time.perf_counter()
-            usage = chunk.get("usage") or usage
-    finally:
-        connection.close()
-    ended = time.perf_counter()
-    if "completion_tokens" not in usage or "prompt_tokens" not in usage:
-        raise OptionError(f"port {port}: expected the usage of a request, found none")
-    return Answer(began, first or ended, ended, usage["prompt_tokens"], usage["completion_tokens"])
-
-
-def _says_something(delta: dict[str, Any]) -> bool:
-    return any(delta.get(name) for name in ("content", "reasoning_content", "reasoning"))
-
-
 def together(port: int, bodies: Sequence[dict[str, Any]]) -> list[Answer]:
     """Requests that begin at the same time.
 
@@ -183,7 +48,7 @@ def together(port: int, bodies: Sequence[dict[str, Any]]) -> list[Answer]:
     def send(body: dict[str, Any]) -> None:
         start.wait()
         try:
-            answers.append(request(port, body))
+            answers.append(stream_chat(port, body))
         except Exception as error:
             errors.append(error)
 
@@ -245,7 +110,7 @@ def measure(
     kept of it. The first turn warms up, and is not counted.
 
     Args:
-        against: Names of `SERVERS` beside this package's.
+        against: Names of `MODULES` beside this package's.
         at_once: Numbers of requests.
         prompt_tokens, tokens: Of each request: at least, and exactly.
         on_case: Called with each finished number of requests.
@@ -279,9 +144,17 @@ def measure(
     return results
 
 
-def ratios(figures: dict[str, Figures], parent: str) -> dict[str, float]:
-    """How this package compares: speed (larger is better), time to first token (smaller is better)."""
-    own, other = figures[OWN], figures[parent]
+def ratios(figures: dict[str, Figures], name: str) -> dict[str, float]:
+    """How this package compares: speed (larger is better), time to first token (smaller is better).
+
+    Args:
+        name: Of the other server.
+    Returns:
+        Nothing for this package itself.
+    """
+    if name == OWN:
+        return {}
+    own, other = figures[OWN], figures[name]
     return {
         "tokens_per_second": own.tokens_per_second / other.tokens_per_second,
         "first_token": own.first_token / other.first_token,

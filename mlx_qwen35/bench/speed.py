@@ -147,9 +147,17 @@ def _run(runtime: Runtime, case: Case) -> Run:
     return runtime.run(case.prompts[0], case.tokens)
 
 
-def ratios(figures: dict[str, Figures], parent: str) -> dict[str, float]:
-    """How this package compares: reading speed (larger is better), decode time and peak (smaller is better)."""
-    own, other = figures["mlx-qwen35"], figures[parent]
+def ratios(figures: dict[str, Figures], name: str) -> dict[str, float]:
+    """How this package compares: reading speed (larger is better), decode time and peak (smaller is better).
+
+    Args:
+        name: Of the other runtime.
+    Returns:
+        Nothing for this package itself.
+    """
+    if name == OwnRuntime.name:
+        return {}
+    own, other = figures[OwnRuntime.name], figures[name]
     found = {"per_token": own.per_token / other.per_token}
     if own.first_token is not None and other.first_token is not None:
         found["prompt"] = other.first_token / own.first_token

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the server extra")
 
-from mlx_qwen35.bench.serve import serving
+from mlx_qwen35.bench.servers import serving
 from mlx_qwen35.checkpoints.files import BOX
 from tests.cli.test_commands import run
 

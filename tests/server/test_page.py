@@ -19,19 +19,14 @@ from PIL import Image
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.server.generation import StreamEvent
 from mlx_qwen35.server.service import GenerationService, PreparedRequest
+from tests.server.browser import PATIENCE, Chat, expect, playwright, stream
 from tests.server.conftest import Running, serving
 from tools.box.scenes import Scene, Thing, draw
-
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the test extra")
-expect = playwright.expect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 # Headers hold bytes; the page has to send those of this text.
 KEY = "sesame ✓"
-# Milliseconds; only a machine that has much else to do needs as long.
-PATIENCE = 60_000
-FIGURES = re.compile(r"^[\d.]+ tokens/s · first token after [\d.]+ s · (\d+) prompt tokens, (\d+) cached$")
 HOSTILE = """<img src=x onerror="document.title='run'"><script>document.title='run'</script>"""
 
 MARKDOWN = f"""\
@@ -97,82 +92,6 @@ def browser() -> Iterator[Any]:
 def locked(box: ModelKit) -> Iterator[Running]:
     with serving(box, api_key=KEY) as running:
         yield running
-
-
-class Chat:
-    """The page, as somebody uses it."""
-
-    def __init__(self, page: Any, url: str) -> None:
-        self.page, self._url = page, url
-        self.log, self.text = page.locator("#log"), page.get_by_label("Message", exact=True)
-        self.answers, self.errors = page.locator(".answer .text"), page.locator(".answer .error")
-        self.thumbnails, self.sent_images = page.locator("#thumbnails img"), page.locator(".user img")
-        self.complaints: list[str] = []
-        self.asked: list[dict[str, Any]] = []
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", self._note)
-        page.goto(url)
-
-    def _note(self, request: Any) -> None:
-        if not request.url.startswith((self._url, "data:", "blob:")):
-            self.complaints.append(f"asked {request.url}")
-        if request.url.endswith("/v1/chat/completions"):
-            self.asked.append(request.post_data_json)
-
-    def say(self, text: str) -> None:
-        self.text.fill(text)
-        self.text.press("Enter")
-
-    def press(self, name: str) -> None:
-        self.page.get_by_role("button", name=name, exact=True).click()
-
-    def set(self, **values: str) -> None:
-        """In the settings, by the name of the field."""
-        self.press("Settings")
-        for name, value in values.items():
-            field = self.page.locator(f"dialog #{name}")
-            field.select_option(value) if name == "thinking" else field.fill(value)
-        self.press("Done")
-
-    def figures(self, at: int) -> tuple[int, int]:
-        """Tokens of the prompt, and how many of them were cached, from the line under an answer."""
-        line = self.page.locator(".stats").nth(at)
-        expect(line).to_have_text(FIGURES)
-        found = FIGURES.match(line.inner_text())
-        assert found is not None
-        return int(found[1]), int(found[2])
-
-    def answer_with(self, *deltas: dict[str, str], reason: str | None = "stop", error: str | None = None) -> None:
-        """In place of the server, from now on."""
-        body = stream(*deltas, reason=reason, error=error)
-        self.page.route(
-            "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body)
-        )
-
-    def hand_over(self, how: str, data: bytes, name: str, kind: str = "image/png") -> None:
-        """A file, dropped onto the page or pasted into it."""
-        self.page.evaluate(
-            """([how, data, name, type]) => {
-                const files = new DataTransfer(), bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-                files.items.add(new File([bytes], name, { type }));
-                const [Event, field] = how === "drop" ? [DragEvent, "dataTransfer"] : [ClipboardEvent, "clipboardData"];
-                const event = new Event(how, { [field]: files, bubbles: true, cancelable: true });
-                document.querySelector("#text").dispatchEvent(event);
-            }""",
-            [how, base64.b64encode(data).decode(), name, kind],
-        )
-
-
-def stream(*deltas: dict[str, str], reason: str | None = "stop", error: str | None = None) -> str:
-    """An answer as the server would send it."""
-    choices: list[dict[str, Any]] = [{"delta": delta, "finish_reason": None} for delta in deltas]
-    if reason is not None:
-        choices.append({"delta": {}, "finish_reason": reason})
-    events: list[dict[str, Any]] = [{"model": "box", "choices": [choice]} for choice in choices]
-    if error is not None:
-        events.append({"error": {"message": error}})
-    return "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events) + "data: [DONE]\n\n"
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mlx_qwen35.bench.serve import serving, stop
+from mlx_qwen35.bench.servers import serving, stop
 from mlx_qwen35.checkpoints.files import BOX
 from tools.load.clients import IDLE_SECONDS, Load
 from tools.load.conversations import POOL, Json, make_pool
