@@ -98,6 +98,8 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, *, scale: flo
     dtype = queries.dtype
     queries, keys, values = (x.astype(mx.float32) for x in (queries, keys, values))
     queries = (queries * (scale * _LOG2_E)).reshape(B, Hk, H // Hk, L, D)
+    if isinstance(mask, mx.array):
+        mask = mx.expand_dims(mx.broadcast_to(mask, (*mask.shape[:-2], L, S)), -3)
     blocks = []
     for start in range(0, L, QUERIES):
         stop = min(start + QUERIES, L)
@@ -109,8 +111,7 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, *, scale: flo
         if isinstance(mask, str):
             allowed = mx.arange(S - L + start, S - L + stop)[:, None] >= mx.arange(seen)
         elif mask is not None:
-            # (B, 1, 1, L, S), or 1 for any of them.
-            allowed = mx.expand_dims(mask, -3)[..., start:stop, :]
+            allowed = mask[..., start:stop, :]
         if allowed is not None:
             # Not infinity: a query that may look nowhere, as in padding, would become NaN, and spread.
             scores = mx.where(allowed, scores, mx.finfo(mx.float32).min)

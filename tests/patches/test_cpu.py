@@ -17,7 +17,7 @@ from tests.tiny import DENSE, MOE, Shape
 
 # Of the largest expected value. Oracles compute in float32; a result in bfloat16 is rounded once, by at most 2^-8.
 TOLERANCE = {mx.float32: 2e-6, mx.bfloat16: 2**-8 + 2e-6}
-needs_cpu = pytest.mark.skipif(not cpu.on_cpu(), reason="MLX runs on another backend here")
+needs_cpu = pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="MLX runs on another backend here")
 
 
 def normal(*shape: int, dtype: mx.Dtype = mx.float32, scale: float = 1.0) -> mx.array:
@@ -33,6 +33,12 @@ def assert_close(found: mx.array, expected: mx.array, dtype: mx.Dtype = mx.float
     assert found.shape == expected.shape
     error = mx.abs(wide(found) - expected).max() / mx.abs(expected).max()
     assert error.item() <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("kind", [mx.cpu, mx.gpu], ids=["cpu", "gpu"])
+def test_the_device_that_mlx_runs_on_decides(monkeypatch: pytest.MonkeyPatch, kind: mx.DeviceType) -> None:
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(kind))
+    assert cpu.on_cpu() is (kind == mx.cpu)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
@@ -73,6 +79,17 @@ def test_attention(mask: str | None, length: int, stored: int, dtype: mx.Dtype) 
     seen = slice(1 if mask == "padding" and not stored else 0, None)
     assert_close(found[:, :, seen], expected[:, :, seen], dtype)
     assert mx.isfinite(found).all().item()
+
+
+@pytest.mark.parametrize("shape", [(1, 7 + 2 * cpu.QUERIES), (2, 1, 1, 7 + 2 * cpu.QUERIES), (2 * cpu.QUERIES, 1)])
+def test_a_mask_may_be_smaller_than_the_scores(shape: tuple[int, ...]) -> None:
+    """One for all queries, or for all keys, as MLX's scaled_dot_product_attention takes it."""
+    queries, keys = normal(2, 4, 2 * cpu.QUERIES, 16), normal(2, 2, 7 + 2 * cpu.QUERIES, 16)
+    mask = normal(*shape) > -1
+    found = cpu.attention(queries, keys, keys, scale=0.3, mask=mask)
+    expected = mx.fast.scaled_dot_product_attention(queries, keys, keys, scale=0.3, mask=mask)
+    seen = mx.broadcast_to(mask, (2, 4, 2 * cpu.QUERIES, 7 + 2 * cpu.QUERIES)).any(axis=-1, keepdims=True)
+    assert_close(mx.where(seen, found, 0), mx.where(seen, expected, 0))
 
 
 def test_attention_holds_few_scores() -> None:
