@@ -99,19 +99,17 @@ class MediaLayout:
         cursor = start
         for index in self.overlapping(start, stop):
             span = self.spans[index]
-            if cursor < span.start:
-                out[:, cursor - start : span.start - start] = _text_positions(cursor, span.start, self.delta_at(cursor))
             low, high = max(start, span.start), min(stop, span.stop)
+            out[:, cursor - start : low - start] = self._text_positions(cursor, low)
             axes = np.unravel_index(np.arange(low - span.start, high - span.start), span.grid_thw)
             out[:, low - start : high - start] = np.stack(axes) + span.position
             cursor = high
-        if cursor < stop:
-            out[:, cursor - start :] = _text_positions(cursor, stop, self.delta_at(cursor))
+        out[:, cursor - start :] = self._text_positions(cursor, stop)
         return out
 
-
-def _text_positions(start: int, stop: int, delta: int) -> NDArray[np.int32]:
-    return np.arange(start + delta, stop + delta, dtype=np.int32)
+    def _text_positions(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Of tokens in [start, stop) that are text."""
+        return np.arange(start, stop) + self.delta_at(start)
 
 
 def merged_grid(grid_thw: Sequence[int], spatial_merge_size: int) -> tuple[int, int, int]:

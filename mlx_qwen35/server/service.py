@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, TemplateError, meta
 
@@ -204,7 +204,7 @@ class GenerationService:
 
         try:
             for index, request in enumerate(prepared.requests):
-                reserved = {} if places is None else {"reservation": places[index]}
+                reserved: dict[str, Any] = {} if places is None else {"reservation": places[index]}
                 jobs.append(self.engine.submit(request, sink(index), **reserved))
             while not all(answer.finished for answer in answers):
                 try:

@@ -35,7 +35,9 @@ def test_a_hand_computed_table() -> None:
         [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7],
     ]
     np.testing.assert_array_equal(layout.position_ids(0, 11), expected)
-    assert layout.rope_delta == -3
+    assert layout.position_ids(0, 11).dtype == np.int32
+    assert (layout.length, layout.rope_delta) == (11, -3)
+    assert [layout.delta_at(tokens) for tokens in (1, 2, 7, 8, 9, 20)] == [0, 0, 0, -3, -3, -3]
 
 
 @given(PIECES)
@@ -83,6 +85,15 @@ def test_cuts_inside_images_are_known(pieces: list[int | tuple[int, int, int]]) 
         assert (layout.inside(cut) is not None) == (cut in inside)
 
 
+def test_the_images_of_a_slice_are_those_with_a_token_in_it() -> None:
+    """Two text tokens, an image of 2 x 2, two more of 1 x 1 right behind it, one text token."""
+    _, layout = layout_of([2, (1, 2, 2), (1, 1, 1), (1, 1, 1), 1])
+    assert layout is not None
+    slices = [(0, 2), (0, 3), (2, 6), (5, 7), (6, 7), (7, 8), (0, 9), (8, 9), (9, 12)]
+    expected = [[], [0], [0], [0, 1], [1], [2], [0, 1, 2], [], []]
+    assert [list(layout.overlapping(start, stop)) for start, stop in slices] == expected
+
+
 def test_placeholders_are_expanded_once() -> None:
     ids = [1, PAD, 2, PAD, PAD]
     expanded = [1, PAD, PAD, PAD, 2, PAD, PAD, PAD, PAD, PAD]
@@ -107,7 +118,8 @@ def test_a_wrong_number_of_placeholders_is_refused(ids: list[int], lengths: list
 @pytest.mark.parametrize(
     ("ids", "grids", "message"),
     [
-        ([1, PAD, PAD, 1], [(1, 1, 3)], r"prompt token 1: image 1 expected 3 placeholders .*1x1x3.*, found 2"),
+        ([1, PAD, PAD, 1], [(1, 2, 3)], r"prompt token 1: image 1 expected 6 placeholders .*1x2x3.*, found 2"),
+        ([PAD, 1, PAD], [(1, 1, 3)], r"image 1 expected 3 placeholders .*, found 1"),
         ([PAD, PAD, 1], [(1, 1, 1)], r"prompt token 1: expected placeholders for 1 images, found more"),
         ([PAD, 1], [(1, 1, 1), (1, 1, 1)], r"expected placeholders for 2 images, found 1"),
         ([PAD, PAD], [(1, 1, 3)], r"image 1 expected 3 placeholders .*, found 2"),
@@ -120,3 +132,6 @@ def test_runs_must_match_the_grids(ids: list[int], grids: list[tuple[int, int, i
 
 def test_the_merger_divides_height_and_width() -> None:
     assert merged_grid([1, 4, 6], 2) == (1, 2, 3)
+    grid = merged_grid(np.array([3, 6, 9]), 3)
+    assert grid == (3, 2, 3)
+    assert [type(size) for size in grid] == [int, int, int]

@@ -15,7 +15,7 @@ from mlx_qwen35.bench.published import PUBLISHED, Published, published_config
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.errors import CheckpointError, ContextLengthError, InsufficientMemoryError, OptionError
-from mlx_qwen35.runtime.estimates import attention_bytes_per_token, encoding_bytes, gdn_state_bytes
+from mlx_qwen35.runtime.estimates import attention_bytes_per_token, encoding_bytes, gdn_state_bytes, prefill_bytes
 from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard
 from tests.conftest import Bench
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape
@@ -37,6 +37,45 @@ def test_estimates_equal_what_the_caches_hold(benches: object) -> None:
     attention = sum(layer.nbytes for layer in cache if hasattr(layer, "keys"))
     assert linear == gdn_state_bytes(text, dtype_size=4)
     assert attention == 256 * attention_bytes_per_token(text, dtype_size=4)
+
+
+@pytest.fixture
+def smallest() -> ModelConfig:
+    """The smallest published model: 18 GDN and 6 attention layers, in two bytes a number."""
+    return ModelConfig.from_dict(published_config(PUBLISHED[0]))
+
+
+def test_what_a_sequence_remembers_by_hand(smallest: ModelConfig) -> None:
+    """Keys and values of 2 heads of 256; 16 states of 128 x 128 in float32, the last 3 of 2 x 2048 + 2048 inputs."""
+    assert attention_bytes_per_token(smallest.text) == 6 * 2 * 2 * 256 * 2 == 12_288
+    assert gdn_state_bytes(smallest.text) == 18 * (16 * 128 * 128 * 4 + 3 * 6144 * 2) == 19_537_920
+
+
+def test_the_largest_layer_counts_by_hand(smallest: ModelConfig) -> None:
+    """Beside 6 hidden states of 1024: a GDN layer; attention, whose scores grow with the context; a wide MLP."""
+    text, hidden = smallest.text, 12_288
+    assert prefill_bytes(text, 1, 0) == hidden + 2 * (4 * 6144 + 2 * 2048) + 4 * 10 * 2048 == 151_552
+    assert prefill_bytes(text, 1, 10_000) == hidden + 2 * (6 * 2048 + 4 * 512) + 2 * 8 * 10_000 * 4 == 680_960
+    wide = replace(text, intermediate_size=100_000)
+    assert prefill_bytes(wide, 1, 0) == hidden + 2 * 3 * 100_000
+    assert prefill_bytes(text, 300, 0) == 300 * prefill_bytes(text, 1, 0)
+    # What a GDN layer holds in float32 does not grow with the dtype.
+    assert prefill_bytes(text, 1, 0, dtype_size=4) == 2 * 151_552 - 4 * 10 * 2048
+
+
+def test_every_chosen_expert_counts_by_hand() -> None:
+    """100 of 3 x 512 and a hidden state of 2048 each, beside a shared one of 3 x 1000."""
+    text = ModelConfig.from_dict(published_config(PUBLISHED[5])).text
+    assert text.moe is not None
+    many = replace(text, moe=replace(text.moe, num_experts_per_tok=100, shared_expert_intermediate_size=1000))
+    assert prefill_bytes(many, 1, 0) == 2 * (6 * 2048 + 100 * (3 * 512 + 2048) + 3 * 1000)
+
+
+def test_what_an_image_takes_by_hand(smallest: ModelConfig) -> None:
+    """Per patch 3 x 2 x 16 x 16 pixels, 8 states of 768, 2 of 3072; scores of 12 heads, for 2048 patches at most."""
+    assert smallest.vision is not None
+    assert encoding_bytes(smallest.vision, 1000) == 1000 * 13_824 * 2 + 2 * 12 * 1000 * 1000 * 4
+    assert encoding_bytes(smallest.vision, 5000) == 5000 * 13_824 * 2 + 2 * 12 * 2048 * 5000 * 4
 
 
 def test_headers_are_read_without_the_data(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""How much of the code in plain Python the tests see, by mutmut's mutants: `python -m tools.mutation`."""
