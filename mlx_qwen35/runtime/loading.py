@@ -72,7 +72,9 @@ class Loaded:
     loop: Loop
 
     def close(self) -> None:
-        """Release everything; again, it does nothing."""
+        """Release everything; again, and in a child of the process that loaded it, it does nothing."""
+        if self.thread.is_forked:
+            return
         with suppress(KitClosedError):
             self.thread.call(self._close)
         self.prefix_cache.close()

@@ -60,10 +60,18 @@ class Loop:
 
     def wake(self) -> None:
         """Look whether there is something to do."""
-        if not self._awake:
-            self._awake = True
-            with suppress(KitClosedError):
-                self._thread.post(self._round)
+        with suppress(KitClosedError):
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._awake:
+            return
+        self._awake = True
+        try:
+            self._thread.post(self._round)
+        except KitClosedError:
+            self._awake = False
+            raise
 
     def runs_here(self) -> bool:
         """Whether the calling thread is the one that the loop runs on."""
@@ -80,7 +88,7 @@ class Loop:
         if self._closed:
             raise KitClosedError("this ModelKit was closed: load it again")
         self._wishes.put(wish)
-        self.wake()
+        self._wake()
 
     def _fulfil(self) -> None:
         with suppress(Empty):

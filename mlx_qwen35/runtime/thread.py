@@ -49,6 +49,11 @@ class MlxThread:
         """Whether the caller runs on this thread."""
         return threading.current_thread() is self._worker.thread
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is a child of the one that the thread runs in."""
+        return self._worker.process != os.getpid()
+
     def post(self, function: Callable[[], object]) -> None:
         """Run a function on the thread some time; nobody waits for it, so it has to deal with its own exceptions.
 
@@ -83,7 +88,7 @@ class _Worker:
         self._lock = threading.RLock()
         self._closed = False
         # A child of a fork has this object, but not its thread.
-        self._process = os.getpid()
+        self.process = os.getpid()
         self._open: set[Generator[Any, None, None]] = set()
         # A daemon, so that it is still there when the interpreter runs its exit handlers.
         self.thread = threading.Thread(target=self._work, name="mlx_qwen35", daemon=True)
@@ -91,7 +96,7 @@ class _Worker:
 
     def submit(self, job: _Job) -> None:
         with self._lock:
-            if os.getpid() != self._process:
+            if os.getpid() != self.process:
                 raise KitClosedError("this ModelKit was loaded before a fork: load it again in this process")
             if self._closed:
                 raise KitClosedError("this ModelKit was closed: load it again")
@@ -110,7 +115,7 @@ class _Worker:
         with self._lock:
             self._closed = True
             self._jobs.put(None)
-        if os.getpid() != self._process:
+        if os.getpid() != self.process:
             return
         if threading.current_thread() is not self.thread:
             self.thread.join()
