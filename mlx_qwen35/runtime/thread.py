@@ -57,6 +57,14 @@ class MlxThread:
         """
         self._worker.submit((Future(), function, (), {}))
 
+    def check(self) -> None:
+        """Make sure that there is a thread which does what is asked for.
+
+        Raises:
+            KitClosedError: After `close`, and in the child of a fork.
+        """
+        self._worker.check()
+
     def iterate(self, start: Callable[[], Generator[T, None, None]]) -> Iterator[T]:
         """Run a generator on the thread, one step for each value asked for.
 
@@ -90,12 +98,17 @@ class _Worker:
         self.thread.start()
 
     def submit(self, job: _Job) -> None:
+        self.check()
         with self._lock:
-            if os.getpid() != self._process:
-                raise KitClosedError("this ModelKit was loaded before a fork: load it again in this process")
-            if self._closed:
-                raise KitClosedError("this ModelKit was closed: load it again")
+            self.check()
             self._jobs.put(job)
+
+    def check(self) -> None:
+        # Before the lock is taken: another thread may have held it when the process was forked.
+        if os.getpid() != self._process:
+            raise KitClosedError("this ModelKit was loaded before a fork: load it again in this process")
+        if self._closed:
+            raise KitClosedError("this ModelKit was closed: load it again")
 
     def begin(self, start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:
         steps = start()
@@ -107,11 +120,11 @@ class _Worker:
         steps.close()
 
     def finish(self) -> None:
+        if os.getpid() != self._process:
+            return
         with self._lock:
             self._closed = True
             self._jobs.put(None)
-        if os.getpid() != self._process:
-            return
         if threading.current_thread() is not self.thread:
             self.thread.join()
 
