@@ -325,7 +325,9 @@ class ModelKit:
             The number of tokens it holds.
         Raises:
             SessionError: Nothing of it was read, or the file cannot be written.
+            KitClosedError: After `close`.
         """
+        self._thread.check()
         return self.prompt_cache.save(expand(path, SessionError, "session"), prompt)
 
     def load_session(self, path: str | Path) -> int:
@@ -336,7 +338,9 @@ class ModelKit:
         Raises:
             SessionError: The file is of another model or version, cut short, damaged, or larger than the
                 prompt cache may be. Nothing has changed then.
+            KitClosedError: After `close`.
         """
+        self._thread.check()
         return self.prompt_cache.load(expand(path, SessionError, "session"))
 
     def close(self) -> None:

@@ -95,8 +95,7 @@ class Engine:
             KitClosedError: After `close`.
         """
         with self._lock:
-            if not self._accepting:
-                raise KitClosedError("this engine was closed")
+            self._check_accepting()
             if self._places >= self._max_waiting + self._pool.max_rows:
                 raise EngineFullError(f"expected at most {self._max_waiting} requests that wait, found as many")
             self._places += 1
@@ -127,9 +126,11 @@ class Engine:
         deadline = None if timeout is None else time.monotonic() + number("timeout", timeout, 0.0, open_low=True)
         place = self.reserve() if reservation is None else reservation
         job = Job(request, sink, self._pool, deadline=deadline, on_done=place.release)
-        with self._lock:
-            self._jobs = (*(other for other in self._jobs if not other.done.is_set()), job)
         try:
+            with self._lock:
+                # Once more: the place may have been reserved before `close`, which waits for what stands here.
+                self._check_accepting()
+                self._jobs = (*(other for other in self._jobs if not other.done.is_set()), job)
             self.kit._loop.submit(job)
         except BaseException:
             job.status = Status.DONE
@@ -158,6 +159,10 @@ class Engine:
             self.cancel(job)
         for job in left:
             job.done.wait()
+
+    def _check_accepting(self) -> None:
+        if not self._accepting:
+            raise KitClosedError("this engine was closed")
 
     def _give_back(self) -> None:
         with self._lock:

@@ -50,7 +50,7 @@ class Row:
     features: dict[int, mx.array] = field(default_factory=dict)
     images_encoded: int = 0
     first: float = 0.0
-    fault: Exception | None = None
+    fault: BaseException | None = None
     sampler: Sampler | None = None
     processors: list[LogitsProcessor] = field(default_factory=list)
     # Token ids that processors get: the prompt's last one and the answer.
@@ -165,7 +165,7 @@ def _guarded(
             if whole != mx.issubdtype(found.dtype, mx.integer):
                 raise OptionError(f"{name}: expected {'token ids' if whole else 'logits'}, found {found.dtype}")
             return found.astype(expected.dtype) if whole else found
-        except Exception as error:
+        except BaseException as error:
             row.fault = error
     return expected
 
@@ -259,7 +259,7 @@ class Executor:
             assert scores is not None
             try:
                 out[row.job] += self._events(row, token, scores[number])
-            except Exception as error:
+            except BaseException as error:
                 out[row.job] = [error]
         return out
 
@@ -307,10 +307,10 @@ class Executor:
             if row.job in self._batches:
                 continue
             request = row.job.request
-            row.sampler, row.processors = request.make_sampler(), request.make_processors()
             last = mx.array(row.reading.prompt.input_ids[-1:])
             batch = _Batch(self._model, self._vocab_size, [row], row.reading.state, last)
             try:
+                row.sampler, row.processors = request.make_sampler(), request.make_processors()
                 batch.step()
             except Exception as error:
                 out[row.job] = [error]

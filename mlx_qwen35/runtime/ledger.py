@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from weakref import WeakKeyDictionary, WeakSet
 
 from mlx_qwen35.errors import InsufficientMemoryError
 from mlx_qwen35.prompts.images import ImageMemory
@@ -22,23 +23,29 @@ class Ledger:
 
     Args:
         limit: At most this many bytes together.
-        parent: Counts the same leases within a limit of its own; see `process_ledger`.
+        parent: Counts the same leases within a limit of its own; see `process_ledger`. It keeps nothing of a
+            ledger alive, so that a checkpoint which is forgotten without being closed leaves nothing behind.
     """
 
     def __init__(self, limit: int, parent: "Ledger | None" = None) -> None:
         self.limit = limit
         self._parent = parent
         self._held: dict[Lease, int] = {}
+        # Those of the ledgers below.
+        self._held_below: WeakKeyDictionary[Lease, int] = WeakKeyDictionary()
+        self._below: WeakSet[Ledger] = WeakSet()
         self._reclaimers: list[Reclaimer] = []
         self._released: list[Callable[[], None]] = []
         # Reentrant: the collector may release a lease while this very thread is in here.
         self._changed = threading.Condition(threading.RLock())
+        if parent is not None:
+            parent._below.add(self)
 
     @property
     def held(self) -> int:
         """Bytes of all leases."""
         with self._changed:
-            return sum(self._held.values())
+            return sum(self._held.values()) + sum(self._held_below.values())
 
     @property
     def room(self) -> int:
@@ -50,7 +57,7 @@ class Ledger:
         """Bytes held for each purpose."""
         with self._changed:
             found: dict[str, int] = {}
-            for lease, nbytes in self._held.items():
+            for lease, nbytes in [*self._held.items(), *self._held_below.items()]:
                 found[lease.purpose] = found.get(lease.purpose, 0) + nbytes
             return found
 
@@ -99,57 +106,55 @@ class Ledger:
 
     def on_pressure(self, reclaimer: Reclaimer) -> None:
         """Register what can give memory back; called with the bytes that are missing, without a lock held."""
-        for ledger in self._lineage():
-            ledger._reclaimers.append(reclaimer)
+        self._reclaimers.append(reclaimer)
 
     def on_release(self, callback: Callable[[], None]) -> None:
         """Register who wants to know that there is more room; the callback must return at once."""
-        for ledger in self._lineage():
-            ledger._released.append(callback)
+        self._released.append(callback)
 
     def close(self) -> None:
         """Give every lease back, and forget who could make room and who wants to know."""
+        self._reclaimers, self._released = [], []
         with self._changed:
-            leases, reclaimers, released = list(self._held), list(self._reclaimers), list(self._released)
-        for ledger in self._lineage():
-            ledger._reclaimers = [one for one in ledger._reclaimers if one not in reclaimers]
-            ledger._released = [one for one in ledger._released if one not in released]
+            leases = list(self._held)
         for lease in leases:
             lease.release()
 
     def make_room(self, nbytes: int) -> bool:
         """Let kept things go until so many bytes are left; whether that succeeded."""
-        for ledger in self._lineage():
+        for ledger in self._family():
+            # What another checkpoint gives back helps only where the limit in common is what is missing.
+            limited = self if ledger is self or self._parent is None else self._parent
             for reclaimer in list(ledger._reclaimers):
-                missing = nbytes - self.room
-                if missing <= 0:
-                    return True
-                reclaimer(missing)
+                missing = nbytes - limited.room
+                if missing > 0:
+                    reclaimer(missing)
         return self.room >= nbytes
 
-    def _lineage(self) -> "Iterator[Ledger]":
-        ledger: Ledger | None = self
-        while ledger is not None:
-            yield ledger
-            ledger = ledger._parent
+    def _family(self) -> "list[Ledger]":
+        """All that share a limit with this one, itself first."""
+        above = [] if self._parent is None else [self._parent, *self._parent._below]
+        return [self, *(ledger for ledger in above if ledger is not self), *self._below]
 
     def _set(self, lease: "Lease", nbytes: int, *, only_if_it_fits: bool) -> bool:
         """Enter a size, here and above."""
         with self._changed:
-            before = self._held.get(lease, 0)
-            if only_if_it_fits and nbytes > before and sum(self._held.values()) - before + nbytes > self.limit:
+            held = self._held if lease._ledger is self else self._held_below
+            before = held.get(lease, 0)
+            if only_if_it_fits and nbytes > before and self.held - before + nbytes > self.limit:
                 return False
             if self._parent is not None and not self._parent._set(lease, nbytes, only_if_it_fits=only_if_it_fits):
                 return False
             if nbytes:
-                self._held[lease] = nbytes
+                held[lease] = nbytes
             else:
-                self._held.pop(lease, None)
+                held.pop(lease, None)
             if nbytes >= before:
                 return True
             self._changed.notify_all()
-        for callback in list(self._released):
-            callback()
+        if lease._ledger is self:
+            for callback in [callback for ledger in self._family() for callback in ledger._released]:
+                callback()
         return True
 
 

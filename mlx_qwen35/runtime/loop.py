@@ -31,6 +31,7 @@ class Loop:
         self._wishes: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._awake = False
         self._closed = False
+        self._timer: threading.Timer | None = None
 
     def submit(self, job: Job) -> None:
         """Run a job.
@@ -63,16 +64,6 @@ class Loop:
         with suppress(KitClosedError):
             self._wake()
 
-    def _wake(self) -> None:
-        if self._awake:
-            return
-        self._awake = True
-        try:
-            self._thread.post(self._round)
-        except KitClosedError:
-            self._awake = False
-            raise
-
     def runs_here(self) -> bool:
         """Whether the calling thread is the one that the loop runs on."""
         return self._thread.is_current()
@@ -85,10 +76,17 @@ class Loop:
         self._executor.close()
 
     def _wish(self, wish: Callable[[], None]) -> None:
+        # Not left to posting: a round that is on its way already may be one that a fork has left behind.
+        self._thread.check()
         if self._closed:
             raise KitClosedError("this ModelKit was closed: load it again")
         self._wishes.put(wish)
         self._wake()
+
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            self._thread.post(self._round)
 
     def _fulfil(self) -> None:
         with suppress(Empty):
@@ -114,6 +112,9 @@ class Loop:
             self._fail(error)
             return
         if step:
+            # Somebody went on, so nobody waited in vain.
+            for job in self._scheduler.jobs:
+                job.stalled_since = None
             self.wake()
         else:
             self._look_for_stalled()
@@ -181,23 +182,28 @@ class Loop:
                 last = isinstance(event, BaseException) or getattr(event, "finish_reason", None) is not None
                 if last:
                     self._end(job, event)
-                else:
+                elif job.id in self._scheduler:
                     job.tell(event)
 
     def _end(self, job: Job, last: Event | None) -> None:
-        """The one way for a job to end: its memory is given back or kept, then its caller is told."""
-        self._scheduler.end(job)
+        """The one way for a job to end: its memory is given back or kept, then its caller is told.
+
+        Of a job that has ended already, as when a sink closes the kit, nothing is left to do.
+        """
+        if job.id not in self._scheduler:
+            return
         try:
+            self._scheduler.end(job)
             keep = last is None or isinstance(last, GenerationChunk | GenerationCancelled)
             self._executor.end(job, keep=keep)
-        finally:
-            job.finish(last)
+        except Exception as error:
+            last = last if isinstance(last, BaseException) else error
+        job.finish(last)
 
     def _fail(self, error: Exception) -> None:
         """End every job."""
         for job in self._scheduler.jobs:
-            with suppress(Exception):
-                self._end(job, error)
+            self._end(job, error)
 
     def _look_for_stalled(self) -> None:
         """Nothing could be done: refuse what waits in vain, and come back for what has not waited long enough."""
@@ -214,7 +220,10 @@ class Loop:
                         "other answers to their end or close them"
                     ),
                 )
-        if stalled:
-            timer = threading.Timer(PATIENCE / 4, self.wake)
-            timer.daemon = True
-            timer.start()
+                # Those behind it may fit now.
+                self.wake()
+                break
+        if stalled and (self._timer is None or not self._timer.is_alive()):
+            self._timer = threading.Timer(PATIENCE / 4, self.wake)
+            self._timer.daemon = True
+            self._timer.start()

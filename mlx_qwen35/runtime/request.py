@@ -157,7 +157,7 @@ class Job:
         self.delivered += 1
         try:
             self.sink(event)
-        except Exception:
+        except BaseException:
             self.cancelled = True
 
     def finish(self, last: Event | None) -> None:

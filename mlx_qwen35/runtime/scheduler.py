@@ -73,7 +73,8 @@ class Scheduler:
     A job is WAITING until `Begin` was carried out, READING until its prompt is read, WRITING until its last event.
 
     Args:
-        admission: Asked in the order in which jobs came, so that none is overtaken within its pool.
+        admission: Asked in the order in which jobs came: who waits for memory is overtaken by none, who waits for a
+            row of its pool by other pools only.
     """
 
     def __init__(self, admission: Admission) -> None:
@@ -152,14 +153,17 @@ class Scheduler:
 
     def _admit(self) -> Iterable[Begin]:
         running = self.running()
-        blocked: set[Pool | None] = set()
+        full: set[Pool] = set()
+        refused = False
         for job in self._jobs.values():
-            if job.status is not Status.WAITING or job.restoring or job.pool in blocked or not job.wanted:
+            if job.status is not Status.WAITING or job.restoring or job.pool in full or not job.wanted:
                 continue
             if not job.admitted:
-                rows = sum(other.pool is job.pool for other in running)
-                if (job.pool is not None and rows >= job.pool.max_rows) or not self._admission.admit(job, running):
-                    blocked.add(job.pool)
+                if job.pool is not None and sum(other.pool is job.pool for other in running) >= job.pool.max_rows:
+                    full.add(job.pool)
+                    continue
+                if refused or not self._admission.admit(job, running):
+                    refused = True
                     continue
                 job.admitted = True
                 running.append(job)

@@ -49,11 +49,6 @@ class MlxThread:
         """Whether the caller runs on this thread."""
         return threading.current_thread() is self._worker.thread
 
-    @property
-    def is_forked(self) -> bool:
-        """Whether this process is a child of the one that the thread runs in."""
-        return self._worker.process != os.getpid()
-
     def post(self, function: Callable[[], object]) -> None:
         """Run a function on the thread some time; nobody waits for it, so it has to deal with its own exceptions.
 
@@ -61,6 +56,19 @@ class MlxThread:
             KitClosedError: After `close`.
         """
         self._worker.submit((Future(), function, (), {}))
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is a child of the one that the thread runs in."""
+        return self._worker.process != os.getpid()
+
+    def check(self) -> None:
+        """Make sure that there is a thread which does what is asked for.
+
+        Raises:
+            KitClosedError: After `close`, and in the child of a fork.
+        """
+        self._worker.check()
 
     def iterate(self, start: Callable[[], Generator[T, None, None]]) -> Iterator[T]:
         """Run a generator on the thread, one step for each value asked for.
@@ -95,12 +103,17 @@ class _Worker:
         self.thread.start()
 
     def submit(self, job: _Job) -> None:
+        self.check()
         with self._lock:
-            if os.getpid() != self.process:
-                raise KitClosedError("this ModelKit was loaded before a fork: load it again in this process")
-            if self._closed:
-                raise KitClosedError("this ModelKit was closed: load it again")
+            self.check()
             self._jobs.put(job)
+
+    def check(self) -> None:
+        # Before the lock is taken: another thread may have held it when the process was forked.
+        if os.getpid() != self.process:
+            raise KitClosedError("this ModelKit was loaded before a fork: load it again in this process")
+        if self._closed:
+            raise KitClosedError("this ModelKit was closed: load it again")
 
     def begin(self, start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:
         steps = start()
@@ -112,11 +125,11 @@ class _Worker:
         steps.close()
 
     def finish(self) -> None:
+        if os.getpid() != self.process:
+            return
         with self._lock:
             self._closed = True
             self._jobs.put(None)
-        if os.getpid() != self.process:
-            return
         if threading.current_thread() is not self.thread:
             self.thread.join()
 

@@ -1,0 +1,140 @@
+"""What running requests hold in the ledger."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlx_qwen35.answers.sampling import SamplingOptions
+from mlx_qwen35.errors import InsufficientMemoryError
+from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.runtime.admission import MemoryAdmission
+from mlx_qwen35.runtime.ledger import Ledger
+from mlx_qwen35.runtime.memory import MemoryGuard
+from mlx_qwen35.runtime.request import Job, Pool, Request
+from tests.conftest import Bench
+from tests.tiny import DENSE, Shape
+
+
+@pytest.fixture
+def guard(benches: Callable[[Shape], Bench]) -> MemoryGuard:
+    checkpoint = benches(DENSE).checkpoint
+    return MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), 10**9)
+
+
+def job(tokens: int, answer: int, *, pool: Pool | None = None, step: int = 64) -> Job:
+    request = Request(Prompt(np.zeros(tokens, np.int32)), SamplingOptions(), answer, step)
+    return Job(request, lambda event: None, pool)
+
+
+def held(ledger: Ledger, purpose: str) -> int:
+    return ledger.by_purpose().get(purpose, 0)
+
+
+def test_a_request_counts_with_its_longest_answer(guard: MemoryGuard) -> None:
+    ledger = Ledger(10**9)
+    admission = MemoryAdmission(guard, ledger)
+    one = job(100, 500)
+    assert admission.admit(one, [])
+    assert held(ledger, "caches") == guard.held(600)
+    assert ledger.held >= guard.held(100) + guard.passing(100, 64)
+    admission.update([])
+    assert ledger.held == 0
+
+
+def test_requests_that_run_alone_add_up_and_rows_are_padded_to_the_longest(guard: MemoryGuard) -> None:
+    ledger = Ledger(10**9)
+    admission = MemoryAdmission(guard, ledger)
+    alone = [job(100, 50), job(10, 5)]
+    admission.update(alone)
+    assert held(ledger, "caches") == guard.held(150) + guard.held(15)
+    pool = Pool(4, 512)
+    rows = [job(100, 50, pool=pool), job(10, 5, pool=pool), job(10, 5, pool=Pool(4, 512))]
+    admission.update([*alone, *rows])
+    assert held(ledger, "caches") == guard.held(150) + guard.held(15) + 2 * guard.held(150) + guard.held(15)
+
+
+def test_only_one_step_is_taken_at_a_time(guard: MemoryGuard) -> None:
+    """Activations count once, those of the largest step."""
+    ledger = Ledger(10**9)
+    admission = MemoryAdmission(guard, ledger)
+    admission.update([job(2000, 1, step=512)])
+    largest = held(ledger, "activations")
+    admission.update([job(2000, 1, step=512), job(20, 1), job(2000, 1, step=64)])
+    assert held(ledger, "activations") == largest
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(guard: MemoryGuard) -> None:
+    one, other = job(500, 100), job(500, 100)
+    ledger = Ledger(10**9)
+    admission = MemoryAdmission(guard, ledger)
+    assert admission.admit(one, [])
+    ledger.limit = ledger.held + guard.held(600) - 1
+    before = ledger.by_purpose()
+    assert not admission.admit(other, [one])
+    assert ledger.by_purpose() == before
+    ledger.limit += 1
+    assert admission.admit(other, [one])
+    assert ledger.held == ledger.limit
+
+
+def test_kept_things_go_for_a_request(guard: MemoryGuard) -> None:
+    ledger = Ledger(10**9)
+    admission = MemoryAdmission(guard, ledger)
+    kept = ledger.open("kept prefixes", 10**9 - 1000)
+    ledger.on_pressure(lambda missing: kept.enter(kept.nbytes - missing))
+    assert admission.admit(job(500, 100), [])
+    assert ledger.held == ledger.limit
+
+
+def test_snapshots_count_until_their_request_ends(guard: MemoryGuard) -> None:
+    ledger = Ledger(10**9)
+    admission = MemoryAdmission(guard, ledger)
+    one, other = job(500, 100), job(500, 100)
+    for running in ([one], [one, other]):
+        assert admission.admit(running[-1], running[:-1])
+    assert admission.take_snapshot(one, 1000)
+    assert admission.take_snapshot(other, 500)
+    assert held(ledger, "snapshots") == 1500
+    ledger.limit = ledger.held + 99
+    assert not admission.take_snapshot(one, 100)
+    assert (one.snapshot_bytes, held(ledger, "snapshots")) == (1000, 1500)
+    admission.update([other])
+    assert held(ledger, "snapshots") == 500
+
+
+def test_an_image_is_encoded_within_the_limit_or_not_at_all(guard: MemoryGuard) -> None:
+    ledger = Ledger(10**9)
+    admission = MemoryAdmission(guard, ledger)
+    needed = guard.encoding(256) + guard.embeddings(256)
+    with admission.encoding(256):
+        assert ledger.held == needed
+    assert ledger.held == 0
+    ledger.limit = needed - 1
+    with pytest.raises(InsufficientMemoryError, match="image: expected one that takes at most"):
+        admission.encoding(256).__enter__()
+    with admission.encoding(0):
+        assert ledger.held == 0
+
+
+def test_an_image_that_fits_into_a_prompts_step_takes_no_more(guard: MemoryGuard) -> None:
+    ledger = Ledger(10**9)
+    admission = MemoryAdmission(guard, ledger)
+    one = job(2000, 1, step=512)
+    one.request = replace(one.request, patches=16)
+    assert admission.admit(one, [])
+    before = ledger.held
+    with admission.encoding(16):
+        assert ledger.held == before
+    assert ledger.held == before
+
+
+def test_closing_gives_everything_back(guard: MemoryGuard) -> None:
+    ledger = Ledger(10**9)
+    admission = MemoryAdmission(guard, ledger)
+    one = job(100, 10)
+    assert admission.admit(one, [])
+    assert admission.take_snapshot(one, 10)
+    admission.close()
+    assert ledger.held == 0

@@ -1,0 +1,620 @@
+"""The scheduler without a model, and the loop around it with an executor that only pretends."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
+from mlx_qwen35.answers.sampling import SamplingOptions
+from mlx_qwen35.errors import DeadlineError, GenerationCancelled, InsufficientMemoryError, KitClosedError
+from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.runtime import loop as loop_module
+from mlx_qwen35.runtime.loop import PATIENCE, Loop
+from mlx_qwen35.runtime.request import Event, Job, Pool, Request, Status
+from mlx_qwen35.runtime.scheduler import Begin, Encode, Read, Scheduler, Step, Write
+
+
+def request(tokens: int = 6, answer: int = 2, *, step: int = 2, read_to: int | None = None) -> Request:
+    prompt = Prompt(np.arange(tokens, dtype=np.int32))
+    return Request(prompt, SamplingOptions(), 0 if read_to else answer, step, read_to=read_to)
+
+
+def job(*args: Any, pool: Pool | None = None, granted: int | None = None, **kwargs: Any) -> Job:
+    return Job(request(*args, **kwargs), lambda event: None, pool, granted=granted)
+
+
+class Room:
+    """An admission with so many places; it remembers what it was told."""
+
+    def __init__(self, places: int = 99) -> None:
+        self.places = places
+        self.updates: list[list[Job]] = []
+
+    def admit(self, job: Job, running: Sequence[Job]) -> bool:
+        assert job not in running
+        return len(running) < self.places
+
+    def update(self, running: Sequence[Job]) -> None:
+        self.updates.append(list(running))
+
+
+def test_it_is_imported_without_mlx() -> None:
+    script = """
+import sys
+import mlx_qwen35.runtime.scheduler, mlx_qwen35.runtime.request
+print([name for name in sys.modules if name.split(".")[0] in ("mlx", "mlx_lm", "mlx_vlm", "transformers")])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def begun(scheduler: Scheduler, *jobs: Job, images: Sequence[int] = (), stops: Sequence[int] = ()) -> None:
+    for one in jobs:
+        scheduler.add(one)
+    assert [begin.job for begin in scheduler.next_step().begin] == [one.id for one in jobs]
+    for one in jobs:
+        scheduler.begun(one, 0, images, stops)
+
+
+def test_prompts_take_turns_a_chunk_at_a_time() -> None:
+    scheduler = Scheduler(Room())
+    jobs = [job(7, step=3), job(5, step=3), job(9, step=3)]
+    begun(scheduler, *jobs)
+    order = []
+    while read := scheduler.next_step().read:
+        (step,) = read
+        assert isinstance(step, Read)
+        order.append((jobs.index(scheduler[step.job]), step.start, step.stop))
+        scheduler.has_read(scheduler[step.job], step.stop)
+    assert order == [(0, 0, 3), (1, 0, 3), (2, 0, 3), (0, 3, 6), (1, 3, 4), (2, 3, 6), (2, 6, 8)]
+    assert all(one.status is Status.WRITING for one in jobs)
+
+
+def test_images_come_first_and_snapshots_end_a_chunk() -> None:
+    scheduler = Scheduler(Room())
+    one = job(10, step=4)
+    begun(scheduler, one, images=(0, 2), stops=(2, 3, 9, 12))
+    steps = []
+    while read := scheduler.next_step().read:
+        (step,) = read
+        steps.append(step)
+        if isinstance(step, Encode):
+            scheduler.encoded(one)
+        else:
+            scheduler.has_read(one, step.stop)
+    reads = [Read(one.id, 0, 2, True), Read(one.id, 2, 3, True), Read(one.id, 3, 7), Read(one.id, 7, 9, True)]
+    assert steps == [Encode(one.id, 0), Encode(one.id, 2), *reads]
+
+
+def test_every_answer_grows_between_two_chunks() -> None:
+    scheduler = Scheduler(Room())
+    pool = Pool(8, 2)
+    rows = [job(1, pool=pool), job(1, pool=pool), job(1), job(9, pool=pool)]
+    begun(scheduler, *rows)
+    for _ in range(3):
+        step = scheduler.next_step()
+        assert [set(write.jobs) for write in step.write] == [{rows[2].id}, {rows[0].id, rows[1].id}]
+        (read,) = step.read
+        assert read.job == rows[3].id
+
+
+def test_a_pool_never_has_more_rows_than_it_may() -> None:
+    scheduler = Scheduler(Room())
+    pool, other = Pool(2, 4), Pool(1, 4)
+    jobs = [job(pool=pool), job(pool=pool), job(pool=pool), job(pool=other), job(pool=other)]
+    for one in jobs:
+        scheduler.add(one)
+    assert [begin.job for begin in scheduler.next_step().begin] == [jobs[0].id, jobs[1].id, jobs[3].id]
+    scheduler.begun(jobs[0], 0, (), ())
+    scheduler.end(jobs[0])
+    assert jobs[2].id in [begin.job for begin in scheduler.next_step().begin]
+
+
+def test_memory_is_asked_for_in_the_order_in_which_jobs_came() -> None:
+    """Whoever waits for memory is overtaken by none, of whatever pool: small requests would starve a large one."""
+    room = Room(1)
+    scheduler = Scheduler(room)
+    pool = Pool(4, 4)
+    first, large, small = job(pool=pool), job(), job(pool=pool)
+    scheduler.add(first)
+    assert scheduler.next_step().begin == (Begin(first.id),)
+    scheduler.add(large)
+    scheduler.add(small)
+    admit = room.admit
+    room.admit = lambda one, running: one is not large and admit(one, running)  # type: ignore[method-assign]
+    room.places = 3
+    assert scheduler.next_step().begin == (Begin(first.id),)
+    room.admit = admit  # type: ignore[method-assign]
+    assert scheduler.next_step().begin == (Begin(first.id), Begin(large.id), Begin(small.id))
+
+
+def test_what_was_admitted_begins_although_others_wait_for_memory() -> None:
+    """It came later and was fetched from disk meanwhile; if it did not go on, nobody would."""
+    room = Room(1)
+    scheduler = Scheduler(room)
+    early, restored = job(granted=0), job()
+    scheduler.add(early)
+    scheduler.add(restored)
+    assert scheduler.next_step().begin == (Begin(restored.id),)
+    restored.restoring = True
+    early.granted = 1
+    assert not scheduler.next_step()
+    restored.restoring = False
+    assert scheduler.next_step().begin == (Begin(restored.id),)
+
+
+def test_a_pool_that_is_full_is_no_reason_for_others_to_wait() -> None:
+    scheduler = Scheduler(Room())
+    pool = Pool(1, 4)
+    jobs = [job(pool=pool), job(pool=pool), job()]
+    for one in jobs:
+        scheduler.add(one)
+    assert scheduler.next_step().begin == (Begin(jobs[0].id), Begin(jobs[2].id))
+
+
+def test_nothing_is_done_for_a_caller_who_wants_nothing() -> None:
+    scheduler = Scheduler(Room())
+    one = job(granted=0)
+    scheduler.add(one)
+    assert not scheduler.next_step()
+    one.granted = 1
+    assert scheduler.next_step().begin == (Begin(one.id),)
+    scheduler.begun(one, 0, (), ())
+    one.delivered = 1
+    assert not scheduler.next_step()
+    assert not scheduler.stalled(one)
+
+
+def test_memory_is_given_back_at_every_end() -> None:
+    room = Room()
+    scheduler = Scheduler(room)
+    jobs = [job(), job(), job()]
+    begun(scheduler, *jobs)
+    for number, one in enumerate(jobs):
+        scheduler.end(one)
+        assert room.updates[-1] == jobs[number + 1 :]
+        assert (one.status, one.admitted, one.id in scheduler) == (Status.DONE, False, False)
+
+
+# The loop, with everything around it pretended.
+
+
+class Thread:
+    """Runs what was posted when the test says so."""
+
+    def __init__(self) -> None:
+        self.posted: list[Callable[[], object]] = []
+        self.closed = False
+
+    def post(self, function: Callable[[], object]) -> None:
+        self.check()
+        self.posted.append(function)
+
+    def check(self) -> None:
+        if self.closed:
+            raise KitClosedError("closed")
+
+    def is_current(self) -> bool:
+        return False
+
+    def run(self, most: int = 1) -> None:
+        for _ in range(most):
+            if self.posted:
+                self.posted.pop(0)()
+
+
+def chunk(*, last: bool) -> GenerationChunk:
+    return GenerationChunk(
+        text="a", reasoning="", token=1, logprob=None, top_logprobs=None, in_reasoning=False,
+        finish_reason="length" if last else None, stop_string=None, stats=None,
+    )  # fmt: skip
+
+
+class Pretender:
+    """An executor whose steps only check that they make sense; fails where a job's plan says so."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.fails: dict[Job, str] = {}
+        self.restores: set[Job] = set()
+        self.ready: list[Callable[[], None]] = []
+        self.read_so_far: dict[Job, int] = {}
+        self.written: dict[Job, int] = {}
+        self.ended: dict[Job, bool] = {}
+        self.turns: list[Job] = []
+        self.closed = False
+
+    def _fail(self, job: Job, where: str) -> None:
+        if self.fails.get(job) == where:
+            raise ZeroDivisionError(where)
+
+    def begin(self, job: Job, on_ready: Callable[[], None]) -> tuple[int, list[int], Sequence[int]] | None:
+        assert job.admitted
+        assert job not in self.read_so_far
+        if job in self.restores:
+            self.restores.discard(job)
+            self.ready.append(on_ready)
+            return None
+        self._fail(job, "begin")
+        cached = min(job.id % 3, job.request.stop_reading)
+        self.read_so_far[job] = cached
+        return cached, list(range(job.id % 2)), (1, 3)
+
+    def read(self, job: Job, step: Encode | Read) -> None:
+        assert job.status is Status.READING
+        self.turns.append(job)
+        self._fail(job, "read")
+        if isinstance(step, Read):
+            assert step.start == self.read_so_far[job] < step.stop <= job.request.stop_reading
+            assert step.stop - step.start <= job.step_size
+            self.read_so_far[job] = step.stop
+
+    def share(self, job: Job) -> None:
+        assert job in self.read_so_far
+        self._fail(job, "share")
+
+    def write(self, jobs: Sequence[Job]) -> dict[Job, list[Event]]:
+        assert jobs
+        assert len(jobs) == len(set(jobs))
+        assert len({job.pool for job in jobs}) == 1
+        for job in jobs:
+            assert job.status is Status.WRITING
+            assert job.id in self.scheduler
+            assert self.read_so_far[job] == job.request.stop_reading
+        if any(self.fails.get(job) == "batch" for job in jobs):
+            raise ZeroDivisionError("batch")
+        out: dict[Job, list[Event]] = {}
+        for job in jobs:
+            count = self.written[job] = self.written.get(job, 0) + 1
+            total = len(job.request.prompt.input_ids)
+            first: list[Event] = [PrefillProgress(total, total)] if count == 1 else []
+            broken = self.fails.get(job) == "write"
+            out[job] = [ZeroDivisionError("write")] if broken else [*first, chunk(last=count == job.request.max_tokens)]
+        return out
+
+    def end(self, job: Job, *, keep: bool) -> None:
+        assert job not in self.ended
+        self.ended[job] = keep
+        self._fail(job, "end")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class House:
+    """A loop, and what came of every job."""
+
+    def __init__(self, places: int = 99) -> None:
+        self.thread, self.room = Thread(), Room(places)
+        self.scheduler = Scheduler(self.room)
+        self.executor = Pretender(self.scheduler)
+        self.loop = Loop(self.thread, self.scheduler, self.executor)  # type: ignore[arg-type]
+        self.events: dict[Job, list[Event]] = {}
+        self.jobs: list[Job] = []
+
+    def submit(
+        self, asked: Request, *, pool: Pool | None = None, granted: int | None = None,
+        deadline: float | None = None, fails: str = "", restores: bool = False, breaks_at: int = 0,
+    ) -> Job:  # fmt: skip
+        seen: list[Event] = []
+
+        def sink(event: Event) -> None:
+            assert not one.done.is_set(), "an event after the last one"
+            seen.append(event)
+            if len(seen) == breaks_at:
+                raise BrokenPipeError
+
+        one = Job(asked, sink, pool, granted=granted, deadline=deadline)
+        self.events[one] = seen
+        self.jobs.append(one)
+        if fails:
+            self.executor.fails[one] = fails
+        if restores:
+            self.executor.restores.add(one)
+        self.loop.submit(one)
+        return one
+
+    def run(self, most: int = 1000) -> int:
+        """Until nothing is left to do; returns the number of rounds."""
+        rounds = 0
+        while self.thread.posted and rounds < most:
+            self.thread.run()
+            rounds += 1
+        return rounds
+
+    def last(self, one: Job) -> Event:
+        return self.events[one][-1]
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> "Clock":
+    clock = Clock()
+    monkeypatch.setattr(loop_module, "time", clock)
+    monkeypatch.setattr(loop_module.threading, "Timer", Timer)
+    return clock
+
+
+class Clock:
+    """Time passes when the test says so."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Timer:
+    """Never goes off: the test wakes the loop itself."""
+
+    daemon = False
+
+    def __init__(self, seconds: float, function: Callable[[], None]) -> None:
+        assert seconds > 0
+
+    def start(self) -> None:
+        self.started = True
+
+    def is_alive(self) -> bool:
+        return False
+
+
+def is_last(event: Event, asked: Request) -> bool:
+    if isinstance(event, PrefillProgress):
+        return asked.read_to is not None and event.processed >= asked.read_to
+    return isinstance(event, BaseException) or event.finish_reason is not None
+
+
+def test_a_request_goes_its_way() -> None:
+    house = House()
+    one = house.submit(request(tokens=6, answer=2, step=2))
+    house.run()
+    told = [
+        event.processed if isinstance(event, PrefillProgress) else event.finish_reason for event in house.events[one]
+    ]  # type: ignore[union-attr]
+    assert told[-3:] == [6, None, "length"]
+    assert told[:-3] == sorted(told[:-3])  # type: ignore[type-var]
+    assert one.done.is_set()
+    assert house.executor.ended == {one: True}
+
+
+@pytest.mark.parametrize("where", ["begin", "read", "share", "batch", "write", "end"])
+def test_a_failure_ends_the_one_request_whatever_was_done_for_it(where: str) -> None:
+    """The others, in the same pool and alone, get their answers; rows of a failed pass end together."""
+    house = House()
+    pool = Pool(4, 4)
+    others = [house.submit(request(), pool=Pool(4, 4)), house.submit(request())]
+    if where != "batch":
+        others.append(house.submit(request(), pool=pool))
+    bad = house.submit(request(), pool=pool, fails=where)
+    house.run()
+    assert isinstance(house.last(bad), ZeroDivisionError)
+    for one in others:
+        assert is_last(house.last(one), one.request)
+        assert isinstance(house.last(one), GenerationChunk)
+    assert all(one.done.is_set() for one in house.jobs)
+    assert house.scheduler.jobs == []
+
+
+def test_a_sink_that_fails_ends_its_request_and_is_told_so_once() -> None:
+    house = House()
+    gone, other = house.submit(request(), breaks_at=2), house.submit(request())
+    house.run()
+    assert [isinstance(event, GenerationCancelled) for event in house.events[gone]] == [False, False, True]
+    assert isinstance(house.last(other), GenerationChunk)
+
+
+def test_a_sink_that_closes_the_kit_gets_no_event_after_the_last_one() -> None:
+    house = House()
+    pool = Pool(4, 4)
+
+    def close(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, GenerationChunk):
+            house.loop.close(KitClosedError("closed"))
+
+    seen: list[Event] = []
+    house.loop.submit(Job(request(answer=5), close, pool))
+    beside = [house.submit(request(answer=5), pool=pool), house.submit(request(answer=5))]
+    house.run()
+    for events in (seen, *(house.events[one] for one in beside)):
+        assert [isinstance(event, KitClosedError) for event in events][-1:] == [True]
+        assert sum(isinstance(event, BaseException) for event in events) == 1
+    assert house.executor.closed
+
+
+def test_deadlines_and_cancelling_end_a_request_at_the_next_step(clock: Clock) -> None:
+    house = House(places=2)
+    late = house.submit(request(answer=50), deadline=5.0)
+    cancelled, waiting = house.submit(request(answer=50)), house.submit(request(), deadline=5.0)
+    house.run(10)
+    house.loop.cancel(cancelled)
+    house.run(2)
+    assert isinstance(house.last(cancelled), GenerationCancelled)
+    assert house.executor.ended[cancelled]
+    assert not late.done.is_set()
+    clock.now = 5.0
+    house.run(1)
+    assert isinstance(house.last(late), DeadlineError)
+    assert not house.executor.ended[late]
+    house.run()
+    assert waiting.done.is_set()
+
+
+def test_who_waits_in_vain_is_refused_after_a_while(clock: Clock) -> None:
+    house = House(places=1)
+    paused, waiting = house.submit(request(), granted=1), house.submit(request(), granted=1)
+    house.run()
+    clock.now = PATIENCE - 0.1
+    house.loop.wake()
+    house.run()
+    assert not waiting.done.is_set()
+    clock.now = PATIENCE
+    house.loop.wake()
+    house.run()
+    assert isinstance(house.last(waiting), InsufficientMemoryError)
+    assert not paused.done.is_set()
+
+
+def test_who_waits_for_a_slow_caller_is_not_refused(clock: Clock) -> None:
+    """Between two of its events every caller looks as if it did not go on."""
+    house = House(places=1)
+    slow, waiting = house.submit(request(answer=30), granted=1), house.submit(request(), granted=9)
+    while not slow.done.is_set():
+        house.run()
+        clock.now += PATIENCE / 2
+        house.loop.grant(slow)
+    house.run()
+    assert clock.now > 10 * PATIENCE
+    assert isinstance(house.last(waiting), GenerationChunk)
+
+
+def test_nobody_waits_for_ever_once_the_thread_is_gone() -> None:
+    """Also where a round was on its way when that happened, as in the child of a fork."""
+    house = House()
+    house.submit(request())
+    house.thread.closed = True
+    with pytest.raises(KitClosedError):
+        house.submit(request())
+
+
+def test_many_small_requests_do_not_starve_a_large_one() -> None:
+    house = House()
+    pool = Pool(3, 4)
+    small = [house.submit(request(answer=3), pool=pool) for _ in range(3)]
+    large = house.submit(request())
+    # The large one needs everything.
+    house.room.admit = lambda one, running: not running if one is large else large not in running  # type: ignore[method-assign]
+    for _ in range(100):
+        if large.done.is_set():
+            break
+        house.run(2)
+        while sum(not one.done.is_set() for one in small) < 3:
+            small.append(house.submit(request(answer=3), pool=pool))
+    assert isinstance(house.last(large), GenerationChunk)
+
+
+POOLS = [None, Pool(1, 3), Pool(3, 2)]
+SUBMIT = st.fixed_dictionaries(
+    {
+        "what": st.just("submit"),
+        "tokens": st.integers(1, 9),
+        "answer": st.integers(1, 4),
+        "step": st.integers(1, 5),
+        "read": st.booleans(),
+        "pool": st.integers(0, 2),
+        "paused": st.booleans(),
+        "fails": st.sampled_from([""] * 6 + ["begin", "read", "share", "batch", "write", "end"]),
+        "restores": st.booleans(),
+        "breaks_at": st.sampled_from([0, 0, 0, 1, 2, 4]),
+        "deadline": st.sampled_from([None, None, 3.0, 8.0]),
+    }
+)
+OTHER = st.fixed_dictionaries(
+    {
+        "what": st.sampled_from(["grant", "grant", "cancel", "restored", "wait", "run", "run", "refuse"]),
+        "number": st.integers(0, 9),
+    }
+)
+
+
+def act(house: House, clock: Clock, action: dict[str, Any]) -> None:
+    if action["what"] == "submit":
+        tokens = action["tokens"]
+        pool = POOLS[action["pool"]]
+        read_to = max(1, tokens - 1) if action["read"] and pool is None else None
+        asked = request(tokens, action["answer"], step=action["step"], read_to=read_to)
+        deadline = None if action["deadline"] is None else clock.now + action["deadline"]
+        house.submit(
+            asked, pool=pool, granted=1 if action["paused"] and pool is None else None, deadline=deadline,
+            fails=action["fails"], restores=action["restores"], breaks_at=action["breaks_at"],
+        )  # fmt: skip
+        return
+    number = action["number"]
+    chosen = house.jobs[number % len(house.jobs)] if house.jobs else None
+    match action["what"]:
+        case "grant" if chosen is not None and chosen.granted is not None:
+            house.loop.grant(chosen)
+        case "cancel" if chosen is not None:
+            house.loop.cancel(chosen)
+        case "restored" if house.executor.ready:
+            house.executor.ready.pop(number % len(house.executor.ready))()
+        case "wait":
+            clock.now += number / 3
+            house.loop.wake()
+        case "run":
+            house.thread.run(number)
+        case "refuse":
+            house.room.places = 1 + number % 4
+
+
+def check(house: House) -> None:
+    running = house.scheduler.running()
+    for pool in POOLS[1:]:
+        assert pool is not None
+        assert sum(one.pool is pool for one in running) <= pool.max_rows
+    assert len(house.room.updates) == len(house.executor.ended)
+
+
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(actions=st.lists(st.one_of(SUBMIT, OTHER, OTHER), max_size=40))
+def test_whatever_happens_every_request_ends_once(clock: Clock, actions: list[dict[str, Any]]) -> None:
+    clock.now = 0.0
+    house = House()
+    for action in actions:
+        act(house, clock, action)
+        check(house)
+    # From here on every caller goes on and the disk answers; so each request ends within so many rounds.
+    house.room.places = max(1, house.room.places)
+    for one in house.jobs:
+        for _ in range(0 if one.granted is None else 30):
+            house.loop.grant(one)
+    rounds = 0
+    while house.thread.posted or house.executor.ready:
+        for ready in house.executor.ready[:]:
+            house.executor.ready.remove(ready)
+            ready()
+        house.thread.run()
+        check(house)
+        rounds += 1
+        assert rounds < 40 * (len(house.jobs) + 2), "somebody starves"
+    assert house.scheduler.jobs == []
+    for one in house.jobs:
+        events = house.events[one]
+        lasts = [event for event in events if is_last(event, one.request)]
+        assert one.done.is_set()
+        assert len(lasts) == (0 if not events else 1) or (one.request.read_to and len(lasts) == 2), events
+        assert events
+        assert is_last(events[-1], one.request), events
+        assert one in house.executor.ended
+        seen = [event.processed for event in events if isinstance(event, PrefillProgress)]
+        assert seen == sorted(seen)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(sizes=st.lists(st.tuples(st.integers(2, 20), st.integers(1, 5)), min_size=2, max_size=5))
+def test_no_prompt_is_read_twice_while_another_waits_for_its_turn(sizes: list[tuple[int, int]]) -> None:
+    house = House()
+    jobs = [house.submit(request(tokens, step=step)) for tokens, step in sizes]
+    house.run()
+    turns = house.executor.turns
+    for at, one in enumerate(turns):
+        following = turns[at + 1 :]
+        again = following.index(one) if one in following else len(following)
+        others = {other for other in jobs if other is not one and other in following and other in turns[:at]}
+        assert others <= set(following[:again]) or again == len(following)
+
+
+def test_steps_are_plain_data() -> None:
+    step = Step((Begin(1),), (Read(1, 0, 3), Encode(2, 0)), (Write((3, 4)),))
+    assert step == Step((Begin(1),), (Read(1, 0, 3), Encode(2, 0)), (Write((3, 4)),))
+    assert len({step, Step()}) == 2
+    assert not Step()
+    assert step
