@@ -13,7 +13,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models import qwen3_5 as upstream
-from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.cache import ArraysCache
 from mlx_lm.models.pipeline import PipelineMixin
 
@@ -24,9 +23,10 @@ from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.layouts import check_tensors, to_canonical
 from mlx_qwen35.errors import AdapterError
 from mlx_qwen35.patches.attention import PatchedAttention
-from mlx_qwen35.patches.cpu import on_cpu, swiglu
+from mlx_qwen35.patches.compiled_step import CompiledStep
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, PatchedGatedDeltaNet, choose_gated_delta
 from mlx_qwen35.patches.mrope import multimodal_angles
+from mlx_qwen35.patches.operations import UPSTREAM, Operations, choose_operations
 from mlx_qwen35.patches.vision_tower import build_vision_tower
 from mlx_qwen35.paths import expand
 from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache, media_ahead
@@ -41,7 +41,7 @@ class TextModelArgs(upstream.TextModelArgs):  # type: ignore[misc]
     rotary_dims: int = 0
     exact: bool = False
     gated_delta: GatedDelta = "native"
-    on_cpu: bool = False
+    operations: Operations = UPSTREAM
 
     @classmethod
     def from_config(cls, config: ModelConfig, *, exact: bool, gated_delta: GatedDelta) -> "TextModelArgs":
@@ -79,7 +79,7 @@ class TextModelArgs(upstream.TextModelArgs):  # type: ignore[misc]
             rotary_dims=text.rope.rotary_dims,
             exact=exact,
             gated_delta=gated_delta,
-            on_cpu=not exact and on_cpu(),
+            operations=choose_operations(exact=exact),
         )
 
 
@@ -89,14 +89,18 @@ _INTERVAL = 2
 _INDEX_OF_KIND: dict[LayerType, int] = {"linear_attention": 0, "full_attention": _INTERVAL - 1}
 
 
-class CpuMLP(upstream.MLP):  # type: ignore[misc]
-    """mlx-lm's feed-forward layer, for the CPU."""
+class PatchedMLP(upstream.MLP):  # type: ignore[misc]
+    """mlx-lm's feed-forward layer with the device's own activation."""
+
+    def __init__(self, args: TextModelArgs) -> None:
+        super().__init__(args.hidden_size, args.intermediate_size)
+        self._operations = args.operations
 
     def __call__(self, x: mx.array) -> mx.array:
         """(B, L, hidden_size) to the same."""
         if self.training:
             return super().__call__(x)  # type: ignore[no-any-return]
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return]
+        return self.down_proj(self._operations.swiglu(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return]
 
 
 class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
@@ -109,17 +113,17 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
     def __init__(self, args: TextModelArgs, layer_type: LayerType) -> None:
         super().__init__(args, layer_idx=_INDEX_OF_KIND[layer_type])
         self._rotary_dims, self._mrope_section = args.rotary_dims, args.mrope_section
-        self._steps: tuple[Callable[..., Any], ...] = ()
+        self._steps: tuple[CompiledStep, ...] = ()
         if self.is_linear:
             self.linear_attn = PatchedGatedDeltaNet(args)
         else:
             self.self_attn = PatchedAttention(args)
-        if args.on_cpu and not args.num_experts:
-            self.mlp = CpuMLP(args.hidden_size, args.intermediate_size)
+        if not args.operations.upstream and not args.num_experts:
+            self.mlp = PatchedMLP(args)
         if not args.exact:
             steps = (self._decode,) if self.is_linear else (self._before, self._after)
             # The weights are inputs, so that an adapter or another precision is seen.
-            self._steps = tuple(mx.compile(step, inputs=self) for step in steps)
+            self._steps = tuple(CompiledStep(step, inputs=self) for step in steps)
 
     def _decode(self, x: mx.array, *states: mx.array) -> tuple[mx.array, ...]:
         cache = ArraysCache(size=len(states))
@@ -154,8 +158,9 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
         # An array, because a number would be compiled into it.
         queries, keys, values, gate = before(x, mx.array(cache.offset))
         keys, values = cache.update_and_fetch(keys, values)
-        scale = self.self_attn.scale
-        out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=scale, mask=mask)
+        attention: PatchedAttention = self.self_attn
+        scale = attention.scale
+        out = attention.operations.attention(queries, keys, values, scale=scale, mask=mask, cache=cache)
         return after(x, out, gate)  # type: ignore[no-any-return]
 
     def _in_decode(self, x: mx.array, cache: Any) -> bool:
