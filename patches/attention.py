@@ -51,11 +51,11 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
         out = operations.attention(queries, keys, values, scale=self.scale, mask=mask, cache=cache)
         return self.finish(out, gate)
 
-    def project(self, x: mx.array, turn: Callable[[mx.array], mx.array]) -> tuple[mx.array, ...]:
+    def project(self, x: mx.array, rotate_heads: Callable[[mx.array], mx.array]) -> tuple[mx.array, ...]:
         """Queries, keys and values (B, H, L, D), and the gate (B, L, H * D), of (B, L, hidden_size).
 
         Args:
-            turn: Rotates queries and keys.
+            rotate_heads: The rotary embedding of queries and keys, (B, H, L, D) to the same.
         """
         B, L, _ = x.shape
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
@@ -63,9 +63,9 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
         queries = self.q_norm(queries).transpose(0, 2, 1, 3)
         keys = self.k_norm(self.k_proj(x).reshape(B, L, kv_heads, -1)).transpose(0, 2, 1, 3)
         values = self.v_proj(x).reshape(B, L, kv_heads, -1).transpose(0, 2, 1, 3)
-        return turn(queries), turn(keys), values, gate.reshape(B, L, -1)
+        return rotate_heads(queries), rotate_heads(keys), values, gate.reshape(B, L, -1)
 
     def finish(self, out: mx.array, gate: mx.array) -> mx.array:
-        """(B, L, hidden_size) of what was attended to, (B, H, L, D)."""
+        """Gate and project what was attended to: (B, H, L, D) and a gate (B, L, H * D) to (B, L, hidden_size)."""
         out = out.transpose(0, 2, 1, 3).reshape(gate.shape)
         return self.o_proj(self.operations.gated(out, gate))  # type: ignore[no-any-return]

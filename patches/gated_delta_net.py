@@ -1,4 +1,4 @@
-"""mlx-lm's GDN layer with a choice of how it reads a prompt."""
+"""mlx-lm's GDN layer with a choice of algorithms for reading a prompt."""
 
 from typing import Any, Literal, get_args
 
@@ -10,18 +10,18 @@ from mlx_qwen35.errors import OptionError
 from mlx_qwen35.patches.gated_delta import gated_delta_chunked, log_decay
 from mlx_qwen35.patches.operations import Operations
 
-# "native" is mlx-lm's own code: its Metal kernel, or a loop over tokens where there is no Metal. "chunked" is this
-# package's, and "fast" MLX's built-in function.
+# How a GDN layer reads several tokens: "native" is mlx-lm's own code, which is its Metal kernel, or a loop over tokens
+# where there is no Metal; "chunked" is this package's, "fast" MLX's built-in function.
 GatedDelta = Literal["native", "chunked", "fast"]
 
 
 def choose_gated_delta(name: str | None, *, exact: bool = False) -> GatedDelta:
-    """The named way, or the best one for the device that MLX runs on.
+    """The named algorithm, or the fastest one for the device that MLX runs on.
 
     Args:
         exact: Only mlx-lm's own code will do.
     Raises:
-        OptionError: There is no such way, or it is not exact.
+        OptionError: There is no such algorithm, or it is not exact.
     """
     if name is None:
         on_metal = mx.metal.is_available() and mx.default_device() == mx.Device(mx.gpu)
@@ -34,7 +34,7 @@ def choose_gated_delta(name: str | None, *, exact: bool = False) -> GatedDelta:
 
 
 class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
-    """mlx-lm's layer, except that several tokens at once may be read another way."""
+    """mlx-lm's layer, except that several tokens at once may be read by another algorithm."""
 
     def __init__(self, args: Any) -> None:
         super().__init__(args)

@@ -1,7 +1,7 @@
 """mlx-lm's models/qwen3_5.py with media, and with the checkpoints that it does not read.
 
 Every class here is a subclass that changes as little as it can. A chunk without an image
-runs mlx-lm's own code; where that is slow, a faster way is taken unless the model is exact.
+runs mlx-lm's own code; where that is slow, faster code of this package takes its place unless the model is exact.
 """
 
 from collections.abc import Callable
@@ -104,7 +104,7 @@ class PatchedMLP(upstream.MLP):  # type: ignore[misc]
 
 
 class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
-    """mlx-lm's decoder layer, which turns to multimodal RoPE for a chunk with an image.
+    """mlx-lm's decoder layer, which applies multimodal RoPE to a chunk with an image.
 
     A GDN layer's decode step has the same shapes for every token, so it is one compiled function, unless the model is
     exact. Of an attention layer the same is true of what comes before its cache, and of what comes after.
@@ -227,7 +227,7 @@ class Model(upstream.Model):  # type: ignore[misc]
 
     Args:
         exact: Text is bit-identical to mlx-lm: only its own code, and nothing compiled around it.
-        gated_delta: How GDN layers read a prompt; None for the best way on this device.
+        gated_delta: How GDN layers read a prompt; None for the fastest on this device.
     """
 
     def __init__(self, config: ModelConfig, *, exact: bool = False, gated_delta: str | None = None) -> None:
@@ -292,15 +292,15 @@ class Model(upstream.Model):  # type: ignore[misc]
     @property
     def quant_predicate(self) -> Callable[[str, nn.Module], bool | dict[str, Any]]:
         """Which modules `nn.quantize` may touch: the vision tower stays as it is, gates get 8 bits."""
-        return quantises
+        return quantisation_of
 
 
 # Small matrices that decide where tokens go (routing) and how fast GDN forgets (decay, update).
 _GATES = ("mlp.gate", "mlp.shared_expert_gate", "linear_attn.in_proj_a", "linear_attn.in_proj_b")
 
 
-def quantises(path: str, module: nn.Module) -> bool | dict[str, Any]:
-    """mlx-lm's form of a quantisation choice for the module at a canonical path."""
+def quantisation_of(path: str, module: nn.Module) -> bool | dict[str, Any]:
+    """What mlx-lm asks of a quantisation predicate: whether, and how, to quantise the module at a canonical path."""
     if path.startswith("vision_tower.") or not hasattr(module, "to_quantized"):
         return False
     return {"group_size": 64, "bits": 8, "mode": "affine"} if path.endswith(_GATES) else True

@@ -11,7 +11,7 @@ from mlx_vlm.models.qwen3_vl import vision as upstream
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.patches import cpu
-from mlx_qwen35.patches.operations import CpuOperations
+from mlx_qwen35.patches.operations import UPSTREAM, CpuOperations, choose_operations
 from mlx_qwen35.patches.qwen3_5 import PatchedMLP
 from mlx_qwen35.patches.vision_layers import PatchedVisionAttention
 from tests.tiny import DENSE, MOE, Shape
@@ -106,3 +106,13 @@ def test_an_exact_model_reads_text_without_it(checkpoint_dir: Callable[[Shape], 
                 assert isinstance(attention._operations, CpuOperations) is not exact
                 assert isinstance(layer.mlp, PatchedMLP) is (shape is DENSE and not exact)
             assert all(isinstance(block.attn, PatchedVisionAttention) for block in kit.model.vision_tower.blocks)
+
+
+def test_the_device_is_asked_for_when_it_matters(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when a module is imported: how many tokens a request reads at once follows the device of now."""
+    for here, steps in ((True, 512), (False, 2048)):
+        monkeypatch.setattr(cpu, "on_cpu", lambda here=here: here)
+        assert isinstance(choose_operations(), CpuOperations) is here
+        assert choose_operations(exact=True) is UPSTREAM
+        assert kit.request([1, 2, 3]).prefill_step_size == steps
+        assert kit.request([1, 2, 3], prefill_step_size=7).prefill_step_size == 7
