@@ -16,7 +16,7 @@ from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.layouts import to_canonical
 from mlx_qwen35.errors import CheckpointError, OptionError
-from mlx_qwen35.patches.qwen3_5 import Model, quantises
+from mlx_qwen35.patches.qwen3_5 import Model, quantisation_of
 from mlx_qwen35.paths import expand
 from mlx_qwen35.runtime.thread import MlxThread
 
@@ -126,7 +126,7 @@ def _quantise(model: nn.Module, bits: int, group_size: int) -> dict[str, Any]:
     chosen = dict(settings)
 
     def choose(path: str, module: nn.Module) -> bool | dict[str, Any]:
-        choice = quantises(path, module)
+        choice = quantisation_of(path, module)
         if choice and module.weight.shape[-1] % (choice if isinstance(choice, dict) else settings)["group_size"]:
             return False
         if isinstance(choice, dict):

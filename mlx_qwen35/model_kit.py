@@ -21,7 +21,7 @@ from mlx_qwen35.answers.sampling import (
 )
 from mlx_qwen35.answers.text import check_stop
 from mlx_qwen35.errors import GenerationCancelled, OptionError, PromptError, SessionError
-from mlx_qwen35.patches.cpu import on_cpu
+from mlx_qwen35.patches.operations import choose_operations
 from mlx_qwen35.paths import expand
 from mlx_qwen35.prompts.builder import Messages, PromptBuilder
 from mlx_qwen35.prompts.prompt import Prompt
@@ -34,8 +34,6 @@ from mlx_qwen35.vision import IMAGE_CACHE_BYTES
 
 ProgressCallback = Callable[[int, int], bool | None]
 
-# Long steps keep a GPU busy; a CPU only spends memory on them.
-PREFILL_STEP_SIZE = 512 if on_cpu() else 2048
 MAX_TOKENS = 4096
 
 
@@ -212,7 +210,7 @@ class ModelKit:
         stop: str | Sequence[str] | None = None,
         logprobs: bool = False,
         top_logprobs: int = 0,
-        prefill_step_size: int = PREFILL_STEP_SIZE,
+        prefill_step_size: int | None = None,
         cache_prompt: bool = True,
         sampler: Sampler | None = None,
         logits_processors: Sequence[LogitsProcessor] = (),
@@ -228,7 +226,7 @@ class ModelKit:
             logprobs: Give each token's log probability.
             top_logprobs: Give this many most likely tokens at each position.
             prefill_step_size: Tokens of the prompt that are read at once, fewer where memory asks for it;
-                if not given, 2048, on the CPU 512.
+                None for 2048, on the CPU 512.
             cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
                 everything, and remembers nothing.
             sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of
@@ -249,7 +247,7 @@ class ModelKit:
         options.check_vocabulary(vocab_size)
         if max_tokens is None:
             max_tokens = default_max_tokens(self.checkpoint.generation_config) or MAX_TOKENS
-        plan = self._plan(ready, whole_number("max_tokens", max_tokens, 1), prefill_step_size)
+        plan = self._plan(ready, whole_number("max_tokens", max_tokens, 1), _step_size(prefill_step_size))
         return Request(
             prompt=ready,
             options=options,
@@ -276,7 +274,7 @@ class ModelKit:
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
-        prefill_step_size: int = PREFILL_STEP_SIZE,
+        prefill_step_size: int | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> int:
         """Read what every next question will begin with, while the user is still typing it.
@@ -291,7 +289,7 @@ class ModelKit:
             PromptError, MediaError, OptionError: As in `process_prompt`.
             GenerationCancelled: `on_progress` returned False; what was read until then is kept.
         """
-        whole_number("prefill_step_size", prefill_step_size, 1)
+        step_size = _step_size(prefill_step_size)
         if not isinstance(messages, Sequence) or isinstance(messages, str):
             raise PromptError(f"messages: expected a list of messages, found {type(messages).__name__}")
         if messages and isinstance(messages[-1], Mapping) and messages[-1].get("tool_calls"):
@@ -310,7 +308,7 @@ class ModelKit:
         self._prompts.check(one, 0, self.context_length)
         if not self.prompt_cache.budget or not stop:
             return 0
-        step_size = self._plan(one, 0, prefill_step_size).step_size
+        step_size = self._plan(one, 0, step_size).step_size
         request = Request(one, SamplingOptions(), 0, step_size, read_to=stop, patches=self._patches(one))
         for _ in self._consume(request, on_progress):
             raise AssertionError("a request that only reads writes nothing")
@@ -371,13 +369,17 @@ class ModelKit:
         """
         length = len(prompt.input_ids)
         new_tokens = min(new_tokens, self.context_length - length)
-        step_size = whole_number("prefill_step_size", step_size, 1)
         return self.guard.plan(length, new_tokens, step_size, self._patches(prompt), self.vision.features.nbytes)
 
     def _patches(self, prompt: Prompt) -> int:
         """Of the largest image that is not encoded yet."""
         unseen = [image for image in prompt.images if not self.vision.has_seen(image)]
         return max((math.prod(image.grid_thw) for image in unseen), default=0)
+
+
+def _step_size(given: int | None) -> int:
+    """Tokens of a prompt that are read at once, by default as many as suit the device."""
+    return choose_operations().prefill_step_size if given is None else whole_number("prefill_step_size", given, 1)
 
 
 def _callable(name: str, value: Any) -> Any:

@@ -5,18 +5,22 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models import qwen3_5 as upstream
-from mlx_lm.models.base import scaled_dot_product_attention
 
-from mlx_qwen35.patches import cpu
 from mlx_qwen35.patches.mrope import rotate
+from mlx_qwen35.patches.operations import UPSTREAM, Operations
 
 
 class PatchedAttention(upstream.Attention):  # type: ignore[misc]
-    """mlx-lm's layer, except for chunks with an image, and for several tokens on the CPU."""
+    """mlx-lm's layer, except for chunks with an image, and where the device has operations of its own."""
 
     def __init__(self, args: Any) -> None:
         super().__init__(args)
-        self._on_cpu: bool = args.on_cpu
+        self._operations: Operations = args.operations
+
+    @property
+    def operations(self) -> Operations:
+        """Upstream's, while it is trained."""
+        return UPSTREAM if self.training else self._operations
 
     def __call__(
         self,
@@ -35,8 +39,8 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
             mlx-lm 0.32.2, models/qwen3_next.py, Qwen3NextAttention.__call__.
         """
         L = x.shape[1]
-        by_parts = self._on_cpu and L > 1 and not self.training and not hasattr(cache, "bits")
-        if angles is None and not by_parts:
+        operations = self.operations
+        if angles is None and (operations.upstream or L == 1 or hasattr(cache, "bits")):
             return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
         offset = 0 if cache is None else cache.offset
         queries, keys, values, gate = self.project(
@@ -44,17 +48,14 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
         )
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
-        if by_parts:
-            out = cpu.attention(queries, keys, values, scale=self.scale, mask=mask)
-        else:
-            out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=self.scale, mask=mask)
+        out = operations.attention(queries, keys, values, scale=self.scale, mask=mask, cache=cache)
         return self.finish(out, gate)
 
-    def project(self, x: mx.array, turn: Callable[[mx.array], mx.array]) -> tuple[mx.array, ...]:
+    def project(self, x: mx.array, rotate_heads: Callable[[mx.array], mx.array]) -> tuple[mx.array, ...]:
         """Queries, keys and values (B, H, L, D), and the gate (B, L, H * D), of (B, L, hidden_size).
 
         Args:
-            turn: Rotates queries and keys.
+            rotate_heads: The rotary embedding of queries and keys, (B, H, L, D) to the same.
         """
         B, L, _ = x.shape
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
@@ -62,9 +63,9 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
         queries = self.q_norm(queries).transpose(0, 2, 1, 3)
         keys = self.k_norm(self.k_proj(x).reshape(B, L, kv_heads, -1)).transpose(0, 2, 1, 3)
         values = self.v_proj(x).reshape(B, L, kv_heads, -1).transpose(0, 2, 1, 3)
-        return turn(queries), turn(keys), values, gate.reshape(B, L, -1)
+        return rotate_heads(queries), rotate_heads(keys), values, gate.reshape(B, L, -1)
 
     def finish(self, out: mx.array, gate: mx.array) -> mx.array:
-        """(B, L, hidden_size) of what was attended to, (B, H, L, D)."""
+        """Gate and project what was attended to: (B, H, L, D) and a gate (B, L, H * D) to (B, L, hidden_size)."""
         out = out.transpose(0, 2, 1, 3).reshape(gate.shape)
-        return self.o_proj(cpu.gated(out, gate) if self._on_cpu else out * mx.sigmoid(gate))  # type: ignore[no-any-return]
+        return self.o_proj(self.operations.gated(out, gate))  # type: ignore[no-any-return]

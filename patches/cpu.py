@@ -1,8 +1,8 @@
-"""Operations of a layer in forms that suit MLX's CPU backend, which no fused kernel serves.
+"""Operations of a layer for MLX's CPU backend, which has no fused kernels.
 
 There a depthwise convolution runs channel by channel; an exponential calls a function for every multiplication
 with addition, because the wheel is built for processors without that instruction, and a power is faster; and
-attention holds the scores of all queries and keys. docs/performance.md has what these forms gain. A GPU has
+attention holds the scores of all queries and keys. docs/performance.md has what these functions gain. A GPU has
 kernels that are better than any of this.
 """
 
@@ -45,7 +45,7 @@ def gated(x: mx.array, gate: mx.array) -> mx.array:
 
 @partial(mx.compile, shapeless=True)
 def gelu_tanh(x: mx.array) -> mx.array:
-    """The tanh form of GELU, computed in float32, in the dtype of `x`: x (1 + tanh u) / 2 is x sigmoid(2 u).
+    """The tanh approximation of GELU, computed in float32, in the dtype of `x`: x (1 + tanh u) / 2 is x sigmoid(2 u).
 
     Source:
         MLX 0.32, nn.gelu_approx.
@@ -56,7 +56,7 @@ def gelu_tanh(x: mx.array) -> mx.array:
 
 
 @partial(mx.compile, shapeless=True)
-def _weigh(taps: list[mx.array], weights: list[mx.array]) -> mx.array:
+def _weighted_silu(taps: list[mx.array], weights: list[mx.array]) -> mx.array:
     total = sum(tap.astype(mx.float32) * weight for tap, weight in zip(taps, weights, strict=True))
     assert isinstance(total, mx.array)
     return (total / (1 + _exp(-total))).astype(taps[0].dtype)
@@ -75,11 +75,11 @@ def causal_conv_silu(x: mx.array, weight: mx.array) -> mx.array:
     """
     K = weight.shape[1]
     L = x.shape[1] - K + 1
-    return _weigh([x[:, at : at + L] for at in range(K)], [weight[:, at, 0] for at in range(K)])
+    return _weighted_silu([x[:, at : at + L] for at in range(K)], [weight[:, at, 0] for at in range(K)])
 
 
 @partial(mx.compile, shapeless=True)
-def _exp2_less(x: mx.array, most: mx.array) -> mx.array:
+def _exp2_shifted(x: mx.array, most: mx.array) -> mx.array:
     return mx.power(2.0, x - most)
 
 
@@ -115,7 +115,7 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, *, scale: flo
         if allowed is not None:
             # Not infinity: a query that may look nowhere, as in padding, would become NaN, and spread.
             scores = mx.where(allowed, scores, mx.finfo(mx.float32).min)
-        weights = _exp2_less(scores, scores.max(axis=-1, keepdims=True))
+        weights = _exp2_shifted(scores, scores.max(axis=-1, keepdims=True))
         total = weights.sum(axis=-1, keepdims=True)
         out = weights.reshape(B, Hk, -1, seen) @ values[:, :, :seen]
         blocks.append(out.reshape(B, Hk, H // Hk, stop - start, D) / total)

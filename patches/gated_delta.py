@@ -36,7 +36,7 @@ def gated_delta_chunked(
 
     With S the state, each token does S <- g S, then S <- S + beta (v - S k) k', and reads S q. Within a chunk the
     corrections depend on each other through a unit lower triangular system, whose inverse makes
-    them matrix products (the WY form); chunks hand the state on.
+    them matrix products (the WY representation); each chunk passes its state on to the next.
 
     Args:
         q, k: (B, L, Hk, Dk), normalised; q carries the readout scale.

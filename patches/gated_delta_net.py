@@ -1,28 +1,27 @@
-"""mlx-lm's GDN layer with a choice of how it reads a prompt."""
+"""mlx-lm's GDN layer with a choice of algorithms for reading a prompt."""
 
 from typing import Any, Literal, get_args
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx_lm.models import qwen3_5 as upstream
 from mlx_lm.models.gated_delta import compute_g, normalize_qk
 
 from mlx_qwen35.errors import OptionError
-from mlx_qwen35.patches import cpu
 from mlx_qwen35.patches.gated_delta import gated_delta_chunked, log_decay
+from mlx_qwen35.patches.operations import Operations
 
-# "native" is mlx-lm's own code: its Metal kernel, or a loop over tokens where there is no Metal. "chunked" is this
-# package's, and "fast" MLX's built-in function.
+# How a GDN layer reads several tokens: "native" is mlx-lm's own code, which is its Metal kernel, or a loop over tokens
+# where there is no Metal; "chunked" is this package's, "fast" MLX's built-in function.
 GatedDelta = Literal["native", "chunked", "fast"]
 
 
 def choose_gated_delta(name: str | None, *, exact: bool = False) -> GatedDelta:
-    """The named way, or the best one for the device that MLX runs on.
+    """The named algorithm, or the fastest one for the device that MLX runs on.
 
     Args:
         exact: Only mlx-lm's own code will do.
     Raises:
-        OptionError: There is no such way, or it is not exact.
+        OptionError: There is no such algorithm, or it is not exact.
     """
     if name is None:
         on_metal = mx.metal.is_available() and mx.default_device() == mx.Device(mx.gpu)
@@ -35,12 +34,12 @@ def choose_gated_delta(name: str | None, *, exact: bool = False) -> GatedDelta:
 
 
 class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
-    """mlx-lm's layer, except that several tokens at once may be read another way."""
+    """mlx-lm's layer, except that several tokens at once may be read by another algorithm."""
 
     def __init__(self, args: Any) -> None:
         super().__init__(args)
         self._gated_delta: GatedDelta = args.gated_delta
-        self._on_cpu: bool = args.on_cpu
+        self._operations: Operations = args.operations
 
     def __call__(self, inputs: mx.array, mask: mx.array | None = None, cache: Any = None) -> mx.array:
         """(B, L, hidden_size) to the same; `mask` and `cache` as in mlx-lm.
@@ -59,8 +58,7 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
         if conv_state is None:
             conv_state = mx.zeros((B, kept, self.conv_dim), dtype=inputs.dtype)
         conv_input = mx.concatenate([conv_state, qkv], axis=1)
-        weight = self.conv1d.weight
-        qkv = cpu.causal_conv_silu(conv_input, weight) if self._on_cpu else nn.silu(self.conv1d(conv_input))
+        qkv = self._operations.causal_conv_silu(conv_input, self.conv1d)
         q, k, v = mx.split(qkv, [self.key_dim, 2 * self.key_dim], axis=-1)
         q, k = (x.reshape(B, L, self.num_k_heads, self.head_k_dim) for x in (q, k))
         q, k = normalize_qk(q, k, inv_scale=self.head_k_dim**-0.5, eps=1e-6)
@@ -82,8 +80,5 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
             cache[1] = state
             cache.advance(L)
         z = self.in_proj_z(inputs).reshape(B, L, self.num_v_heads, self.head_v_dim)
-        if self._on_cpu:
-            out = cpu.swiglu(z, mx.fast.rms_norm(out, self.norm.weight, self.norm.eps))
-        else:
-            out = self.norm(out, z)
+        out = self._operations.gated_norm(out, z, self.norm)
         return self.out_proj(out.reshape(B, L, -1))  # type: ignore[no-any-return]

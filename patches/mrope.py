@@ -51,5 +51,5 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     half = cos.shape[-1]
     first, second, rest = mx.split(x, [half, 2 * half], axis=-1)
     first, second = first.astype(mx.float32), second.astype(mx.float32)
-    turned = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return mx.concatenate([turned.astype(x.dtype), rest], axis=-1)
+    rotated = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return mx.concatenate([rotated.astype(x.dtype), rest], axis=-1)

@@ -1,7 +1,7 @@
 """mlx-lm's models/qwen3_5.py with media, and with the checkpoints that it does not read.
 
 Every class here is a subclass that changes as little as it can. A chunk without an image
-runs mlx-lm's own code; where that is slow, a faster way is taken unless the model is exact.
+runs mlx-lm's own code; where that is slow, faster code of this package takes its place unless the model is exact.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models import qwen3_5 as upstream
-from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.cache import ArraysCache
 from mlx_lm.models.pipeline import PipelineMixin
 
@@ -24,9 +23,10 @@ from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.layouts import check_tensors, to_canonical
 from mlx_qwen35.errors import AdapterError
 from mlx_qwen35.patches.attention import PatchedAttention
-from mlx_qwen35.patches.cpu import on_cpu, swiglu
+from mlx_qwen35.patches.compiled_step import CompiledStep
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, PatchedGatedDeltaNet, choose_gated_delta
 from mlx_qwen35.patches.mrope import multimodal_angles
+from mlx_qwen35.patches.operations import UPSTREAM, Operations, choose_operations
 from mlx_qwen35.patches.vision_tower import build_vision_tower
 from mlx_qwen35.paths import expand
 from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache, media_ahead
@@ -41,7 +41,7 @@ class TextModelArgs(upstream.TextModelArgs):  # type: ignore[misc]
     rotary_dims: int = 0
     exact: bool = False
     gated_delta: GatedDelta = "native"
-    on_cpu: bool = False
+    operations: Operations = UPSTREAM
 
     @classmethod
     def from_config(cls, config: ModelConfig, *, exact: bool, gated_delta: GatedDelta) -> "TextModelArgs":
@@ -79,7 +79,7 @@ class TextModelArgs(upstream.TextModelArgs):  # type: ignore[misc]
             rotary_dims=text.rope.rotary_dims,
             exact=exact,
             gated_delta=gated_delta,
-            on_cpu=not exact and on_cpu(),
+            operations=choose_operations(exact=exact),
         )
 
 
@@ -89,18 +89,22 @@ _INTERVAL = 2
 _INDEX_OF_KIND: dict[LayerType, int] = {"linear_attention": 0, "full_attention": _INTERVAL - 1}
 
 
-class CpuMLP(upstream.MLP):  # type: ignore[misc]
-    """mlx-lm's feed-forward layer, for the CPU."""
+class PatchedMLP(upstream.MLP):  # type: ignore[misc]
+    """mlx-lm's feed-forward layer with the device's own activation."""
+
+    def __init__(self, args: TextModelArgs) -> None:
+        super().__init__(args.hidden_size, args.intermediate_size)
+        self._operations = args.operations
 
     def __call__(self, x: mx.array) -> mx.array:
         """(B, L, hidden_size) to the same."""
         if self.training:
             return super().__call__(x)  # type: ignore[no-any-return]
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return]
+        return self.down_proj(self._operations.swiglu(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return]
 
 
 class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
-    """mlx-lm's decoder layer, which turns to multimodal RoPE for a chunk with an image.
+    """mlx-lm's decoder layer, which applies multimodal RoPE to a chunk with an image.
 
     A GDN layer's decode step has the same shapes for every token, so it is one compiled function, unless the model is
     exact. Of an attention layer the same is true of what comes before its cache, and of what comes after.
@@ -109,17 +113,17 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
     def __init__(self, args: TextModelArgs, layer_type: LayerType) -> None:
         super().__init__(args, layer_idx=_INDEX_OF_KIND[layer_type])
         self._rotary_dims, self._mrope_section = args.rotary_dims, args.mrope_section
-        self._steps: tuple[Callable[..., Any], ...] = ()
+        self._steps: tuple[CompiledStep, ...] = ()
         if self.is_linear:
             self.linear_attn = PatchedGatedDeltaNet(args)
         else:
             self.self_attn = PatchedAttention(args)
-        if args.on_cpu and not args.num_experts:
-            self.mlp = CpuMLP(args.hidden_size, args.intermediate_size)
+        if not args.operations.upstream and not args.num_experts:
+            self.mlp = PatchedMLP(args)
         if not args.exact:
             steps = (self._decode,) if self.is_linear else (self._before, self._after)
             # The weights are inputs, so that an adapter or another precision is seen.
-            self._steps = tuple(mx.compile(step, inputs=self) for step in steps)
+            self._steps = tuple(CompiledStep(step, inputs=self) for step in steps)
 
     def _decode(self, x: mx.array, *states: mx.array) -> tuple[mx.array, ...]:
         cache = ArraysCache(size=len(states))
@@ -154,8 +158,9 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
         # An array, because a number would be compiled into it.
         queries, keys, values, gate = before(x, mx.array(cache.offset))
         keys, values = cache.update_and_fetch(keys, values)
-        scale = self.self_attn.scale
-        out = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=scale, mask=mask)
+        attention: PatchedAttention = self.self_attn
+        scale = attention.scale
+        out = attention.operations.attention(queries, keys, values, scale=scale, mask=mask, cache=cache)
         return after(x, out, gate)  # type: ignore[no-any-return]
 
     def _in_decode(self, x: mx.array, cache: Any) -> bool:
@@ -222,7 +227,7 @@ class Model(upstream.Model):  # type: ignore[misc]
 
     Args:
         exact: Text is bit-identical to mlx-lm: only its own code, and nothing compiled around it.
-        gated_delta: How GDN layers read a prompt; None for the best way on this device.
+        gated_delta: How GDN layers read a prompt; None for the fastest on this device.
     """
 
     def __init__(self, config: ModelConfig, *, exact: bool = False, gated_delta: str | None = None) -> None:
@@ -287,15 +292,15 @@ class Model(upstream.Model):  # type: ignore[misc]
     @property
     def quant_predicate(self) -> Callable[[str, nn.Module], bool | dict[str, Any]]:
         """Which modules `nn.quantize` may touch: the vision tower stays as it is, gates get 8 bits."""
-        return quantises
+        return quantisation_of
 
 
 # Small matrices that decide where tokens go (routing) and how fast GDN forgets (decay, update).
 _GATES = ("mlp.gate", "mlp.shared_expert_gate", "linear_attn.in_proj_a", "linear_attn.in_proj_b")
 
 
-def quantises(path: str, module: nn.Module) -> bool | dict[str, Any]:
-    """mlx-lm's form of a quantisation choice for the module at a canonical path."""
+def quantisation_of(path: str, module: nn.Module) -> bool | dict[str, Any]:
+    """What mlx-lm asks of a quantisation predicate: whether, and how, to quantise the module at a canonical path."""
     if path.startswith("vision_tower.") or not hasattr(module, "to_quantized"):
         return False
     return {"group_size": 64, "bits": 8, "mode": "affine"} if path.endswith(_GATES) else True

@@ -6,7 +6,7 @@ from typing import Any
 import mlx.nn as nn
 
 from mlx_qwen35.checkpoints.config import MOE_TYPES, ModelConfig
-from mlx_qwen35.patches.cpu import on_cpu
+from mlx_qwen35.patches.operations import choose_operations
 
 
 def build_vision_tower(config: ModelConfig) -> nn.Module | None:
@@ -39,8 +39,10 @@ def build_vision_tower(config: ModelConfig) -> nn.Module | None:
         deepstack_visual_indexes=[],
     )
     tower: nn.Module = module.VisionModel(arguments)
-    if on_cpu():
-        from mlx_qwen35.patches.cpu_tower import put_cpu_layers
+    # Exact models too: what is exact is text.
+    operations = choose_operations()
+    if not operations.upstream:
+        from mlx_qwen35.patches.vision_layers import replace_layers
 
-        put_cpu_layers(tower)
+        replace_layers(tower, operations)
     return tower

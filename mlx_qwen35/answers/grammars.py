@@ -72,12 +72,12 @@ class Constraint:
             if before is None:
                 self._masks = self._allowed(), mx.array(self._free)
             if before is None or not before.item():
-                return _keep(mx.where(self._ended, *self._masks), logits)
+                return _mask_logits(mx.where(self._ended, *self._masks), logits)
             self._end_think, self._begun = None, True
         if self._begun:
             self._matcher.consume_token(int(np.array(tokens[-1])))
         self._begun = True
-        return _keep(self._allowed(), logits)
+        return _mask_logits(self._allowed(), logits)
 
     def _allowed(self) -> mx.array:
         packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
@@ -113,7 +113,7 @@ class ThinkingBudget:
         if due == len(self._closing) or (due == 0 and self._end_think in np.array(tokens[self._prompt :])):
             self._active = False
             return logits
-        return _keep(mx.arange(logits.shape[-1]) == self._closing[due], logits)
+        return _mask_logits(mx.arange(logits.shape[-1]) == self._closing[due], logits)
 
 
 class Grammars:
@@ -173,7 +173,7 @@ class Grammars:
         length is not enforced. Other values are JSON by their schema.
 
         Args:
-            tools: Function descriptions in OpenAI's form.
+            tools: Function descriptions in OpenAI's format.
             name: The one function to call, once.
             schema: Of JSON that may be written in place of calls; None requires a call.
             parallel: Whether there may be more than one call.
@@ -216,7 +216,7 @@ text[lazy]: /(?s:.*)\n<\/parameter>/
         return Constraint(matcher, place, self._free, end_think)
 
 
-def _keep(allowed: mx.array, logits: mx.array) -> mx.array:
+def _mask_logits(allowed: mx.array, logits: mx.array) -> mx.array:
     return mx.where(allowed, logits, -float("inf"))
 
 

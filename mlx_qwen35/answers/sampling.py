@@ -141,7 +141,7 @@ def options_from(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Sampl
     }
     if defaults.get("do_sample"):
         chosen.setdefault("temperature", 1.0)
-    if chosen.get("top_k") == -1:  # some programs' way to write "all"
+    if chosen.get("top_k") == -1:  # some programs write "all" so
         chosen["top_k"] = 0
     chosen.update({name: value for name, value in given.items() if value is not None})
     return SamplingOptions(**chosen)

@@ -88,7 +88,7 @@ class PromptBuilder:
         """Whether a prompt, perhaps of another checkpoint's, can be run on this one.
 
         Args:
-            new_tokens: Tokens that have to find room behind it.
+            new_tokens: Tokens that have to fit into the context after it.
             context: Tokens of prompt and answer, at most.
         Raises:
             PromptError, MediaError: It cannot.

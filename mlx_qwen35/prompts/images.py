@@ -110,7 +110,7 @@ def _upright(image: "Image", place: str, label: str) -> "Image":
         raise MediaError(f"{place}: {label}: expected at most {MAX_SOURCE_PIXELS} pixels, found {width} x {height}")
     if not width or not height:
         raise MediaError(f"{place}: {label}: expected an image, found {width} x {height} pixels")
-    # A phone's JPEG may carry a second picture (MPO); the first one is the photograph.
+    # A phone's JPEG may carry a second image (MPO); the first one is the photograph.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise MediaError(
             f"{place}: {label}: expected a still image, found {getattr(image, 'n_frames', 'several')} frames; "

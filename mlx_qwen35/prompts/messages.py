@@ -1,4 +1,4 @@
-"""Messages in OpenAI's form, through the checkpoint's chat template, to token ids."""
+"""Messages in OpenAI's format, through the checkpoint's chat template, to token ids."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ def render_messages(
 
     Args:
         messages: Role and content each; content is a string or a list of text and image parts.
-        tools: Function descriptions in OpenAI's form.
+        tools: Function descriptions in OpenAI's format.
         enable_thinking: Whether the answer begins with reasoning; None leaves it to the template.
         add_generation_prompt: Whether to end with the beginning of the assistant's turn.
         chat_template_kwargs: Further variables for the template.
@@ -105,7 +105,7 @@ def _found(value: Any) -> str:
 
 
 def _message(message: Any, place: str, index: int, hide: Any, sources: list[Any], places: list[str]) -> dict[str, Any]:
-    """One message in the form that the templates expect, with user text hidden."""
+    """One message as the templates expect it, with user text hidden."""
     if not isinstance(message, Mapping):
         raise PromptError(f"{place}: expected an object with role and content, found {_found(message)}")
     role = message.get("role")
@@ -141,7 +141,7 @@ def _message(message: Any, place: str, index: int, hide: Any, sources: list[Any]
 def _split_reasoning(message: Mapping[str, Any], content: Any, place: str) -> tuple[Any, str | None]:
     """An earlier answer's reasoning, from its own field or from a `<think>` block in the text.
 
-    Templates look for the block themselves, in the same way, but cannot once user text is hidden.
+    Templates look for the block themselves, likewise, but cannot once user text is hidden.
     """
     if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
         content = "".join(str(part["text"]) for part in content)

@@ -11,8 +11,9 @@ from mlx_vlm.models.qwen3_vl import vision as upstream
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.patches import cpu
-from mlx_qwen35.patches.cpu_tower import CpuVisionAttention
-from mlx_qwen35.patches.qwen3_5 import CpuMLP
+from mlx_qwen35.patches.operations import UPSTREAM, CpuOperations, choose_operations
+from mlx_qwen35.patches.qwen3_5 import PatchedMLP
+from mlx_qwen35.patches.vision_layers import PatchedVisionAttention
 from tests.tiny import DENSE, MOE, Shape
 
 # Of the largest expected value. Oracles compute in float32; a result in bfloat16 is rounded once, by at most 2^-8.
@@ -106,7 +107,7 @@ def test_attention_holds_few_scores() -> None:
 def test_vision_attention(frames: list[int]) -> None:
     """Oracle: mlx-vlm 0.7.10's Attention, float32, 2e-6 of the scale."""
     theirs = upstream.Attention(32, 4)
-    own = CpuVisionAttention(32, 4)
+    own = PatchedVisionAttention(32, 4, CpuOperations())
     own.update(theirs.parameters())
     x, angles, edges = normal(24, 32), normal(24, 4, scale=3.0), mx.array(frames)
     assert_close(own(x, edges, angles), theirs(x, edges, angles))
@@ -118,6 +119,17 @@ def test_an_exact_model_reads_text_without_it(checkpoint_dir: Callable[[Shape], 
     for exact in (False, True):
         with ModelKit.load(checkpoint_dir(shape), exact=exact) as kit:
             for layer in kit.model.language_model.model.layers:
-                assert (layer.linear_attn if layer.is_linear else layer.self_attn)._on_cpu is not exact
-                assert isinstance(layer.mlp, CpuMLP) is (shape is DENSE and not exact)
-            assert all(isinstance(block.attn, CpuVisionAttention) for block in kit.model.vision_tower.blocks)
+                attention = layer.linear_attn if layer.is_linear else layer.self_attn
+                assert isinstance(attention._operations, CpuOperations) is not exact
+                assert isinstance(layer.mlp, PatchedMLP) is (shape is DENSE and not exact)
+            assert all(isinstance(block.attn, PatchedVisionAttention) for block in kit.model.vision_tower.blocks)
+
+
+def test_the_device_is_asked_for_when_it_matters(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when a module is imported: how many tokens a request reads at once follows the device of now."""
+    for here, steps in ((True, 512), (False, 2048)):
+        monkeypatch.setattr(cpu, "on_cpu", lambda here=here: here)
+        assert isinstance(choose_operations(), CpuOperations) is here
+        assert choose_operations(exact=True) is UPSTREAM
+        assert kit.request([1, 2, 3]).prefill_step_size == steps
+        assert kit.request([1, 2, 3], prefill_step_size=7).prefill_step_size == 7

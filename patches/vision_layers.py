@@ -1,6 +1,6 @@
-"""The vision tower's layers for the CPU; see `cpu`.
+"""The vision tower's layers with the device's own operations.
 
-A picture of 1024 x 1024 has 4096 patches: mlx-vlm's attention would hold some 800 MB of scores at once.
+An image of 1024 x 1024 has 4096 patches: on the CPU, mlx-vlm's attention would hold some 800 MB of scores at once.
 """
 
 from itertools import pairwise
@@ -8,12 +8,16 @@ from itertools import pairwise
 import mlx.core as mx
 from mlx_vlm.models.qwen3_vl import vision as upstream
 
-from mlx_qwen35.patches import cpu
 from mlx_qwen35.patches.mrope import rotate
+from mlx_qwen35.patches.operations import Operations
 
 
-class CpuVisionAttention(upstream.Attention):  # type: ignore[misc]
-    """mlx-vlm's layer, some queries at a time."""
+class PatchedVisionAttention(upstream.Attention):  # type: ignore[misc]
+    """mlx-vlm's layer, frame by frame."""
+
+    def __init__(self, dim: int, num_heads: int, operations: Operations) -> None:
+        super().__init__(dim, num_heads)
+        self._operations = operations
 
     def __call__(self, x: mx.array, cu_seqlens: mx.array, rotary_pos_emb: mx.array) -> mx.array:
         """(N, hidden_size) to the same.
@@ -30,15 +34,15 @@ class CpuVisionAttention(upstream.Attention):  # type: ignore[misc]
         cos, sin = mx.cos(angles), mx.sin(angles)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         frames = [
-            cpu.attention(q[:, :, at:to], k[:, :, at:to], v[:, :, at:to], scale=self.scale, mask=None)
+            self._operations.attention(q[:, :, at:to], k[:, :, at:to], v[:, :, at:to], scale=self.scale, mask=None)
             for at, to in pairwise(cu_seqlens.tolist())  # type: ignore[arg-type]
         ]
         return self.proj(mx.concatenate(frames, axis=2).transpose(0, 2, 1, 3).reshape(N, -1))  # type: ignore[no-any-return]
 
 
-def put_cpu_layers(tower: upstream.VisionModel) -> None:
-    """Put these layers in a tower that has no weights yet."""
+def replace_layers(tower: upstream.VisionModel, operations: Operations) -> None:
+    """Put these layers into a tower that has no weights yet."""
     config = tower.config
     for block in tower.blocks:
-        block.attn = CpuVisionAttention(config.hidden_size, config.num_heads)
-        block.mlp.act_fn = cpu.gelu_tanh
+        block.attn = PatchedVisionAttention(config.hidden_size, config.num_heads, operations)
+        block.mlp.act_fn = operations.gelu_tanh

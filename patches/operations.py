@@ -1,0 +1,97 @@
+"""The arithmetic between a layer's matrix products, for the device that MLX runs on.
+
+Patched layers ask one object for it, and do not know the device.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.activations import swiglu
+from mlx_lm.models.base import scaled_dot_product_attention
+
+from mlx_qwen35.patches import cpu
+
+
+class Operations:
+    """What mlx-lm and mlx-vlm compute, by their own functions: for GPUs, and wherever text has to be exact."""
+
+    # Whether a layer may as well run upstream's whole method.
+    upstream = True
+    # Tokens of a prompt that are read at once: long steps keep a GPU busy.
+    prefill_step_size = 2048
+
+    def attention(
+        self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any, cache: Any = None
+    ) -> mx.array:
+        """(B, H, L, D), of queries (B, H, L, D), and keys and values (B, Hk, S, D) or what a quantised cache gives."""
+        return scaled_dot_product_attention(queries, keys, values, cache=cache, scale=scale, mask=mask)  # type: ignore[no-any-return]
+
+    def gated(self, x: mx.array, gate: mx.array) -> mx.array:
+        """x sigmoid(gate), any one shape."""
+        return x * mx.sigmoid(gate)
+
+    def swiglu(self, gate: mx.array, x: mx.array) -> mx.array:
+        """silu(gate) x, any one shape."""
+        return swiglu(gate, x)  # type: ignore[no-any-return]
+
+    def gated_norm(self, x: mx.array, gate: mx.array, norm: nn.Module) -> mx.array:
+        """silu(gate) times the RMS norm of x; `norm` is mlx-lm's Qwen3NextRMSNormGated."""
+        return norm(x, gate)  # type: ignore[no-any-return]
+
+    def causal_conv_silu(self, x: mx.array, conv1d: nn.Module) -> mx.array:
+        """silu of a depthwise convolution over time: (B, K - 1 + L, C) to (B, L, C)."""
+        return nn.silu(conv1d(x))  # type: ignore[no-any-return]
+
+    def gelu_tanh(self, x: mx.array) -> mx.array:
+        """The tanh approximation of GELU, any one shape."""
+        return nn.gelu_approx(x)  # type: ignore[no-any-return]
+
+
+class CpuOperations(Operations):
+    """The same for MLX's CPU backend; see `cpu`, where each is tested against upstream's."""
+
+    upstream = False
+    # Longer ones are no faster, and take more memory.
+    prefill_step_size = 512
+
+    def attention(
+        self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any, cache: Any = None
+    ) -> mx.array:
+        """In blocks of queries, unless there is one query, or keys are quantised."""
+        if queries.shape[2] == 1 or hasattr(cache, "bits"):
+            return super().attention(queries, keys, values, scale=scale, mask=mask, cache=cache)
+        return cpu.attention(queries, keys, values, scale=scale, mask=mask)
+
+    def gated(self, x: mx.array, gate: mx.array) -> mx.array:
+        """In float32."""
+        return cpu.gated(x, gate)
+
+    def swiglu(self, gate: mx.array, x: mx.array) -> mx.array:
+        """In float32."""
+        return cpu.swiglu(gate, x)
+
+    def gated_norm(self, x: mx.array, gate: mx.array, norm: nn.Module) -> mx.array:
+        """In float32."""
+        return cpu.swiglu(gate, mx.fast.rms_norm(x, norm.weight, norm.eps))
+
+    def causal_conv_silu(self, x: mx.array, conv1d: nn.Module) -> mx.array:
+        """In float32."""
+        return cpu.causal_conv_silu(x, conv1d.weight)
+
+    def gelu_tanh(self, x: mx.array) -> mx.array:
+        """In float32."""
+        return cpu.gelu_tanh(x)
+
+
+UPSTREAM = Operations()
+_CPU = CpuOperations()
+
+
+def choose_operations(*, exact: bool = False) -> Operations:
+    """The operations that suit the device that MLX runs on now.
+
+    Args:
+        exact: Only upstream's own will do.
+    """
+    return _CPU if cpu.on_cpu() and not exact else UPSTREAM
