@@ -3,16 +3,19 @@
 import dataclasses
 import gc
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import ArraysCache
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.errors import GenerationCancelled
 from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.state.cache import BatchAttentionCache
 from tests.conftest import Bench
 from tests.parity.cases import CASES, TOLERANCE
 from tests.tiny import DENSE, Shape
@@ -141,6 +144,23 @@ def test_a_row_that_leaves_a_batch_goes_on_alone(benches: Callable[[Shape], Benc
             scores.append(bench.model(token, cache=cache)[0, -1])
         found = [np.array(score - mx.logsumexp(score)) for score in scores]
         assert close(np.stack(found), np.stack(expected))
+
+
+@pytest.mark.parametrize("edges", [(0, 30), (0, 3, 8, 30), (0, 1, 2, 3, 4, 5, 30)], ids=str)
+def test_left_padding_changes_nothing(
+    edges: tuple[int, ...], dense_and_moe: Shape, benches: Callable[[Shape], Bench]
+) -> None:
+    """Rows of 26, 30 and 25 tokens behind others that mean nothing: each as alone, read and written."""
+    bench, padding = benches(dense_and_moe), [4, 0, 5]
+    tokens = np.random.Generator(np.random.PCG64(8)).integers(0, 320, (3, 31))
+    cache = [
+        ArraysCache(size=2, left_padding=padding) if layer.is_linear else BatchAttentionCache(padding)
+        for layer in bench.model.layers
+    ]
+    parts = [bench.model(mx.array(tokens[:, a:b]), cache=cache) for a, b in pairwise((*edges, 31))]
+    found = np.concatenate([np.array(part) for part in parts], axis=1)
+    for row, count in enumerate(padding):
+        assert close(found[row, count:], bench.model(mx.array(tokens[row : row + 1, count:]))[0])
 
 
 def test_an_image_leaves_nothing_behind(checkpoint_dir: Callable[[Shape], Any], dense_and_moe: Shape) -> None:

@@ -235,10 +235,33 @@ def test_a_compiled_step_sees_new_weights(checkpoint_dir: Callable[[Shape], Path
         assert_close(logits[0], logits[1], 1e-5)
 
 
-def test_training_runs_upstream_code(traces: list[tuple[int, ...]], checkpoint_dir: Callable[[Shape], Path]) -> None:
+@pytest.mark.parametrize("gated_delta", ["chunked", "fast"])
+def test_training_runs_upstream_code(
+    gated_delta: str, traces: list[tuple[int, ...]], checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """Nothing is compiled, and the outputs are mlx-lm's to the last bit."""
+    checkpoint = Checkpoint.open(checkpoint_dir(DENSE))
+    outs = []
+    for options in ({"gated_delta": gated_delta}, {"exact": True}):
+        model = Model.from_checkpoint(checkpoint, **options)  # type: ignore[arg-type]
+        model.train()
+        cache = model.make_cache()
+        del traces[:]
+        outs.append([model(mx.array([tokens]), cache=cache) for tokens in ([1, 2, 3], [4], [5])])
+        assert [shape[1] for shape in traces] == [3] * 3 + [1] * 6
+    assert all(mx.array_equal(found, expected).item() for found, expected in zip(*outs, strict=True))
+
+
+def test_a_step_that_gathers_from_other_machines_is_not_compiled(
+    traces: list[tuple[int, ...]], checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """Here a group of one; what two compute is in test_distributed."""
     model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)))
-    model.train()
+    model.shard(mx.distributed.init())
     cache = model.make_cache()
-    for tokens in ([1, 2, 3], [4], [5]):
-        mx.eval(model(mx.array([tokens]), cache=cache))
-    assert [shape[1] for shape in traces] == [3] * 3 + [1] * 6
+    mx.eval(model(mx.array([[1, 2, 3]]), cache=cache))
+    del traces[:]
+    for step in range(3):
+        mx.eval(model(mx.array([[step]]), cache=cache))
+    # The attention layer runs mlx-lm's own call, which does not go through ours.
+    assert traces == [(1, 1, 64)] * 3 * 3

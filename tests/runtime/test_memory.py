@@ -139,14 +139,41 @@ def test_smaller_steps_before_a_refusal(guard: MemoryGuard) -> None:
 
 
 def test_a_plan_shortens_the_answer_last(guard: MemoryGuard) -> None:
+    """Whole and in the steps that were asked for, then in smaller ones, then shorter."""
     roomy = guard.plan(1000, 500, 2048)
     assert (roomy.step_size, roomy.tokens) == (2048, 1500)
-    assert 0 < roomy.room < guard.limit - guard.weights
+    for step in (512, 256, SMALLEST_STEP):
+        plan = replace(guard, limit=guard.needs(1001, step)).plan(1000, 40, 2048)
+        assert (plan.step_size, plan.tokens) == (step, 1040), "a smaller step is enough"
     tight = replace(guard, limit=guard.needs(100, SMALLEST_STEP))
     plan = tight.plan(99, 3000, 2048)
     assert plan.step_size == SMALLEST_STEP
     assert 100 < plan.tokens < 3099
     assert guard.needs(plan.tokens, 1) <= tight.limit < guard.needs(plan.tokens + 1, 1)
+    with pytest.raises(InsufficientMemoryError, match="prompt: expected at most 100 tokens"):
+        tight.plan(100, 1, 2048)
+
+
+@pytest.mark.parametrize("tokens", [1, 99, 1000])
+@pytest.mark.parametrize("new_tokens", [0, 1, 500, 3000])
+@pytest.mark.parametrize("patches", [0, 1024])
+@pytest.mark.parametrize("kept", [0, 10**6])
+def test_a_plan_leaves_room_for_the_prompt_and_for_the_answer(
+    guard: MemoryGuard, tokens: int, new_tokens: int, patches: int, kept: int
+) -> None:
+    """At every limit from just enough to plenty: while the prompt is read, and when the last token is written."""
+    least = guard.needs(tokens + min(new_tokens, 1), SMALLEST_STEP, patches, kept)
+    rooms = []
+    for limit in range(least, least + 4 * 10**6, 10**6):
+        plan = replace(guard, limit=limit).plan(tokens, new_tokens, 2048, patches, kept)
+        reading = guard.needs(tokens, plan.step_size, patches, kept)
+        writing = guard.needs(plan.tokens, 1, kept=kept)
+        assert plan.room == limit - max(reading, writing) >= 0
+        rooms.append(plan.room)
+        assert tokens <= plan.tokens <= tokens + new_tokens
+        if guard.needs(tokens + new_tokens, 1, kept=kept) <= limit and not patches:
+            assert plan.tokens == tokens + new_tokens
+    assert guard.plan(tokens, new_tokens, 2048, patches, kept).room > max(rooms)
 
 
 def test_images_and_what_is_kept_count(guard: MemoryGuard) -> None:

@@ -149,12 +149,54 @@ def test_media_needs_a_cache_that_can_carry_it() -> None:
     assert caches[1].media is media
 
 
-def test_a_batch_is_not_cut_into_an_image() -> None:
-    batch = AttentionCache.merge([filled(9, media_of(2, (2, 2), 3)), filled(12)])
-    assert batch.trim(2) == 2
-    assert batch.offset.tolist() == [5, 10]
-    with pytest.raises(
-        CacheError, match="row 0: expected a cut behind its last image at token 6, found one at token 5"
-    ):
-        batch.trim(2)
-    assert batch.offset.tolist() == [5, 10]
+@pytest.mark.parametrize("cut", range(20))
+def test_a_sequence_is_cut_anywhere_but_inside_an_image(cut: int) -> None:
+    """Exactly in front of an image and exactly behind it too; what is kept stands where it stood."""
+    cache = filled(19, media_of(3, (2, 3), 4, (2, 2), 2))
+    if 3 < cut < 9 or 13 < cut < 17:
+        with pytest.raises(CacheError, match=f"cannot rewind to token {cut}: expected a cut outside the image"):
+            cache.trim(19 - cut)
+        assert (cache.size(), cache.offset) == (19, 14)
+    else:
+        assert cache.trim(19 - cut) == 19 - cut
+        assert (cache.size(), cache.offset) == (cut, cut - (3 if cut >= 9 else 0) - (2 if cut >= 17 else 0))
+
+
+@pytest.mark.parametrize("lost", range(1, 9))
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 1, 0], [2, 1], [1, 0], [1]], ids=str)
+def test_a_batch_is_cut_as_far_as_its_last_images(rows: list[int], lost: int) -> None:
+    """Exactly behind an image too, whichever rows there are and however much they are padded."""
+    sizes, ends = [9, 12, 17], [6, 0, 11]
+    medias = [media_of(2, (2, 2), 3), None, media_of(1, (2, 3), 1, (1, 3), 6)]
+    batch = AttentionCache.merge([filled(sizes[row], medias[row]) for row in rows])
+    offsets = batch.offset.tolist()
+    broken = [place for place, row in enumerate(rows) if sizes[row] - lost < ends[row]]
+    if broken:
+        row = rows[broken[0]]
+        message = f"row {broken[0]}: expected a cut behind its last image at token {ends[row]}, .* {sizes[row] - lost}$"
+        with pytest.raises(CacheError, match=message):
+            batch.trim(lost)
+        assert batch.offset.tolist() == offsets
+    else:
+        assert batch.trim(lost) == lost
+        assert batch.offset.tolist() == [offset - lost for offset in offsets]
+        assert [batch.extract(place).size() for place in range(len(rows))] == [sizes[row] - lost for row in rows]
+
+
+def test_angles_are_computed_once_for_every_chunk() -> None:
+    """All layers share them; another start or another length is another chunk."""
+    media = media_of(3, (2, 3), 4)
+    seen: list[list[list[int]]] = []
+
+    def compute(position_ids: mx.array) -> tuple[mx.array, mx.array]:
+        assert position_ids.shape[:2] == (3, 1)
+        seen.append(position_ids[:, 0].tolist())  # type: ignore[arg-type]
+        return position_ids, -position_ids
+
+    chunks = [(0, 6), (0, 6), (0, 8), (2, 6), (2, 6), (8, 6)]
+    for start, length in chunks:
+        cos, sin = media.angles(compute, start, length)
+        expected = media.layout.position_ids(start, start + length)
+        np.testing.assert_array_equal(np.array(cos[:, 0]), expected)
+        np.testing.assert_array_equal(np.array(sin[:, 0]), -expected)
+    assert len(seen) == len(set(chunks)) == 4

@@ -1,0 +1,46 @@
+"""The vision tower: every number of vision_config in it, and the CPU's layers compute what mlx-vlm's do."""
+
+from importlib import import_module
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.patches.vision_tower import build_vision_tower
+from tests.patches.test_gated_delta import assert_close
+from tests.tiny import DENSE, MOE, Shape, config_of
+
+CHANGES: list[dict[str, Any]] = [
+    {}, {"depth": 1}, {"hidden_size": 48}, {"intermediate_size": 80}, {"num_heads": 4}, {"in_channels": 1},
+    {"patch_size": 8}, {"temporal_patch_size": 1}, {"spatial_merge_size": 1}, {"out_hidden_size": 32},
+    {"num_position_embeddings": 25},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", CHANGES, ids=str)
+def test_every_number_of_the_tower_is_obeyed(fields: dict[str, Any], dense_and_moe: Shape) -> None:
+    """Oracle: mlx-vlm 0.7.10's tower from the same config.json, two images of one size, float32, 1e-5 of the scale."""
+    raw = config_of(dense_and_moe)
+    vision = raw["vision_config"] = raw["vision_config"] | fields
+    ours: Any = build_vision_tower(ModelConfig.from_dict(raw))
+    module = import_module(f"mlx_vlm.models.{'qwen3_5_moe' if dense_and_moe is MOE else 'qwen3_5'}")
+    theirs = module.VisionModel(module.VisionConfig.from_dict(vision))
+    keys = iter(mx.random.split(mx.random.key(3), 200))
+    weights = [
+        (name, 0.3 * mx.random.normal(value.shape, key=next(keys))) for name, value in tree_flatten(theirs.parameters())
+    ]
+    grid = mx.array([[1, 4, 6], [1, 4, 6]])
+    width = vision["in_channels"] * vision["temporal_patch_size"] * vision["patch_size"] ** 2
+    pixels = mx.random.normal((48, width), key=mx.random.key(4))
+    for tower in (ours, theirs):
+        # Refuses names and shapes that are not its own.
+        tower.load_weights(weights)
+    assert_close(ours(pixels, grid)[0], theirs(pixels, grid)[0], 1e-5)
+
+
+def test_a_text_only_config_builds_none() -> None:
+    raw = config_of(DENSE)
+    del raw["vision_config"]
+    assert build_vision_tower(ModelConfig.from_dict(raw)) is None
