@@ -1,8 +1,8 @@
 """What a built wheel holds, and what importing costs."""
 
+import os
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -65,26 +65,21 @@ def test_a_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
     ],
 )
 def test_starting_imports_nothing_heavy(statement: str) -> None:
-    """Well under 0.3 s; the heavy modules are counted exactly, the time with room for a busy machine."""
-    script = f"import time; start = time.perf_counter()\n{statement}\nimport sys; print(time.perf_counter() - start)\n"
+    """Well under 0.3 s of the processor, whatever else it has to do."""
+    script = f"import time; start = time.process_time()\n{statement}\nimport sys; print(time.process_time() - start)\n"
     script += f"print([name for name in {HEAVY!r} if name in sys.modules])"
-    best = 1.0
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        seconds, heavy = done.stdout.splitlines()
-        assert heavy == "[]"
-        best = min(best, float(seconds))
-    assert best < 0.3
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    seconds, heavy = done.stdout.splitlines()
+    assert heavy == "[]"
+    assert float(seconds) < 0.3
 
 
 def test_help_is_quick() -> None:
-    """The whole process, interpreter included."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "mlx_qwen35.cli.main", "--help"], check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5
+    """The whole process, interpreter included, in seconds of the processor."""
+    before = os.times()
+    subprocess.run([sys.executable, "-m", "mlx_qwen35.cli.main", "--help"], check=True, capture_output=True)
+    after = os.times()
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 0.5
 
 
 def test_public_names_are_what_they_say() -> None:

@@ -91,7 +91,7 @@ def test_the_command_line_sees_without_naming_a_model(tmp_path: Path) -> None:
 def test_the_kept_report_is_of_this_checkpoint(box: ModelKit) -> None:
     """A sample of the held-out questions gives what the report says, within what chance allows."""
     report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())
-    found = evaluate(box, 3, thinking=False, groups=["one picture", "text"])
+    found = evaluate(box, 2, thinking=False, groups=["one picture", "text"])
     for group, scores in found.items():
         asked = sum(score.asked for score in scores.values())
         expected = report["without reasoning"][group]["all"]
@@ -118,19 +118,20 @@ def test_positions_matter(box: ModelKit) -> None:
         assert report[disturbance.value]["all"] < right["all"] - 0.25
         assert report[disturbance.value]["digits_of"] < right["digits_of"] - 0.5
     shares = {
-        disturbance: score(box, "several pictures", "digits_of", 16, thinking=False, disturbance=disturbance).share
+        disturbance: score(box, "several pictures", "digits_of", 6, thinking=False, disturbance=disturbance).share
         for disturbance in (Disturbance.NONE, Disturbance.LATER_TEXT_LIKE, Disturbance.SWAPPED)
     }
     assert shares[Disturbance.LATER_TEXT_LIKE] < shares[Disturbance.NONE] - 0.3
     assert shares[Disturbance.SWAPPED] < shares[Disturbance.NONE] - 0.3
 
 
-def test_four_bits_keep_most_of_it(box: ModelKit, tmp_path: Path) -> None:
+def test_four_bits_keep_most_of_it(tmp_path: Path) -> None:
+    """One question of each of some tasks that the whole model answers; quantised products are slow on a CPU."""
     convert(BOX, tmp_path / "small", bits=4, group_size=32)
-    whole = evaluate(box, 1, thinking=False, groups=["one picture"])["one picture"]
+    names = ("colour", "where", "how_many", "describe", "which_digit")
     with ModelKit.load(tmp_path / "small") as small:
-        kept = evaluate(small, 1, thinking=False, groups=["one picture"])["one picture"]
-    assert total(kept) >= 0.75 * total(whole)
+        right = sum(score(small, "one picture", name, 1, thinking=False).share for name in names)
+    assert right >= 0.75 * len(names)
 
 
 def test_the_readme_shows_what_it_says(box: ModelKit) -> None:

@@ -34,11 +34,16 @@ def close(one: Any, other: Any) -> bool:
     return same_choice and float(np.abs(one - other).max()) <= TOLERANCE * float(np.abs(other).max())
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 255, 256, 257])
-def test_chunk_size_does_not_matter(step: int, dense_and_moe: Shape, kits: Callable[[Shape], ModelKit]) -> None:
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [*(("two images", step) for step in (1, 2, 3)), *(("image after long text", step) for step in (255, 256, 257))],
+)
+def test_chunk_size_does_not_matter(
+    name: str, step: int, dense_and_moe: Shape, kits: Callable[[Shape], ModelKit]
+) -> None:
     """float32 against the prompt in one piece; 256 is the growth step of mlx-lm's cache."""
     kit = kits(dense_and_moe)
-    prompt = prompt_of(kit, "image after long text")
+    prompt = prompt_of(kit, name)
     assert close(kit.logits(prompt, prefill_step_size=step), kit.logits(prompt))
 
 

@@ -11,6 +11,7 @@ from mlx_lm.models.cache import KVCache
 from mlx_lm.models.qwen3_5 import Attention
 
 from mlx_qwen35.patches.attention import PatchedAttention
+from mlx_qwen35.patches.operations import UPSTREAM, CpuOperations
 from mlx_qwen35.patches.qwen3_5 import Model, TextModelArgs
 from mlx_qwen35.state.cache import AttentionCache
 from tests.conftest import Bench
@@ -25,11 +26,11 @@ FIRST = [
 ]
 
 
-@pytest.fixture(params=[False, True], ids=["as on a GPU", "as on the CPU"])
+@pytest.fixture(params=[UPSTREAM, CpuOperations()], ids=["as on a GPU", "as on the CPU"])
 def layers(request: pytest.FixtureRequest, benches: Callable[[Shape], Bench]) -> tuple[Any, Any]:
     """Ours and mlx-lm's with the same weights."""
     args = TextModelArgs.from_config(benches(DENSE).checkpoint.config, exact=False, gated_delta="chunked")
-    ours, theirs = PatchedAttention(replace(args, on_cpu=request.param)), Attention(args)
+    ours, theirs = PatchedAttention(replace(args, operations=request.param)), Attention(args)
     theirs.update(benches(DENSE).model.layers[3].self_attn.parameters())
     ours.update(theirs.parameters())
     ours.eval()

@@ -12,6 +12,7 @@ from mlx_lm.models.cache import ArraysCache
 from mlx_lm.models.qwen3_5 import GatedDeltaNet
 
 from mlx_qwen35.patches.gated_delta_net import PatchedGatedDeltaNet
+from mlx_qwen35.patches.operations import UPSTREAM, CpuOperations
 from mlx_qwen35.patches.qwen3_5 import TextModelArgs
 from tests.conftest import Bench
 from tests.patches.test_gated_delta import assert_close
@@ -25,7 +26,10 @@ def layers(request: pytest.FixtureRequest, benches: Callable[[Shape], Bench]) ->
     """Ours and mlx-lm's with the same weights."""
     way, on_cpu = request.param
     args = TextModelArgs.from_config(benches(DENSE).checkpoint.config, exact=False, gated_delta=way)
-    ours, theirs = PatchedGatedDeltaNet(replace(args, on_cpu=on_cpu)), GatedDeltaNet(args)
+    ours, theirs = (
+        PatchedGatedDeltaNet(replace(args, operations=CpuOperations() if on_cpu else UPSTREAM)),
+        GatedDeltaNet(args),
+    )
     for layer in (ours, theirs):
         layer.update(benches(DENSE).model.layers[0].linear_attn.parameters())
         layer.eval()
