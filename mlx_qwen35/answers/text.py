@@ -79,14 +79,14 @@ class AnswerText:
         if token in self._tokenizer.eos_token_ids:
             return self._close(stopped=True)
         if token == self._end_think and self._in_reasoning:
-            piece = self._take(self._detokenizer.flush(), last=True)
+            piece = self._take(self._detokenizer.flush())
             self._in_reasoning, self._skip_newlines = False, True
             return piece
         begun = self._answer_begun or self._detokenizer.pending or self._held.strip()
         if token == self._think and not self._in_reasoning and not begun:
             self._held, self._in_reasoning, self._skip_newlines = "", True, True
             return Piece()
-        return self._take(self._detokenizer.add(token), last=False)
+        return self._take(self._detokenizer.add(token))
 
     def close(self) -> Piece:
         """The rest, when the answer ends without an end-of-sequence token."""
@@ -95,8 +95,8 @@ class AnswerText:
     def _close(self, *, stopped: bool) -> Piece:
         return self._take(self._detokenizer.flush(), last=True) + Piece(stopped=stopped)
 
-    def _take(self, text: str, *, last: bool) -> Piece:
-        """Pass on what is safe of the held text and `text`; everything if it is the last."""
+    def _take(self, text: str, *, last: bool = False) -> Piece:
+        """Pass on what is safe of the held text and `text`; all of an answer's if it is the last."""
         text = self._held + text
         self._held = ""
         if self._skip_newlines:
@@ -107,8 +107,7 @@ class AnswerText:
         if self._in_reasoning:
             # Newlines before </think> are dropped, so they wait for what follows.
             kept = text.rstrip("\n")
-            if not last:
-                self._held = text[len(kept) :]
+            self._held = text[len(kept) :]
             return Piece(reasoning=kept)
         found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
@@ -122,8 +121,7 @@ class AnswerText:
 
     def _possible_beginning(self, text: str) -> int:
         """Length of the longest end of `text` that a stop string begins with."""
-        longest = max((len(stop) for stop in self._stop), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
+        for length in range(len(text), 0, -1):
             tail = text[-length:]
             if any(stop.startswith(tail) for stop in self._stop):
                 return length

@@ -182,7 +182,6 @@ class Tokenizer:
 
         settings = json.loads(self._backend.to_str())
         settings["added_tokens"] = []
-        settings["post_processor"] = None
         return Backend.from_str(json.dumps(settings))
 
 

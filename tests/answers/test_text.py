@@ -1,6 +1,6 @@
 """Tokens to text: reasoning, stop strings, characters cut in two."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -31,6 +31,67 @@ def run(
             return out, reasoning, True, pieces
     last = answer.close()
     return out + last.text, reasoning + last.reasoning, last.stopped, [*pieces, last.text]
+
+
+class Pieces:
+    """In a tokenizer's place: each token is a piece of text or a marker, whatever a vocabulary may hold."""
+
+    eos_token_ids = frozenset({"<|im_end|>"})
+
+    def detokenizer(self) -> "Pieces":
+        return self
+
+    def control_id(self, name: str) -> str:
+        return name
+
+    def add(self, token: str) -> str:
+        return token
+
+    def flush(self) -> str:
+        return ""
+
+    pending = False
+
+
+def run_pieces(pieces: list[str], **options: Any) -> tuple[str, str]:
+    """Answer and reasoning."""
+    answer = AnswerText(cast(Tokenizer, Pieces()), **options)
+    total = Piece()
+    for piece in pieces:
+        total += answer.add(cast(int, piece))
+        if total.stopped:
+            return total.text, total.reasoning
+    total += answer.close()
+    return total.text, total.reasoning
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ["\n\n X-ray \n", "or X", "\n\n", "</think>", "\n\n", " X "],
+        ["\n", "\n X-ray", " \nor X\n\n", "</think>", "\n\n X "],
+        ["<think>", "\n", "\n X-ray \nor ", "X", "\n", "\n", "</think>", "\n", "\n X ", "<|im_end|>"],
+    ],
+)
+def test_only_newlines_around_the_reasoning_belong_to_neither_side(pieces: list[str]) -> None:
+    in_reasoning = pieces[0] != "<think>"
+    assert run_pieces(pieces, in_reasoning=in_reasoning) == (" X ", " X-ray \nor X")
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [["a fox ## b ## c"], ["a fox #", "#"], ["a", " fox ", "#", "# b"], ["a fo", "x #", "##"], ["a fox ", "# ", "##"]],
+)
+def test_a_stop_string_is_found_wherever_tokens_cut_it(pieces: list[str]) -> None:
+    """At its first place, and after a beginning that went on otherwise."""
+    assert run_pieces(pieces, stop=("##",))[0] == ("a fox # " if "# " in pieces else "a fox ")
+
+
+def test_only_what_may_become_a_stop_string_is_held_back() -> None:
+    answer = AnswerText(cast(Tokenizer, Pieces()), stop=("abc", "#"))
+    pieces = [answer.add(cast(int, piece)).text for piece in ["xab", "ab", "x", "bc", "a", "b"]]
+    assert pieces == ["x", "ab", "abx", "bc", "", ""]
+    assert answer.close().text == "ab"
 
 
 def test_plain_text_comes_out_as_it_went_in(tokenizer: Tokenizer) -> None:
