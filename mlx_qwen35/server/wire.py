@@ -60,9 +60,9 @@ def invalid_request(message: str, param: str | None = None) -> ApiError:
 
 
 def api_error(error: BaseException) -> ApiError:
-    """What a client is told of an error: its own mistakes in full, and nothing about the server's own faults.
+    """What a client is told of an error: everything about a mistake of its own, nothing about a fault of the server.
 
-    An error that is the server's own fault is logged.
+    Faults of the server are logged.
     """
     if isinstance(error, ApiError):
         return error
@@ -75,7 +75,7 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, Qwen35Error):
         # Messages of this package about a field begin with its name and a colon.
         place, colon, _ = str(error).partition(": ")
-        return ApiError(400, "invalid_request_error", str(error), place if colon and " " not in place else None)
+        return invalid_request(str(error), place if colon and " " not in place else None)
     logger.error("a request failed", exc_info=error)
     return ApiError(500, "api_error", "the server failed on this request")
 
