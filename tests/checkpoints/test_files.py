@@ -493,7 +493,7 @@ def test_loading_can_be_interrupted(checkpoint_dir: Callable[[Shape], Path], mon
         yield
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlx_qwen35.model_kit.materialise", interrupted)
+    monkeypatch.setattr("mlx_qwen35.runtime.loading.materialise", interrupted)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         ModelKit.load(checkpoint_dir(DENSE))
