@@ -15,7 +15,7 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.conversion import convert
 from mlx_qwen35.errors import CheckpointError, OptionError
 from tests.parity.cases import CASES
-from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, write_checkpoint
+from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, config_of, write_checkpoint
 
 
 def logits_of(directory: Path, name: str) -> np.ndarray:
@@ -68,33 +68,113 @@ def test_mlx_lm_and_mlx_vlm_read_it_too(
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+def gates_of(shape: Shape) -> set[str]:
+    """Every matrix that decides where tokens go, or how fast a GDN layer forgets and learns."""
+    gates = set()
+    for index, kind in enumerate(shape.layer_types):
+        layer = f"language_model.model.layers.{index}"
+        if kind == "linear_attention":
+            gates |= {f"{layer}.linear_attn.in_proj_a", f"{layer}.linear_attn.in_proj_b"}
+        if shape.moe:
+            gates |= {f"{layer}.mlp.gate", f"{layer}.mlp.shared_expert_gate"}
+    return gates
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantising_leaves_vision_and_gates_precise(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, bits: int
 ) -> None:
-    source = checkpoint_dir(dense_and_moe)
+    """Every gate has 8 bits, every other matrix of the decoder `bits`, and everything else is as it was."""
+    source, gates = checkpoint_dir(dense_and_moe), gates_of(dense_and_moe)
     out = convert(source, tmp_path / "out", bits=bits)
     quantised, original = tensors_of(out), tensors_of(convert(source, tmp_path / "plain"))
+    config = json.loads((out / "config.json").read_text())
+    settings = {"bits": bits, "group_size": 64, "mode": "affine"}
+    assert config["quantization"] == settings | dict.fromkeys(gates, settings | {"bits": 8})
+    assert config["quantization_config"] == config["quantization"]
+    names = set()
     for name, value in original.items():
-        if name.startswith(("vision_tower.", "mtp.")):
+        path = name.removesuffix(".weight")
+        if not name.startswith("language_model.") or value.ndim == 1 or path.endswith("conv1d"):
             assert mx.array_equal(quantised[name], value).item(), name
-    entries = json.loads((out / "config.json").read_text())["quantization"]
-    assert (entries["bits"], entries["group_size"]) == (bits, 64)
-    gates = [path for path in entries if path.endswith(("mlp.gate", "in_proj_a", "in_proj_b", "shared_expert_gate"))]
-    assert gates
-    assert all(entries[path]["bits"] == 8 for path in gates)
-    assert "language_model.model.layers.0.linear_attn.in_proj_qkv.scales" in quantised
-    for name, scales in quantised.items():
-        if not name.endswith(".scales"):
+            names.add(name)
             continue
-        path = name.removesuffix(".scales")
-        width = entries.get(path, entries)["bits"]
-        restored = mx.dequantize(quantised[f"{path}.weight"], scales, quantised[f"{path}.biases"], 64, width)
-        step = mx.repeat(mx.abs(scales), 64, axis=-1)
-        assert mx.all(mx.abs(restored - original[f"{path}.weight"]) <= step).item(), path
+        names |= {f"{path}.weight", f"{path}.scales", f"{path}.biases"}
+        packed, scales, biases = (quantised[f"{path}.{kind}"] for kind in ("weight", "scales", "biases"))
+        width = 32 * packed.shape[-1] // value.shape[-1]
+        assert width == (8 if path in gates else bits), path
+        groups = value.reshape(*value.shape[:-1], -1, 64)
+        step = (groups.max(axis=-1) - groups.min(axis=-1)) / (2**width - 1)
+        restored = mx.dequantize(packed, scales, biases, 64, width).reshape(groups.shape)
+        assert mx.all(mx.abs(restored - groups) <= step[..., None]).item(), path
+    assert set(quantised) == names
     assert np.isfinite(logits_of(out, "two images")).all()
     with pytest.raises(CheckpointError, match="expected unquantised weights"):
         convert(out, tmp_path / "twice", bits=4)
+
+
+@pytest.mark.parametrize("group_size", [32, 128])
+def test_groups_of_another_size(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, group_size: int
+) -> None:
+    """Gates keep groups of 64; rows that 128 does not divide stay as they are. mlx-lm reads it alike."""
+    from mlx_lm.utils import load_model
+
+    out = convert(checkpoint_dir(dense_and_moe), tmp_path / "out", bits=4, group_size=group_size)
+    tensors, original = tensors_of(out), tensors_of(convert(checkpoint_dir(dense_and_moe), tmp_path / "plain"))
+    for name, value in original.items():
+        path = name.removesuffix(".weight")
+        if not name.startswith("language_model.") or value.ndim == 1 or path.endswith("conv1d"):
+            continue
+        size = 64 if path in gates_of(dense_and_moe) else group_size
+        if value.shape[-1] % size:
+            assert mx.array_equal(tensors[name], value).item(), name
+        else:
+            assert value.shape[-1] // tensors[f"{path}.scales"].shape[-1] == size, path
+    assert any(name.endswith("o_proj.scales") for name in tensors)
+    tokens = mx.array([CASES["text"].input_ids])
+    np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out, "text"))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_casting_leaves_quantised_weights_packed(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], bits: int
+) -> None:
+    """Only their scales and biases are floating-point numbers."""
+    source = convert(checkpoint_dir(DENSE), tmp_path / "source", bits=bits)
+    out = convert(source, tmp_path / "out", dtype="float16")
+    before, after = tensors_of(source), tensors_of(out)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        if value.dtype == mx.uint32:
+            assert mx.array_equal(after[name], value).item(), name
+        else:
+            assert after[name].dtype == (mx.float32 if name.endswith("A_log") else mx.float16), name
+    assert np.isfinite(logits_of(out, "two images")).all()
+
+
+def test_what_lies_beside_the_weights_is_copied_if_it_is_data(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """No program, no pickle, and no index of other files."""
+    source = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "source")
+    data = {"chat_template.jinja": "{{ messages }}", "merges.txt": "a b", "video_preprocessor_config.json": "{}"}
+    junk = {"modeling_evil.py": "raise", "pytorch_model.bin": "x", "README.md": "y"}
+    for name, text in (data | junk).items():
+        (source / name).write_text(text)
+    (source / "config.json").write_text(json.dumps(config_of(DENSE) | {"torch_dtype": "float32"}))
+    out = convert(source, tmp_path / "out", dtype="bfloat16")
+    assert {name: (out / name).read_text() for name in data} == data
+    assert not {path.name for path in out.iterdir()} & set(junk)
+    config = json.loads((out / "config.json").read_text())
+    assert "torch_dtype" not in config
+    assert (
+        {config[section]["dtype"] for section in ("text_config", "vision_config")} == {config["dtype"]} == {"bfloat16"}
+    )
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in tensors_of(out).values())
+    _, metadata = mx.load(str(out / "model.safetensors"), return_metadata=True)
+    assert metadata["format"] == "mlx", "transformers and mlx-lm look for it"
 
 
 def test_a_quantised_conversion_is_read_by_mlx_lm(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:

@@ -89,7 +89,8 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
             raise CheckpointError(f"tensor {new_name}: found twice, the second time as {name}")
         renamed[new_name] = value
     if config.tie_word_embeddings:
-        renamed.pop("language_model.lm_head.weight", None)
+        # The embedding is the head; some checkpoints hold a copy all the same.
+        renamed = {name: value for name, value in renamed.items() if not name.startswith("language_model.lm_head.")}
     renamed = _unpack_experts(_stack_experts(renamed))
     if layout == "transformers":
         for name, value in renamed.items():

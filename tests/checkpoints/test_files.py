@@ -17,12 +17,11 @@ from safetensors.numpy import load_file, save_file
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.bench.published import PUBLISHED, published_config
-from mlx_qwen35.checkpoints.build import materialise
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.layouts import to_canonical
-from mlx_qwen35.errors import AdapterError, CheckpointError, ConfigError, OptionError, VisionUnavailableError
+from mlx_qwen35.errors import CheckpointError, ConfigError, VisionUnavailableError
 from mlx_qwen35.patches.qwen3_5 import Model
 from tests.parity.cases import CASES, TOLERANCE
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, config_of, write_checkpoint
@@ -287,76 +286,6 @@ def test_a_local_checkpoint_never_touches_the_network(
     assert np.isfinite(logits_of(checkpoint_dir(DENSE), "wide image")).all()
 
 
-def fake_hub_cache(root: Path, source: Path) -> None:
-    """What huggingface_hub leaves behind after a download of tiny/model."""
-    repository = root / "models--tiny--model"
-    shutil.copytree(source, repository / "snapshots" / "abc")
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("abc")
-
-
-def test_hub_ids_come_from_the_cache_when_offline(
-    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub.constants as constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "is_offline_mode", lambda: True, raising=False)
-    fake_hub_cache(tmp_path, checkpoint_dir(DENSE))
-    assert find_checkpoint("tiny/model") == tmp_path / "models--tiny--model" / "snapshots" / "abc"
-    with pytest.raises(CheckpointError, match="tiny/other: not in the local cache, and the hub cannot be reached"):
-        find_checkpoint("tiny/other")
-
-
-def write_adapter(directory: Path, model: Any, **config: Any) -> Path:
-    """What mlx_lm.lora saves, made with its own functions."""
-    from mlx_lm.tuner.utils import linear_to_lora_layers
-
-    lora = {"rank": 4, "scale": 20.0, "dropout": 0.0}
-    linear_to_lora_layers(model, 2, lora)
-    rng = np.random.Generator(np.random.PCG64(3))
-    weights = {
-        name: mx.array(rng.normal(0, 0.1, value.shape).astype(np.float32))
-        for name, value in tree_flatten(model.parameters())
-        if name.endswith(("lora_a", "lora_b"))
-    }
-    directory.mkdir()
-    mx.save_safetensors(str(directory / "adapters.safetensors"), weights)
-    settings = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": lora} | config
-    (directory / "adapter_config.json").write_text(json.dumps(settings))
-    return directory
-
-
-def test_an_adapter_made_by_mlx_lm_is_applied(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
-    """Against mlx-lm's own model with the same adapter: bit-identical text."""
-    from mlx_lm.utils import load_adapters, load_model
-
-    source = checkpoint_dir(DENSE)
-    upstream, _ = load_model(source)
-    adapter = write_adapter(tmp_path / "adapter", load_model(source)[0])
-    load_adapters(upstream, str(adapter))
-    upstream.eval()
-    expected = np.array(upstream(mx.array([CASES["text"].input_ids]))[0])
-    found = logits_of(source, adapter_path=adapter)
-    np.testing.assert_array_equal(found, expected)
-    assert np.abs(found - logits_of(source)).max() > 0.1
-    assert np.isfinite(logits_of(source, "two images", adapter_path=adapter)).all()
-
-
-def test_adapters_that_do_not_fit_are_refused(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
-    source = checkpoint_dir(DENSE)
-    with pytest.raises(AdapterError, match=r"expected adapter_config.json, found none"):
-        ModelKit.load(source, adapter_path=tmp_path)
-    from mlx_lm.utils import load_model
-
-    adapter = write_adapter(tmp_path / "adapter", load_model(source)[0])
-    weights: dict[str, mx.array] = mx.load(str(adapter / "adapters.safetensors"))  # type: ignore[assignment]
-    mx.save_safetensors(str(adapter / "adapters.safetensors"), {name: value[:, :2] for name, value in weights.items()})
-    with pytest.raises(AdapterError, match=r"(?s)adapter: the adapter does not fit: .*adapter shape"):
-        ModelKit.load(source, adapter_path=adapter)
-
-
 @pytest.mark.parametrize("size", PUBLISHED, ids=lambda size: size.name)
 def test_published_sizes_build_with_their_parameter_counts(size: Any) -> None:
     """Lazily: no weight of the 397B is ever computed."""
@@ -417,99 +346,86 @@ def test_a_bad_generation_config_is_named_when_loading(
         ModelKit.load(directory)
 
 
-def test_a_revision_of_a_directory_is_refused(checkpoint_dir: Callable[[Shape], Path]) -> None:
-    with pytest.raises(OptionError, match="revision: expected only with a hub id, found main"):
-        ModelKit.load(checkpoint_dir(DENSE), revision="main")
+def changed(path: Path, at: int) -> None:
+    """One byte of a file, as another training step changes it."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
 
 
-def hub_errors() -> list[tuple[Exception, str]]:
-    import httpx2
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+def test_a_fingerprint_tells_models_apart(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    """By any byte of its weights and its adapter, by the configuration of either, and by nothing else."""
+    directory, adapter = tmp_path / "model", tmp_path / "adapter"
+    shutil.copytree(checkpoint_dir(DENSE), directory)
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"scale": 1}')
+    weights, adapters = directory / "model.safetensors", adapter / "adapters.safetensors"
+    adapters.write_bytes(bytes(100_000))
+    size = weights.stat().st_size
 
-    response = httpx2.Response(404, request=httpx2.Request("GET", "https://example.com"))
-    return [
-        (GatedRepoError("no", response=response), "the repository is gated: accept its terms"),
-        (RepositoryNotFoundError("no", response=response), "no such directory, and no such repository on the hub"),
-        (RevisionNotFoundError("no", response=response), "the repository has no revision v2"),
-        (httpx2.ReadTimeout("slow"), r"the download failed \(ReadTimeout: slow\)"),
-        (OSError(28, "No space left on device"), "the download failed .*No space left"),
-    ]
+    def prints() -> tuple[str, str]:
+        checkpoint = Checkpoint.open(directory)
+        return checkpoint.fingerprint(), checkpoint.fingerprint(adapter)
 
-
-@pytest.mark.parametrize("number", range(5))
-def test_trouble_with_the_hub_is_told_in_the_right_words(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    error, message = hub_errors()[number]
-
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise error
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(CheckpointError, match=f"owner/name: {message}"):
-        find_checkpoint("owner/name", revision="v2")
-
-
-def test_hub_ids_obey_the_environment(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
-    """HF_HOME says where the cache is, HF_HUB_OFFLINE that nothing else may be asked."""
-    import os
-    import subprocess
-    import sys
-
-    fake_hub_cache(tmp_path / "hub", checkpoint_dir(DENSE))
-    # One process for both: huggingface_hub looks at the environment once.
-    script = (
-        "from mlx_qwen35.cli.main import main\n"
-        "ask = ['generate', '-p', 'hi', '-m', '2', '--model']\n"
-        "codes = [main([*ask, name]) for name in ('tiny/model', 'tiny/other')]\n"
-        "assert codes == [0, 2], codes\n"
-    )
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "tiny/other" in done.stderr
-    assert "not in the local cache, and the hub cannot be reached" in done.stderr
+    seen = {*prints()}
+    assert len(seen) == 2
+    assert {*prints()} == seen
+    for at in (0, 99_999):
+        changed(adapters, at)
+        plain, adapted = prints()
+        assert plain in seen
+        assert adapted not in seen
+        seen.add(adapted)
+    (adapter / "adapter_config.json").write_text('{"scale": 2}')
+    assert prints()[1] not in seen
+    for at in (size - 1, size // 2):
+        changed(weights, at)
+        assert not seen & {*prints()}
+        seen |= {*prints()}
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"transformers_version": "9"}))
+    assert not seen & {*prints()}
+    seen |= {*prints()}
+    (directory / "config.json").write_text(json.dumps(config | {"transformers_version": "9"}, indent=7))
+    (directory / "README.md").write_text("another text")
+    assert {*prints()} <= seen
 
 
-def test_adapters_with_missing_tensors_are_refused(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
-    """Half of an adapter changes the answers by half, and nobody would know."""
-    from mlx_lm.utils import load_model
-
-    source = checkpoint_dir(DENSE)
-    adapter = write_adapter(tmp_path / "adapter", load_model(source)[0])
-    weights: dict[str, mx.array] = mx.load(str(adapter / "adapters.safetensors"))  # type: ignore[assignment]
-    kept = dict(list(weights.items())[::2])
-    mx.save_safetensors(str(adapter / "adapters.safetensors"), kept)
-    with pytest.raises(AdapterError, match=r"asks for tensors that are missing: language_model\..*lora"):
-        ModelKit.load(source, adapter_path=adapter)
-    (adapter / "adapter_config.json").write_text("[1]")
-    with pytest.raises(AdapterError, match="expected a JSON object, found list"):
-        ModelKit.load(source, adapter_path=adapter)
-
-
-def test_loading_can_be_interrupted(checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two steps of reading the weights; nothing is left running."""
-    import threading
-
-    def interrupted(model: Any, directory: Path) -> Any:
-        yield
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("mlx_qwen35.runtime.loading.materialise", interrupted)
-    before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt):
-        ModelKit.load(checkpoint_dir(DENSE))
-    assert threading.active_count() == before
+@pytest.mark.parametrize("part", [0, 1, 64, 127])
+def test_a_fingerprint_samples_large_files(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path, part: int) -> None:
+    """Every 128th part counts, and the length."""
+    directory = tmp_path / "model"
+    shutil.copytree(checkpoint_dir(DENSE), directory)
+    checkpoint, weights, size = Checkpoint.open(directory), directory / "model.safetensors", 2**25
+    seen = set()
+    for length, at in ((size, None), (size + 128, None), (size, part * (size // 128) + 2**16 - 1)):
+        with weights.open("wb") as file:
+            file.truncate(length)
+            if at is not None:
+                file.seek(at)
+                file.write(b"x")
+        seen.add(checkpoint.fingerprint())
+    assert len(seen) == 3
 
 
-def test_weights_are_read_in_steps(benches: Callable[[Shape], Any], checkpoint_dir: Callable[[Shape], Path]) -> None:
-    model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)))
-    steps = list(materialise(model, checkpoint_dir(DENSE), chunk_bytes=200_000))
-    assert len(steps) > 3
-    expected = dict(tree_flatten(benches(DENSE).model.parameters()))
-    found = dict(tree_flatten(model.parameters()))
-    assert all(mx.array_equal(found[name], value).item() for name, value in expected.items())
+def junk_head(layout: str, *kinds: str) -> Edit:
+    """A head of its own, which a tied model does not use, in one layout or the other."""
+
+    def edit(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        prefix = "lm_head"
+        if layout == "mlx":
+            tensors = canonical(Path(), WIDE_HEADS)(tensors)
+            prefix = "language_model.lm_head"
+        return tensors | {f"{prefix}.{kind}": np.ones((352, 64), np.float32) for kind in kinds}
+
+    return edit
 
 
-@pytest.mark.parametrize("path", ["~nobody-of-this-name/model", "a\0b/c"])
-def test_paths_that_cannot_be_resolved_are_errors(path: str) -> None:
-    with pytest.raises(CheckpointError, match="model: "):
-        find_checkpoint(path)
+@pytest.mark.parametrize("layout", ["transformers", "mlx"])
+@pytest.mark.parametrize("kinds", [("weight",), ("weight", "scales", "biases")], ids=["plain", "quantised"])
+def test_a_tied_checkpoint_may_hold_a_head(
+    copy_of: Callable[..., Path], checkpoint_dir: Callable[[Shape], Path], layout: str, kinds: tuple[str, ...]
+) -> None:
+    """Which nothing reads: the embedding is the head."""
+    directory = copy_of(WIDE_HEADS, junk_head(layout, *kinds))
+    np.testing.assert_array_equal(logits_of(directory), logits_of(checkpoint_dir(WIDE_HEADS)))

@@ -125,3 +125,40 @@ def test_every_difference_is_listed() -> None:
         CheckpointError, match=r"1 missing: a; 2 surplus: x, y; 1 misshapen: c \(expected \(3, 3\), found \(3,\)\)"
     ):
         check_tensors(expected, {"b": (2,), "c": (3,), "y": (1,), "x": (1,)})
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["packed", "single"])
+def test_quantised_experts_are_unpacked_with_their_scales(single: bool) -> None:
+    """In 8 bits and groups of 32: the stacks are those of experts that were quantised after unpacking."""
+    weights, config = weights_of(MOE)
+    plain = to_canonical(weights, config)
+    for name in [name for name in weights if ".mlp.experts." in name]:
+        parts = dict(zip(("weight", "scales", "biases"), mx.quantize(weights.pop(name), 32, 8), strict=True))
+        prefix, projection = name.rsplit(".", 1)
+        for kind, value in parts.items():
+            if not single:
+                weights[f"{name}.{kind}"] = value
+                continue
+            for index, expert in enumerate(value):
+                halves = {"gate_proj": expert[:64], "up_proj": expert[64:]}
+                named = halves if projection == "gate_up_proj" else {"down_proj": expert}
+                weights |= {f"{prefix}.{index}.{half}.{kind}": part for half, part in named.items()}
+    found = to_canonical(weights, config)
+    for name in [name for name in plain if ".switch_mlp." in name]:
+        parts = dict(zip(("weight", "scales", "biases"), mx.quantize(plain.pop(name), 32, 8), strict=True))
+        plain |= {f"{name.removesuffix('weight')}{kind}": value for kind, value in parts.items()}
+    assert any(name.endswith("switch_mlp.up_proj.scales") for name in found)
+    assert equal(found, plain)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_patches_are_turned_by_their_shape(frames: int) -> None:
+    """From (out, C, T, P, P) to (out, T, P, P, C), once; also where there are as many frames as colours."""
+    raw = config_of(DENSE)
+    raw["vision_config"] |= {"temporal_patch_size": frames}
+    config, name = ModelConfig.from_dict(raw), "patch_embed.proj.weight"
+    value = mx.arange(8 * 3 * frames * 16 * 16).reshape(8, 3, frames, 16, 16)
+    turned = to_canonical({f"model.visual.{name}": value}, config)[f"vision_tower.{name}"]
+    assert mx.array_equal(turned, value.transpose(0, 2, 3, 4, 1)).item()
+    again = to_canonical({f"vision_tower.{name}": turned}, config)[f"vision_tower.{name}"]
+    assert mx.array_equal(again, turned).item()

@@ -1,0 +1,64 @@
+"""Weights onto a model: in steps, all of them, and for good."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.build import materialise
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.patches.qwen3_5 import Model
+from tests.tiny import DENSE, Shape
+
+
+def test_loading_can_be_interrupted(checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two steps of reading the weights; nothing is left running."""
+    import threading
+
+    def interrupted(model: Any, directory: Path) -> Any:
+        yield
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlx_qwen35.runtime.loading.materialise", interrupted)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        ModelKit.load(checkpoint_dir(DENSE))
+    assert threading.active_count() == before
+
+
+def test_weights_are_read_in_steps(benches: Callable[[Shape], Any], checkpoint_dir: Callable[[Shape], Path]) -> None:
+    model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)))
+    steps = list(materialise(model, checkpoint_dir(DENSE), chunk_bytes=200_000))
+    assert len(steps) > 3
+    expected = dict(tree_flatten(benches(DENSE).model.parameters()))
+    found = dict(tree_flatten(model.parameters()))
+    assert all(mx.array_equal(found[name], value).item() for name, value in expected.items())
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 200_000, 2**30])
+def test_afterwards_nothing_is_left_on_disk(
+    benches: Callable[[Shape], Any], checkpoint_dir: Callable[[Shape], Path], tmp_path: Path, chunk_bytes: int
+) -> None:
+    """However many steps it took: what the file holds later is not read, not even for the last tensor."""
+    directory = tmp_path / "model"
+    shutil.copytree(checkpoint_dir(DENSE), directory)
+    model = Model.from_checkpoint(Checkpoint.open(directory))
+    for _ in materialise(model, directory, chunk_bytes):
+        pass
+    weights = directory / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.write(b"x" * weights.stat().st_size)
+    found = dict(tree_flatten(model.parameters()))
+    for name, value in tree_flatten(benches(DENSE).model.parameters()):
+        assert mx.array_equal(found[name], value).item(), name
+
+
+def test_a_loaded_model_does_not_train(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """Which would turn dropout on, and every faster way off."""
+    model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)))
+    assert not any(module.training for _, module in model.named_modules())

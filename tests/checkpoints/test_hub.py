@@ -1,0 +1,117 @@
+"""Finding a checkpoint: a directory as it is, a hub id through the cache, and trouble with either."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.hub import find_checkpoint
+from mlx_qwen35.errors import CheckpointError, OptionError
+from tests.tiny import DENSE, Shape
+
+
+def fake_hub_cache(root: Path, source: Path) -> None:
+    """What huggingface_hub leaves behind after a download of tiny/model."""
+    repository = root / "models--tiny--model"
+    shutil.copytree(source, repository / "snapshots" / "abc")
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+
+
+def test_hub_ids_come_from_the_cache_when_offline(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: True, raising=False)
+    fake_hub_cache(tmp_path, checkpoint_dir(DENSE))
+    assert find_checkpoint("tiny/model") == tmp_path / "models--tiny--model" / "snapshots" / "abc"
+    with pytest.raises(CheckpointError, match="tiny/other: not in the local cache, and the hub cannot be reached"):
+        find_checkpoint("tiny/other")
+
+
+def test_a_revision_of_a_directory_is_refused(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    with pytest.raises(OptionError, match="revision: expected only with a hub id, found main"):
+        ModelKit.load(checkpoint_dir(DENSE), revision="main")
+
+
+def hub_errors() -> list[tuple[Exception, str]]:
+    import httpx2
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    response = httpx2.Response(404, request=httpx2.Request("GET", "https://example.com"))
+    return [
+        (GatedRepoError("no", response=response), "the repository is gated: accept its terms"),
+        (RepositoryNotFoundError("no", response=response), "no such directory, and no such repository on the hub"),
+        (RevisionNotFoundError("no", response=response), "the repository has no revision v2"),
+        (httpx2.ReadTimeout("slow"), r"the download failed \(ReadTimeout: slow\)"),
+        (OSError(28, "No space left on device"), "the download failed .*No space left"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_trouble_with_the_hub_is_told_in_the_right_words(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    error, message = hub_errors()[number]
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(CheckpointError, match=f"owner/name: {message}"):
+        find_checkpoint("owner/name", revision="v2")
+
+
+def test_hub_ids_obey_the_environment(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    """HF_HOME says where the cache is, HF_HUB_OFFLINE that nothing else may be asked."""
+    import os
+    import subprocess
+    import sys
+
+    fake_hub_cache(tmp_path / "hub", checkpoint_dir(DENSE))
+    command = [sys.executable, "-m", "mlx_qwen35.cli.main", "generate", "-p", "hi", "-m", "2", "--model"]
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    codes = {}
+    for name in ("tiny/model", "tiny/other"):
+        done = subprocess.run([*command, name], env=environment, capture_output=True, text=True, check=False)
+        codes[name] = (done.returncode, done.stderr)
+    assert codes["tiny/model"][0] == 0
+    assert codes["tiny/other"][0] == 2
+    assert "not in the local cache, and the hub cannot be reached" in codes["tiny/other"][1]
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/model", "a\0b/c"])
+def test_paths_that_cannot_be_resolved_are_errors(path: str) -> None:
+    with pytest.raises(CheckpointError, match="model: "):
+        find_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("config.json", True), ("model.safetensors", True), ("model-00001-of-00002.safetensors", True),
+        ("model.safetensors.index.json", True), ("chat_template.jinja", True), ("merges.txt", True),
+        ("modeling_evil.py", False), ("pytorch_model.bin", False), ("training_args.pt", False), ("weights.pkl", False),
+        ("model.gguf", False), ("original/consolidated.00.pth", False), ("setup.sh", False), ("json.py", False),
+        ("evil.json.py", False), ("model.safetensors.bin", False),
+    ],
+)  # fmt: skip
+def test_only_data_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, wanted: bool) -> None:
+    """No program and no pickle, by huggingface_hub's own matching."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    asked: dict[str, Any] = {}
+
+    def download(repository: str, **options: Any) -> str:
+        asked.update(options, repository=repository)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert find_checkpoint("owner/name", revision="v2") == tmp_path
+    assert (asked["repository"], asked["revision"]) == ("owner/name", "v2")
+    patterns = {key: asked[key] for key in ("allow_patterns", "ignore_patterns") if key in asked}
+    assert list(filter_repo_objects([name], **patterns)) == [name] * wanted
