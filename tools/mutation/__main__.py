@@ -111,7 +111,10 @@ def main() -> None:
     unknown = set(options.modules) - set(MODULES)
     if unknown:
         parser.error(f"expected modules of {', '.join(MODULES)}, found {', '.join(sorted(unknown))}")
-    rows = [judge(name, options.again) for name in options.modules or MODULES]
+    rows = []
+    for name in options.modules or MODULES:
+        rows.append(judge(name, options.again))
+        print(rows[-1], flush=True)
     print(row(["module", "mutants", "run", "killed", "out of time", "survived", "score"]))
     print(row(["---"] + ["---:"] * 6))
     print("\n".join(rows))
