@@ -146,7 +146,7 @@ def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_stream_gives_what_all_ids_together_give(
     tokenizer: Tokenizer, box_tokenizer: Tokenizer, data: st.DataObject

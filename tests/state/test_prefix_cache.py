@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -565,7 +565,7 @@ def contents(prompt: Prompt) -> list[Any]:
     return ids
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, derandomize=True)
 @given(operations=st.lists(_OPERATIONS, min_size=2, max_size=8), thinking=st.booleans())
 def test_random_conversations(
     pair: tuple[ModelKit, ModelKit],
