@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
@@ -16,6 +17,10 @@ from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.vision import VisionAddOn, make_vision_add_on
 from tests.tiny import DENSE, MOE, Shape, write_checkpoint
+
+# How long an example takes says something about the machine only.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

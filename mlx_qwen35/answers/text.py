@@ -84,8 +84,8 @@ class AnswerText:
             return piece
         begun = self._answer_begun or self._detokenizer.pending or self._held.strip()
         if token == self._think and not self._in_reasoning and not begun:
-            self._held, self._in_reasoning, self._skip_newlines = "", True, True
-            return Piece()
+            space, self._held, self._in_reasoning, self._skip_newlines = self._held, "", True, True
+            return Piece(text=space)
         return self._take(self._detokenizer.add(token))
 
     def close(self) -> Piece:

@@ -34,6 +34,7 @@ def expected(temperature: float, keep: list[int]) -> np.ndarray:
     [
         ({"temperature": 1.0}, 1.0, [0, 1, 2, 3, 4, 5]),
         ({"temperature": 0.5}, 0.5, [0, 1, 2, 3, 4, 5]),
+        ({"temperature": 1.0, "top_k": 1}, 1.0, [0]),
         ({"temperature": 1.0, "top_k": 2}, 1.0, [0, 1]),
         # 0.488, 0.296 and 0.180 of the tempered mass: the third crosses 0.8, which plain logits would not need.
         ({"temperature": 1.0, "top_p": 0.8}, 1.0, [0, 1, 2]),
@@ -101,6 +102,17 @@ def test_filters_hold_at_temperatures_that_make_all_but_one_token_impossible() -
     assert sample(rows).tolist() == [1, 2]
 
 
+def test_top_p_works_at_low_temperatures() -> None:
+    """Where no tempered probability is left of any token before they are normalised."""
+    logits = mx.arange(100) * -0.001
+    logprobs = logits - mx.logsumexp(logits)
+    sample = SamplingOptions(temperature=0.01, top_p=0.5, seed=1).sampler()
+    drawn = np.array(sample(mx.repeat(logprobs[None], 500, axis=0)))
+    weights = np.exp(-0.1 * np.arange(100))
+    kept = int(np.searchsorted(np.cumsum(weights / weights.sum()), 0.5)) + 1
+    assert set(drawn.tolist()) == set(range(kept))
+
+
 def test_greedy_takes_the_first_best() -> None:
     assert SamplingOptions().sampler()(mx.array([[0.0, 3.0, 3.0]])).item() == 1
 
@@ -111,6 +123,7 @@ def test_a_seed_repeats_and_another_does_not() -> None:
         return [int(sample(mx.array(LOGITS)[None]).item()) for _ in range(30)]
 
     assert draw(3) == draw(3)
+    assert draw(0) == draw(0)
     assert draw(3) != draw(4)
     assert draw(None) != draw(None)
 
@@ -143,6 +156,7 @@ def test_penalties_look_at_the_whole_output_and_not_at_the_prompt() -> None:
     assert processed({"presence_penalty": 0.5}, history) == [1.5, 1.0, 1.0, 0.0, -1.5, -3.0]
     assert processed({"frequency_penalty": 0.5}, history) == [1.0, -23.5, 1.0, 0.0, -1.5, -3.0]
     assert processed({"repetition_penalty": 2.0}, history) == [1.0, 0.75, 1.0, 0.0, -2.0, -3.0]
+    assert processed({"repetition_penalty": 0.5}, history) == [4.0, 3.0, 1.0, 0.0, -0.5, -3.0]
     assert processed({"repetition_penalty": 2.0, "presence_penalty": 1.0}, [5]) == LOGITS.tolist()
 
 
@@ -219,8 +233,9 @@ def test_the_longest_answer_of_a_checkpoint() -> None:
 
 
 def test_defaults_come_from_the_checkpoint_and_are_overridden() -> None:
-    defaults = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "eos_token_id": 3}
-    assert options_from(defaults, {}) == SamplingOptions(temperature=0.7, top_k=20, top_p=0.8)
+    defaults = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.1, "eos_token_id": 3}
+    assert options_from(defaults, {}) == SamplingOptions(temperature=0.7, top_k=20, top_p=0.8, min_p=0.1)
+    assert options_from({"do_sample": True, "temperature": 0.0}, {}).temperature == 0.0
     assert options_from(defaults, {"temperature": 0.0, "top_k": None}).temperature == 0.0
     assert options_from({"temperature": 0.7}, {}).temperature == 0.0
     # As transformers does: a penalty counts for greedy answers too.
@@ -241,7 +256,7 @@ def test_a_temperature_too_small_to_divide_by_is_greedy(temperature: float) -> N
     assert SamplingOptions(temperature=temperature, seed=1).sampler()(mx.array([[0.0, 3.0, 1.0]])).item() == 1
 
 
-@pytest.mark.parametrize("bias", [[1], {True: 1.0}, {"5": 1.0}, {1.5: 1.0}, {1: "x"}])
+@pytest.mark.parametrize("bias", [[1], {True: 1.0}, {-1: 1.0}, {"5": 1.0}, {1.5: 1.0}, {1: "x"}])
 def test_malformed_bias_is_refused(bias: Any) -> None:
     with pytest.raises(OptionError, match="logit_bias"):
         SamplingOptions(logit_bias=bias)

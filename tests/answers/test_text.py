@@ -108,6 +108,28 @@ def test_reasoning_is_separated_when_the_model_opens_it(tokenizer: Tokenizer) ->
     assert run(tokenizer, "<think>\nsee\n</think>\n\nyes")[:2] == ("yes", "see")
 
 
+@pytest.mark.parametrize("opening", ["", "<think>"])
+def test_newlines_inside_reasoning_and_answer_are_kept(tokenizer: Tokenizer, opening: str) -> None:
+    text = f"{opening}\n\n  see \n \n and \n\n</think>\n\n  yes \n"
+    assert run(tokenizer, text, in_reasoning=not opening)[:2] == ("  yes \n", "  see \n \n and ")
+
+
+@pytest.mark.parametrize("space", ["\n", "\n\n", " ", " \n "])
+def test_reasoning_may_begin_after_white_space(tokenizer: Tokenizer, space: str) -> None:
+    assert run(tokenizer, f"{space}<think>\nsee\n</think>\n\nyes")[:2] == (f"{space}yes", "see")
+
+
+def test_the_end_of_reasoning_is_text_where_there_is_none(tokenizer: Tokenizer) -> None:
+    assert run(tokenizer, "yes </think> no")[:2] == ("yes </think> no", "")
+    assert run(tokenizer, "see</think>yes </think> no", in_reasoning=True)[:2] == ("yes </think> no", "see")
+
+
+def test_a_marker_after_held_text_is_text(tokenizer: Tokenizer) -> None:
+    """What may begin a stop string has begun the answer, although nobody saw it yet."""
+    assert run(tokenizer, "#<think> no", stop=("##",))[:2] == ("#<think> no", "")
+    assert run(tokenizer, " <think>see</think>no", stop=(" ##",))[:2] == (" no", "see")
+
+
 def test_markers_spelled_as_text_are_text(tokenizer: Tokenizer) -> None:
     answer = AnswerText(tokenizer)
     ids = tokenizer.encode_text("a <think> b </think> c")
@@ -134,6 +156,18 @@ def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(tokenizer: Tokenize
     out, _, stopped, pieces = run(tokenizer, text, stop=("never", stop))
     assert (out, stopped) == ("one fox", True)
     assert "".join(pieces) == "one fox"
+
+
+def test_a_stop_string_is_found_however_its_tokens_are_cut(tokenizer: Tokenizer) -> None:
+    """Character by character, where all but the last one is held; and no more than that."""
+    answer = AnswerText(tokenizer, stop=("#+#", "fox jumps"))
+    pieces = [answer.add(token) for letter in "a #+fox jumps" for token in tokenizer.encode(letter)]
+    assert [piece.text for piece in pieces] == ["a", " ", "", "", "#+", *[""] * 8]
+    assert [piece.stop_string for piece in pieces] == [None] * 12 + ["fox jumps"]
+    answer = AnswerText(tokenizer, stop=("#+#",))
+    pieces = [answer.add(token) for letter in "##++#+#" for token in tokenizer.encode(letter)]
+    assert [piece.text for piece in pieces] == ["", "#", "", "#++", "", "", ""]
+    assert pieces[-1].stopped
 
 
 def test_text_that_only_began_like_a_stop_string_is_given_back(tokenizer: Tokenizer) -> None:

@@ -565,7 +565,7 @@ def stream(pieces: list[str], tools: Any) -> tuple[str, list[ToolCall]]:
     return "".join(part.text for part in parsed), [call for part in parsed for call in part.calls]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.tuples(NO_MARKER, st.dictionaries(st.sampled_from("abc"), VALUES)), max_size=3), NO_MARKER, st.data()
 )
@@ -589,7 +589,7 @@ def test_calls_and_text_survive_however_the_stream_is_cut(
     assert stream(cut(text, data), tools) == (rest, calls)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SOUP, st.data())
 def test_any_text_gives_the_same_however_it_is_cut(text: str, data: st.DataObject) -> None:
     whole = split(text, TOOLS, max(len(text), 1))
@@ -597,7 +597,7 @@ def test_any_text_gives_the_same_however_it_is_cut(text: str, data: st.DataObjec
     assert stream(cut(text, data), TOOLS) == whole
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SOUP, st.integers(1, 5))
 def test_without_a_call_nothing_is_lost(text: str, size: int) -> None:
     assert split(text, [tool("none of these")], size) == (text, [])

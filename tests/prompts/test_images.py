@@ -65,7 +65,9 @@ def test_every_kind_of_source_gives_the_same_image(preprocessor: ImagePreprocess
     path = tmp_path / "a picture.png"
     path.write_bytes(data)
     url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    sources = [image, data, path, str(path), path.as_uri(), url, bytearray(data)]
+    quoted = url.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D").replace("image%2Fpng", "image/png")
+    assert quoted != url
+    sources = [image, data, path, str(path), path.as_uri(), url, quoted, bytearray(data), memoryview(data)]
     hashes = {preprocessor(source).content_hash for source in sources}
     assert len(hashes) == 1
     assert preprocessor(noise(96, 64, seed=1)).content_hash not in hashes
@@ -137,6 +139,7 @@ def test_a_pixel_budget_is_kept(preprocessor: ImagePreprocessor) -> None:
     image = noise(256, 256)
     assert preprocessor(image).tokens == 64
     assert preprocessor(image, max_pixels=128 * 128).tokens == 16
+    assert preprocessor(image, max_pixels=32 * 32).tokens == 1
     with pytest.raises(OptionError, match=r"max_pixels: expected at least 1024 .*, found 100"):
         preprocessor(image, max_pixels=100)
 
@@ -178,9 +181,24 @@ def test_bad_images_are_refused_with_their_place(preprocessor: ImagePreprocessor
         preprocessor(source, place="messages[0].content[1]")
 
 
-def test_float_images_are_refused() -> None:
-    with pytest.raises(MediaError, match="expected 8 or 16 bits per channel, found mode F"):
-        open_image(Image.new("F", (8, 8)), "image")
+@pytest.mark.parametrize(
+    "image",
+    [Image.new("F", (8, 8)), *(Image.fromarray(np.full((8, 8), value, np.int32)) for value in (-1, 65536))],
+    ids=["float", "negative", "above 16 bits"],
+)
+def test_images_of_more_than_sixteen_bits_are_refused(image: Image.Image) -> None:
+    with pytest.raises(MediaError, match=f"expected 8 or 16 bits per channel, found mode {image.mode}"):
+        open_image(image, "image")
+
+
+def test_a_picture_in_memory_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of so many pixels are refused by Pillow as well, unless its limit was lifted."""
+    monkeypatch.setattr("mlx_qwen35.prompts.images.MAX_SOURCE_PIXELS", 64 * 64)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert open_image(noise(64, 64), "image").size == (64, 64)
+    for source in (noise(64, 65), encoded(noise(65, 64))):
+        with pytest.raises(MediaError, match=r"expected at most 4096 pixels, found 6[45] x 6[45]"):
+            open_image(source, "image")
 
 
 def test_settings_may_stand_in_the_newer_file(tmp_path: Path, vision: VisionConfig) -> None:
@@ -198,9 +216,21 @@ def test_missing_or_contradicting_settings_are_refused(tmp_path: Path, vision: V
         ImagePreprocessor(tmp_path, vision)
     write_processor(tmp_path)
     path = tmp_path / "preprocessor_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"patch_size": 14}))
-    with pytest.raises(CheckpointError, match=r"expected patch_size 16 as in config.json, found 14"):
-        ImagePreprocessor(tmp_path, vision)
+    settings = json.loads(path.read_text())
+    for name, right, wrong in (("patch_size", 16, 14), ("temporal_patch_size", 2, 1), ("merge_size", 2, 3)):
+        path.write_text(json.dumps(settings | {name: wrong}))
+        with pytest.raises(CheckpointError, match=rf"expected {name} {right} as in config.json, found {wrong}"):
+            ImagePreprocessor(tmp_path, vision)
+
+
+def test_limits_may_have_their_older_names(tmp_path: Path, vision: VisionConfig) -> None:
+    write_processor(tmp_path)
+    expected = ImagePreprocessor(tmp_path, vision)(noise(640, 480))
+    path = tmp_path / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    size = settings.pop("size")
+    path.write_text(json.dumps(settings | {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}))
+    assert ImagePreprocessor(tmp_path, vision)(noise(640, 480)).content_hash == expected.content_hash
 
 
 def test_a_phone_s_second_picture_is_no_animation(preprocessor: ImagePreprocessor) -> None:
@@ -231,14 +261,29 @@ def test_wrapped_base64_is_read(preprocessor: ImagePreprocessor) -> None:
     ("source", "message"),
     [
         (Image.new("RGB", (0, 5)), r"expected an image, found 0 x 5 pixels"),
+        (Image.new("RGB", (5, 0)), r"expected an image, found 5 x 0 pixels"),
         ("a\0b.png", r"expected a path, found a zero byte"),
         ("A" * 300_000, r"A{80}\.\.\. \(300000 characters\)"),
-        ("/dev/zero", r"expected an image file, found a directory or a device"),
+        ("/dev/null", r"expected an image file, found a directory or a device"),
         ("/tmp", r"expected an image file, found a directory or a device"),
         ("~nobody-of-this-name/a.png", r"image: ~nobody"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), r"found an HEIC file; save it as JPEG or PNG"),
+        *(
+            (b"\0\0\0\x18" + kind + bytes(40), r"found an HEIC file; save it as JPEG or PNG")
+            for kind in (b"ftypheic", b"ftypheix", b"ftypmif1")
+        ),
     ],
-    ids=["empty", "zero byte", "bare base64", "device", "directory", "unknown user", "HEIC"],
+    ids=[
+        "no width",
+        "no height",
+        "zero byte",
+        "bare base64",
+        "device",
+        "directory",
+        "unknown user",
+        "HEIC",
+        "HEIC of 10 bits",
+        "HEIF",
+    ],
 )
 def test_more_sources_that_are_no_image(preprocessor: ImagePreprocessor, source: Any, message: str) -> None:
     with pytest.raises(MediaError, match=message) as caught:

@@ -40,6 +40,14 @@ def test_the_template_of_the_checkpoint_is_used(tokenizer: Tokenizer) -> None:
     assert text_of(tokenizer, [USER], add_generation_prompt=False).endswith("hello<|im_end|>\n")
 
 
+def test_further_variables_reach_the_template_but_named_options_win(tokenizer: Tokenizer) -> None:
+    closed, opened = text_of(tokenizer, [USER], enable_thinking=False), text_of(tokenizer, [USER])
+    given: dict[str, Any] = {"enable_thinking": False, "add_generation_prompt": False}
+    assert text_of(tokenizer, [USER], chat_template_kwargs=given) == closed
+    assert text_of(tokenizer, [USER], chat_template_kwargs=given, enable_thinking=True) == opened
+    assert given == {"enable_thinking": False, "add_generation_prompt": False}
+
+
 def test_rendering_equals_transformers(tokenizer: Tokenizer) -> None:
     """A conversation with a tool loop, against the tokenizer's own apply_chat_template."""
     tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
@@ -80,6 +88,7 @@ def test_arguments_may_be_json_text_as_openai_sends_them(tokenizer: Tokenizer) -
         return [USER, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "3"}]
 
     assert text_of(tokenizer, history('{"a": 1}')) == text_of(tokenizer, history({"a": 1}))
+    assert text_of(tokenizer, history(None)) == text_of(tokenizer, history("")) == text_of(tokenizer, history({}))
     assert "<parameter=a>\n1\n</parameter>" in text_of(tokenizer, history('{"a": 1}'))
 
 
@@ -142,11 +151,15 @@ def test_images_stand_where_their_parts_stand(tokenizer: Tokenizer) -> None:
         {"type": "input_image", "image_url": "data:z"},
         {"type": "image"},
         {"image": b"bytes"},
+        {"type": "image", "data": b"data"},
+        {"type": "image", "url": "file:u"},
+        {"type": "input_text", "text": "two"},
     ]
     rendered = render_messages(tokenizer, [{"role": "user", "content": parts}, USER])
-    assert rendered.sources == [image, "data:x", "data:y", Path("p"), "data:z", None, b"bytes"]
+    assert rendered.sources == [image, "data:x", "data:y", Path("p"), "data:z", None, b"bytes", b"data", "file:u"]
     assert rendered.places[0] == "messages[0].content[1]"
-    assert rendered.input_ids.count(IDS["<|image_pad|>"]) == 7
+    assert rendered.input_ids.count(IDS["<|image_pad|>"]) == 9
+    assert tokenizer.decode(rendered.input_ids).index("one") < tokenizer.decode(rendered.input_ids).index("two")
 
 
 def test_separate_images_fill_the_empty_parts() -> None:
@@ -175,6 +188,10 @@ def test_separate_images_fill_the_empty_parts() -> None:
         ([{"role": "user", "content": [{"type": "text", "text": 3}]}], r"content\[0\]\.text: expected a string"),
         ([{"role": "user", "content": [{"type": "image", "image": "a", "path": "b"}]}], r"expected one image, found 2"),
         ([{"role": "system", "content": [{"type": "image"}]}, USER], r"a system message cannot hold one"),
+        ([USER, {"role": "assistant", "content": [{"type": "image"}]}], r"an? assistant message cannot hold one"),
+        ([USER, {"role": "assistant", "content": [{"text": "a"}, {"type": "text"}]}], r"content\[1\]\.text: expected"),
+        ([USER, {"role": "assistant", "content": [{"text": "a"}, 5]}], r"content\[1\]: expected an object with a type"),
+        ([USER, {"role": "assistant", "content": 0}], r"messages\[1\]\.content: expected a list .*found int 0"),
         (
             [USER, {"role": "assistant", "content": "a", "reasoning_content": 5}],
             r"reasoning_content: expected a string",
@@ -187,6 +204,10 @@ def test_separate_images_fill_the_empty_parts() -> None:
         (
             [USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}],
             r"arguments: expected a JSON object, found list",
+        ),
+        (
+            [USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[" * 100_000}}]}],
+            r"arguments: expected a JSON object",
         ),
     ],
 )

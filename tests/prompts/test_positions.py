@@ -9,7 +9,7 @@ from mlx_qwen35.errors import PromptMismatchError
 from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out, merged_grid
 
 PAD = 7
-GRIDS = st.tuples(st.just(1), st.integers(1, 6), st.integers(1, 6))
+GRIDS = st.tuples(st.integers(1, 7), st.integers(1, 6), st.integers(1, 6))
 PIECES = st.lists(st.one_of(st.integers(1, 20), GRIDS), min_size=1, max_size=8)
 
 
@@ -94,6 +94,20 @@ def test_the_images_of_a_slice_are_those_with_a_token_in_it() -> None:
     assert [list(layout.overlapping(start, stop)) for start, stop in slices] == expected
 
 
+@given(PIECES, st.data())
+def test_the_images_of_a_slice_are_known(pieces: list[int | tuple[int, int, int]], data: st.DataObject) -> None:
+    """Those with a token in it, not those that only touch it."""
+    ids, layout = layout_of(pieces)
+    if layout is None:
+        return
+    start = data.draw(st.integers(0, len(ids)))
+    stop = data.draw(st.integers(start + 1, len(ids) + 2))
+    expected = [
+        index for index, span in enumerate(layout.spans) if set(range(span.start, span.stop)) & set(range(start, stop))
+    ]
+    assert list(layout.overlapping(start, stop)) == expected
+
+
 def test_placeholders_are_expanded_once() -> None:
     ids = [1, PAD, 2, PAD, PAD]
     expanded = [1, PAD, PAD, PAD, 2, PAD, PAD, PAD, PAD, PAD]
@@ -135,3 +149,4 @@ def test_the_merger_divides_height_and_width() -> None:
     grid = merged_grid(np.array([3, 6, 9]), 3)
     assert grid == (3, 2, 3)
     assert [type(size) for size in grid] == [int, int, int]
+    assert merged_grid([2, 6, 9], 3) == (2, 2, 3)

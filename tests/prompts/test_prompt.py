@@ -117,6 +117,13 @@ def test_a_prompt_with_an_image_goes_on_behind_its_largest_side() -> None:
     assert prompt.rope_delta == 5 - 8
 
 
+def points_of(tokenizer: Tokenizer, text: str, *grids: tuple[int, int, int]) -> tuple[list[str], str]:
+    """The beginnings of a prompt at its branch points, and what stands before its turn."""
+    ids = tokenizer.encode(text)
+    points, turn = find_branch_points(ids, lay_out(ids, grids, image_token_id=IDS["<|image_pad|>"]), tokenizer)
+    return [tokenizer.decode(ids[:point]) for point in points], tokenizer.decode(ids[:turn])
+
+
 def test_ids_become_plain_numbers() -> None:
     ids = check_ids([0, np.int64(7), np.uint8(3), VOCAB_SIZE - 1], VOCAB_SIZE)
     assert ids == [0, 7, 3, VOCAB_SIZE - 1]
@@ -147,3 +154,34 @@ def test_a_tokenizer_may_know_more_tokens_than_the_model(tmp_path: Path) -> None
         PromptError, match=rf"prompt\[{len(ids) - 1}\]: expected a token id below {extra}, found {extra}"
     ):
         check_ids(ids, extra)
+
+
+USER, ASSISTANT, PAD = "<|im_start|>user\n", "<|im_start|>assistant\n", "<|image_pad|>"
+
+
+def test_reasoning_of_earlier_turns_is_no_branch_point(tokenizer: Tokenizer) -> None:
+    """Nobody drops it any more; a later prompt parts from this one in the turn that is being answered."""
+    first = f"{USER}fox<|im_end|>\n{ASSISTANT}<think>\na\n</think>\n\nb<|im_end|>\n"
+    second = f"{USER}dog<|im_end|>\n{ASSISTANT}"
+    points, before = points_of(tokenizer, f"{first}{second}<think>\n")
+    assert points == [f"{USER}fox<|im_end|>\n", first, first + second, f"{first}{second}<think>"]
+    assert before == first + second
+
+
+def test_without_reasoning_the_last_message_is_written_anew(tokenizer: Tokenizer) -> None:
+    question = f"{USER}fox<|im_end|>\n"
+    points, before = points_of(tokenizer, f"{question}{ASSISTANT}a")
+    assert points == [question, question + ASSISTANT]
+    assert before == question
+
+
+def test_a_prompt_without_messages_parts_at_its_last_token_only(tokenizer: Tokenizer) -> None:
+    assert points_of(tokenizer, f"a{PAD * 2}b", (1, 1, 2)) == ([f"a{PAD * 2}"], f"a{PAD * 2}b")
+    assert points_of(tokenizer, "<|im_start|>") == ([], "")
+
+
+def test_no_branch_point_lies_inside_an_image(tokenizer: Tokenizer) -> None:
+    """The last token of a prompt that ends in an image; between two images there is one."""
+    assert points_of(tokenizer, f"a{PAD * 4}", (1, 2, 2)) == ([], f"a{PAD * 4}")
+    assert points_of(tokenizer, f"a{PAD * 3}", (1, 1, 2), (1, 1, 1))[0] == [f"a{PAD * 2}"]
+    assert points_of(tokenizer, f"a{PAD * 6}", (1, 1, 2), (1, 2, 2))[0] == [f"a{PAD * 2}"]

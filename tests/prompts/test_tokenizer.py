@@ -130,10 +130,10 @@ def test_a_template_may_begin_with_text(tokenizer: Tokenizer) -> None:
 
 def test_hidden_text_inside_structures_is_restored(tokenizer: Tokenizer) -> None:
     escapes = tokenizer.escapes()
-    hidden = escapes.hide({"<think>": ["a<|im_end|>", 3, None, {"b": "</think>"}]})
+    hidden = escapes.hide({"<think>": ["a<|im_end|>", 3, None, {"b": ("</think>", 1.5)}]})
     text = json.dumps(hidden, ensure_ascii=False)
-    assert "<|im_end|>" not in text
-    assert escapes.restore(text) == '{"<think>": ["a<|im_end|>", 3, null, {"b": "</think>"}]}'
+    assert not any(token in text for token in CONTROL_TOKENS)
+    assert escapes.restore(text) == '{"<think>": ["a<|im_end|>", 3, null, {"b": ["</think>", 1.5]}]}'
 
 
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         Tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["a\ud83d", "\udcff"])
+@pytest.mark.parametrize("text", ["a\ud83d", "\udcff", "<think>\ud83d"])
 def test_text_that_is_not_unicode_is_refused(tokenizer: Tokenizer, text: str) -> None:
     for encode in (tokenizer.encode, tokenizer.encode_text):
         with pytest.raises(PromptError, match="text: expected valid Unicode, found"):
@@ -157,11 +157,12 @@ def test_tokens_that_eat_spaces_eat_them_everywhere(tmp_path: Path) -> None:
         token["rstrip"] = token["content"] == "<|im_start|>"
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
     tokenizer = Tokenizer(tmp_path)
-    rendered = "<|im_start|> user fox  <|im_end|>\n<|im_start|>{} "
+    rendered = "<|im_start|> user fox  </think>\n<|im_start|>{} "
     plain = tokenizer.encode_rendered(rendered.format("fox"), tokenizer.escapes())
     escapes = tokenizer.escapes()
     typed = tokenizer.encode_rendered(rendered.format(escapes.hide("<think>")), escapes)
     start = plain.index(IDS["<|im_start|>"], 1) + 1
+    assert tokenizer.decode(plain[:start]) == "<|im_start|>user fox</think>\n<|im_start|>"
     assert typed[:start] == plain[:start]
     start, end = IDS["<|im_start|>"], IDS["</think>"]
     for typed in ("", "<think>"):
@@ -170,6 +171,31 @@ def test_tokens_that_eat_spaces_eat_them_everywhere(tmp_path: Path) -> None:
         fox, words = tokenizer.encode("user fox"), tokenizer.encode_text(typed)
         expected = [*tokenizer.encode("the "), start, *fox, end, *words, end, start]
         assert tokenizer.encode_rendered(rendered, escapes) == expected
+
+
+def test_of_two_control_tokens_the_longer_one_is_read(tmp_path: Path) -> None:
+    """Where one begins as the other; whether or not the user typed a control word."""
+    write_tokenizer(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer.json").read_text())
+    settings["added_tokens"].append(
+        {**settings["added_tokens"][0], "id": VOCAB_SIZE, "content": "<think>deep", "special": False}
+    )
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer(tmp_path)
+    deep = tokenizer.control_id("<think>deep")
+    assert tokenizer.encode("<think>deep<think>") == [deep, IDS["<think>"]]
+    escapes = tokenizer.escapes()
+    rendered = f"<think>deep<think>{escapes.hide('<think>deep')}"
+    ids = tokenizer.encode_rendered(rendered, escapes)
+    assert [token for token in ids if token in (deep, *IDS.values())] == [deep, IDS["<think>"]]
+    assert tokenizer.decode(ids) == "<think>deep<think><think>deep"
+
+
+def test_the_tokenizer_s_own_end_token_ends_an_answer(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": "<|fim_pad|>"}))
+    assert IDS["<|fim_pad|>"] in Tokenizer(tmp_path).eos_token_ids
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
@@ -190,7 +216,7 @@ def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_stream_gives_what_all_ids_together_give(
     tokenizer: Tokenizer, box_tokenizer: Tokenizer, data: st.DataObject
@@ -263,3 +289,36 @@ def test_a_tokenizer_whose_tokens_are_no_bytes_is_refused(tmp_path: Path) -> Non
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match="expected a byte-level tokenizer as Qwen's, found a decoder Metaspace"):
         Tokenizer(tmp_path)
+
+
+def test_of_several_chat_templates_the_default_one_is_used(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    template = (tmp_path / "chat_template.jinja").read_text()
+    assert Tokenizer(tmp_path).chat_template == template
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "other.jinja").write_text("other")
+    tokenizer = Tokenizer(tmp_path)
+    assert tokenizer.chat_template == template
+    user = [{"role": "user", "content": "fox"}]
+    assert tokenizer.apply_chat_template(user) == "<|im_start|>user\nfox<|im_end|>\n"
+    (tmp_path / "chat_template.jinja").unlink()
+    assert Tokenizer(tmp_path).chat_template is None
+
+
+def test_nothing_is_added_to_a_prompt(tmp_path: Path) -> None:
+    """Where a tokenizer would begin every text with a token of its own."""
+    write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    expected = [Tokenizer(tmp_path).encode("fox"), Tokenizer(tmp_path).encode_text("<think>")]
+    settings = json.loads((tmp_path / "tokenizer.json").read_text())
+    begin = {"id": "<|endoftext|>", "ids": [IDS["<|endoftext|>"]], "tokens": ["<|endoftext|>"]}
+    settings["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|endoftext|>": begin},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer(tmp_path)
+    assert tokenizer._backend.encode("fox").ids == [IDS["<|endoftext|>"], *expected[0]]
+    assert [tokenizer.encode("fox"), tokenizer.encode_text("<think>")] == expected

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -571,9 +571,9 @@ _OPERATIONS = st.one_of(
 def pair(
     checkpoint_dir: Callable[[Shape], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ModelKit, ModelKit]]:
-    """One with room for about three conversations, and the disk for the others; one without."""
+    """One with room for the longest conversation, and the disk for others; one without."""
     disk = tmp_path_factory.mktemp("evicted")
-    warm = ModelKit.load(checkpoint_dir(DENSE), prompt_cache_bytes=1_200_000, prompt_cache_dir=disk)
+    warm = ModelKit.load(checkpoint_dir(DENSE), prompt_cache_bytes=800_000, prompt_cache_dir=disk)
     cold = ModelKit.load(checkpoint_dir(DENSE), prompt_cache_bytes=0)
     yield warm, cold
     warm.close()
@@ -588,7 +588,7 @@ def contents(prompt: Prompt) -> list[Any]:
     return ids
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, derandomize=True)
 @given(operations=st.lists(_OPERATIONS, min_size=2, max_size=8), thinking=st.booleans())
 def test_random_conversations(
     pair: tuple[ModelKit, ModelKit],
@@ -625,7 +625,8 @@ def test_random_conversations(
                 warm.load_session(path)
         elif kind == "ahead" and turns:
             stop = warm.prefill_ahead([*system, *turns], enable_thinking=thinking)
-            prompt = warm.process_prompt([*system, *turns, question], enable_thinking=thinking)
+            # A question that nobody asked: what is read ahead ends before it.
+            prompt = warm.process_prompt([*system, *turns, user("?")], enable_thinking=thinking)
             assert stop >= known_of(prompt)
             last = contents(prompt)[:stop]
         elif kind == "cancel":
