@@ -79,14 +79,14 @@ class AnswerText:
         if token in self._tokenizer.eos_token_ids:
             return self._close(stopped=True)
         if token == self._end_think and self._in_reasoning:
-            piece = self._take(self._detokenizer.flush(), last=True)
+            piece = self._take(self._detokenizer.flush())
             self._in_reasoning, self._skip_newlines = False, True
             return piece
         if token == self._think and not self._in_reasoning and not self._answer_begun and not self._held.strip():
             self._held, self._in_reasoning, self._skip_newlines = "", True, True
             self._detokenizer.flush()
             return Piece()
-        return self._take(self._detokenizer.add(token), last=False)
+        return self._take(self._detokenizer.add(token))
 
     def close(self) -> Piece:
         """The rest, when the answer ends without an end-of-sequence token."""
@@ -95,7 +95,7 @@ class AnswerText:
     def _close(self, *, stopped: bool) -> Piece:
         return self._take(self._detokenizer.flush(), last=True) + Piece(stopped=stopped)
 
-    def _take(self, text: str, *, last: bool) -> Piece:
+    def _take(self, text: str, *, last: bool = False) -> Piece:
         """Pass on what is safe of the held text and `text`; all of an answer's if it is the last."""
         text = self._held + text
         self._held = ""

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_qwen35.answers.sampling import SamplingOptions, options_from
+from mlx_qwen35.answers.sampling import SamplingOptions, default_max_tokens, options_from
 from mlx_qwen35.errors import OptionError
 
 LOGITS = np.array([2.0, 1.5, 1.0, 0.0, -1.0, -3.0], dtype=np.float32)
@@ -91,6 +91,13 @@ def test_filters_keep_what_transformers_keeps(seed: int) -> None:
     assert likely <= drawn
 
 
+def test_filters_hold_at_temperatures_that_make_all_but_one_token_impossible() -> None:
+    """Of each row by itself: in float32 nothing is left of probabilities before they are normalised anew."""
+    rows = mx.array([[-9.0, -8.0, -9.5], [-3.0, -2.5, -2.0]])
+    sample = SamplingOptions(temperature=1e-4, top_p=0.9, top_k=2, min_p=0.1, seed=1).sampler()
+    assert sample(rows).tolist() == [1, 2]
+
+
 def test_greedy_takes_the_first_best() -> None:
     assert SamplingOptions().sampler()(mx.array([[0.0, 3.0, 3.0]])).item() == 1
 
@@ -149,6 +156,19 @@ def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) 
 def test_a_bias_on_an_unknown_token_is_refused() -> None:
     with pytest.raises(OptionError, match="logit_bias: expected token ids below 6, found 6"):
         SamplingOptions(logit_bias={6: 1.0}).check_vocabulary(6)
+
+
+def test_any_token_of_the_vocabulary_may_have_a_bias() -> None:
+    SamplingOptions(logit_bias={0: 1.0, 5: 1.0}).check_vocabulary(6)
+    SamplingOptions().check_vocabulary(6)
+
+
+def test_the_longest_answer_of_a_checkpoint() -> None:
+    assert [default_max_tokens({"max_new_tokens": value}) for value in (None, 1, 32768)] == [None, 1, 32768]
+    assert default_max_tokens({}) is None
+    for value in (0, "7", True):
+        with pytest.raises(OptionError, match="^max_new_tokens: expected a whole number of at least 1, found"):
+            default_max_tokens({"max_new_tokens": value})
 
 
 def test_defaults_come_from_the_checkpoint_and_are_overridden() -> None:

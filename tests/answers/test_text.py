@@ -73,7 +73,7 @@ def run_pieces(pieces: list[str], **options: Any) -> tuple[str, str]:
         ["<think>", "\n", "\n X-ray \nor ", "X", "\n", "\n", "</think>", "\n", "\n X ", "<|im_end|>"],
     ],
 )
-def test_newlines_around_the_reasoning_may_come_with_its_text(pieces: list[str]) -> None:
+def test_only_newlines_around_the_reasoning_belong_to_neither_side(pieces: list[str]) -> None:
     in_reasoning = pieces[0] != "<think>"
     assert run_pieces(pieces, in_reasoning=in_reasoning) == (" X ", " X-ray \nor X")
 
@@ -85,6 +85,13 @@ def test_newlines_around_the_reasoning_may_come_with_its_text(pieces: list[str])
 def test_a_stop_string_is_found_wherever_tokens_cut_it(pieces: list[str]) -> None:
     """At its first place, and after a beginning that went on otherwise."""
     assert run_pieces(pieces, stop=("##",))[0] == ("a fox # " if "# " in pieces else "a fox ")
+
+
+def test_only_what_may_become_a_stop_string_is_held_back() -> None:
+    answer = AnswerText(cast(Tokenizer, Pieces()), stop=("abc", "#"))
+    pieces = [answer.add(cast(int, piece)).text for piece in ["xab", "ab", "x", "bc", "a", "b"]]
+    assert pieces == ["x", "ab", "abx", "bc", "", ""]
+    assert answer.close().text == "ab"
 
 
 def test_plain_text_comes_out_as_it_went_in(tokenizer: Tokenizer) -> None:

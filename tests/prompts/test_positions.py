@@ -85,16 +85,21 @@ def test_cuts_inside_images_are_known(pieces: list[int | tuple[int, int, int]]) 
         assert (layout.inside(cut) is not None) == (cut in inside)
 
 
+def test_the_images_of_a_slice_are_those_with_a_token_in_it() -> None:
+    """Two text tokens, an image of 2 x 2, two more of 1 x 1 right behind it, one text token."""
+    _, layout = layout_of([2, (1, 2, 2), (1, 1, 1), (1, 1, 1), 1])
+    assert layout is not None
+    slices = [(0, 2), (0, 3), (2, 6), (5, 7), (6, 7), (7, 8), (0, 9), (8, 9), (9, 12)]
+    expected = [[], [0], [0], [0, 1], [1], [2], [0, 1, 2], [], []]
+    assert [list(layout.overlapping(start, stop)) for start, stop in slices] == expected
+
+
 def test_placeholders_are_expanded_once() -> None:
     ids = [1, PAD, 2, PAD, PAD]
     expanded = [1, PAD, PAD, PAD, 2, PAD, PAD, PAD, PAD, PAD]
     assert expand_placeholders(ids, [3, 1, 4], image_token_id=PAD) == expanded
     assert expand_placeholders(expanded, [3, 1, 4], image_token_id=PAD) == expanded
     assert expand_placeholders([1, 2], [], image_token_id=PAD) == [1, 2]
-
-
-def test_merged_sizes_are_whole_numbers() -> None:
-    assert str(merged_grid(np.array([1, 5, 7]), 2)) == "(1, 2, 3)"
 
 
 @pytest.mark.parametrize(
@@ -127,3 +132,6 @@ def test_runs_must_match_the_grids(ids: list[int], grids: list[tuple[int, int, i
 
 def test_the_merger_divides_height_and_width() -> None:
     assert merged_grid([1, 4, 6], 2) == (1, 2, 3)
+    grid = merged_grid(np.array([3, 6, 9]), 3)
+    assert grid == (3, 2, 3)
+    assert [type(size) for size in grid] == [int, int, int]

@@ -1,6 +1,7 @@
 """Control tokens are what a template wrote; everything a user typed is text."""
 
 import json
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +62,24 @@ def test_a_slow_tokenizer_is_refused(slow: Any, tmp_path: Path, monkeypatch: pyt
         Tokenizer(tmp_path)
 
 
+def test_no_token_is_added_to_a_text(tmp_path: Path) -> None:
+    """Some tokenizers begin a text with a token of their own; here the template alone says what comes first."""
+    write_tokenizer(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer.json").read_text())
+    first = "<|im_start|>"
+    settings["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": first, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {first: {"id": first, "ids": [IDS[first]], "tokens": [first]}},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer(tmp_path)
+    assert tokenizer._backend.encode("the fox").ids[0] == IDS[first]
+    assert tokenizer.decode(tokenizer.encode("the fox")) == "the fox"
+    assert tokenizer.decode(tokenizer.encode_text("<think> fox")) == "<think> fox"
+
+
 def test_a_template_gives_text(tokenizer: Tokenizer) -> None:
     messages = ({"role": "user", "content": "hello"},)
     rendered = "<|im_start|>user\nhello<|im_end|>\n"
@@ -93,8 +112,6 @@ def test_user_text_in_a_template_stays_text(tokenizer: Tokenizer, user: str) -> 
     rendered = f"<|im_start|>user\n{escapes.hide(user)}<|im_end|>\n"
     ids = tokenizer.encode_rendered(rendered, escapes)
     assert [token for token in ids if token in IDS.values()] == [IDS["<|im_start|>"], IDS["<|im_end|>"]]
-    import unicodedata
-
     assert tokenizer.decode(ids) == unicodedata.normalize("NFC", f"<|im_start|>user\n{user}<|im_end|>\n")
 
 
@@ -129,13 +146,14 @@ def test_tokens_that_eat_spaces_eat_them_everywhere(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     settings = json.loads((tmp_path / "tokenizer.json").read_text())
     for token in settings["added_tokens"]:
-        token["lstrip"] = token["content"] == "<|im_end|>"
+        token["lstrip"] = token["content"] == "</think>"
         token["rstrip"] = token["content"] == "<|im_start|>"
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
     tokenizer = Tokenizer(tmp_path)
-    rendered = "<|im_start|> user fox  <|im_end|>\n<|im_start|>{} "
-    plain = tokenizer.encode_rendered(rendered.format("fox"), tokenizer.escapes())
-    escapes = tokenizer.escapes()
-    typed = tokenizer.encode_rendered(rendered.format(escapes.hide("<think>")), escapes)
-    start = plain.index(IDS["<|im_start|>"], 1) + 1
-    assert typed[:start] == plain[:start]
+    start, end = IDS["<|im_start|>"], IDS["</think>"]
+    for typed in ("", "<think>"):
+        escapes = tokenizer.escapes()
+        rendered = f"the <|im_start|> user fox  </think>{escapes.hide(typed)}\n </think><|im_start|> \n "
+        fox, words = tokenizer.encode("user fox"), tokenizer.encode_text(typed)
+        expected = [*tokenizer.encode("the "), start, *fox, end, *words, end, start]
+        assert tokenizer.encode_rendered(rendered, escapes) == expected
