@@ -119,14 +119,14 @@ class PromptBuilder:
     def _laid_out(self, input_ids: list[int], images: tuple[PreparedImage, ...]) -> Prompt:
         self._refuse_unmatched(input_ids)
         expanded, layout = self._vision.prepare_prompt(input_ids, images)
-        branch_points, turn = find_branch_points(expanded, layout, self._tokenizer)
+        branch_points, turn_start = find_branch_points(expanded, layout, self._tokenizer)
         return Prompt(
             input_ids=np.array(expanded, dtype=np.int32),
             layout=layout,
             images=images,
             in_reasoning=begins_in_reasoning(expanded, self._tokenizer),
             branch_points=branch_points,
-            turn=turn,
+            turn_start=turn_start,
         )
 
     def _refuse_unmatched(self, input_ids: Sequence[int]) -> None:

@@ -25,7 +25,7 @@ class Prompt:
         images: In prompt order.
         in_reasoning: Whether the answer begins inside a `<think>` block.
         branch_points: Numbers of tokens after which a later prompt may go on differently, in order.
-        turn: From here on the template writes this turn anew once the next one has begun.
+        turn_start: From here on the template writes this turn anew once the next one has begun.
     """
 
     input_ids: NDArray[np.int32]
@@ -33,7 +33,7 @@ class Prompt:
     images: tuple[PreparedImage, ...] = field(default=(), repr=False)
     in_reasoning: bool = False
     branch_points: tuple[int, ...] = ()
-    turn: int = 0
+    turn_start: int = 0
 
     @property
     def position_ids(self) -> NDArray[np.int32] | None:
@@ -78,7 +78,7 @@ def find_branch_points(
     Args:
         input_ids: Expanded, shape (S,).
     Returns:
-        Numbers of tokens between 1 and S - 1, ascending, none inside an image; and `Prompt.turn`.
+        Numbers of tokens between 1 and S - 1, ascending, none inside an image; and `Prompt.turn_start`.
     """
     start, think, result = (tokenizer.control_id(name) for name in ("<|im_start|>", "<think>", "<tool_response>"))
     opening = tokenizer.encode("<|im_start|>user\n")
@@ -96,8 +96,8 @@ def find_branch_points(
     if layout is not None:
         points |= {span.stop for span in layout.spans}
         points = {point for point in points if layout.inside(point) is None}
-    turn = reasoning[0] if reasoning else messages[-1] if messages else len(input_ids)
-    return tuple(sorted(point for point in points if 0 < point <= last)), turn
+    turn_start = reasoning[0] if reasoning else messages[-1] if messages else len(input_ids)
+    return tuple(sorted(point for point in points if 0 < point <= last)), turn_start
 
 
 def begins_in_reasoning(input_ids: Sequence[int], tokenizer: Tokenizer) -> bool:

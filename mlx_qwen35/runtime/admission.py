@@ -55,9 +55,10 @@ class MemoryAdmission:
         """
         before, needed = self._step.nbytes, self._guard.encoding(patches) + self._guard.embeddings(patches)
         if needed > before and not self._step.resize(needed):
+            left = gigabytes(max(0, self._ledger.headroom) + before)
             raise InsufficientMemoryError(
-                f"image: expected one that takes at most {gigabytes(max(0, self._ledger.room) + before)} while it is "
-                f"encoded, found {patches} patches, which take {gigabytes(needed)}"
+                f"image: expected one that takes at most {left} while it is encoded, found {patches} patches, which "
+                f"take {gigabytes(needed)}"
             )
         try:
             yield

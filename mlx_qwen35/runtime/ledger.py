@@ -48,10 +48,10 @@ class Ledger:
             return sum(self._held.values()) + sum(self._held_below.values())
 
     @property
-    def room(self) -> int:
+    def headroom(self) -> int:
         """Bytes that are left, here and above; negative if what already existed was entered beyond the limit."""
         room = self.limit - self.held
-        return room if self._parent is None else min(room, self._parent.room)
+        return room if self._parent is None else min(room, self._parent.headroom)
 
     def by_purpose(self) -> dict[str, int]:
         """Bytes held for each purpose."""
@@ -77,9 +77,9 @@ class Ledger:
         """
         lease = Lease(self, purpose)
         if not lease.resize(nbytes):
+            left, limit = gigabytes(max(0, self.headroom)), gigabytes(self.limit)
             raise InsufficientMemoryError(
-                f"{place}: expected at most {gigabytes(max(0, self.room))} (what is left of {gigabytes(self.limit)}), "
-                f"found {gigabytes(nbytes)}"
+                f"{place}: expected at most {left} (what is left of {limit}), found {gigabytes(nbytes)}"
             )
         return lease
 
@@ -126,10 +126,10 @@ class Ledger:
             # What another checkpoint gives back helps only where the limit in common is what is missing.
             limited = self if ledger is self or self._parent is None else self._parent
             for reclaimer in list(ledger._reclaimers):
-                missing = nbytes - limited.room
+                missing = nbytes - limited.headroom
                 if missing > 0:
                     reclaimer(missing)
-        return self.room >= nbytes
+        return self.headroom >= nbytes
 
     def _family(self) -> "list[Ledger]":
         """All that share a limit with this one, itself first."""

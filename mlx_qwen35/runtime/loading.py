@@ -163,7 +163,7 @@ def _accountant(ledger: Ledger, lease: Lease) -> Callable[[int], int]:
 
     def account(nbytes: int) -> int:
         lease.enter(nbytes)
-        return max(0, -ledger.room)
+        return max(0, -ledger.headroom)
 
     return account
 

@@ -26,12 +26,10 @@ class Plan:
     Args:
         step_size: Tokens of the prompt that are read at once.
         tokens: Prompt and answer together, at most.
-        room: Bytes left for what was read before.
     """
 
     step_size: int
     tokens: int
-    room: int
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,7 @@ class MemoryGuard:
         shortest = tokens + min(new_tokens, 1)
         step = self.step_size(step_size, shortest, patches, kept)
         whole = min(tokens + new_tokens, max(shortest, self.longest(patches, kept, step=1)))
-        most = max(self.needs(tokens, step, patches, kept), self.needs(whole, 1, kept=kept))
-        return Plan(step, whole, max(0, self.limit - most))
+        return Plan(step, whole)
 
     def longest(self, patches: int = 0, kept: int = 0, step: int = SMALLEST_STEP) -> int:
         """The longest sequence that fits, in tokens, read or written `step` at a time; 0 if none does."""

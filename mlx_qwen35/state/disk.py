@@ -37,8 +37,8 @@ def write_prefix(path: Path, prefix: Prefix, state: FrozenState, fingerprint: st
     about = json.dumps(
         {
             "images": [[image.start, image.stop, image.content_hash] for image in prefix.images],
-            "turn": prefix.turn,
-            "places": prefix.places,
+            "turn": prefix.turn_start,
+            "places": prefix.snapshot_tokens,
             "layers": len(state.held),
         }
     )

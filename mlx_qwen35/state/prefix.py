@@ -27,8 +27,8 @@ class Prefix:
     Args:
         input_ids: Shape (S,), int32.
         images: The images among them.
-        turn: From here on the template writes the sequence anew once the next turn has begun.
-        places: The tokens of its snapshots.
+        turn_start: From here on the template writes the sequence anew once the next turn has begun.
+        snapshot_tokens: Numbers of tokens at its snapshots.
         state: Its arrays; None while they are on disk only.
         file, file_bytes: Where they are on disk, if they are, and how large.
         leaving: They are being written to disk, to leave memory then.
@@ -36,8 +36,8 @@ class Prefix:
 
     input_ids: NDArray[np.int32]
     images: tuple[ImageRun, ...]
-    turn: int
-    places: list[int]
+    turn_start: int
+    snapshot_tokens: list[int]
     state: FrozenState | None = field(repr=False)
     file: Path | None = None
     file_bytes: int = 0
@@ -63,8 +63,8 @@ class Prefix:
         return Prefix(
             input_ids=self.input_ids[:tokens],
             images=tuple(image for image in self.images if image.stop <= tokens),
-            turn=min(self.turn, tokens),
-            places=[snapshot.tokens for snapshot in state.snapshots if snapshot.tokens <= tokens],
+            turn_start=min(self.turn_start, tokens),
+            snapshot_tokens=[snapshot.tokens for snapshot in state.snapshots if snapshot.tokens <= tokens],
             state=None,
         )
 

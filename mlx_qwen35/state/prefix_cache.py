@@ -126,7 +126,9 @@ class PrefixCache:
         end = snapshots[-1].tokens
         images = tuple(image for image in images_of(prompt) if image.stop <= end)
         places = [snapshot.tokens for snapshot in snapshots]
-        self.insert(Prefix(input_ids[:end], images, min(prompt.turn, end), places, reading.state.freeze(snapshots)))
+        self.insert(
+            Prefix(input_ids[:end], images, min(prompt.turn_start, end), places, reading.state.freeze(snapshots))
+        )
 
     def insert(self, prefix: Prefix) -> None:
         """Add a prefix as the newest, unless it is larger than the budget, or a part of another one.
@@ -141,7 +143,9 @@ class PrefixCache:
                 self._prefixes.move_to_end(longer[1])
                 return
             for _, (kind, other) in self._tree.along(prefix.keys):
-                if other in self._prefixes and (kind == "end" or (kind == "turn" and prefix.turn > other.turn)):
+                if other in self._prefixes and (
+                    kind == "end" or (kind == "turn" and prefix.turn_start > other.turn_start)
+                ):
                     self._drop(other)
             assert prefix.state is not None
             self._prefixes[prefix] = None
@@ -224,8 +228,8 @@ class PrefixCache:
 
     def _items(self, prefix: Prefix) -> list[tuple[Any, tuple[str, Prefix]]]:
         """What stands for a prefix in the tree, and where."""
-        places = [(tokens, "snapshot") for tokens in prefix.places]
-        places += [(prefix.turn, "turn"), (len(prefix), "end")]
+        places = [(tokens, "snapshot") for tokens in prefix.snapshot_tokens]
+        places += [(prefix.turn_start, "turn"), (len(prefix), "end")]
         return [(prefix.keys[:tokens], (kind, prefix)) for tokens, kind in places]
 
     def _find(self, keys: Any, images: tuple[ImageRun, ...]) -> tuple[Prefix, int] | None:
@@ -246,12 +250,12 @@ class PrefixCache:
         return prefix.state.nbytes <= self.budget
 
     def _thin(self, prefix: Prefix) -> None:
-        """Let old snapshots go, but not the first, not the one at `turn`, and not the newest."""
+        """Let old snapshots go, but not the first, not the one at `turn_start`, and not the newest."""
         state = prefix.state
         if state is None or prefix.file is not None or prefix.leaving:
             return
-        kept = {prefix.places[0], prefix.turn, *prefix.places[-_NEWEST:]}
-        if kept.issuperset(prefix.places):
+        kept = {prefix.snapshot_tokens[0], prefix.turn_start, *prefix.snapshot_tokens[-_NEWEST:]}
+        if kept.issuperset(prefix.snapshot_tokens):
             return
         entered = prefix in self._prefixes
         if entered:
@@ -260,7 +264,7 @@ class PrefixCache:
                 if item[0] == "snapshot" and len(keys) not in kept:
                     self._tree.remove(keys, item)
         prefix.state = state.without(lambda snapshot: snapshot.tokens not in kept)
-        prefix.places = [snapshot.tokens for snapshot in prefix.state.snapshots]
+        prefix.snapshot_tokens = [snapshot.tokens for snapshot in prefix.state.snapshots]
         if entered:
             self._held.add(prefix.state)
 
@@ -357,7 +361,7 @@ class PrefixCache:
             with suppress(SessionError):
                 found = read_prefix(file, self._fingerprint, self._make_caches())
                 same = np.array_equal(found.input_ids, prefix.input_ids) and found.images == prefix.images
-                state = found.state if same and found.places == prefix.places else None
+                state = found.state if same and found.snapshot_tokens == prefix.snapshot_tokens else None
         with self._lock:
             if prefix in self._prefixes and state is not None:
                 prefix.state = state

@@ -26,9 +26,9 @@ def test_leases_are_counted_until_they_are_released() -> None:
     ledger = Ledger(100)
     one, other = ledger.take("a", 30, place="x"), ledger.take("b", 40, place="x")
     more = ledger.take("a", 5, place="x")
-    assert (ledger.held, ledger.room, ledger.by_purpose()) == (75, 25, {"a": 35, "b": 40})
+    assert (ledger.held, ledger.headroom, ledger.by_purpose()) == (75, 25, {"a": 35, "b": 40})
     assert one.resize(55)
-    assert ledger.room == 0
+    assert ledger.headroom == 0
     for lease in (one, other, more, more):
         lease.release()
     assert (ledger.held, ledger.by_purpose()) == (0, {})
@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
 def test_what_exists_is_entered_beyond_the_limit_and_may_shrink_there() -> None:
     ledger = Ledger(100)
     lease = ledger.open("weights", 150)
-    assert ledger.room == -50
+    assert ledger.headroom == -50
     assert lease.resize(120)
     assert ledger.held == 120
     assert not lease.resize(121)
@@ -69,7 +69,7 @@ def test_a_parent_counts_what_stands_below_it() -> None:
     parent = Ledger(100)
     one, other = Ledger(80, parent), Ledger(80, parent)
     held = one.take("weights", 70, place="x")
-    assert (parent.held, one.room, other.room) == (70, 10, 30)
+    assert (parent.held, one.headroom, other.headroom) == (70, 10, 30)
     assert parent.by_purpose() == {"weights": 70}
     with pytest.raises(InsufficientMemoryError, match="checkpoint"):
         other.take("weights", 31, place="checkpoint")

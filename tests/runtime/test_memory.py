@@ -163,17 +163,14 @@ def test_a_plan_leaves_room_for_the_prompt_and_for_the_answer(
 ) -> None:
     """At every limit from just enough to plenty: while the prompt is read, and when the last token is written."""
     least = guard.needs(tokens + min(new_tokens, 1), SMALLEST_STEP, patches, kept)
-    rooms = []
     for limit in range(least, least + 4 * 10**6, 10**6):
         plan = replace(guard, limit=limit).plan(tokens, new_tokens, 2048, patches, kept)
         reading = guard.needs(tokens, plan.step_size, patches, kept)
         writing = guard.needs(plan.tokens, 1, kept=kept)
-        assert plan.room == limit - max(reading, writing) >= 0
-        rooms.append(plan.room)
+        assert max(reading, writing) <= limit
         assert tokens <= plan.tokens <= tokens + new_tokens
         if guard.needs(tokens + new_tokens, 1, kept=kept) <= limit and not patches:
             assert plan.tokens == tokens + new_tokens
-    assert guard.plan(tokens, new_tokens, 2048, patches, kept).room > max(rooms)
 
 
 def test_images_and_what_is_kept_count(guard: MemoryGuard) -> None:

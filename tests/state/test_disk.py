@@ -64,7 +64,7 @@ def test_the_restored_state_is_the_same_to_the_bit(
     other = fresh()
     assert other.load_session(path) == len(newest(kit).input_ids)
     one, two = newest(kit), newest(other)
-    assert (one.images, one.turn, one.places) == (two.images, two.turn, two.places)
+    assert (one.images, one.turn_start, one.snapshot_tokens) == (two.images, two.turn_start, two.snapshot_tokens)
     assert one.input_ids.tolist() == two.input_ids.tolist()
     assert one.state is not None
     assert two.state is not None
@@ -128,7 +128,7 @@ def test_of_another_conversation_only_the_beginning_in_common_is_saved(
     shared = kit.save_session(tmp_path / "a.session", other)
     assert shared == len(kit.tokenizer.encode("<|im_start|>system\nyou are brief<|im_end|>\n"))
     line = read_prefix(tmp_path / "a.session", kit.prompt_cache._fingerprint, kit.model.make_cache())
-    assert (len(line), line.places, line.images) == (shared, [shared], ())
+    assert (len(line), line.snapshot_tokens, line.images) == (shared, [shared], ())
 
 
 def test_nothing_to_save(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:

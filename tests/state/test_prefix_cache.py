@@ -238,7 +238,7 @@ def test_a_turn_with_tools_is_known_from_its_question_on(fresh: Callable[..., Mo
         turn += [assistant("", f"think {number}", tool_calls=[call]), {"role": "tool", "content": f"there {number}"}]
     prompt = kit.process_prompt(turn)
     think = prompt.input_ids.tolist().index(IDS["<think>"])
-    assert prompt.turn == think
+    assert prompt.turn_start == think
     ask(kit, prompt)
     result = ask(kit, [*turn, assistant("found"), user("thanks")])
     assert result.stats.cached_tokens == think
@@ -326,7 +326,7 @@ def test_threads_may_continue_the_same_conversation(fresh: Callable[..., ModelKi
 
 
 def branching(bench: Bench, ids: list[int], images: list[Image.Image] | None, points: tuple[int, ...]) -> Prompt:
-    return dataclasses.replace(bench.prompt(ids, images), branch_points=points, turn=len(ids))
+    return dataclasses.replace(bench.prompt(ids, images), branch_points=points, turn_start=len(ids))
 
 
 def chunk_edges(start: int, stop: int, step: int, points: tuple[int, ...]) -> list[int]:
@@ -407,7 +407,7 @@ def test_a_warm_start_equals_a_cold_one(
     shared = len(one.input_ids) - 3
     points = (shared, len(one.input_ids) - 1)
     prompt = bench.prompt(second, pictures)
-    read_all(bench, cache, dataclasses.replace(one, branch_points=points, turn=shared), step=7)
+    read_all(bench, cache, dataclasses.replace(one, branch_points=points, turn_start=shared), step=7)
     warm, logits, start = read_all(bench, cache, dataclasses.replace(prompt, branch_points=points), step=7)
     assert start in points
 
@@ -487,13 +487,13 @@ def test_the_budget_bounds_memory_and_the_least_recently_used_goes(fresh: Callab
 
 def test_old_snapshots_go_before_conversations(benches: Callable[[Shape], Bench]) -> None:
     bench = benches(DENSE)
-    prompt = dataclasses.replace(branching(bench, TEXT, None, tuple(range(3, 39, 3))), turn=15)
+    prompt = dataclasses.replace(branching(bench, TEXT, None, tuple(range(3, 39, 3))), turn_start=15)
     everything = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
     read_all(bench, everything, prompt, step=64)
     cache = PrefixCache(bench.model.make_cache, everything.nbytes - 1, fingerprint="m")
     read_all(bench, cache, prompt, step=64)
     (prefix,) = cache._prefixes
-    assert prefix.places == [3, 15, 24, 27, 30, 33, 36, 39]
+    assert prefix.snapshot_tokens == [3, 15, 24, 27, 30, 33, 36, 39]
     assert begin(cache, branching(bench, [*TEXT[:30], 1, 1], None, ())).start == 30
 
 
@@ -652,7 +652,7 @@ def test_random_conversations(
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max())
             assert results[0].stats.cached_tokens >= known_of(prompt)
             assert warm.prompt_cache.nbytes <= warm.prompt_cache.budget
-            last = contents(prompt)[: prompt.turn]
+            last = contents(prompt)[: prompt.turn_start]
             turns = [*turns, question, assistant(results[0].text, results[0].reasoning)]
 
 
@@ -665,5 +665,5 @@ def test_branch_points(kit: ModelKit) -> None:
     assert prompt.layout is not None
     expected = {starts[1], starts[3], starts[5], prompt.layout.spans[0].stop, ids.index(IDS["<think>"]), len(ids) - 1}
     assert prompt.branch_points == tuple(sorted(expected))
-    assert prompt.turn == ids.index(IDS["<think>"])
+    assert prompt.turn_start == ids.index(IDS["<think>"])
     assert find_branch_points([5], None, kit.tokenizer) == ((), 1)
