@@ -1,5 +1,6 @@
 """Paths as people type them."""
 
+from os import PathLike
 from pathlib import Path
 
 from mlx_qwen35.errors import Qwen35Error
@@ -9,8 +10,10 @@ def expand(path: str | Path, error: type[Qwen35Error], place: str) -> Path:
     """A path with `~` resolved.
 
     Raises:
-        error: It names an unknown user's home, or holds a zero byte.
+        error: It is no path, names an unknown user's home, or holds a zero byte.
     """
+    if not isinstance(path, str | PathLike):
+        raise error(f"{place}: expected a path, found {type(path).__name__}")
     try:
         expanded = Path(path).expanduser()
     except RuntimeError as cause:

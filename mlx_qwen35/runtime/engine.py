@@ -148,9 +148,16 @@ class Engine:
 
         Args:
             timeout: After so many seconds what still runs is cancelled; None waits for it.
+        Raises:
+            KitClosedError: Something still runs, in the process that this one was forked from.
         """
         with self._lock:
             self._accepting = False
+        try:
+            self.kit._thread.check()
+        except KitClosedError:
+            if not all(job.done.is_set() for job in self._jobs):
+                raise
         deadline = None if timeout is None else time.monotonic() + timeout
         for job in self._jobs:
             job.done.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))

@@ -53,7 +53,8 @@ _QUERIES = 2048
 def encoding_bytes(config: VisionConfig, patches: int, dtype_size: int = 2) -> int:
     """Bytes that come and go while one image of so many patches is encoded."""
     pixels = config.in_channels * config.temporal_patch_size * config.patch_size**2
-    width = pixels + 8 * config.hidden_size + 2 * config.intermediate_size
+    # The patch embedding takes its pixels apart: they are there three times until it is done.
+    width = max(3 * pixels + config.hidden_size, pixels + 8 * config.hidden_size + 2 * config.intermediate_size)
     scores = 2 * config.num_heads * min(patches, _QUERIES) * patches * 4
     return patches * width * dtype_size + scores
 

@@ -95,7 +95,7 @@ class _Batch:
         else:
             self._chosen = mx.concatenate([self._sampled(number, row) for number, row in enumerate(self.rows)])
             # A sampler of the caller's may name a token that the model does not have.
-            self.tokens = mx.clip(self._chosen, 0, self._vocab_size - 1)
+            self.tokens = mx.clip(self._chosen, 0, self._vocab_size - 1).astype(mx.uint32)
         histories = [row.history for row in self.rows if row.history is not None]
         mx.async_eval(self._chosen, self.tokens, self.scores, histories)  # type: ignore[no-untyped-call]
         given: Any = chosen.tolist()
@@ -164,7 +164,8 @@ def _guarded(
                 raise OptionError(f"{name}: expected shape {expected.shape}, found {getattr(found, 'shape', found)!r}")
             if whole != mx.issubdtype(found.dtype, mx.integer):
                 raise OptionError(f"{name}: expected {'token ids' if whole else 'logits'}, found {found.dtype}")
-            return found.astype(expected.dtype) if whole else found
+            # Wide enough for what is no token id: it must not become one.
+            return found.astype(mx.int64) if whole else found
         except BaseException as error:
             row.fault = error
     return expected

@@ -50,14 +50,21 @@ class Loop:
 
         self._wish(more)
 
-    def cancel(self, job: Job) -> None:
-        """End a job at its next step; its last event is then `GenerationCancelled`. What was read is kept."""
+    def cancel(self, job: Job) -> bool:
+        """End a job at its next step; its last event is then `GenerationCancelled`. What was read is kept.
+
+        Returns:
+            Whether there is still somebody who does so.
+        """
 
         def stop() -> None:
             job.cancelled = True
 
-        with suppress(KitClosedError):
+        try:
             self._wish(stop)
+        except KitClosedError:
+            return False
+        return True
 
     def wake(self) -> None:
         """Look whether there is something to do."""

@@ -15,6 +15,8 @@ from mlx_qwen35.runtime.estimates import (
     prefill_bytes,
 )
 
+# mlx-lm's KVCache grows by 256 tokens, so up to so many are spare.
+_SPARE_TOKENS = 255
 # A prompt that can only be read in smaller steps than this is refused.
 SMALLEST_STEP = 64
 
@@ -67,7 +69,8 @@ class MemoryGuard:
     def held(self, tokens: int) -> int:
         """Bytes of the caches of a sequence."""
         text = self.config.text
-        return gdn_state_bytes(text, self.dtype_size) + tokens * attention_bytes_per_token(text, self.dtype_size)
+        buffers = (tokens + _SPARE_TOKENS) * attention_bytes_per_token(text, self.dtype_size)
+        return gdn_state_bytes(text, self.dtype_size) + buffers
 
     def needs(self, tokens: int, step: int, patches: int = 0, kept: int = 0) -> int:
         """Bytes for a sequence of `tokens`, read `step` at a time, with images of at most `patches` each.

@@ -30,10 +30,8 @@ def stream(loop: Loop, request: Request) -> Iterator[PrefillProgress | Generatio
             if _is_last(event, request):
                 return
     finally:
-        if not job.done.is_set():
-            loop.cancel(job)
-            if not loop.runs_here():
-                job.done.wait(_END_SECONDS)
+        if not job.done.is_set() and loop.cancel(job) and not loop.runs_here():
+            job.done.wait(_END_SECONDS)
 
 
 def _is_last(event: PrefillProgress | GenerationChunk, request: Request) -> bool:
