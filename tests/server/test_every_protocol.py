@@ -11,6 +11,7 @@ import pytest
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.errors import EngineFullError
+from mlx_qwen35.runtime.engine import Reservation
 from mlx_qwen35.runtime.request import Event, Request
 from mlx_qwen35.server.media import MediaPolicy
 from tests.server.clients import PARIS, RED_CIRCLE, SPELL, WEATHER, picture, raw
@@ -204,7 +205,8 @@ def requests(server: Running, monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """What would have reached the engine, which takes nothing."""
     found: list[Request] = []
 
-    def submit(request: Request, sink: Callable[[Event], None]) -> object:
+    def submit(request: Request, sink: Callable[[Event], None], *, reservation: Reservation) -> object:
+        reservation.release()
         found.append(request)
         raise EngineFullError("nothing is taken")
 
@@ -359,7 +361,8 @@ def two_calls(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     call = "<tool_call>\n<function={}>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>"
     texts = ["Let me look.\n\n", call.format("get_weather"), "\n", call.format("other"), ""]
 
-    def submit(request: Request, sink: Callable[[Event], None]) -> object:
+    def submit(request: Request, sink: Callable[[Event], None], *, reservation: Reservation) -> object:
+        reservation.release()
         sink(PrefillProgress(0, len(request.prompt.input_ids)))
         for number, text in enumerate(texts, start=1):
             sink(GenerationChunk(text, "", number, finish_reason="stop" if number == len(texts) else None))
