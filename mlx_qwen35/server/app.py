@@ -62,13 +62,13 @@ class Endpoints:
             wanted = body.generation_requests()
             places = self._service.reserve(sum(one.n for one in wanted))
             try:
-                prepared = PreparedRequest.join([await self._service.prepare_soon(one) for one in wanted])
+                prepared = PreparedRequest.join([await self._service.prepare_soon(one) for one in wanted], places)
             except BaseException:
                 for place in places:
                     place.release()
                 raise
             context = AnswerContext(body, prepared, self._settings.names[0], self._service.kit.tokenizer)
-            events = self._metrics.watch(self._service.run(prepared, places))
+            events = self._metrics.watch(self._service.run(prepared))
             if body.stream:
                 return await event_stream(request, events, protocol.stream(events, context), protocol.error_event)
             return JSONResponse(await unless_gone(request, protocol.whole(events, context)))

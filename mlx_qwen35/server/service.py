@@ -47,10 +47,12 @@ class PreparedRequest:
 
     Args:
         requests: One for each answer: `n` in a row for each prompt.
+        places: From `GenerationService.reserve`, one for each answer; without them, `run` takes places itself.
     """
 
     generation: GenerationRequest
     requests: "tuple[Request, ...]"
+    places: "tuple[Reservation, ...]" = ()
 
     @property
     def prompt(self) -> Prompt:
@@ -58,9 +60,10 @@ class PreparedRequest:
         return self.requests[0].prompt
 
     @classmethod
-    def join(cls, several: Sequence["PreparedRequest"]) -> "PreparedRequest":
+    def join(cls, several: Sequence["PreparedRequest"], places: "Sequence[Reservation]" = ()) -> "PreparedRequest":
         """Several prompts with the same settings, answered together."""
-        return cls(several[0].generation, tuple(request for prepared in several for request in prepared.requests))
+        requests = tuple(request for prepared in several for request in prepared.requests)
+        return cls(several[0].generation, requests, tuple(places))
 
 
 class GenerationService:
@@ -179,13 +182,9 @@ class GenerationService:
             return self.grammars.json_schema(schema, in_reasoning=in_reasoning)
         return self.grammars.json_object(in_reasoning=in_reasoning)
 
-    async def run(
-        self, prepared: PreparedRequest, places: "Sequence[Reservation] | None" = None
-    ) -> AsyncIterator[StreamEvent]:
+    async def run(self, prepared: PreparedRequest) -> AsyncIterator[StreamEvent]:
         """All answers of a request, as they are written; closing the iterator cancels what is left of them.
 
-        Args:
-            places: From `reserve`, one for each answer; None takes them now.
         Raises:
             EngineFullError, KitClosedError: Before the first event.
             RequestTimeoutError: It took too long.
@@ -204,7 +203,7 @@ class GenerationService:
 
         try:
             for index, request in enumerate(prepared.requests):
-                reserved: dict[str, Any] = {} if places is None else {"reservation": places[index]}
+                reserved: dict[str, Any] = {"reservation": prepared.places[index]} if prepared.places else {}
                 jobs.append(self.engine.submit(request, sink(index), **reserved))
             while not all(answer.finished for answer in answers):
                 try:
@@ -233,7 +232,7 @@ class GenerationService:
         finally:
             for job in jobs:
                 self.engine.cancel(job)
-            for place in (places or ())[len(jobs) :]:
+            for place in prepared.places[len(jobs) :]:
                 place.release()
 
 
