@@ -141,6 +141,26 @@ def test_half_precision_inputs() -> None:
     assert_close(state, last, 2**-7)
 
 
+def test_half_precision_inputs_lose_nothing_on_the_way() -> None:
+    """With a decay in float32 the state is that of float32 arithmetic throughout."""
+    x = draw(1, 40, 2, 4, 32, 32)
+    half = {name: x[name].astype(mx.bfloat16) for name in ("q", "k", "v", "beta")}
+    out, state = chunked(x | half)
+    expected, last = one_by_one(x | {name: value.astype(mx.float32) for name, value in half.items()})
+    assert_close(out.astype(mx.float32), expected, 2**-8)
+    assert_close(state, last, 2e-6)
+
+
+def test_a_decay_rate_in_half_precision_is_used_in_full() -> None:
+    """Its exponential is taken in float32, as mlx-lm takes it."""
+    x = draw(1, 40, 2, 4, 32, 32)
+    A_log = x["A_log"].astype(mx.bfloat16)
+    found = log_decay(A_log, x["a"], x["dt_bias"])
+    assert found.dtype == mx.float32
+    assert_close(found, log_decay(A_log.astype(mx.float32), x["a"], x["dt_bias"]), 1e-7)
+    assert_close(mx.exp(found), compute_g(A_log, x["a"], x["dt_bias"]), 1e-6)
+
+
 def test_choices() -> None:
     assert choose_gated_delta(None, exact=True) == "native"
     assert choose_gated_delta("fast") == "fast"
