@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.conversion import convert
 from mlx_qwen35.errors import CheckpointError, OptionError
-from tests.parity.cases import CASES
+from tests.parity.cases import CASES, TOLERANCE
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, config_of, write_checkpoint
 
 
@@ -65,7 +65,7 @@ def test_mlx_lm_and_mlx_vlm_read_it_too(
     tokens = mx.array([CASES["text"].input_ids])
     np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), expected)
     found = np.array(load_vlm(out)(tokens).logits[0])
-    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 def gates_of(shape: Shape) -> set[str]:

@@ -7,12 +7,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_map
 from PIL import Image
 
 from mlx_qwen35 import ModelKit, MoeVisionAddOn, VisionAddOn
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.errors import ConfigError, VisionUnavailableError
-from mlx_qwen35.vision import FeatureCache
+from mlx_qwen35.patches.qwen3_5 import Model
+from mlx_qwen35.vision import FeatureCache, make_vision_add_on
 from tests.conftest import Bench
 from tests.parity.cases import CASES
 from tests.tiny import DENSE, MOE, Shape, config_of
@@ -83,6 +85,31 @@ def test_features_stay_within_their_budget() -> None:
     assert features.nbytes == 4000
     features.release()
     assert features.nbytes == 0
+
+
+def test_features_may_fill_their_budget() -> None:
+    features = FeatureCache(budget=80)
+    for name in "ab":
+        features.put(name, mx.zeros(10))
+    features.release()
+    assert features.nbytes == 80
+    features.put("c", mx.zeros(1))
+    assert [features.get(name) is None for name in "abc"] == [True, False, False]
+
+
+def test_an_image_is_encoded_in_the_tower_s_dtype(benches: Callable[[Shape], Bench]) -> None:
+    """Pixels in float32 would make every activation twice as large, and the embeddings with them."""
+    checkpoint = benches(DENSE).checkpoint
+    tower = Model.from_checkpoint(checkpoint).vision_tower
+    tower.update(tree_map(lambda value: value.astype(mx.bfloat16), tower.parameters()))
+    vision = make_vision_add_on(checkpoint.config, tower, checkpoint.directory)
+    image = vision.prepare_image(CASES["wide image"].images[0])
+    assert not vision.has_seen(image)
+    found = vision.encode(image)
+    assert vision.has_seen(image)
+    assert found.dtype == mx.bfloat16
+    expected = benches(DENSE).vision.encode(image)
+    assert mx.abs(found.astype(mx.float32) - expected).max().item() <= 0.05 * mx.abs(expected).max().item()
 
 
 def test_after_clearing_nothing_knows_a_position(benches: Callable[[Shape], Bench]) -> None:

@@ -14,8 +14,11 @@ from tests.tiny import DENSE, IDS, MOE, MOE_WIDE_HEADS, WIDE_HEADS, YARN, Shape
 START, PAD, END = IDS["<|vision_start|>"], IDS["<|image_pad|>"], IDS["<|vision_end|>"]
 TURN = [IDS["<|im_end|>"], IDS["<|im_start|>"]]
 
-# The number of decimal places is the point: how far fp32 may drift, relative to the largest logit.
-TOLERANCE = 1e-4
+# How far float32 may drift, of the largest logit: from transformers and mlx-vlm, and between any two ways to read a
+# prompt. transformers itself drifts by 1.4e-5 from one machine to another; the most that was seen anywhere is 4.6e-5.
+TOLERANCE = 5e-5
+# How far text may drift from mlx-lm where the model is not exact.
+TEXT_TOLERANCE = 2e-5
 
 
 @dataclass(frozen=True)

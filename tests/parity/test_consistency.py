@@ -28,7 +28,7 @@ def prompt_of(kit: ModelKit, name: str) -> Prompt:
 
 
 def close(one: Any, other: Any) -> bool:
-    """Within 1e-4 of the largest logit, and the same argmax."""
+    """Within TOLERANCE of the largest logit, and the same argmax."""
     one, other = np.array(one), np.array(other)
     same_choice = bool((one.argmax(-1) == other.argmax(-1)).all())
     return same_choice and float(np.abs(one - other).max()) <= TOLERANCE * float(np.abs(other).max())

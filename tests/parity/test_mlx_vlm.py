@@ -19,7 +19,7 @@ NAMES = [name for name, case in CASES.items() if case.image_sizes and name != "a
 def test_image_logits_equal_mlx_vlm(
     name: str, dense_and_moe: Shape, kits: Callable[[Shape], ModelKit], checkpoint_dir: Callable[[Shape], Path]
 ) -> None:
-    """1e-4 of the largest logit, equal argmax. mlx-vlm needs vision_start in front of an image to see it."""
+    """TOLERANCE of the largest logit, equal argmax. mlx-vlm needs vision_start in front of an image to see it."""
     from mlx_vlm.utils import load_model
 
     kit, case = kits(dense_and_moe), CASES[name]

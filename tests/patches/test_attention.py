@@ -15,7 +15,7 @@ from mlx_qwen35.patches.operations import UPSTREAM, CpuOperations
 from mlx_qwen35.patches.qwen3_5 import Model, TextModelArgs
 from mlx_qwen35.state.cache import AttentionCache
 from tests.conftest import Bench
-from tests.parity.cases import CASES, TOLERANCE
+from tests.parity.cases import CASES, TEXT_TOLERANCE
 from tests.patches.test_gated_delta import assert_close
 from tests.tiny import DENSE, MOE, Shape
 
@@ -93,4 +93,4 @@ def test_a_quantised_cache_is_read_as_the_exact_model_reads_it(
         assert cache[0].bits == bits
         assert cache[0].size() == tokens.shape[1]
         outs.append(mx.concatenate(parts, axis=1))
-    assert_close(outs[0], outs[1], TOLERANCE)
+    assert_close(outs[0], outs[1], TEXT_TOLERANCE)

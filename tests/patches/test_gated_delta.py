@@ -18,7 +18,7 @@ from mlx_qwen35.patches.attention import PatchedAttention
 from mlx_qwen35.patches.gated_delta import gated_delta_chunked, log_decay
 from mlx_qwen35.patches.gated_delta_net import choose_gated_delta
 from mlx_qwen35.patches.qwen3_5 import Model
-from tests.parity.cases import CASES
+from tests.parity.cases import CASES, TEXT_TOLERANCE
 from tests.tiny import DENSE, Shape
 
 
@@ -141,6 +141,26 @@ def test_half_precision_inputs() -> None:
     assert_close(state, last, 2**-7)
 
 
+def test_half_precision_inputs_lose_nothing_on_the_way() -> None:
+    """With a decay in float32 the state is that of float32 arithmetic throughout."""
+    x = draw(1, 40, 2, 4, 32, 32)
+    half = {name: x[name].astype(mx.bfloat16) for name in ("q", "k", "v", "beta")}
+    out, state = chunked(x | half)
+    expected, last = one_by_one(x | {name: value.astype(mx.float32) for name, value in half.items()})
+    assert_close(out.astype(mx.float32), expected, 2**-8)
+    assert_close(state, last, 2e-6)
+
+
+def test_a_decay_rate_in_half_precision_is_used_in_full() -> None:
+    """Its exponential is taken in float32, as mlx-lm takes it."""
+    x = draw(1, 40, 2, 4, 32, 32)
+    A_log = x["A_log"].astype(mx.bfloat16)
+    found = log_decay(A_log, x["a"], x["dt_bias"])
+    assert found.dtype == mx.float32
+    assert_close(found, log_decay(A_log.astype(mx.float32), x["a"], x["dt_bias"]), 1e-7)
+    assert_close(mx.exp(found), compute_g(A_log, x["a"], x["dt_bias"]), 1e-6)
+
+
 def test_choices() -> None:
     assert choose_gated_delta(None, exact=True) == "native"
     assert choose_gated_delta("fast") == "fast"
@@ -167,7 +187,7 @@ def test_a_kit_refuses_an_unknown_choice(checkpoint_dir: Callable[[Shape], Path]
 def test_every_way_reads_the_same(
     gated_delta: str, case: str, dense_and_moe: Shape, checkpoint_dir: Callable[[Shape], Path]
 ) -> None:
-    """Oracle: the exact kit, float32, 2e-5 of the scale; whole and in pieces, and the same greedy answer."""
+    """Oracle: the exact kit, float32, TEXT_TOLERANCE of the scale; whole and in pieces, and the same greedy answer."""
     directory = checkpoint_dir(dense_and_moe)
     with ModelKit.load(directory, exact=True) as exact, ModelKit.load(directory, gated_delta=gated_delta) as other:
         prompts = [
@@ -175,7 +195,7 @@ def test_every_way_reads_the_same(
         ]
         expected = exact.logits(prompts[0])
         for step in (None, 7):
-            assert_close(other.logits(prompts[1], prefill_step_size=step), expected, 2e-5)
+            assert_close(other.logits(prompts[1], prefill_step_size=step), expected, TEXT_TOLERANCE)
         answers = [
             kit.generate(prompt, temperature=0.0, max_tokens=24).tokens
             for kit, prompt in zip((exact, other), prompts, strict=True)

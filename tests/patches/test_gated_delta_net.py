@@ -102,5 +102,5 @@ def test_half_precision_stays_what_it_is(layers: tuple[Any, Any]) -> None:
     found, wanted = ours(x, None, cache), theirs(x, None, expected)
     assert found.dtype == cache[0].dtype == mx.bfloat16
     assert cache[1].dtype == mx.float32
-    assert_close(found.astype(mx.float32), wanted.astype(mx.float32), 2**-6)
-    assert_close(cache[1], expected[1], 2**-6)
+    assert_close(found.astype(mx.float32), wanted.astype(mx.float32), 2**-5)
+    assert_close(cache[1], expected[1], 2**-5)

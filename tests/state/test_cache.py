@@ -9,7 +9,7 @@ from mlx_lm.models.cache import ArraysCache, KVCache
 
 from mlx_qwen35.errors import CacheError
 from mlx_qwen35.prompts.positions import lay_out
-from mlx_qwen35.state.cache import AttentionCache, BatchAttentionCache, attach_media
+from mlx_qwen35.state.cache import AttentionCache, BatchAttentionCache, QuantizedAttentionCache, attach_media
 from mlx_qwen35.state.media import PromptMedia
 
 PAD = 9
@@ -61,6 +61,21 @@ def test_embeddings_are_placed_chunk_by_chunk_and_let_go() -> None:
     assert media.features == [None, None]
     with pytest.raises(CacheError, match="image 1 was read before"):
         media.place(mx.zeros((1, 4, 4)), 0)
+
+
+def test_placed_embeddings_have_the_chunk_s_dtype() -> None:
+    """A tower may be more precise than the decoder."""
+    media = media_of(2, (1, 3), 1)
+    placed = media.place(mx.zeros((1, 6, 4), mx.bfloat16), 0)
+    assert placed.dtype == mx.bfloat16
+    assert placed[0, :, 0].tolist() == [0, 0, 1, 1, 1, 0]
+
+
+def test_an_empty_cache_holds_nothing() -> None:
+    for cache in (AttentionCache(), QuantizedAttentionCache()):
+        assert cache.empty()
+        assert (cache.size(), cache.offset, cache.nbytes) == (0, 0, 0)
+        assert cache.trim(3) == 0
 
 
 def test_a_cut_inside_an_image_is_refused_and_changes_nothing() -> None:
