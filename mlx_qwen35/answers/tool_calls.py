@@ -315,3 +315,175 @@ class _Function:
         schema = self._properties.get(self._key, self._schema.get("additionalProperties"))
         self._arguments[self._key] = coerce(text, schema, self._schema)
         self._key, self._value, self._marker, self._after_marker, self._depth = "", [], "", [], 0
+<<<<<<< HEAD
+=======
+
+
+class _JsonObject:
+    """Reads a JSON object with name and arguments, as `_Function` does a function."""
+
+    def __init__(self) -> None:
+        self.call: ToolCall | None = None
+        self._text: list[str] = []
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+        self._marker = ""
+
+    def read(self, token: _Token) -> int | None:
+        if token.kind in _ENDS_VALUE.get(self._marker, ()) or (token.kind == _END_CALL and not self._in_string):
+            return 0
+        if not token.blank:
+            self._marker = token.kind if token.kind == _END_CALL else ""
+        end = self._find_end(token.raw)
+        self._text.append(token.raw[:end])
+        if end is not None:
+            self.call = _json_call("".join(self._text))
+        return 0 if end is None and token.kind == _END else end
+
+    def _find_end(self, text: str) -> int | None:
+        """How many characters of `text` belong to the object, if it ends there."""
+        for index, char in enumerate(text):
+            if self._escaped:
+                self._escaped = False
+            elif self._in_string:
+                self._escaped = char == "\\"
+                self._in_string = char != '"'
+            elif char == '"':
+                self._in_string = True
+            elif char in "{[":
+                self._depth += 1
+            elif char in "]}":
+                self._depth -= 1
+                if not self._depth:
+                    return index + 1
+        return None
+
+
+def _json_call(text: str) -> ToolCall | None:
+    try:
+        call = _mapping(_from_json(text))
+        arguments = call.get("arguments") or {}
+        arguments = _from_json(arguments) if isinstance(arguments, str) else arguments
+    except _UNREADABLE:
+        return None
+    name = call.get("name")
+    return ToolCall(name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _coerce(text: str, schema: Any, root: Mapping[str, Any]) -> Any:
+    """A parameter's value by its schema.
+
+    Strings stay as they are. Of several types the first that fits counts, a free string last. What
+    has no type becomes what it is as JSON, unless it is a string there, or a number that would be
+    written differently ("1.10"). What does not fit stays a string.
+
+    Args:
+        schema: The parameter's; anything else than a mapping says nothing about the type.
+        root: The schema that references point into.
+    """
+    options = _single_types(schema, root)
+    for option in sorted(options, key=lambda option: option.get("type") == "string" and "enum" not in option):
+        try:
+            return _convert(text, option)
+        except _UNREADABLE:
+            continue
+    return text
+
+
+def _single_types(schema: Any, root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The schemas that a value may follow, with references resolved and at most one type each."""
+    pending: list[Any] = [schema]
+    found: list[Mapping[str, Any]] = []
+    seen: set[str] = set()
+    while pending:
+        option = _mapping(pending.pop(0))
+        reference, types = option.get("$ref"), option.get("type")
+        choices = next((option[key] for key in ("anyOf", "oneOf") if isinstance(option.get(key), list)), None)
+        if isinstance(reference, str):
+            if reference not in seen:
+                seen.add(reference)
+                pending.insert(0, _resolve(reference, root))
+        elif isinstance(option.get("allOf"), list):
+            # All of them hold at once: what one leaves open, another one says.
+            whole = {key: value for key, value in option.items() if key != "allOf"}
+            for part in option["allOf"]:
+                whole.update(_mapping(part))
+            pending.insert(0, whole)
+        elif choices:
+            pending[:0] = choices
+        elif isinstance(types, list):
+            pending[:0] = [{**option, "type": name} for name in types]
+        else:
+            found.append(option)
+    return found
+
+
+def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
+    node: Any = root
+    for part in reference.removeprefix("#/").split("/"):
+        node = _mapping(node).get(part)
+    return node
+
+
+def _convert(text: str, option: Mapping[str, Any]) -> Any:
+    """A value by a schema of one type.
+
+    Raises:
+        ValueError: It does not fit; reading it may raise the others of `_UNREADABLE` too.
+    """
+    kind, members = option.get("type"), option.get("enum", ())
+    value: Any = text
+    if kind == "boolean":
+        value = _BOOLEANS.get(text.strip())
+    elif kind in ("array", "object"):
+        value = _from_json_or_python(text)
+    elif kind in _TYPES:
+        value = _from_json(text)
+        if kind == "integer" and isinstance(value, float) and value.is_integer():
+            value = int(value)
+    elif kind != "string" and text not in members:
+        value = _guess(text)
+    # Python's True is an int that equals 1, JSON's is not.
+    if kind in _TYPES and (not isinstance(value, _TYPES[kind]) or isinstance(value, bool) != (kind == "boolean")):
+        raise ValueError(f"expected {kind}, found {type(value).__name__}")
+    if members and not any(
+        value == member and isinstance(value, bool) == isinstance(member, bool) for member in members
+    ):
+        raise ValueError("expected a member of the enum")
+    return value
+
+
+def _guess(text: str) -> Any:
+    try:
+        value = _from_json(text)
+    except _UNREADABLE:
+        return text
+    same = not isinstance(value, (str, int, float)) or json.dumps(value) == text
+    return value if same and not isinstance(value, str) else text
+
+
+def _from_json(text: str) -> Any:
+    """Strict about values that other JSON readers refuse (NaN, lone surrogates), not about raw newlines."""
+    return _checked(json.loads(text, strict=False))
+
+
+def _from_json_or_python(text: str) -> Any:
+    try:
+        return _from_json(text)
+    except _UNREADABLE:
+        return _checked(ast.literal_eval(text.strip()))
+
+
+def _checked(value: Any) -> Any:
+    """The value as JSON holds it: lists for tuples, strings for keys.
+
+    Raises:
+        ValueError: It holds infinities or lone surrogates; TypeError if something that JSON does not know.
+    """
+    return json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+>>>>>>> h2

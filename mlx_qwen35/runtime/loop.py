@@ -156,8 +156,7 @@ class Loop:
             return
         cached, images, stops = found
         self._scheduler.begun(job, cached, images, stops)
-        job.tell(PrefillProgress(cached, self._total(job)))
-        self._after_reading(job)
+        self._tell_progress(job)
 
     def _read(self, job: Job, step: Encode | Read) -> None:
         self._executor.read(job, step)
@@ -167,16 +166,17 @@ class Loop:
             self._scheduler.has_read(job, step.stop)
         if job.pool is not None and job.status is Status.WRITING:
             self._executor.share(job)
-        job.tell(PrefillProgress(job.position, self._total(job)))
-        self._after_reading(job)
+        self._tell_progress(job)
 
-    def _after_reading(self, job: Job) -> None:
-        """A request that only reads is done when it has."""
-        if job.status is Status.WRITING and job.request.read_to is not None:
-            self._end(job, None)
-
-    def _total(self, job: Job) -> int:
-        return len(job.request.prompt.input_ids) if job.request.read_to is None else job.request.read_to
+    def _tell_progress(self, job: Job) -> None:
+        """How much is read; that is the last event of a request that only reads, once it has."""
+        request = job.request
+        total = len(request.prompt.input_ids) if request.read_to is None else request.read_to
+        progress = PrefillProgress(job.position, total)
+        if job.status is Status.WRITING and request.read_to is not None:
+            self._end(job, progress)
+        else:
+            job.tell(progress)
 
     def _write(self, step: Write) -> None:
         jobs = [self._scheduler[number] for number in step.jobs if number in self._scheduler]
@@ -192,7 +192,7 @@ class Loop:
                 elif job.id in self._scheduler:
                     job.tell(event)
 
-    def _end(self, job: Job, last: Event | None) -> None:
+    def _end(self, job: Job, last: Event) -> None:
         """The one way for a job to end: its memory is given back or kept, then its caller is told.
 
         Of a job that has ended already, as when a sink closes the kit, nothing is left to do.
@@ -201,7 +201,7 @@ class Loop:
             return
         try:
             self._scheduler.end(job)
-            keep = last is None or isinstance(last, GenerationChunk | GenerationCancelled)
+            keep = isinstance(last, PrefillProgress | GenerationChunk | GenerationCancelled)
             self._executor.end(job, keep=keep)
         except Exception as error:
             last = last if isinstance(last, BaseException) else error

@@ -13,7 +13,8 @@ from mlx_qwen35.prompts.prompt import Prompt
 if TYPE_CHECKING:
     from mlx_qwen35.answers.sampling import LogitsProcessor, Sampler, SamplingOptions
 
-# Progress and chunks, up to the chunk with a finish reason; or the error that ended the request.
+# Progress and chunks, up to the chunk with a finish reason, or to the end of what is only read; or the error that
+# ended the request.
 Event = PrefillProgress | GenerationChunk | BaseException
 
 _ids = count(1)
@@ -160,9 +161,8 @@ class Job:
         except BaseException:
             self.cancelled = True
 
-    def finish(self, last: Event | None) -> None:
-        """Hand over the last event; None if there is none."""
+    def finish(self, last: Event) -> None:
+        """Hand over the last event."""
         self.on_done()
-        if last is not None:
-            self.tell(last)
+        self.tell(last)
         self.done.set()

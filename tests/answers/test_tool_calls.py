@@ -447,6 +447,26 @@ def test_values_from_a_list(schema: Any, text: str, value: Any) -> None:
     assert same(value_of(text, schema), value)
 
 
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"allOf": [{"description": "x"}, {"type": "string"}]}, "5", "5"),
+        ({"allOf": [{"type": "string"}, {"description": "x"}]}, "5", "5"),
+        ({"type": "string", "allOf": [{"pattern": "5"}]}, "5", "5"),
+        ({"allOf": [{"type": "integer"}, {"minimum": 3}]}, "5", 5),
+        ({"allOf": [{"type": ["integer", "string"]}, {"enum": ["5", 7]}]}, "5", "5"),
+        ({"allOf": [{"type": ["integer", "string"]}, {"enum": ["5", 7]}]}, "7", 7),
+        ({"allOf": [{"anyOf": [{"type": "integer"}, {"type": "null"}]}]}, "null", None),
+        ({"allOf": [{"allOf": [{"type": "string"}]}, {"maxLength": 9}]}, "true", "true"),
+        ({"allOf": [{"$ref": "#/$defs/Name"}], "description": "x"}, "5", "5"),
+        ({"allOf": []}, "5", 5),
+        ({"allOf": [5]}, "5", 5),
+    ],
+)
+def test_all_of_several_schemas_hold_at_once(schema: Any, text: str, value: Any) -> None:
+    assert same(value_of(text, schema, **{"$defs": {"Name": {"type": "string"}}}), value)
+
+
 @pytest.mark.parametrize("where", ["$defs", "definitions"])
 def test_references_into_the_parameters(where: str) -> None:
     kinds = {"Count": {"type": "integer"}, "More": {"$ref": f"#/{where}/Count"}, "Loop": {"$ref": f"#/{where}/Loop"}}

@@ -244,7 +244,7 @@ class Pretender:
         self._fail(job, "begin")
         cached = min(job.id % 3, job.request.stop_reading)
         self.read_so_far[job] = cached
-        return cached, list(range(job.id % 2)), (1, 3)
+        return cached, list(range(job.id % 2)) if cached < job.request.stop_reading else [], (1, 3)
 
     def read(self, job: Job, step: Encode | Read) -> None:
         assert job.status is Status.READING
@@ -296,6 +296,7 @@ class House:
         self.executor = Pretender(self.scheduler)
         self.loop = Loop(self.thread, self.scheduler, self.executor)  # type: ignore[arg-type]
         self.events: dict[Job, list[Event]] = {}
+        self.late: list[Event] = []
         self.jobs: list[Job] = []
 
     def submit(
@@ -305,7 +306,9 @@ class House:
         seen: list[Event] = []
 
         def sink(event: Event) -> None:
-            assert not one.done.is_set(), "an event after the last one"
+            # Not an assertion: what a sink raises is its own fault.
+            if one.done.is_set():
+                self.late.append(event)
             seen.append(event)
             if len(seen) == breaks_at:
                 raise BrokenPipeError
@@ -409,22 +412,26 @@ def test_a_sink_that_fails_ends_its_request_and_is_told_so_once() -> None:
     assert isinstance(house.last(other), GenerationChunk)
 
 
-def test_a_sink_that_closes_the_kit_gets_no_event_after_the_last_one() -> None:
+@pytest.mark.parametrize("when", [PrefillProgress, GenerationChunk])
+def test_a_sink_that_closes_the_kit_gets_no_event_after_the_last_one(when: type) -> None:
+    """In the middle of a step, whose other events and other rows are still to be told."""
     house = House()
     pool = Pool(4, 4)
 
     def close(event: Event) -> None:
         seen.append(event)
-        if isinstance(event, GenerationChunk):
+        if isinstance(event, when) and closer.status is Status.WRITING:
             house.loop.close(KitClosedError("closed"))
 
     seen: list[Event] = []
-    house.loop.submit(Job(request(answer=5), close, pool))
-    beside = [house.submit(request(answer=5), pool=pool), house.submit(request(answer=5))]
+    closer = Job(request(1, answer=1 if when is PrefillProgress else 5), close, pool)
+    house.loop.submit(closer)
+    beside = [house.submit(request(1, answer=1), pool=pool), house.submit(request(1, answer=5))]
     house.run()
     for events in (seen, *(house.events[one] for one in beside)):
         assert [isinstance(event, KitClosedError) for event in events][-1:] == [True]
         assert sum(isinstance(event, BaseException) for event in events) == 1
+    assert house.late == []
     assert house.executor.closed
 
 
@@ -523,6 +530,16 @@ OTHER = st.fixed_dictionaries(
 )
 
 
+TOLD = {
+    PrefillProgress,
+    GenerationChunk,
+    ZeroDivisionError,
+    GenerationCancelled,
+    DeadlineError,
+    InsufficientMemoryError,
+}
+
+
 def act(house: House, clock: Clock, action: dict[str, Any]) -> None:
     if action["what"] == "submit":
         tokens = action["tokens"]
@@ -559,6 +576,7 @@ def check(house: House) -> None:
         assert pool is not None
         assert sum(one.pool is pool for one in running) <= pool.max_rows
     assert len(house.room.updates) == len(house.executor.ended)
+    assert house.late == []
 
 
 @settings(
@@ -590,9 +608,10 @@ def test_whatever_happens_every_request_ends_once(clock: Clock, actions: list[di
         events = house.events[one]
         lasts = [event for event in events if is_last(event, one.request)]
         assert one.done.is_set()
-        assert len(lasts) == (0 if not events else 1) or (one.request.read_to and len(lasts) == 2), events
-        assert events
+        assert len(lasts) == 1, events
         assert is_last(events[-1], one.request), events
+        # Above all no AssertionError of the executor's, nor a KeyError of the loop's.
+        assert {type(event) for event in events} <= TOLD, events
         assert one in house.executor.ended
         seen = [event.processed for event in events if isinstance(event, PrefillProgress)]
         assert seen == sorted(seen)
