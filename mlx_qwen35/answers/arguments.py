@@ -58,11 +58,17 @@ def _single_types(schema: Any, root: Mapping[str, Any]) -> list[Mapping[str, Any
     while pending and len(found) < _MOST_OPTIONS:
         option = mapping_or_empty(pending.pop())
         reference, types = option.get("$ref"), option.get("type")
-        choices = next((option[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(option.get(key), list)), None)
+        choices = next((option[key] for key in ("anyOf", "oneOf") if isinstance(option.get(key), list)), None)
         if isinstance(reference, str):
             if reference not in seen:
                 seen.add(reference)
                 pending.append(resolve_reference(reference, root))
+        elif isinstance(option.get("allOf"), list):
+            # All of them hold at once: what one leaves open, another one says.
+            whole = {key: value for key, value in option.items() if key != "allOf"}
+            for part in option["allOf"]:
+                whole.update(mapping_or_empty(part))
+            pending.append(whole)
         elif choices:
             pending += reversed(choices)
         elif isinstance(types, list):
