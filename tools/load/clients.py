@@ -257,8 +257,12 @@ class Load:
         try:
             line.send(request.path, request.body, request.method, request.headers)
             response = line.receive()
-            data = response.read()
             self.tally.status(response.status)
+            if response.status == 429:
+                # A full queue refuses before it looks at what is asked.
+                self._retry_after(response)
+                return
+            data = response.read()
             if response.status != request.status:
                 expected = f"expected status {request.status}, found {response.status}"
                 self.tally.problem(f"malformed request, {request.name}: {expected}: {data[:300]!r}")
