@@ -1,7 +1,7 @@
 """Text against unpatched mlx-lm: logits and caches, bit-identical if the model is exact, close if not."""
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
+from mlx_lm.generate import generate_step
 from mlx_lm.models.qwen3_5 import Model as UpstreamModel
 from mlx_lm.utils import load_model
 
+from mlx_qwen35 import Engine, GenerationChunk, ModelKit
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.prompts.positions import lay_out
@@ -142,3 +144,22 @@ def test_quantised_key_values(pair: tuple[Any, Any]) -> None:
         ]
         outs.append([model(mx.array(TOKENS[1:2, at : at + 1]), cache=quantised) for at in range(2)])
     assert_same(pair, outs[0], outs[1])
+
+
+def test_an_exact_kit_writes_what_mlx_lm_writes(dense_and_moe: Shape, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """Tokens and log probabilities to the last bit, as a stream and as the only row of an engine."""
+    directory = checkpoint_dir(dense_and_moe)
+    upstream, _ = load_model(directory)
+    ids, written = TOKENS[0].tolist(), 12
+    steps = islice(generate_step(mx.array(ids), upstream, max_tokens=written), written)
+    expected = [(int(token), float(scores[int(token)].item())) for token, scores in steps]
+    with ModelKit.load(directory, exact=True) as kit:
+        request = kit.request(ids, max_tokens=written, temperature=0.0, logprobs=True)
+        chunks: list[Any] = []
+        engine = Engine(kit)
+        engine.submit(request, chunks.append)
+        engine.close()
+        for found in (list(kit.stream(ids, max_tokens=written, temperature=0.0, logprobs=True)), chunks):
+            tokens = [(chunk.token, chunk.logprob) for chunk in found if isinstance(chunk, GenerationChunk)]
+            assert tokens == expected[: len(tokens)]
+            assert len(tokens) == written or tokens[-1][0] in kit.tokenizer.eos_token_ids
