@@ -72,11 +72,15 @@ def _together(kit: ModelKit, ids: Callable[[int], list[int]], look: Callable[[],
             done.release()
 
     engine = Engine(kit, max_rows=3)
+    requests = []
     for number in range(4):
         image = Image.new("RGB", (160 + 32 * number, 128), (30 * number, 0, 0))
         one = [IDS["<|vision_start|>"], IDS["<|image_pad|>"], IDS["<|vision_end|>"]]
         prompt = kit.process_prompt([*ids(30 + 20 * number), *one, *ids(20)], images=[image])
-        engine.submit(kit.request(prompt, max_tokens=20, **OPTIONS), sink)
+        requests.append(kit.request(prompt, max_tokens=20, **OPTIONS))
+    # All are prepared by now: an image that is decoded while requests run may find no memory for it.
+    for request in requests:
+        engine.submit(request, sink)
     for _ in range(4):
         assert done.acquire(timeout=60)
     engine.close()
