@@ -12,7 +12,7 @@ from PIL import Image
 
 from mlx_qwen35 import ModelKit, MoeVisionAddOn, VisionAddOn
 from mlx_qwen35.checkpoints.config import ModelConfig
-from mlx_qwen35.errors import ConfigError, VisionUnavailableError
+from mlx_qwen35.errors import ConfigError, InsufficientMemoryError, VisionUnavailableError
 from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.vision import FeatureCache, make_vision_add_on
 from tests.conftest import Bench
@@ -137,3 +137,20 @@ def test_features_have_the_decoder_s_size(benches: Callable[[Shape], Bench], den
     bench = benches(dense_and_moe)
     image = bench.vision.prepare_image(RED)
     assert bench.vision.encode(image).shape == (image.tokens, bench.checkpoint.config.text.hidden_size)
+
+
+def test_an_image_is_weighed_by_its_header_before_it_is_decoded(
+    kit: ModelKit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """3000 x 3000 pixels do not fit; nothing is decoded, and what was entered is given back. A small one fits."""
+    path = tmp_path / "large.png"
+    Image.new("RGB", (3000, 3000)).save(path)
+    held = kit.ledger.held
+    monkeypatch.setattr(kit.ledger, "limit", held + 50 * 2**20)
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
+        with pytest.raises(InsufficientMemoryError, match=r"images\[0\]: expected at most 0\.05 GB"):
+            kit.process_prompt("<|image_pad|>", images=[path])
+    assert "images being decoded" not in kit.ledger.by_purpose()
+    assert kit.process_prompt("<|image_pad|>", images=[RED]).image_tokens == 6
+    assert "images being decoded" not in kit.ledger.by_purpose()

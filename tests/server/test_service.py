@@ -1,12 +1,13 @@
 """What becomes of a model's words between engine and protocol, word by word."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from mlx_qwen35 import ModelKit
+from mlx_qwen35 import Engine, ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.server.generation import DeltaEvent, FinishEvent, GenerationRequest, StreamEvent, ToolCallEvent
@@ -186,3 +187,31 @@ def test_a_full_queue_refuses_before_anything_is_prepared(box: ModelKit, monkeyp
         place.release()
         assert raw(running.url, path, body | {"messages": [{"role": "nobody", "content": "hi"}]})[0] == 400
         assert raw(running.url, path, body)[0] == 200
+
+
+def test_slow_preparation_does_not_hold_shutting_down_up(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as fit are being prepared, and nothing of the loop's own threads is taken by them."""
+    release, begun = threading.Event(), threading.Semaphore(0)
+
+    def slow(wanted: GenerationRequest) -> None:
+        begun.release()
+        release.wait(60)
+        raise OptionError("too late")
+
+    engine = Engine(box)
+    service = GenerationService(engine, MediaPolicy())
+    monkeypatch.setattr(service, "prepare", slow)
+
+    async def run() -> None:
+        tasks = [asyncio.create_task(service.prepare_soon(GenerationRequest(QUESTION))) for _ in range(40)]
+        await asyncio.sleep(0)
+        try:
+            assert await asyncio.wait_for(asyncio.to_thread(begun.acquire), 20)
+            # What `Server.shutdown` does, while all 40 are stuck or wait.
+            await asyncio.wait_for(asyncio.to_thread(engine.close, 0), 20)
+            assert not any(task.done() for task in tasks)
+        finally:
+            release.set()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(run())
