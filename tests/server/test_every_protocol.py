@@ -87,6 +87,67 @@ def test_a_conversation_is_the_same_in_every_protocol(
     assert (kind == "tools") == any(one.calls for one in found)
 
 
+def items_of(events: list[dict[str, Any]]) -> list[str]:
+    """Kinds of the items of a streamed response, each one opened, filled and closed under its own number and id."""
+    ids: list[str] = []
+    texts: list[str] = []
+    done: list[dict[str, Any]] = []
+    for event in events:
+        if event["type"] == "response.output_item.added":
+            assert len(ids) == len(done) == event["output_index"]
+            ids.append(event["item"]["id"])
+            texts.append("")
+        elif event["type"] == "response.output_item.done":
+            done.append(event["item"])
+        if "output_index" in event:
+            at = event["output_index"]
+            assert (at, event.get("item_id", ids[at])) == (len(ids) - 1, ids[-1])
+            texts[at] += event.get("delta", "")
+    assert done == events[-1]["response"]["output"]
+    assert texts == [item["content"][0]["text"] if "content" in item else item["arguments"] for item in done]
+    assert [item["id"] for item in done] == ids
+    return [item["type"] for item in done]
+
+
+def blocks_of(events: list[dict[str, Any]]) -> list[str]:
+    """Kinds of the blocks of a streamed message, of which one is open at a time."""
+    kinds: list[str] = []
+    is_open = False
+    for event in events:
+        if event["type"] == "content_block_start":
+            kinds.append(event["content_block"]["type"])
+        if event["type"].startswith("content_block"):
+            assert event["index"] == len(kinds) - 1
+            assert is_open == (event["type"] != "content_block_start")
+            is_open = event["type"] != "content_block_stop"
+    assert not is_open
+    return kinds
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "kinds"),
+    [
+        ("responses", items_of, {"thinking": "reasoning", "text": "message", "call": "function_call"}),
+        ("messages", blocks_of, {"thinking": "thinking", "text": "text", "call": "tool_use"}),
+    ],
+)
+def test_a_stream_is_made_of_parts(
+    server: Running,
+    request: pytest.FixtureRequest,
+    name: str,
+    parts: Callable[[list[dict[str, Any]]], list[str]],
+    kinds: dict[str, str],
+) -> None:
+    """Reasoning and text from the model, text and calls as scripted."""
+
+    def found(body: dict[str, Any]) -> list[str]:
+        return parts(events_of(raw(server.url, BY_NAME[name].path, body | {"stream": True})[2]))
+
+    assert found(question(name, STAR, thinks=True)) == [kinds["thinking"], kinds["text"]]
+    request.getfixturevalue("two_calls")
+    assert found(with_functions(name, STAR)) == [kinds["text"], kinds["call"], kinds["call"]]
+
+
 # Usage
 
 

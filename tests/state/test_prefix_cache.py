@@ -512,6 +512,7 @@ def test_a_file_that_is_gone_costs_nothing_but_reading(fresh: Callable[..., Mode
     kit = fresh(prompt_cache_bytes=int(1.5 * probe.prompt_cache.nbytes), prompt_cache_dir=tmp_path)
     for text in ("the quick fox", "a red square"):
         ask(kit, [user(text)])
+    assert kit.prompt_cache.disk_bytes > 0
     for file in tmp_path.glob("*/*"):
         file.unlink()
     for text in ("the quick fox", "a red square", "hello", "the quick fox"):
@@ -530,6 +531,8 @@ def test_what_memory_has_no_room_for_goes_to_disk(fresh: Callable[..., ModelKit]
     again = ask(kit, [user("the quick fox", RED)])
     assert left_to_read(again) == 1
     assert again.tokens == first.tokens
+    # Counting waits until what is on its way to disk has arrived.
+    assert kit.prompt_cache.disk_bytes > 0
     for file in tmp_path.glob("*/*.safetensors"):
         file.write_bytes(file.read_bytes()[:-1])
     assert ask(kit, [user("the lazy dog", GREEN)]).stats.cached_tokens <= 2
