@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import threading
 import warnings
 from collections import OrderedDict
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 # About 13,000 x 13,000. Larger files are far more often an attack than a photograph.
 MAX_SOURCE_PIXELS = 178_956_970
 MAX_SOURCE_BYTES = 512 * 2**20
+# Pillow's names of what is documented. It knows twenty more, some of which start programs (EPS) or have crashed.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+# Larger JPEG files than any camera's are decoded at a half, a quarter or an eighth of their size, as the format
+# allows; no smaller than this many times what the model sees, in each direction.
+FULL_SIZE_PIXELS = 2**26
+REDUCED_OVERSAMPLING = 2
+_FILTERS = threading.Lock()
 
 
 class ImageMemory:
@@ -92,14 +100,23 @@ def read_header(data: bytes, place: str, label: str) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
+        # The filters of warnings are the whole process's.
+        with _FILTERS, warnings.catch_warnings():
             # Pillow only warns below twice its limit. The header is enough to refuse.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data))
+            return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise MediaError(f"{place}: {label}: {error}") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise MediaError(f"{place}: {label}: expected an image file, found {_describe(data)}") from error
+    except UnidentifiedImageError as error:
+        raise MediaError(
+            f"{place}: {label}: expected an image file ({', '.join(FORMATS)}), found {_describe(data)}"
+        ) from error
+    except Exception as error:  # whatever a decoder stumbles over
+        raise _damaged(error, place, label) from error
+
+
+def _damaged(error: Exception, place: str, label: str) -> MediaError:
+    return MediaError(f"{place}: {label}: the image is damaged ({shorten(error) or type(error).__name__})")
 
 
 def _upright(image: "Image", place: str, label: str) -> "Image":
@@ -110,17 +127,22 @@ def _upright(image: "Image", place: str, label: str) -> "Image":
         raise MediaError(f"{place}: {label}: expected at most {MAX_SOURCE_PIXELS} pixels, found {width} x {height}")
     if not width or not height:
         raise MediaError(f"{place}: {label}: expected an image, found {width} x {height} pixels")
-    # A phone's JPEG may carry a second image (MPO); the first one is the photograph.
-    if getattr(image, "is_animated", False) and image.format != "MPO":
+    try:
+        # A phone's JPEG may carry a second image (MPO); the first one is the photograph.
+        animated = image.format != "MPO" and getattr(image, "is_animated", False)
+        if not animated:
+            image.load()
+            image = ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder's plug-in raises what it likes
+        raise _damaged(error, place, label) from error
+    if animated:
+        # Not how many: counting the frames of a file can take as long as whoever made it likes.
         raise MediaError(
-            f"{place}: {label}: expected a still image, found {getattr(image, 'n_frames', 'several')} frames; "
+            f"{place}: {label}: expected a still image, found an animation; "
             "save the frame you mean as an image of its own"
         )
-    try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, IndexError) as error:
-        raise MediaError(f"{place}: {label}: the image is damaged ({error})") from error
     if image.mode.startswith(("I", "F")):
         image = _to_eight_bits(image, place, label)
     return image
@@ -261,6 +283,10 @@ class ImagePreprocessor:
         processor = self._load()
         pixels = image.width * image.height
         resized = min(max(pixels, processor.size["shortest_edge"]), max_pixels or processor.size["longest_edge"])
+        if FULL_SIZE_PIXELS < pixels <= MAX_SOURCE_PIXELS and image.format in ("JPEG", "MPO"):
+            scale = REDUCED_OVERSAMPLING * math.sqrt(resized / pixels)
+            image.draft(None, (math.ceil(scale * image.width), math.ceil(scale * image.height)))
+            pixels = image.width * image.height
         # Pillow has four bytes a pixel, and a copy each for turning and for the colour mode; then three channels, in
         # 64 bits and with copies.
         with self._memory.decoding(3 * 4 * pixels + 3 * 3 * 8 * resized, place):

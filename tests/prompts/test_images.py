@@ -7,6 +7,7 @@ import struct
 import weakref
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +162,12 @@ def animation() -> bytes:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (b"", r"0 bytes: expected an image file, found an empty file"),
-        (b"not an image at all", r"expected an image file, found 19 bytes beginning b'not an i'"),
+        (b"", r"0 bytes: expected an image file \(PNG, JPEG, WEBP, GIF, BMP, TIFF\), found an empty file"),
+        (b"not an image at all", r"expected an image file .*, found 19 bytes beginning b'not an i'"),
         (encoded(noise(64, 64))[:300], r"300 bytes: the image is damaged"),
         (bomb(30000, 30000), r"178956970 pixels"),
         (bomb(17000, 12000), r"178956970 pixels"),
-        (animation(), r"expected a still image, found 3 frames; save the frame"),
+        (animation(), r"expected a still image, found an animation; save the frame"),
         ("/nowhere/picture.png", r"/nowhere/picture.png: No such file or directory"),
         ("https://example.com/a.png", r"found https: URL; images are not fetched from the network"),
         ("data:image/png,abc", r"data URL: expected 'data:image/...;base64,...'"),
@@ -199,6 +200,64 @@ def test_a_picture_in_memory_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> 
     for source in (noise(64, 65), encoded(noise(65, 64))):
         with pytest.raises(MediaError, match=r"expected at most 4096 pixels, found 6[45] x 6[45]"):
             open_image(source, "image")
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "DDS", "ICO", "JPEG2000", "PPM", "TGA", "EPS"])
+def test_only_the_documented_formats_are_decoded(kind: str) -> None:
+    """Pillow hands EPS to whatever is called gs."""
+    data = EPS if kind == "EPS" else encoded(noise(32, 32), kind)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert opened.format in (kind, "ICO")  # it is one
+    with pytest.raises(MediaError, match=r"expected an image file \(PNG, JPEG, WEBP, GIF, BMP, TIFF\), found"):
+        open_image(data, "image")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_the_documented_formats_are_decoded(kind: str) -> None:
+    assert open_image(encoded(noise(32, 24), kind), "image").size == (32, 24)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), struct.error("x"), ZeroDivisionError("x"), EOFError()])
+@pytest.mark.parametrize("method", ["load", "getexif"])
+def test_whatever_a_decoder_raises_the_image_is_damaged(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, method: str
+) -> None:
+    def stumble(image: Image.Image) -> None:
+        raise error
+
+    data = encoded(noise(32, 32))
+    monkeypatch.setattr(Image.Image, method, stumble)
+    with pytest.raises(MediaError, match=r"image: \d+ bytes: the image is damaged \('?[xE]"):
+        open_image(data, "image")
+
+
+def test_a_damaged_orientation_is_refused() -> None:
+    """EXIF is TIFF inside; one whose offset leads nowhere."""
+    exif = b"Exif\0\0II*\0\xff\xff\xff\x7f"
+    with pytest.raises(MediaError, match=r"the image is damaged"):
+        open_image(encoded(noise(32, 32), "JPEG", exif=exif), "image")
+
+
+def test_only_enormous_jpegs_are_decoded_at_a_reduced_size(
+    preprocessor: ImagePreprocessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model sees the same shape and nearly the same pixels, for a part of the memory."""
+    weighed: list[int] = []
+    monkeypatch.setattr(preprocessor._memory, "decoding", lambda nbytes, place: weighed.append(nbytes) or nullcontext())
+    smooth = noise(8, 5).resize((1600, 1000), Image.Resampling.BICUBIC)
+    files = {kind: encoded(smooth, kind) for kind in ("JPEG", "PNG")}
+    whole = {kind: preprocessor(data) for kind, data in files.items()}
+    preprocessor._recent.clear()
+    monkeypatch.setattr("mlx_qwen35.prompts.images.FULL_SIZE_PIXELS", 1600 * 1000 - 1)
+    reduced = {kind: preprocessor(data) for kind, data in files.items()}
+    assert reduced["PNG"].content_hash == whole["PNG"].content_hash
+    assert reduced["JPEG"].content_hash != whole["JPEG"].content_hash
+    assert reduced["JPEG"].grid_thw == whole["JPEG"].grid_thw
+    assert np.abs(reduced["JPEG"].pixel_values - whole["JPEG"].pixel_values).mean() < 0.02
+    assert weighed[0] == weighed[1] == weighed[3] and weighed[2] < weighed[0] / 1.5
 
 
 def test_settings_may_stand_in_the_newer_file(tmp_path: Path, vision: VisionConfig) -> None:
