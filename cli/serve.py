@@ -34,6 +34,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--max-body", type=size, default=64 * 2**20, metavar="SIZE", help="of a request; default: 64MiB"
     )
+    parser.add_argument(
+        "--allowed-hosts", nargs="+", default=[], metavar="NAME",
+        help="further names that clients may call this machine by, * for any; always: localhost, .local, addresses",
+    )  # fmt: skip
     parser.add_argument("--allow-remote-media", action="store_true", help="fetch images from public web addresses")
     parser.add_argument("--allow-local-media", type=Path, metavar="DIR", help="read images below this directory")
     parser.add_argument("--max-images", type=int, default=16, help="images in one request; default: 16")
@@ -65,12 +69,16 @@ def run(options: argparse.Namespace) -> None:
     api_key = options.api_key or os.environ.get(KEY_VARIABLE)
     options.model = model_of(options)
     names = options.served_model_name or [Path(options.model).name]
-    settings = Settings(names, api_key=api_key, max_body=options.max_body)
+    hosts = (options.host, *options.allowed_hosts)
+    settings = Settings(names, api_key=api_key, max_body=options.max_body, hosts=hosts)
     limits = {name: getattr(options, name) for name in ("max_rows", "max_waiting", "prefill_step_size")}
     with load_kit(options) as kit:
         engine = Engine(kit, **{name: value for name, value in limits.items() if value is not None})
         app = make_app(GenerationService(engine, policy, timeout=options.timeout), settings)
-        server = Server(app, engine, host=options.host, port=options.port, log_level=options.log_level)
+        patience = min(30.0, options.timeout)
+        server = Server(
+            app, engine, patience=patience, host=options.host, port=options.port, log_level=options.log_level
+        )
         # When uvicorn has stopped after a signal, it raises that signal once more: as an exception here, so that
         # engine and kit are closed.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))

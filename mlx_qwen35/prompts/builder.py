@@ -64,13 +64,21 @@ class PromptBuilder:
             raise PromptError("prompt: expected a list of messages, found a single message")
         items = [] if isinstance(prompt, str) else _as_sequence(prompt)
         if items and isinstance(items[0], Mapping):
-            rendered = render_messages(self._tokenizer, items, add_generation_prompt=extend, **options)
+            rendered = render_messages(
+                self._tokenizer,
+                items,
+                add_generation_prompt=extend,
+                context=self._config.text.context_length,
+                **options,
+            )
             input_ids, places = rendered.input_ids, rendered.places
             sources = fill_sources(rendered.sources, places, images)
         else:
             for name in ("tools", "enable_thinking"):
                 if options.get(name) is not None:
                     raise OptionError(f"{name}: expected only with messages, found with a finished prompt")
+            if isinstance(prompt, str):
+                self._tokenizer.check_length(prompt, self._config.text.context_length)
             input_ids = self._tokenizer.encode(prompt) if isinstance(prompt, str) else items
         input_ids = check_ids(input_ids, self._config.text.vocab_size)
         if not input_ids:

@@ -38,6 +38,7 @@ def render_messages(
     enable_thinking: bool | None = None,
     add_generation_prompt: bool = True,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    context: int | None = None,
 ) -> RenderedMessages:
     """Apply the checkpoint's chat template.
 
@@ -46,9 +47,10 @@ def render_messages(
         tools: Function descriptions in OpenAI's format.
         enable_thinking: Whether the answer begins with reasoning; None leaves it to the template.
         add_generation_prompt: Whether to end with the beginning of the assistant's turn.
-        chat_template_kwargs: Further variables for the template.
+        chat_template_kwargs: Further variables for the template; control tokens in them are text, as in messages.
+        context: Tokens that there is room for, so that what is far longer is refused before it is tokenised.
     Raises:
-        PromptError: A message is malformed, or the template refuses the conversation.
+        PromptError: A message is malformed, the template refuses the conversation, or it is far too long.
     """
     if tokenizer.chat_template is None:
         raise PromptError("messages: the checkpoint has no chat template; pass a finished prompt or token ids")
@@ -61,7 +63,8 @@ def render_messages(
     ]
     if not any(message["role"] == "user" for message in normal):
         raise PromptError("messages: expected at least one message with role 'user', found none")
-    options: dict[str, Any] = {**(chat_template_kwargs or {}), "add_generation_prompt": add_generation_prompt}
+    further = escapes.hide(dict(chat_template_kwargs or {}), "chat_template_kwargs")
+    options: dict[str, Any] = {**further, "add_generation_prompt": add_generation_prompt}
     if enable_thinking is not None:
         options["enable_thinking"] = enable_thinking
     if tools:
@@ -72,6 +75,8 @@ def render_messages(
         text = tokenizer.apply_chat_template(normal, **options)
     except Exception as error:  # a template is a program of the checkpoint, and raises what it likes
         raise PromptError(f"messages: the checkpoint's chat template refused them: {error}") from error
+    if context is not None:
+        tokenizer.check_length(text, context)
     return RenderedMessages(tokenizer.encode_rendered(text, escapes), sources, places)
 
 
@@ -170,7 +175,7 @@ def _tool_call(call: Any, place: str, hide: Any) -> dict[str, Any]:
         raise PromptError(f"{place}.arguments: expected a JSON object, found {_found(arguments)}")
     return {
         "type": "function",
-        "function": {"name": hide(function["name"]), "arguments": hide(dict(arguments))},
+        "function": {"name": hide(function["name"]), "arguments": hide(dict(arguments), f"{place}.arguments")},
     }
 
 
@@ -178,7 +183,7 @@ def _tool(tool: Any, place: str, hide: Any) -> Any:
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise PromptError(f"{place}: expected a function description with a name, found {_found(tool)}")
-    return hide(dict(tool))
+    return hide(dict(tool), place)
 
 
 def _part(part: Any, place: str, role: str, hide: Any, sources: list[Any], places: list[str]) -> dict[str, Any]:

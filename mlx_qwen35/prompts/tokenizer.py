@@ -13,12 +13,16 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from mlx_qwen35.errors import CheckpointError, PromptError
+from mlx_qwen35.errors import CheckpointError, ContextLengthError, PromptError
 
 # Private-use characters, which no chat template writes. They bracket the number of a string
 # that `Escapes` took out of a user's text.
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _ESCAPED = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
+# JSON of requests nested deeper than that: Python's own recursion ends at a few hundred.
+_MAX_LEVELS = 100
+# A text of more characters for each token of the context is looked into before all of it is tokenised.
+_SUSPICIOUS = 16
 
 
 class Escapes:
@@ -36,14 +40,25 @@ class Escapes:
     def __bool__(self) -> bool:
         return bool(self._originals)
 
-    def hide(self, value: Any) -> Any:
-        """A copy of a JSON-like value with every control string in it replaced."""
+    def hide(self, value: Any, place: str = "messages") -> Any:
+        """A copy of a JSON-like value with every control string in it replaced.
+
+        Raises:
+            PromptError: It is nested too deeply.
+        """
+        return self._hide(value, place, _MAX_LEVELS)
+
+    def _hide(self, value: Any, place: str, levels: int) -> Any:
         if isinstance(value, str):
             return self._pattern.sub(self._replace, value)
+        if isinstance(value, (dict, list, tuple)) and not levels:
+            raise PromptError(f"{place}: expected at most {_MAX_LEVELS} levels of values inside each other, found more")
         if isinstance(value, dict):
-            return {self.hide(key): self.hide(item) for key, item in value.items()}
+            return {
+                self._hide(key, place, levels - 1): self._hide(item, place, levels - 1) for key, item in value.items()
+            }
         if isinstance(value, (list, tuple)):
-            return [self.hide(item) for item in value]
+            return [self._hide(item, place, levels - 1) for item in value]
         return value
 
     def restore(self, text: str) -> str:
@@ -118,7 +133,23 @@ class Tokenizer:
         Raises:
             PromptError: The text is not valid Unicode.
         """
-        return list(self._backend.encode(_checked(text), add_special_tokens=False).ids)
+        return _encode(self._backend, text)
+
+    def check_length(self, text: str, tokens: int) -> None:
+        """Refuse a text that is certainly too long, without tokenising the whole of it.
+
+        Raises:
+            ContextLengthError: Its beginning alone has clearly more than so many tokens.
+        """
+        if len(text) <= _SUSPICIOUS * tokens:
+            return
+        found = len(_encode(self._backend, text[: _SUSPICIOUS * tokens]))
+        # Cut inside a word, the beginning may have a few tokens that the text has not.
+        if found > 1.25 * tokens:
+            raise ContextLengthError(
+                f"prompt: expected at most {tokens} tokens (the model's context), found over {found} "
+                f"({len(text)} characters)"
+            )
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of plain text: nothing in it is a control token.
@@ -127,7 +158,7 @@ class Tokenizer:
             PromptError: The text is not valid Unicode.
         """
         if self._control_pattern.search(text):
-            return list(self._plain.encode(_checked(text), add_special_tokens=False).ids)
+            return _encode(self._plain, text)
         return self.encode(text)
 
     def encode_rendered(self, text: str, escapes: Escapes) -> list[int]:
@@ -171,9 +202,16 @@ class Tokenizer:
 
     @cached_property
     def _user_pattern(self) -> re.Pattern[str]:
-        beginnings = {token[:length] for token in self._control for length in range(1, len(token))}
-        tails = "|".join(map(re.escape, sorted(beginnings, key=len, reverse=True))) or r"(?!)"
-        return re.compile(f"{self._control_pattern.pattern}|[{_OPEN}{_CLOSE}]|(?:{tails})\\Z")
+        # Longest first, as above; every alternative begins with a letter of its own, for which Python's engine scans
+        # a long text many times faster than it tries alternatives.
+        names = sorted(filter(None, self._control), key=len, reverse=True)
+        rests: dict[str, list[str]] = {_OPEN: [""], _CLOSE: [""]}
+        for name in names:
+            rests.setdefault(name[0], []).append(re.escape(name[1:]))
+        beginnings = {name[:length] for name in names for length in range(1, len(name))}
+        for beginning in sorted(beginnings, key=len, reverse=True):
+            rests[beginning[0]].append(re.escape(beginning[1:]) + r"\Z")
+        return re.compile("|".join(f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in rests.items()))
 
     @cached_property
     def _plain(self) -> Any:
@@ -185,14 +223,16 @@ class Tokenizer:
         return Backend.from_str(json.dumps(settings))
 
 
-def _checked(text: str) -> str:
+def _encode(backend: Any, text: str) -> list[int]:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise PromptError(
             f"text: expected valid Unicode, found {text[error.start]!r} at character {error.start}"
         ) from error
-    return text
+    # As a batch of one: `encode` holds Python's lock, and a long text would hold up every other thread.
+    (encoding,) = backend.encode_batch_fast([text], add_special_tokens=False)
+    return list(encoding.ids)
 
 
 class Detokenizer:

@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 
 from mlx_qwen35 import Engine, __version__
 from mlx_qwen35.errors import Qwen35Error
+from mlx_qwen35.server.bodies import BodyReader
+from mlx_qwen35.server.connections import BoundedConnection
 from mlx_qwen35.server.guard import Guard
 from mlx_qwen35.server.metrics import Metrics
 from mlx_qwen35.server.protocols import PROTOCOLS, error_response
@@ -20,7 +22,7 @@ from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
 from mlx_qwen35.server.protocols.messages import CountRequest
 from mlx_qwen35.server.service import GenerationService, PreparedRequest
 from mlx_qwen35.server.settings import Settings
-from mlx_qwen35.server.wire import ApiError, ClientGoneError, api_error, event_stream, parse_body, unless_gone
+from mlx_qwen35.server.wire import ApiError, ClientGoneError, api_error, event_stream, unless_gone
 
 PAGE = Path(__file__).parent / "page.html"
 
@@ -51,18 +53,21 @@ class Endpoints:
 
     def __init__(self, service: GenerationService, settings: Settings, metrics: Metrics) -> None:
         self._service, self._settings, self._metrics = service, settings, metrics
+        self._bodies = BodyReader(settings, service.kit.ledger, service.threads)
         self._created = int(time.time())
 
     def generation(self, protocol: ApiProtocol[Any]) -> Callable[[Request], Awaitable[Response]]:
         """Answers requests of one protocol."""
 
         async def generate(request: Request) -> Response:
-            body = await parse_body(request, protocol.body)
+            deadline = self._service.deadline()
+            body = await self._bodies.read(request, protocol.body, deadline)
             self._check_model(body.model)
             wanted = body.generation_requests()
             places = self._service.reserve(sum(one.n for one in wanted))
             try:
-                prepared = PreparedRequest.join([await self._service.prepare_soon(one) for one in wanted], places)
+                found = [await unless_gone(request, self._service.prepare_soon(one, deadline)) for one in wanted]
+                prepared = PreparedRequest.join(found, places, deadline)
             except BaseException:
                 for place in places:
                     place.release()
@@ -77,10 +82,11 @@ class Endpoints:
 
     async def count_tokens(self, request: Request) -> Response:
         """Anthropic's count of a prompt's tokens."""
-        body = await parse_body(request, CountRequest)
+        deadline = self._service.deadline()
+        body = await self._bodies.read(request, CountRequest, deadline)
         self._check_model(body.model)
         (wanted,) = body.generation_requests()
-        prepared = await self._service.prepare_soon(wanted)
+        prepared = await unless_gone(request, self._service.prepare_soon(wanted, deadline))
         return JSONResponse({"input_tokens": len(prepared.prompt.input_ids)})
 
     def _check_model(self, name: str | None) -> None:
@@ -141,13 +147,16 @@ class Server(uvicorn.Server):
     """Takes no more requests when it is stopped, finishes what is running, and after a time cancels what is left.
 
     Args:
-        patience: Seconds that running answers have.
+        patience: Seconds until it ends, whatever still runs.
     """
 
     def __init__(self, app: FastAPI, engine: Engine, *, patience: float = 30.0, **options: Any) -> None:
-        # Ten seconds more, in which cancelled answers tell their clients.
-        super().__init__(uvicorn.Config(app, timeout_graceful_shutdown=int(patience) + 10, **options))
-        self._engine, self._patience = engine, patience
+        config = uvicorn.Config(
+            app, http=BoundedConnection, ws="none", timeout_graceful_shutdown=max(1, int(patience)), **options
+        )
+        super().__init__(config)
+        # The rest is for cancelled answers to tell their clients.
+        self._engine, self._patience = engine, 0.75 * patience
 
     async def shutdown(self, sockets: Any = None) -> None:
         """As uvicorn's, and the engine's."""

@@ -1,11 +1,13 @@
-"""What stands in front of every route: origin, key and size of a request, and the count of responses by status."""
+"""What stands in front of every route: host, origin and key of a request, and the count of responses by status."""
 
 import hmac
+import ipaddress
 from collections.abc import Sequence
 
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlx_qwen35.paths import shorten
 from mlx_qwen35.server.metrics import Metrics
 from mlx_qwen35.server.protocols import error_response
 from mlx_qwen35.server.settings import Settings
@@ -15,6 +17,8 @@ from mlx_qwen35.server.wire import ApiError
 OPEN_PATHS = ("/", "/health")
 # The label of requests that no route matches.
 NO_ROUTE = "other"
+# Names that nobody can register: of this machine, of its network, and of what runs beside it in containers.
+LOCAL_NAMES = ("localhost", "local", "internal")
 
 
 class Guard:
@@ -42,7 +46,7 @@ class Guard:
         refusal = self._refusal(scope)
         app = self._app if refusal is None else error_response(refusal, scope["path"])
         try:
-            await app(scope, self._limited(receive), counted)
+            await app(scope, receive, counted)
         finally:
             self._metrics.requests.labels(label, str(status)).inc()
 
@@ -50,12 +54,21 @@ class Guard:
         """Why a request may not come in, as far as its headers tell."""
         headers = dict(scope["headers"])
         origins = [value for name, value in scope["headers"] if name == b"origin"]
+        if not is_own_host(headers.get(b"host", b""), self._settings.hosts):
+            name = headers[b"host"].decode("latin-1")
+            return ApiError(
+                403,
+                "permission_error",
+                f"Host: expected a name of this server's, found {shorten(name)!r}; "
+                "a server that has other names is started with --allowed-hosts",
+            )
         if not is_same_origin(origins, headers.get(b"host", b"")):
             return ApiError(403, "permission_error", "a page of another origin may not ask")
         if scope["path"] not in OPEN_PATHS and not self._has_key(headers):
             return ApiError(401, "authentication_error", "expected the API key")
-        if int(headers.get(b"content-length") or 0) > self._settings.max_body:
-            return self._too_large()
+        most = self._settings.max_body
+        if int(headers.get(b"content-length") or 0) > most:
+            return ApiError(413, "request_too_large", f"body: expected at most {most} bytes")
         return None
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
@@ -66,22 +79,30 @@ class Guard:
         given = bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
         return hmac.compare_digest(given, key.encode())
 
-    def _too_large(self) -> ApiError:
-        return ApiError(413, "request_too_large", f"body: expected at most {self._settings.max_body} bytes")
 
-    def _limited(self, receive: Receive) -> Receive:
-        """Counts a body as it comes, since not every one says its length; raises in the route that reads it."""
-        seen = 0
+def is_own_host(host: bytes, names: Sequence[str]) -> bool:
+    """Whether a Host header names this server.
 
-        async def limited() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._settings.max_body:
-                raise self._too_large()
-            return message
+    A page whose own name was made to lead to this machine asks, for the browser, its own origin: only the name in the
+    Host header tells (DNS rebinding). An address cannot be made to lead elsewhere.
 
-        return limited
+    Args:
+        host: The header's value, with or without a port.
+        names: What else it may be; "*" for anything.
+    """
+    text = host.decode("latin-1").lower()
+    name, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or (name.count(":") and not name.endswith("]")):
+        name = text
+    name = name.removesuffix(".")
+    if not text or "*" in names or name in (own.lower() for own in names) or name.split(".")[-1] in LOCAL_NAMES:
+        # No page has asked without a Host: browsers send one.
+        return True
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def is_same_origin(origins: Sequence[bytes], host: bytes) -> bool:

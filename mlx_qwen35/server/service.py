@@ -4,7 +4,6 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -29,13 +28,11 @@ from mlx_qwen35.server.generation import (
     Usage,
 )
 from mlx_qwen35.server.media import MediaPolicy, fetch_images
+from mlx_qwen35.server.preparing import PreparingThreads
 
 if TYPE_CHECKING:
     from mlx_qwen35.runtime.engine import Reservation
     from mlx_qwen35.runtime.request import Request
-
-# Requests whose images are fetched and decoded at the same time.
-PREPARING = 4
 
 # What an engine hands to a sink.
 EngineEvent = PrefillProgress | GenerationChunk | BaseException
@@ -48,11 +45,14 @@ class PreparedRequest:
     Args:
         requests: One for each answer: `n` in a row for each prompt.
         places: From `GenerationService.reserve`, one for each answer; without them, `run` takes places itself.
+        deadline: Of `time.monotonic`, by which the answers have to be there; None for the service's timeout from when
+            they are begun.
     """
 
     generation: GenerationRequest
     requests: "tuple[Request, ...]"
     places: "tuple[Reservation, ...]" = ()
+    deadline: float | None = None
 
     @property
     def prompt(self) -> Prompt:
@@ -60,10 +60,12 @@ class PreparedRequest:
         return self.requests[0].prompt
 
     @classmethod
-    def join(cls, several: Sequence["PreparedRequest"], places: "Sequence[Reservation]" = ()) -> "PreparedRequest":
+    def join(
+        cls, several: Sequence["PreparedRequest"], places: "Sequence[Reservation]" = (), deadline: float | None = None
+    ) -> "PreparedRequest":
         """Several prompts with the same settings, answered together."""
         requests = tuple(request for prepared in several for request in prepared.requests)
-        return cls(several[0].generation, requests, tuple(places))
+        return cls(several[0].generation, requests, tuple(places), deadline)
 
 
 class GenerationService:
@@ -71,15 +73,14 @@ class GenerationService:
 
     Args:
         policy: Which images may be fetched.
-        timeout: Seconds that an answer may take.
+        timeout: Seconds that a request may take, from its first byte to its last answer's end.
         heartbeat: After so many seconds without news comes a `ProgressEvent`.
     """
 
     def __init__(self, engine: Engine, policy: MediaPolicy, *, timeout: float = 600.0, heartbeat: float = 5.0) -> None:
         self.engine, self.kit = engine, engine.kit
         self.policy, self.timeout, self.heartbeat = policy, timeout, heartbeat
-        # Its own threads: slow pictures must not take those that shutting down needs.
-        self._preparing = ThreadPoolExecutor(PREPARING, thread_name_prefix="mlx_qwen35 preparing")
+        self.threads = PreparingThreads()
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -111,9 +112,17 @@ class GenerationService:
             raise
         return places
 
-    async def prepare_soon(self, wanted: GenerationRequest) -> PreparedRequest:
-        """`prepare`, on a thread of its own."""
-        return await asyncio.get_running_loop().run_in_executor(self._preparing, self.prepare, wanted)
+    def deadline(self) -> float:
+        """When a request that begins now has to be answered, of `time.monotonic`."""
+        return time.monotonic() + self.timeout
+
+    async def prepare_soon(self, wanted: GenerationRequest, deadline: float) -> PreparedRequest:
+        """`prepare`, on a thread of its own.
+
+        Raises:
+            RequestTimeoutError: It took longer than until the deadline.
+        """
+        return await self.threads.run(self.prepare, wanted, deadline=deadline)
 
     def prepare(self, wanted: GenerationRequest) -> PreparedRequest:
         """Fetch images, apply the chat template, and check everything; blocking.
@@ -192,7 +201,7 @@ class GenerationService:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[tuple[int, EngineEvent]] = asyncio.Queue()
         answers = [_Answer(index, prepared) for index in range(len(prepared.requests))]
-        deadline, jobs = time.monotonic() + self.timeout, []
+        deadline, jobs = self.deadline() if prepared.deadline is None else prepared.deadline, []
         progress = ProgressEvent(0, 0, len(prepared.prompt.input_ids))
 
         def sink(index: int) -> Callable[[EngineEvent], None]:

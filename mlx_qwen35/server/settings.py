@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_BODY = 64 * 2**20
+BODY_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,12 @@ class Settings:
         names: Of the model, in requests; answers show the first.
         api_key: Expected in every request; None lets everyone in.
         max_body: Bytes of a request's body.
+        body_seconds: In which a body has to be there.
+        hosts: Names in the Host header beside those that only this machine and its network have; "*" for any.
     """
 
     names: Sequence[str]
     api_key: str | None = None
     max_body: int = MAX_BODY
+    body_seconds: float = BODY_SECONDS
+    hosts: Sequence[str] = ()

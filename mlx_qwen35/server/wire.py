@@ -1,15 +1,14 @@
-"""What all protocols share on the wire: strict JSON bodies, errors, server-sent events, clients that leave."""
+"""What all protocols share on the wire: strict JSON objects, errors, server-sent events, clients that leave."""
 
 import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.requests import ClientDisconnect
+from pydantic import BaseModel, ConfigDict, Field
 
 from mlx_qwen35.errors import EngineFullError, GenerationCancelled, KitClosedError, Qwen35Error
 from mlx_qwen35.server.generation import RequestTimeoutError
@@ -18,7 +17,6 @@ logger = logging.getLogger(__name__)
 
 # Seconds after which a client may try again when the queue is full.
 RETRY_AFTER = 2
-MAX_PROBLEMS = 20
 
 
 class Strict(BaseModel):
@@ -27,8 +25,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-B = TypeVar("B", bound=Strict)
 T = TypeVar("T")
+# A list of a body: its first wrong item is enough to refuse it, and there may be many.
+Items = Annotated[list[T], Field(fail_fast=True)]
 
 
 class ApiError(Exception):
@@ -78,36 +77,6 @@ def api_error(error: BaseException) -> ApiError:
         return invalid_request(str(error), place if colon and " " not in place else None)
     logger.error("a request failed", exc_info=error)
     return ApiError(500, "api_error", "the server failed on this request")
-
-
-async def parse_body(request: Request, model: type[B]) -> B:
-    """The body of a request.
-
-    Raises:
-        ApiError: It is not of this model; names the wrong fields.
-        ClientGoneError: The client left before the end of the body.
-    """
-    try:
-        raw = await request.body()
-    except ClientDisconnect:
-        raise ClientGoneError from None
-    try:
-        data = json.loads(raw)
-        if b"\\ud" in raw.lower():
-            # An escaped half of a surrogate pair, which cannot be encoded again.
-            json.dumps(data, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise invalid_request(f"body: expected a JSON object ({error})") from None
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        problems = [(".".join(str(part) for part in problem["loc"]), problem) for problem in error.errors()]
-        lines = [
-            f"{place}: unknown or unsupported field" if problem["type"] == "extra_forbidden"
-            else f"{place or 'body'}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-            for place, problem in problems[:MAX_PROBLEMS]
-        ]  # fmt: skip
-        raise invalid_request("; ".join(lines), problems[0][0] or None) from None
 
 
 def sse(data: Mapping[str, Any] | str, event: str | None = None) -> str:

@@ -220,7 +220,9 @@ def test_the_documented_formats_are_decoded(kind: str) -> None:
     assert open_image(encoded(noise(32, 24), kind), "image").size == (32, 24)
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), struct.error("x"), ZeroDivisionError("x"), EOFError()])
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), TypeError("x"), struct.error("x"), ZeroDivisionError("x"), EOFError()]
+)
 @pytest.mark.parametrize("method", ["load", "getexif"])
 def test_whatever_a_decoder_raises_the_image_is_damaged(
     monkeypatch: pytest.MonkeyPatch, error: Exception, method: str
@@ -257,7 +259,8 @@ def test_only_enormous_jpegs_are_decoded_at_a_reduced_size(
     assert reduced["JPEG"].content_hash != whole["JPEG"].content_hash
     assert reduced["JPEG"].grid_thw == whole["JPEG"].grid_thw
     assert np.abs(reduced["JPEG"].pixel_values - whole["JPEG"].pixel_values).mean() < 0.02
-    assert weighed[0] == weighed[1] == weighed[3] and weighed[2] < weighed[0] / 1.5
+    assert weighed[0] == weighed[1] == weighed[3]
+    assert weighed[2] < weighed[0] / 1.5
 
 
 def test_settings_may_stand_in_the_newer_file(tmp_path: Path, vision: VisionConfig) -> None:

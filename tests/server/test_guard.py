@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.server.app import make_app
-from mlx_qwen35.server.guard import is_same_origin
+from mlx_qwen35.server.guard import is_own_host, is_same_origin
 from mlx_qwen35.server.settings import Settings
 from tests.server.clients import SPELL, asgi, logging_of, raw
 from tests.server.conftest import Running, serving
@@ -140,3 +140,47 @@ def test_refusals_are_counted_at_their_route(guarded: ASGIApp) -> None:
         ("/v1/responses", "405"): 1,
         ("/v1/completions", "404"): 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "own"),
+    [
+        ("localhost", (), True),
+        ("localhost:8080", (), True),
+        ("LOCALHOST.:8080", (), True),
+        ("page.localhost:8080", (), True),
+        ("mac.local:8080", (), True),
+        ("host.docker.internal:8080", (), True),
+        ("127.0.0.1:8080", (), True),
+        ("192.168.1.20", (), True),
+        ("[::1]:8080", (), True),
+        ("[::1]", (), True),
+        ("", (), True),
+        ("evil.example:8080", (), False),
+        ("evil.example", (), False),
+        ("localhost.evil.example:8080", (), False),
+        ("127.0.0.1.evil.example", (), False),
+        ("evil.example:127.0.0.1", (), False),
+        ("[evil.example]:8080", (), False),
+        ("local", (), True),
+        ("notlocal:8080", (), False),
+        ("models.example:8080", ("models.example",), True),
+        ("MODELS.example", ("models.EXAMPLE",), True),
+        ("other.models.example", ("models.example",), False),
+        ("evil.example", ("*",), True),
+        ("\xff\xfe:8080", (), False),
+    ],
+)
+def test_only_own_names_are_hosts(host: str, names: tuple[str, ...], own: bool) -> None:
+    assert is_own_host(host.encode("latin-1"), names) is own
+
+
+def test_a_name_that_was_made_to_lead_here_is_refused(server: Running) -> None:
+    """The browser sees one origin: evil.example, which leads to this machine now (DNS rebinding)."""
+    headers = {"Host": "evil.example:8080", "Origin": "http://evil.example:8080"}
+    for path, body in (("/", None), ("/health", None), ("/v1/chat/completions", {"messages": SPELL, "max_tokens": 1})):
+        status, _, text = raw(server.url, path, body, headers)
+        assert status == 403
+        assert (
+            "Host: expected a name of this server's, found 'evil.example:8080'" in json.loads(text)["error"]["message"]
+        )

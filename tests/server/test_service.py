@@ -203,7 +203,8 @@ def test_slow_preparation_does_not_hold_shutting_down_up(box: ModelKit, monkeypa
     monkeypatch.setattr(service, "prepare", slow)
 
     async def run() -> None:
-        tasks = [asyncio.create_task(service.prepare_soon(GenerationRequest(QUESTION))) for _ in range(40)]
+        wanted = GenerationRequest(QUESTION)
+        tasks = [asyncio.create_task(service.prepare_soon(wanted, service.deadline())) for _ in range(40)]
         await asyncio.sleep(0)
         try:
             assert await asyncio.wait_for(asyncio.to_thread(begun.acquire), 20)

@@ -32,7 +32,7 @@ from mlx_qwen35.server.protocols.common import (
     token_logprob,
     with_effort,
 )
-from mlx_qwen35.server.wire import Strict, invalid_request, sse
+from mlx_qwen35.server.wire import Items, Strict, invalid_request, sse
 
 
 class CallFunction(Strict):
@@ -55,8 +55,8 @@ class Message(Strict):
     """One message; reasoning under either of its names."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[dict[str, JsonValue]] | None = None
-    tool_calls: list[MessageToolCall] | None = None
+    content: str | Items[dict[str, JsonValue]] | None = None
+    tool_calls: Items[MessageToolCall] | None = None
     tool_call_id: str | None = None
     name: str | None = None
     reasoning_content: str | None = None
@@ -118,8 +118,8 @@ ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discr
 class ChatCompletionRequest(SamplingFields):
     """The body of a request."""
 
-    messages: list[Message] = Field(min_length=1)
-    tools: list[Tool] | None = None
+    messages: Items[Message] = Field(min_length=1)
+    tools: Items[Tool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -137,7 +137,7 @@ class ChatCompletionRequest(SamplingFields):
     prompt_cache_key: str | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Items[Literal["text"]] | None = None
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""

@@ -12,7 +12,7 @@ from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.answers.tool_calls import ToolCall
 from mlx_qwen35.server.generation import ProgressEvent, Usage
 from mlx_qwen35.server.protocols.base import GenerationBody
-from mlx_qwen35.server.wire import ApiError, Strict, invalid_request
+from mlx_qwen35.server.wire import ApiError, Items, Strict, invalid_request
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 # The model thinks or does not; a lower effort is a limit on the tokens of its reasoning.
@@ -53,7 +53,7 @@ class SamplingFields(GenerationBody):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     # A label, accepted because it has no effect anywhere.
     user: str | None = None
 

@@ -17,7 +17,7 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
 )
 from mlx_qwen35.server.service import PreparedRequest
-from mlx_qwen35.server.wire import invalid_request, sse
+from mlx_qwen35.server.wire import Items, invalid_request, sse
 
 MAX_PROMPTS = 16
 
@@ -25,7 +25,7 @@ MAX_PROMPTS = 16
 class CompletionRequest(SamplingFields):
     """The body of a request; control tokens in a prompt's text are control tokens."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Items[str] | Items[int] | Items[Items[int]]
     max_tokens: int | None = 16
     logprobs: int | None = Field(None, ge=0, le=20)
 

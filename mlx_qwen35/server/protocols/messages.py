@@ -18,7 +18,7 @@ from mlx_qwen35.server.generation import (
 )
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody, PromptBody
 from mlx_qwen35.server.protocols.common import Effort, arguments_json, function_tool, new_id, with_effort
-from mlx_qwen35.server.wire import ApiError, Strict, invalid_request, sse
+from mlx_qwen35.server.wire import ApiError, Items, Strict, invalid_request, sse
 
 
 class CacheControl(Strict):
@@ -86,7 +86,7 @@ class ToolResultBlock(Block):
 
     type: Literal["tool_result"]
     tool_use_id: str
-    content: str | list[Annotated[TextBlock | ImageBlock, Field(discriminator="type")]] | None = None
+    content: str | Items[Annotated[TextBlock | ImageBlock, Field(discriminator="type")]] | None = None
     is_error: bool | None = None
 
 
@@ -99,7 +99,7 @@ class Message(Strict):
     """One message."""
 
     role: Literal["user", "assistant"]
-    content: str | list[AnyBlock]
+    content: str | Items[AnyBlock]
 
 
 class Tool(Block):
@@ -150,9 +150,9 @@ class CountRequest(PromptBody):
     """The body of a request to count tokens: all that a prompt is made of."""
 
     model: str
-    messages: list[Message] = Field(min_length=1)
-    system: str | list[TextBlock] | None = None
-    tools: list[Tool] | None = None
+    messages: Items[Message] = Field(min_length=1)
+    system: str | Items[TextBlock] | None = None
+    tools: Items[Tool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -197,7 +197,7 @@ class MessagesRequest(CountRequest, GenerationBody):
     """The body of a request."""
 
     max_tokens: int
-    stop_sequences: list[str] | None = None
+    stop_sequences: Items[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None

@@ -28,7 +28,7 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
     with_effort,
 )
-from mlx_qwen35.server.wire import ApiError, Strict, sse
+from mlx_qwen35.server.wire import ApiError, Items, Strict, sse
 
 
 class TextPart(Strict):
@@ -37,7 +37,7 @@ class TextPart(Strict):
     type: Literal["input_text", "output_text", "text"]
     text: str
     annotations: list[JsonValue] | None = None
-    logprobs: list[JsonValue] | None = None
+    logprobs: Items[JsonValue] | None = None
 
 
 class ImagePart(Strict):
@@ -53,7 +53,7 @@ class MessageItem(Strict):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: str | Items[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
     id: str | None = None
     status: str | None = None
     phase: str | None = None
@@ -75,7 +75,7 @@ class CallOutputItem(Strict):
 
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    output: str | Items[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
     id: str | None = None
     status: str | None = None
 
@@ -92,8 +92,8 @@ class ReasoningItem(Strict):
 
     type: Literal["reasoning"]
     id: str | None = None
-    summary: list[ReasoningText] = Field(default_factory=list)
-    content: list[ReasoningText] | None = None
+    summary: Items[ReasoningText] = Field(default_factory=list)
+    content: Items[ReasoningText] | None = None
     encrypted_content: None = None
     status: str | None = None
 
@@ -145,9 +145,9 @@ class Reasoning(Strict):
 class ResponsesRequest(GenerationBody):
     """The body of a request."""
 
-    input: str | list[Item]
+    input: str | Items[Item]
     instructions: str | None = None
-    tools: list[FunctionTool] | None = None
+    tools: Items[FunctionTool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     text: TextSettings | None = None
@@ -158,7 +158,7 @@ class ResponsesRequest(GenerationBody):
     # Labels, and settings that are always so here: accepted because they change nothing.
     store: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None
-    include: list[Literal["reasoning.encrypted_content"]] | None = None
+    include: Items[Literal["reasoning.encrypted_content"]] | None = None
     metadata: dict[str, str] | None = None
     user: str | None = None
     safety_identifier: str | None = None

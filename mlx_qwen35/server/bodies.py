@@ -1,0 +1,132 @@
+"""Bodies of requests: read within bounds of size, time and memory, then held against the model of their protocol."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+
+from mlx_qwen35.errors import InsufficientMemoryError
+from mlx_qwen35.runtime.ledger import Ledger
+from mlx_qwen35.server.preparing import PreparingThreads
+from mlx_qwen35.server.settings import Settings
+from mlx_qwen35.server.wire import ApiError, ClientGoneError, Strict, invalid_request
+
+# Of the JSON in a body. Texts have commas and braces too: about as many as a context has tokens, at most.
+MAX_SEPARATORS = 400_000
+MAX_KEYS = 20_000
+MAX_LEVELS = 100
+# Of the errors that a client is told.
+MAX_PROBLEMS = 5
+# Bytes that a body takes while it is parsed, for each of its own: pieces, the whole, its text, and its values.
+PARSED_SIZE = 5
+
+B = TypeVar("B", bound=Strict)
+
+
+class BodyReader:
+    """Reads the bodies of requests.
+
+    Args:
+        ledger: Where bodies that are being read and parsed are entered.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger, threads: PreparingThreads) -> None:
+        self._settings, self._ledger, self._threads = settings, ledger, threads
+
+    async def read(self, request: Request, model: type[B], deadline: float) -> B:
+        """The body of a request.
+
+        Args:
+            deadline: Of `time.monotonic`.
+        Raises:
+            ApiError: It is not of this model, and names the wrong fields; or it is too large or too slow.
+            ClientGoneError: The client left before the end of the body.
+        """
+        with ExitStack() as stack:
+            raw = await self._raw(request, stack)
+            return await self._threads.run(parse_body, raw, model, deadline=deadline)
+
+    async def _raw(self, request: Request, stack: ExitStack) -> bytes:
+        """The bytes, and their memory for as long as the stack is not closed."""
+        seconds, most = self._settings.body_seconds, self._settings.max_body
+        pieces: list[bytes] = []
+        size = 0
+        lease = self._ledger.open("request bodies")
+        stack.callback(lease.release)
+        try:
+            async with asyncio.timeout(seconds):
+                async for piece in request.stream():
+                    size += len(piece)
+                    if size > most:
+                        raise ApiError(413, "request_too_large", f"body: expected at most {most} bytes")
+                    if not lease.resize(PARSED_SIZE * size):
+                        raise InsufficientMemoryError("body: expected memory for it, found none left")
+                    pieces.append(piece)
+        except TimeoutError:
+            raise ApiError(408, "timeout_error", f"body: expected all of it within {seconds:g} seconds") from None
+        except InsufficientMemoryError as error:
+            raise ApiError(503, "overloaded_error", str(error)) from None
+        except ClientDisconnect:
+            raise ClientGoneError from None
+        return b"".join(pieces)
+
+
+def parse_body(raw: bytes, model: type[B]) -> B:
+    """A body's JSON as an object of its model.
+
+    Raises:
+        ApiError: It is not of this model; names the wrong fields.
+    """
+    data = read_json(raw)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_PROBLEMS]
+        problems = [(".".join(str(part) for part in problem["loc"]), problem) for problem in found]
+        lines = [
+            f"{place}: unknown or unsupported field" if problem["type"] == "extra_forbidden"
+            else f"{place or 'body'}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+            for place, problem in problems
+        ]  # fmt: skip
+        raise invalid_request("; ".join(lines), problems[0][0] or None) from None
+
+
+def read_json(raw: bytes) -> Any:
+    """JSON of a bounded number of values, which are not nested deeply and hold valid Unicode only.
+
+    Raises:
+        ApiError: It is not.
+    """
+    # Before anything is made of it: a value takes many times the memory of its text.
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_SEPARATORS:
+        raise invalid_request(f"body: expected at most {MAX_SEPARATORS} values, found more")
+    try:
+        data = json.loads(raw)
+        if b"\\ud" in raw or b"\\uD" in raw:
+            # An escaped half of a surrogate pair, which cannot be encoded again.
+            json.dumps(data, ensure_ascii=False).encode()
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
+        raise invalid_request(f"body: expected a JSON object ({error})") from None
+    pending = [(data, 1)]
+    while pending:
+        node, level = pending.pop()
+        if level > MAX_LEVELS:
+            raise _too_deep()
+        if isinstance(node, Mapping):
+            if len(node) > MAX_KEYS:
+                raise invalid_request(f"body: expected at most {MAX_KEYS} keys in one object, found {len(node)}")
+            node = list(node.values())
+        if isinstance(node, list):
+            pending += [(child, level + 1) for child in node if isinstance(child, list | dict)]
+    return data
+
+
+def _too_deep() -> ApiError:
+    return invalid_request(f"body: expected at most {MAX_LEVELS} levels of values inside each other, found more")

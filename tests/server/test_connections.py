@@ -1,0 +1,116 @@
+"""Clients that send half of their headers, or do not read: their connections end, and nobody else notices."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the server extra")
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.server import connections
+from mlx_qwen35.server.connections import Timer
+from tests.server.clients import LONG, eventually, raw
+from tests.server.conftest import Running, serving
+
+
+@pytest.fixture(scope="module")
+def impatient(box: ModelKit) -> Iterator[Running]:
+    """A server that waits for headers, and for readers, a moment only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connections, "HEADER_SECONDS", 0.5)
+        patch.setattr(connections, "UNREAD_SECONDS", 0.5)
+        patch.setattr(connections, "MAX_CONNECTIONS", 40)
+        with serving(box) as running:
+            yield running
+
+
+def connect(running: Running) -> socket.socket:
+    host, port = urlsplit(running.url).netloc.split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def ends(client: socket.socket) -> bool:
+    """Whether the server closes the connection; what it still says is skipped."""
+    with suppress(ConnectionError):
+        while client.recv(2**16):
+            pass
+    return True
+
+
+@pytest.mark.parametrize("beginning", [b"", b"GET", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: "])
+def test_half_sent_headers_are_not_waited_for(impatient: Running, beginning: bytes) -> None:
+    with connect(impatient) as client:
+        client.sendall(beginning)
+        began = time.monotonic()
+        assert ends(client)
+        assert time.monotonic() - began < 30
+
+
+def test_a_second_request_that_is_half_sent_is_not_waited_for(impatient: Running) -> None:
+    """Bytes now and then do not help: the time counts from the first one."""
+    with connect(impatient) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(2**16).startswith(b"HTTP/1.1 200")
+        client.sendall(b"GET /health HTTP/1.1\r\n")
+        began = time.monotonic()
+        with suppress(ConnectionError):
+            while time.monotonic() - began < 30:
+                client.sendall(b"X-A: b\r\n")
+                time.sleep(0.05)
+        assert time.monotonic() - began < 30
+
+
+def test_a_connection_with_a_request_stays(impatient: Running) -> None:
+    """As long as the answer takes, and a moment for the next request."""
+    connection = HTTPConnection(urlsplit(impatient.url).netloc, timeout=60)
+    connection.connect()
+    own = connection.sock
+    for _ in range(3):
+        connection.request("GET", "/health")
+        assert json.loads(connection.getresponse().read())["status"] == "ok"
+        assert connection.sock is own
+        time.sleep(0.3)
+    connection.close()
+
+
+def test_too_many_connections_are_closed(impatient: Running) -> None:
+    with ExitStack() as stack:
+        for _ in range(60):
+            client = stack.enter_context(connect(impatient))
+            client.setblocking(True)
+        assert ends(client)
+    eventually(lambda: raw(impatient.url, "/health")[0] == 200)
+
+
+def test_a_client_that_never_reads_is_left(impatient: Running, box: ModelKit) -> None:
+    """Its answer is cancelled, and what waited for it is forgotten."""
+    body = json.dumps({**LONG, "n": 8, "logprobs": True, "top_logprobs": 20}).encode()
+    with connect(impatient) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        eventually(lambda: impatient.engine.running > 0)
+        eventually(lambda: impatient.engine.running == 0)
+    assert raw(impatient.url, "/health")[0] == 200
+
+
+def test_a_timer_calls_once_unless_it_is_stopped() -> None:
+    async def run() -> list[str]:
+        called: list[str] = []
+        loop = asyncio.get_running_loop()
+        due, stopped = (Timer(loop, 0.01, lambda name=name: called.append(name)) for name in ("due", "stopped"))  # type: ignore[misc]
+        due.start()
+        due.start()
+        stopped.start()
+        stopped.stop()
+        await asyncio.sleep(0.1)
+        return called
+
+    assert asyncio.run(run()) == ["due"]

@@ -1,0 +1,109 @@
+"""Threads for what blocks: bounded, and abandoned when nobody waits."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the server extra")
+
+from mlx_qwen35.errors import EngineFullError, OptionError
+from mlx_qwen35.server.generation import RequestTimeoutError
+from mlx_qwen35.server.preparing import MAX_ABANDONED, PREPARING, PreparingThreads
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """What stuck functions wait for."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def soon(seconds: float = 60.0) -> float:
+    return time.monotonic() + seconds
+
+
+def test_results_and_exceptions_come_back() -> None:
+    def fail() -> None:
+        raise OptionError("x: expected y")
+
+    async def run() -> None:
+        threads = PreparingThreads()
+        assert await threads.run(lambda a, b: a + b, 1, 2, deadline=soon()) == 3
+        with pytest.raises(OptionError, match="x: expected y"):
+            await threads.run(fail, deadline=soon())
+
+    asyncio.run(run())
+
+
+def test_a_few_run_at_once_and_the_others_wait(release: threading.Event) -> None:
+    running = threading.Semaphore(0)
+
+    def work() -> None:
+        running.release()
+        release.wait()
+
+    async def run() -> None:
+        threads = PreparingThreads()
+        tasks = [asyncio.create_task(threads.run(work, deadline=soon())) for _ in range(PREPARING + 3)]
+        for _ in range(PREPARING):
+            assert await asyncio.to_thread(running.acquire, True, 20)
+        assert not await asyncio.to_thread(running.acquire, True, 0.05)
+        release.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+
+
+def test_what_is_stuck_is_abandoned_at_its_deadline(release: threading.Event) -> None:
+    """Its place is free for others, until too many are stuck; once they end all is as before."""
+
+    async def run() -> None:
+        threads = PreparingThreads()
+        for _ in range(MAX_ABANDONED // PREPARING):
+            stuck = [threads.run(release.wait, deadline=soon(0.05)) for _ in range(PREPARING)]
+            outcomes = await asyncio.gather(*stuck, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [RequestTimeoutError] * PREPARING
+        with pytest.raises(EngineFullError, match=f"{MAX_ABANDONED} earlier requests are still being prepared"):
+            await threads.run(int, deadline=soon())
+        release.set()
+        for _ in range(2000):
+            if not threads._abandoned:
+                break
+            await asyncio.sleep(0.01)
+        assert await threads.run(int, deadline=soon()) == 0
+
+    asyncio.run(run())
+
+
+def test_a_caller_that_leaves_abandons_its_thread(release: threading.Event) -> None:
+    begun = threading.Event()
+
+    def work() -> None:
+        begun.set()
+        release.wait()
+
+    async def run() -> None:
+        threads = PreparingThreads()
+        task = asyncio.create_task(threads.run(work, deadline=soon()))
+        assert await asyncio.to_thread(begun.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert threads._abandoned == 1
+
+    asyncio.run(run())
+
+
+def test_a_deadline_that_has_passed_starts_nothing() -> None:
+    called: list[int] = []
+
+    async def run() -> None:
+        with pytest.raises(RequestTimeoutError):
+            await PreparingThreads().run(called.append, 1, deadline=time.monotonic() - 1)
+
+    asyncio.run(run())
+    assert not called
