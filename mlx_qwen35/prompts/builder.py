@@ -63,6 +63,7 @@ class PromptBuilder:
         if isinstance(prompt, Mapping):
             raise PromptError("prompt: expected a list of messages, found a single message")
         items = [] if isinstance(prompt, str) else _as_sequence(prompt)
+        context = self._config.text.context_length
         if items and isinstance(items[0], Mapping):
             rendered = render_messages(
                 self._tokenizer,
@@ -78,7 +79,7 @@ class PromptBuilder:
                 if options.get(name) is not None:
                     raise OptionError(f"{name}: expected only with messages, found with a finished prompt")
             if isinstance(prompt, str):
-                self._tokenizer.check_length(prompt, self._config.text.context_length)
+                self._tokenizer.check_length(prompt, context)
             input_ids = self._tokenizer.encode(prompt) if isinstance(prompt, str) else items
         input_ids = check_ids(input_ids, self._config.text.vocab_size)
         if not input_ids:
