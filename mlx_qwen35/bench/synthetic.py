@@ -9,8 +9,9 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_qwen35.bench.published import PUBLISHED, PUBLISHED_PIXELS, published_config
-from mlx_qwen35.checkpoints.config import ModelConfig, read_json
+from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.checkpoints.reading import read_json
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.patches.qwen3_5 import Model
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from mlx_qwen35.checkpoints.config import read_json
 from mlx_qwen35.checkpoints.headers import read_headers
+from mlx_qwen35.checkpoints.reading import read_json
 from mlx_qwen35.errors import AdapterError, CheckpointError
 
 

@@ -4,18 +4,26 @@ A field that decides a shape or the arithmetic has no default here: a wrong gues
 gives wrong answers without a sign. Every problem of a file is reported at once.
 """
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from mlx_qwen35.checkpoints.reading import read_json
 from mlx_qwen35.errors import ConfigError
+from mlx_qwen35.paths import shorten
 
 LayerType = Literal["linear_attention", "full_attention"]
 
 DENSE_TYPES = ("qwen3_5", "qwen3_5_text")
 MOE_TYPES = ("qwen3_5_moe", "qwen3_5_moe_text")
 MODEL_TYPES = DENSE_TYPES + MOE_TYPES
+
+# Beyond what any model has: what is built from such numbers would take all memory before a tensor is missed.
+MAX_SIZE = 2**24
+MAX_LAYERS = 1024
+MAX_PATCH = 256
+MAX_POSITIONS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,9 @@ class ModelConfig:
         """
         model_type = raw.get("model_type")
         if model_type not in MODEL_TYPES:
-            raise ConfigError(f"{place}: model_type: expected one of {', '.join(MODEL_TYPES)}, found {model_type!r}")
+            raise ConfigError(
+                f"{place}: model_type: expected one of {', '.join(MODEL_TYPES)}, found {_shown(model_type)}"
+            )
         fields = _Fields(place)
         for section in (raw, raw.get("text_config")):
             # MLX writes its own settings under this name too, without a method.
@@ -147,20 +157,20 @@ class ModelConfig:
             if isinstance(foreign, dict) and "quant_method" in foreign:
                 raise ConfigError(
                     f"{place}: quantization_config: only MLX's own quantisation is read, found "
-                    f"{foreign['quant_method']!r}; use the unquantised checkpoint, or an MLX conversion"
+                    f"{_shown(foreign['quant_method'])}; use the unquantised checkpoint, or an MLX conversion"
                 )
         text_raw = raw.get("text_config", raw)
         if not isinstance(text_raw, dict):
-            raise ConfigError(f"{place}: text_config: expected an object, found {text_raw!r}")
+            raise ConfigError(f"{place}: text_config: expected an object, found {_shown(text_raw)}")
         text = _text(fields, text_raw, "text_config." if "text_config" in raw else "", model_type)
         vision, media_tokens = None, None
         if isinstance(raw.get("vision_config"), dict):
             vision = _vision(fields, raw["vision_config"])
             media_tokens = MediaTokens(
-                image_token_id=fields.integer(raw, "", "image_token_id"),
-                video_token_id=raw.get("video_token_id"),
-                vision_start_token_id=fields.integer(raw, "", "vision_start_token_id"),
-                vision_end_token_id=fields.integer(raw, "", "vision_end_token_id"),
+                image_token_id=fields.token(raw, "image_token_id"),
+                video_token_id=None if raw.get("video_token_id") is None else fields.token(raw, "video_token_id"),
+                vision_start_token_id=fields.token(raw, "vision_start_token_id"),
+                vision_end_token_id=fields.token(raw, "vision_end_token_id"),
             )
             if text.rope.mrope_section is None:
                 fields.problem("text_config.rope_parameters.mrope_section: missing, needed for vision")
@@ -177,23 +187,6 @@ class ModelConfig:
             eos_token_ids=token_ids(raw.get("eos_token_id")) | token_ids(text_raw.get("eos_token_id")),
             raw=raw,
         )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ConfigError: The file is missing, is not JSON or is not an object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected JSON, found {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 def token_ids(value: object) -> frozenset[int]:
@@ -219,25 +212,34 @@ class _Fields:
         if self.problems:
             raise ConfigError(f"{self.place}: " + "; ".join(self.problems))
 
-    def integer(self, source: dict[str, Any], prefix: str, name: str) -> int:
+    def integer(self, source: dict[str, Any], prefix: str, name: str, *, least: int = 1, most: int = MAX_SIZE) -> int:
         value = source.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-        self._bad(prefix + name, "an integer", value)
-        return 1
+        if isinstance(value, int) and not isinstance(value, bool):
+            if least <= value <= most:
+                return value
+            self._bad(prefix + name, f"{least} to {most}", value)
+        else:
+            self._bad(prefix + name, "an integer", value)
+        return max(least, 1)
+
+    def token(self, source: dict[str, Any], name: str) -> int:
+        return self.integer(source, "", name, least=0)
 
     def size(self, source: dict[str, Any], prefix: str, name: str) -> int:
         """A size that may also be written as a list of equal numbers, as patch sizes are."""
         value = source.get(name)
-        if isinstance(value, list) and len(set(value)) == 1:
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
             source = {name: value[0]}
-        return self.integer(source, prefix, name)
+        return self.integer(source, prefix, name, most=MAX_PATCH)
 
-    def number(self, source: dict[str, Any], prefix: str, name: str) -> float:
+    def number(self, source: dict[str, Any], prefix: str, name: str, *, least: float = 0.0) -> float:
         value = source.get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        self._bad(prefix + name, "a number", value)
+            if math.isfinite(value) and value > least:
+                return float(value)
+            self._bad(prefix + name, f"a number above {least:g}", value)
+        else:
+            self._bad(prefix + name, "a number", value)
         return 1.0
 
     def boolean(self, source: dict[str, Any], prefix: str, name: str) -> bool:
@@ -251,11 +253,15 @@ class _Fields:
         """Refuse a setting that would change the arithmetic if it were ignored."""
         if name in source and source[name] not in allowed:
             expected = " or ".join(repr(item) for item in allowed)
-            self.problem(f"{prefix}{name}: only {expected} is supported, found {source[name]!r}")
+            self.problem(f"{prefix}{name}: only {expected} is supported, found {_shown(source[name])}")
 
     def _bad(self, name: str, expected: str, value: object) -> None:
-        found = "nothing" if value is None else repr(value)
+        found = "nothing" if value is None else _shown(value)
         self.problem(f"{name}: expected {expected}, found {found}")
+
+
+def _shown(value: object) -> str:
+    return shorten(repr(value))
 
 
 def _text(fields: _Fields, raw: dict[str, Any], prefix: str, model_type: str) -> TextConfig:
@@ -294,7 +300,7 @@ def _text(fields: _Fields, raw: dict[str, Any], prefix: str, model_type: str) ->
         linear_value_head_dim=fields.integer(raw, prefix, "linear_value_head_dim"),
         linear_conv_kernel_dim=fields.integer(raw, prefix, "linear_conv_kernel_dim"),
         rms_norm_eps=fields.number(raw, prefix, "rms_norm_eps"),
-        max_position_embeddings=fields.integer(raw, prefix, "max_position_embeddings"),
+        max_position_embeddings=fields.integer(raw, prefix, "max_position_embeddings", most=MAX_POSITIONS),
         layer_types=_layer_types(fields, raw, prefix),
         rope=_rope(fields, raw, prefix, head_dim),
         moe=moe,
@@ -303,14 +309,14 @@ def _text(fields: _Fields, raw: dict[str, Any], prefix: str, model_type: str) ->
 
 def _layer_types(fields: _Fields, raw: dict[str, Any], prefix: str) -> tuple[LayerType, ...]:
     """The kind of each layer: `layer_types` decides; older files give only the interval."""
-    layers = fields.integer(raw, prefix, "num_hidden_layers")
+    layers = fields.integer(raw, prefix, "num_hidden_layers", most=MAX_LAYERS)
     kinds: tuple[LayerType, ...] = ("linear_attention", "full_attention")
     found = raw.get("layer_types")
     if found is None:
         interval = max(fields.integer(raw, prefix, "full_attention_interval"), 1)
         return tuple(kinds[(index + 1) % interval == 0] for index in range(layers))
-    if not isinstance(found, list) or len(found) != layers or not set(found) <= set(kinds):
-        fields.problem(f"{prefix}layer_types: expected {layers} entries of {' or '.join(kinds)}, found {found!r}")
+    if not isinstance(found, list) or len(found) != layers or not all(kind in kinds for kind in found):
+        fields.problem(f"{prefix}layer_types: expected {layers} entries of {' or '.join(kinds)}, found {_shown(found)}")
         return ()
     return tuple(found)
 
@@ -318,24 +324,24 @@ def _layer_types(fields: _Fields, raw: dict[str, Any], prefix: str) -> tuple[Lay
 def _rope(fields: _Fields, raw: dict[str, Any], prefix: str, head_dim: int) -> RopeConfig:
     parameters = raw.get("rope_parameters")
     if not isinstance(parameters, dict):
-        fields.problem(f"{prefix}rope_parameters: expected an object, found {parameters!r}")
+        fields.problem(f"{prefix}rope_parameters: expected an object, found {_shown(parameters)}")
         return RopeConfig(2, None, {})
     prefix = f"{prefix}rope_parameters."
     # transformers writes the factor beside rope_parameters in some versions.
     parameters = {"partial_rotary_factor": raw.get("partial_rotary_factor"), **parameters}
     rope_type = parameters.get("rope_type", parameters.get("type"))
     if rope_type not in ("default", "yarn"):
-        fields.problem(f"{prefix}rope_type: only 'default' and 'yarn' are supported, found {rope_type!r}")
+        fields.problem(f"{prefix}rope_type: only 'default' and 'yarn' are supported, found {_shown(rope_type)}")
     elif rope_type == "yarn":
         _check_yarn(fields, parameters, prefix)
     fields.only(parameters, prefix, "mrope_interleaved", (True,))
     fields.number(parameters, prefix, "rope_theta")
     rotary_dims = int(head_dim * fields.number(parameters, prefix, "partial_rotary_factor"))
     section = parameters.get("mrope_section")
-    if section is not None and (not isinstance(section, list) or len(section) != 3 or 2 * sum(section) != rotary_dims):
+    if section is not None and (not _is_section(section) or 2 * sum(section) != rotary_dims):
         fields.problem(
             f"{prefix}mrope_section: expected three numbers that sum to {rotary_dims // 2} "
-            f"(head_dim x partial_rotary_factor / 2), found {section!r}"
+            f"(head_dim x partial_rotary_factor / 2), found {_shown(section)}"
         )
         section = None
     return RopeConfig(
@@ -345,10 +351,18 @@ def _rope(fields: _Fields, raw: dict[str, Any], prefix: str, head_dim: int) -> R
     )
 
 
+def _is_section(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(part, int) and not isinstance(part, bool) and part >= 0 for part in value)
+    )
+
+
 def _check_yarn(fields: _Fields, parameters: dict[str, Any], prefix: str) -> None:
     """Refuse the YaRN settings in which mlx-lm and transformers disagree."""
     fields.number(parameters, prefix, "factor")
-    fields.integer(parameters, prefix, "original_max_position_embeddings")
+    fields.integer(parameters, prefix, "original_max_position_embeddings", most=MAX_POSITIONS)
     for name in ("attention_factor", "mscale", "mscale_all_dim"):
         fields.only(parameters, prefix, name, (None,))
     fields.only(parameters, prefix, "truncate", (True,))
@@ -359,14 +373,14 @@ def _vision(fields: _Fields, raw: dict[str, Any]) -> VisionConfig:
     fields.only(raw, prefix, "deepstack_visual_indexes", ([], None))
     fields.only(raw, prefix, "hidden_act", ("gelu_pytorch_tanh",))
     return VisionConfig(
-        depth=fields.integer(raw, prefix, "depth"),
+        depth=fields.integer(raw, prefix, "depth", most=MAX_LAYERS),
         hidden_size=fields.integer(raw, prefix, "hidden_size"),
         intermediate_size=fields.integer(raw, prefix, "intermediate_size"),
         num_heads=fields.integer(raw, prefix, "num_heads"),
         in_channels=fields.integer(raw, prefix, "in_channels"),
         patch_size=fields.size(raw, prefix, "patch_size"),
         temporal_patch_size=fields.size(raw, prefix, "temporal_patch_size"),
-        spatial_merge_size=fields.integer(raw, prefix, "spatial_merge_size"),
+        spatial_merge_size=fields.integer(raw, prefix, "spatial_merge_size", most=MAX_PATCH),
         out_hidden_size=fields.integer(raw, prefix, "out_hidden_size"),
         num_position_embeddings=fields.integer(raw, prefix, "num_position_embeddings"),
     )

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_qwen35.checkpoints.config import ModelConfig, read_json, token_ids
+from mlx_qwen35.checkpoints.config import ModelConfig, token_ids
+from mlx_qwen35.checkpoints.reading import check_directory, is_file, read_json
 from mlx_qwen35.errors import CheckpointError
+from mlx_qwen35.paths import shorten
 
 # The small trained checkpoint that comes with the package; see docs/box.md.
 BOX = Path(__file__).parent.parent / "box"
@@ -34,6 +36,7 @@ class Checkpoint:
         Raises:
             CheckpointError: Files are missing or malformed.
         """
+        check_directory(directory)
         config = ModelConfig.from_file(directory / "config.json")
         path = directory / "generation_config.json"
         generation_config = read_json(path) if path.is_file() else {}
@@ -60,12 +63,18 @@ class Checkpoint:
             weight_map = read_json(index_path).get("weight_map")
             if not isinstance(weight_map, dict):
                 raise CheckpointError(f"{index_path}: expected weight_map, found none")
-            named = sorted({self.directory / str(name) for name in weight_map.values()})
-            missing = [path.name for path in named if not path.is_file()]
+            names = sorted({str(name) for name in weight_map.values()})
+            outside = [name for name in names if name != Path(name).name or not name.endswith(".safetensors")]
+            if outside:
+                raise CheckpointError(
+                    f"{index_path}: expected names of safetensors files beside it, found {shorten(outside[0])!r}"
+                )
+            named = [self.directory / name for name in names]
+            missing = [shorten(path.name) for path in named if not is_file(path)]
             if missing:
                 raise CheckpointError(
                     f"{self.directory}: expected {len(named)} weight files, {len(missing)} missing: "
-                    f"{', '.join(missing)}"
+                    f"{shorten(', '.join(missing), 500)}"
                 )
             return named
         found = sorted(self.directory.glob("model*.safetensors"))

@@ -5,9 +5,13 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlx_qwen35.checkpoints.layouts import canonical_name
 from mlx_qwen35.errors import CheckpointError
+
+# What the safetensors library itself allows.
+MAX_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ def read_headers(files: Iterable[Path]) -> Iterator[TensorHeader]:
         CheckpointError: A file is no safetensors file, or is cut short.
     """
     for path in files:
+        header: Any = None
         with path.open("rb") as file:
             try:
                 (length,) = struct.unpack("<Q", file.read(8))
-                header = json.loads(file.read(length)) if length < path.stat().st_size else None
+                fits = length < min(path.stat().st_size, MAX_HEADER_BYTES)
+                header = json.loads(file.read(length)) if fits else None
                 header = header if isinstance(header, dict) else None
-            except (struct.error, ValueError):
+            except (struct.error, ValueError, RecursionError):
                 header = None
         entries = {name: entry for name, entry in (header or {}).items() if name != "__metadata__"}
         tensors: list[TensorHeader] = []
@@ -41,9 +47,11 @@ def read_headers(files: Iterable[Path]) -> Iterator[TensorHeader]:
             for name, entry in entries.items():
                 begin, end = (int(offset) for offset in entry["data_offsets"])
                 shape = tuple(int(size) for size in entry["shape"])
+                if not 0 <= begin <= end or min(shape, default=0) < 0:
+                    raise ValueError
                 tensors.append(TensorHeader(name, str(entry["dtype"]), shape, end - begin))
                 data = max(data, end)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             header = None
         if header is None:
             raise CheckpointError(f"{path}: expected a safetensors file, found something else")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mlx_qwen35.errors import CheckpointError, OptionError
-from mlx_qwen35.paths import expand
+from mlx_qwen35.paths import expand, shorten
 
 # Only data: no Python file of a checkpoint is ever fetched or run.
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
@@ -19,6 +19,12 @@ def find_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) 
         OptionError: A revision of a local directory.
     """
     path = expand(path_or_hub_id, CheckpointError, "model")
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{shorten(path)}: cannot be read ({getattr(error, 'strerror', error)})") from error
     if path.is_dir():
         if revision is not None:
             raise OptionError(f"revision: expected only with a hub id, found {revision} with the directory {path}")

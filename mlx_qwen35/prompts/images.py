@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_qwen35.checkpoints.config import VisionConfig, read_json
+from mlx_qwen35.checkpoints.config import VisionConfig
+from mlx_qwen35.checkpoints.reading import read_json
 from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.positions import merged_grid

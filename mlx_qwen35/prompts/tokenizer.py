@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_qwen35.errors import CheckpointError, ContextLengthError, PromptError
+from mlx_qwen35.paths import shorten
+from mlx_qwen35.prompts.templates import ChatTemplate
 
 # Private-use characters, which no chat template writes. They bracket the number of a string
 # that `Escapes` took out of a user's text.
@@ -90,8 +92,8 @@ class Tokenizer:
             self._hf: Any = AutoTokenizer.from_pretrained(
                 str(directory), local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{directory}: the tokenizer cannot be loaded: {error}") from error
+        except Exception as error:  # several libraries read several files here, and raise what they like
+            raise CheckpointError(f"{directory}: the tokenizer cannot be loaded: {shorten(error, 300)}") from error
         if not getattr(self._hf, "is_fast", False):
             raise CheckpointError(f"{directory}: expected tokenizer.json, found only a slow tokenizer")
         self._backend: Any = self._hf.backend_tokenizer
@@ -125,7 +127,16 @@ class Tokenizer:
 
     def apply_chat_template(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
         """Render the checkpoint's template to text; errors of the template pass through."""
-        return str(self._hf.apply_chat_template(list(messages), tokenize=False, **options))
+        return self.template.render(messages, **options)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The checkpoint's template, compiled.
+
+        Raises:
+            jinja2.TemplateError: It is none.
+        """
+        return ChatTemplate(self.chat_template or "", self._hf.special_tokens_map)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a finished prompt: control tokens in it count as such.

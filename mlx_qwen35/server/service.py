@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, TemplateError, meta
-
 from mlx_qwen35 import Engine
 from mlx_qwen35.answers.grammars import Grammars, ThinkingBudget
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
@@ -90,11 +88,11 @@ class GenerationService:
     @cached_property
     def template_variables(self) -> frozenset[str]:
         """What a request may set in the chat template: all that the template reads, less what is set here."""
+        own = {"messages", "tools", "documents", "add_generation_prompt", "enable_thinking"}
         try:
-            found = meta.find_undeclared_variables(Environment().parse(str(self.kit.tokenizer.chat_template)))
-        except TemplateError:  # tags that transformers adds
+            return self.kit.tokenizer.template.variables - own
+        except Exception:  # it is no template; whoever renders it is told
             return frozenset()
-        return frozenset(found) - {"messages", "tools", "documents", "add_generation_prompt", "enable_thinking"}
 
     def reserve(self, answers: int) -> "list[Reservation]":
         """Places in the engine's queue, taken before anything is fetched, decoded or tokenised for them.

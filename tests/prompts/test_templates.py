@@ -1,0 +1,160 @@
+"""Chat templates: as transformers renders them, and no longer than they may take."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2.exceptions import SecurityError
+
+from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.prompts import templates
+from mlx_qwen35.prompts.templates import ChatTemplate
+
+SHARED = Path(__file__).parents[3] / "shared" / "templates"
+PUBLISHED = sorted(SHARED.glob("*.jinja"))
+OURS = [BOX / "chat_template.jinja"]
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Wie's <wird> & bleibt\u2028", "parameters": {"type": "object"}},
+}
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich", "days": [1, 2], "x": None}}}
+CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
+    "one question": [{"role": "user", "content": "hello"}],
+    "a system message": [{"role": "system", "content": " be kind\n"}, {"role": "user", "content": "hello"}],
+    "parts": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}, {"type": "image"}]}],
+    "calls": [
+        {"role": "user", "content": "weather?"},
+        {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [CALL, CALL]},
+        {"role": "tool", "content": "sunny"},
+        {"role": "tool", "content": "rain"},
+        {"role": "assistant", "content": "mixed", "reasoning_content": "so"},
+        {"role": "user", "content": "thanks"},
+    ],
+}
+
+
+@pytest.mark.parametrize("path", [*OURS, *PUBLISHED], ids=lambda path: path.name)
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"add_generation_prompt": True}, {"tools": [TOOL], "enable_thinking": False}],
+    ids=["", "open", "tools"],
+)
+def test_texts_equal_transformers(path: Path, conversation: str, options: dict[str, Any]) -> None:
+    """Equal texts, or both refuse, against `PreTrainedTokenizerFast.apply_chat_template`."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(BOX)
+    source, messages = path.read_text(), CONVERSATIONS[conversation]
+    template = ChatTemplate(source, tokenizer.special_tokens_map)
+    try:
+        expected = tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False, **options)
+    except Exception as error:
+        with pytest.raises(type(error)):
+            template.render(messages, **options)
+    else:
+        assert template.render(messages, **options) == expected
+
+
+@pytest.mark.skipif(bool(PUBLISHED), reason="the published templates are there")
+def test_published_templates_are_not_there() -> None:
+    pytest.skip(f"needs the published templates in {SHARED.name}/")
+
+
+PARTS = [
+    "{{ bos_token }}{{ messages|tojson(indent=2) }}{{ strftime_now('%Y')|length }}",
+    "{% generation %}{{ messages[0].content }}{% endgeneration %}",
+    "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ loop.index }}{% break %}{% endfor %}",
+    "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ loop.last }}{{ loop.nextitem }}{% endfor %}",
+    "{% for m in nothing %}{% else %}empty{% endfor %}",
+    "{% set ns = namespace(n=0, self=1) %}{% for m in messages[::-1] %}{% set ns.n = ns.n + loop.revindex %}"
+    "{% endfor %}{{ ns.n }}{{ ns.self }}",
+    "{% macro twice(x) %}{{ x ~ x }}{% endmacro %}{{ twice('ab') * 2 }}{{ '%s-%s' % (1, 2) }}{{ dict(a=1)|tojson }}",
+    "{% set block %}{{ messages[0].role|upper }}{% endset %}{{ block|trim }}{{ block.center(20)|trim }}",
+    "{{ messages|map(attribute='role')|join(', ') }}{{ 'abc'|replace('b', 'x') }}{{ 'a\nb'|indent(2) }}",
+    "{{ range(3)|list }}{{ 'a,b'.split(',') }}{{ messages[0].items()|list|length }}{{ 'x'.ljust(3, '.') }}",
+    "{% for a, b in dict(x=1).items() %}{{ a }}{{ b }}{% endfor %}{{ 'u' if messages[0].role == 'user' else 'o' }}",
+]
+
+
+@pytest.mark.parametrize("source", PARTS, ids=range(len(PARTS)))
+def test_what_templates_use_is_as_in_transformers(source: str) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(BOX)
+    tokenizer.bos_token = "<|im_start|>"
+    messages = [{"role": "user", "content": "<a> & b"}, {"role": "assistant", "content": "ü"}]
+    expected = tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False)
+    assert ChatTemplate(source, tokenizer.special_tokens_map).render(messages) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", r"its loops take more than"),
+        ("{% set n = namespace(s='ab') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}", r"characters"),
+        ("{% set n = namespace(s='ab') %}{% for i in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}", r"characters"),
+        ("{% set n = namespace(s='ab') %}{% for i in range(99) %}{% set n.s = [n.s, n.s]|join %}{% endfor %}", r"char"),
+        ("{% set n = namespace(s='a') %}{% for i in range(99) %}{% set n.s %}{{ n.s }}{{ n.s }}{% endset %}{% endfor %}", r"char"),  # noqa: E501
+        ("{% set n = namespace(l=[1]) %}{% for i in range(99) %}{% set n.l = n.l + n.l %}{% endfor %}", r"items"),
+        ("{% macro m(s) %}{{ s }}{{ s }}{% endmacro %}{% set n = namespace(s='a') %}{% for i in range(99) %}{% set n.s = m(n.s) %}{% endfor %}", r"char"),  # noqa: E501
+        ("{% for i in range(9999) %}{{ 'x' * 99999 }}{% endfor %}", r"characters"),
+        ("{{ 'a' * 10**10 }}", r"characters"),
+        ("{{ 10**10 * 'a' }}", r"characters"),
+        ("{{ [1] * 10**10 }}", r"characters"),
+        ("{{ 10**10**10 }}", r"in a power"),
+        ("{{ 'a'.ljust(10000000000) }}", r"characters"),
+        ("{{ ('a' * 99999).replace('a', 'b' * 99999) }}", r"characters"),
+        ("{{ 'a' * 99999|replace('a', 'b' * 99999) }}", r"characters"),
+        ("{{ '%99999999d' % 1 }}", r"padded too widely"),
+        ("{{ '{:99999999}'.format(1) }}", r"padded too widely"),
+        ("{{ '%99999999d'|format(1) }}", r"padded too widely"),
+        ("{{ 'x'|center(10000000000) }}", r"characters"),
+        ("{{ 'x\nx'|indent(10000000000) }}", r"characters"),
+        ("{{ range(99999)|join('x' * 99999) }}", r"characters"),
+    ],
+)  # fmt: skip
+def test_what_would_grow_without_an_end_is_stopped(monkeypatch: pytest.MonkeyPatch, source: str, message: str) -> None:
+    monkeypatch.setattr(templates, "MAX_PASSES", 100_000)
+    monkeypatch.setattr(templates, "MAX_CHARACTERS", 2**22)
+    monkeypatch.setattr(templates, "MAX_ITEMS", 2**16)
+    with pytest.raises(TemplateError, match=message):
+        ChatTemplate(source).render([])
+
+
+def test_bounds_are_those_of_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "MAX_PASSES", 10)
+    template = ChatTemplate("{% for m in messages %}{{ m }}{% endfor %}")
+    for _ in range(3):
+        assert template.render(list("abcdefghij")) == "abcdefghij"
+    with pytest.raises(TemplateError):
+        template.render(list("abcdefghijk"))
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("{{ raise_exception('no') }}", TemplateError),
+        ("{% if %}", TemplateSyntaxError),
+        ("{% include 'other' %}", Exception),
+        ("{{ ''.__class__.__mro__ }}", SecurityError),
+        ("{{ messages.append(1) }}", SecurityError),
+        ("{{ namespace(_x=1) }}", SecurityError),
+        ("{% set n = namespace() %}{% set n._x = 1 %}", SecurityError),
+        ("{{ lipsum(100000000) }}", Exception),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", RecursionError),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", RecursionError),
+    ],
+)
+def test_what_templates_may_not_do(source: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        ChatTemplate(source).render([])
+
+
+def test_variables_are_those_that_a_template_reads() -> None:
+    template = ChatTemplate("{% set a = b %}{{ a }}{% for m in messages %}{{ m.c }}{% endfor %}{{ raise_exception }}")
+    assert {"b", "messages"} <= template.variables
+    assert not {"a", "m", "c"} & template.variables
+    assert "enable_thinking" in ChatTemplate(OURS[0].read_text()).variables
