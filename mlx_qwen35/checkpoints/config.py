@@ -4,7 +4,6 @@ A field that decides a shape or the arithmetic has no default here: a wrong gues
 gives wrong answers without a sign. Every problem of a file is reported at once.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -232,12 +231,12 @@ class _Fields:
             source = {name: value[0]}
         return self.integer(source, prefix, name, most=MAX_PATCH)
 
-    def number(self, source: dict[str, Any], prefix: str, name: str, *, least: float = 0.0) -> float:
+    def number(self, source: dict[str, Any], prefix: str, name: str, *, most: float = 1e12) -> float:
         value = source.get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if math.isfinite(value) and value > least:
+            if 0 < value <= most:
                 return float(value)
-            self._bad(prefix + name, f"a number above {least:g}", value)
+            self._bad(prefix + name, f"a number above 0, at most {most:g}", value)
         else:
             self._bad(prefix + name, "a number", value)
         return 1.0
@@ -299,7 +298,7 @@ def _text(fields: _Fields, raw: dict[str, Any], prefix: str, model_type: str) ->
         linear_key_head_dim=fields.integer(raw, prefix, "linear_key_head_dim"),
         linear_value_head_dim=fields.integer(raw, prefix, "linear_value_head_dim"),
         linear_conv_kernel_dim=fields.integer(raw, prefix, "linear_conv_kernel_dim"),
-        rms_norm_eps=fields.number(raw, prefix, "rms_norm_eps"),
+        rms_norm_eps=fields.number(raw, prefix, "rms_norm_eps", most=1.0),
         max_position_embeddings=fields.integer(raw, prefix, "max_position_embeddings", most=MAX_POSITIONS),
         layer_types=_layer_types(fields, raw, prefix),
         rope=_rope(fields, raw, prefix, head_dim),
@@ -336,7 +335,7 @@ def _rope(fields: _Fields, raw: dict[str, Any], prefix: str, head_dim: int) -> R
         _check_yarn(fields, parameters, prefix)
     fields.only(parameters, prefix, "mrope_interleaved", (True,))
     fields.number(parameters, prefix, "rope_theta")
-    rotary_dims = int(head_dim * fields.number(parameters, prefix, "partial_rotary_factor"))
+    rotary_dims = int(head_dim * fields.number(parameters, prefix, "partial_rotary_factor", most=1.0))
     section = parameters.get("mrope_section")
     if section is not None and (not _is_section(section) or 2 * sum(section) != rotary_dims):
         fields.problem(

@@ -77,7 +77,7 @@ class Checkpoint:
                     f"{shorten(', '.join(missing), 500)}"
                 )
             return named
-        found = sorted(self.directory.glob("model*.safetensors"))
+        found = sorted(filter(is_file, self.directory.glob("model*.safetensors")))
         if not found:
             others = sorted(path.name for path in self.directory.glob("*.bin"))
             hint = f" (only {', '.join(others)}; pickled weights are not read)" if others else ""

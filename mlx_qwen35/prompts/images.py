@@ -343,8 +343,28 @@ def _settings(directory: Path) -> dict[str, Any]:
             if "patch_size" in settings and ("size" in settings or "max_pixels" in settings):
                 for key in ("image_processor_type", "processor_class", "auto_map"):
                     settings.pop(key, None)
+                _check_settings(settings, path)
                 return settings
     raise CheckpointError(
         f"{directory}: expected preprocessor_config.json with the image sizes that the model was trained on, "
         "found none; copy it from the original checkpoint"
     )
+
+
+def _check_settings(settings: dict[str, Any], path: Path) -> None:
+    """Refuse numbers that transformers would stumble over when the first image comes."""
+    size = settings.get("size")
+    if size is not None and not isinstance(size, dict):
+        raise CheckpointError(f"{path}: size: expected an object, found {shorten(repr(size))}")
+    if size is None:
+        edges = {name: settings[name] for name in ("min_pixels", "max_pixels") if settings.get(name) is not None}
+    else:
+        edges = {f"size.{name}": size.get(name) for name in ("shortest_edge", "longest_edge")}
+    for name, value in edges.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+            raise CheckpointError(f"{path}: {name}: expected a number of pixels, found {shorten(repr(value))}")
+    for name in ("image_mean", "image_std"):
+        found = settings.get(name, [0.5])
+        values = found if isinstance(found, list) else [found]
+        if not values or not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
+            raise CheckpointError(f"{path}: {name}: expected numbers from 0 to 1, found {shorten(repr(found))}")

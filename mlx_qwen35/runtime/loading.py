@@ -30,6 +30,7 @@ from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard
 from mlx_qwen35.runtime.scheduler import Scheduler
 from mlx_qwen35.runtime.thread import MlxThread
 from mlx_qwen35.state.cache import make_caches
+from mlx_qwen35.state.layout import StateLayout
 from mlx_qwen35.state.prefix_cache import PrefixCache
 from mlx_qwen35.vision import VisionAddOn, make_vision_add_on
 
@@ -114,12 +115,14 @@ def load(options: LoadOptions) -> Loaded:
         vision = make_vision_add_on(
             checkpoint.config, model.vision_tower, checkpoint.directory, options.image_cache_bytes, ImageLeases(ledger)
         )
+        new_caches = partial(make_caches, checkpoint.config.text.layer_types)
         prefix_cache = PrefixCache(
-            partial(make_caches, checkpoint.config.text.layer_types),
+            new_caches,
             budget,
             directory=directory,
             fingerprint=checkpoint.fingerprint(options.adapter_path, arithmetic(options.exact, gated_delta)),
             account=_accountant(ledger, ledger.open("kept prefixes")),
+            layout=thread.call(StateLayout.of, model, new_caches),
         )
     except BaseException:
         thread.close()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ import numpy as np
 
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.errors import CheckpointError, SessionError
+from mlx_qwen35.state.layout import StateLayout
 from mlx_qwen35.state.prefix import ImageRun, Prefix
 from mlx_qwen35.state.sequence import FrozenState, Snapshot
 
@@ -45,6 +47,8 @@ def write_prefix(path: Path, prefix: Prefix, state: FrozenState, fingerprint: st
     metadata = {"format": FORMAT, "model": fingerprint, "prefix": about, "digest": _digest(arrays, about)}
     part = path.with_name(f"{path.name[:100]}.{uuid.uuid4().hex}.safetensors")  # mx would append the suffix
     try:
+        # Before anything is in it: what was said is nobody else's to read.
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         mx.save_safetensors(str(part), arrays, metadata)
         part.replace(path)
     except (OSError, RuntimeError) as error:
@@ -53,11 +57,15 @@ def write_prefix(path: Path, prefix: Prefix, state: FrozenState, fingerprint: st
         raise SessionError(f"{path}: cannot be written ({error})") from error
 
 
-def read_prefix(path: Path, fingerprint: str, caches: Sequence[Any]) -> Prefix:
+def read_prefix(path: Path, fingerprint: str, caches: Sequence[Any], layout: StateLayout | None = None) -> Prefix:
     """Read what `write_prefix` wrote, and make sure that nothing of it has changed.
+
+    The checksum finds damage. It is no signature: whoever changes a file can write another one, so that everything
+    is held against the model too.
 
     Args:
         caches: Fresh ones of the model, one per layer.
+        layout: Of its states.
     Raises:
         SessionError: There is no such file; or it is of another model or version, cut short, or damaged.
     """
@@ -81,7 +89,9 @@ def read_prefix(path: Path, fingerprint: str, caches: Sequence[Any]) -> Prefix:
         raise SessionError(f"{path}: the session is damaged: its content does not match its checksum")
     try:
         prefix = _prefix(arrays, json.loads(about), caches)
-    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
+        if layout is not None and prefix.state is not None:
+            layout.check(prefix.state)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError, RecursionError) as error:
         raise SessionError(f"{path}: the session is damaged: {type(error).__name__}: {error}") from error
     return prefix
 
@@ -92,6 +102,8 @@ def _prefix(arrays: Mapping[str, mx.array], about: Any, caches: Sequence[Any]) -
     length = len(input_ids)
     images = tuple(ImageRun(int(start), int(stop), str(name)) for start, stop, name in about["images"])
     edges = [0, *(edge for image in images for edge in (image.start, image.stop)), length]
+    if input_ids.dtype != np.int32 or (input_ids < 0).any():
+        raise ValueError("its token ids are none")
     if input_ids.ndim != 1 or about["layers"] != len(caches) or edges != sorted(edges) or not 0 <= turn <= length:
         raise ValueError("its parts do not fit each other")
     if not places or places != sorted(set(places)) or not (places[0] > 0 and places[-1] == length):

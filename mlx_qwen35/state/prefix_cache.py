@@ -5,7 +5,6 @@ the end. The next prompt begins at the last kept place up to which it is the sam
 prefix that is.
 """
 
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +19,8 @@ from mlx_qwen35.errors import SessionError
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.state.disk import read_prefix, write_prefix
 from mlx_qwen35.state.disk_thread import DiskThread
+from mlx_qwen35.state.layout import StateLayout
+from mlx_qwen35.state.overflow import OverflowDirectory
 from mlx_qwen35.state.prefix import ImageRun, Prefix, Reading, images_of, keys_of
 from mlx_qwen35.state.prefix_tree import PrefixTree
 from mlx_qwen35.state.sequence import FrozenState, MakeCaches, SequenceState, SharedBytes, Snapshot
@@ -39,6 +40,7 @@ class PrefixCache:
         fingerprint: Of the model and its arithmetic, for what goes to disk.
         directory: Where prefixes go that memory has no room for; None forgets them.
         account: Is told the bytes of memory held whenever they change, and says how many of them are too many.
+        layout: Of the model's states, which files are held against.
     Raises:
         SessionError: The directory cannot be written.
     """
@@ -51,11 +53,13 @@ class PrefixCache:
         fingerprint: str,
         directory: Path | None = None,
         account: Callable[[int], int] = lambda nbytes: 0,
+        layout: StateLayout | None = None,
     ) -> None:
         self.budget = budget
         self._make_caches = make_caches
         self._fingerprint = fingerprint
         self._account = account
+        self._layout = layout
         self._prefixes: OrderedDict[Prefix, None] = OrderedDict()  # least recently used first
         self._tree: PrefixTree[tuple[str, Prefix]] = PrefixTree()
         self._held, self._leaving = SharedBytes(), SharedBytes()
@@ -64,10 +68,10 @@ class PrefixCache:
         self._disk = DiskThread()
         self._written = 0
         self._closed = False
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._directory: OverflowDirectory | None = None
         if directory is not None:
             try:
-                self._directory = tempfile.TemporaryDirectory(prefix="mlx-qwen35-", dir=directory)
+                self._directory = OverflowDirectory(directory)
             except OSError as error:
                 raise SessionError(f"{directory}: cannot be written ({error.strerror or error})") from error
 
@@ -190,7 +194,7 @@ class PrefixCache:
                 raise SessionError(
                     f"{path}: expected at most {self.budget} bytes (the prompt cache's budget), found {size}"
                 )
-        prefix: Prefix = self._disk.call(read_prefix, path, self._fingerprint, self._make_caches())
+        prefix: Prefix = self._disk.call(read_prefix, path, self._fingerprint, self._make_caches(), self._layout)
         self.insert(prefix)
         return len(prefix)
 
@@ -224,7 +228,7 @@ class PrefixCache:
         self._disk.close()
         self.clear()
         if self._directory is not None:
-            self._directory.cleanup()
+            self._directory.close()
 
     def _items(self, prefix: Prefix) -> list[tuple[Any, tuple[str, Prefix]]]:
         """What stands for a prefix in the tree, and where."""
@@ -313,7 +317,7 @@ class PrefixCache:
             if self._closed or not prefix.leaving or state is None or self._directory is None:
                 return
             self._written += 1
-            file = Path(self._directory.name) / f"{self._written}.safetensors"
+            file = self._directory.path / f"{self._written}.safetensors"
         # A full disk is no reason to fail the request that needs the room.
         with suppress(SessionError, OSError):
             write_prefix(file, prefix, state, self._fingerprint)
@@ -359,7 +363,7 @@ class PrefixCache:
         state = None
         if room:
             with suppress(SessionError):
-                found = read_prefix(file, self._fingerprint, self._make_caches())
+                found = read_prefix(file, self._fingerprint, self._make_caches(), self._layout)
                 same = np.array_equal(found.input_ids, prefix.input_ids) and found.images == prefix.images
                 state = found.state if same and found.snapshot_tokens == prefix.snapshot_tokens else None
         with self._lock:

@@ -1,6 +1,7 @@
 """Sessions on disk: the same bits, or a clear refusal."""
 
 import json
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -225,6 +226,82 @@ def test_what_does_not_fit_together_is_refused(
     made = path.with_name("made.safetensors")
     mx.save_safetensors(str(made), arrays, {**metadata, "prefix": about, "digest": _digest(arrays, about)})
     refused(fresh(), made, "the session is damaged")
+
+
+def signed(path: Path, change: Callable[[dict[str, mx.array]], Any]) -> Path:
+    """The session with other arrays, and a checksum that is right for them."""
+    loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
+    arrays, metadata = loaded
+    change(arrays)
+    mx.eval(list(arrays.values()))
+    made = path.with_name("made.safetensors")
+    about = metadata["prefix"]
+    mx.save_safetensors(str(made), arrays, {**metadata, "digest": _digest(arrays, about)})
+    return made
+
+
+def kinds(arrays: dict[str, mx.array]) -> dict[str, str]:
+    """A name of an array of each kind: keys, values, convolution, recurrent state."""
+    held = sorted(name for name in arrays if name.startswith("held."))
+    marks = sorted(name for name in arrays if name.startswith("snapshot."))
+    return {"keys": held[0], "values": held[1], "convolution": marks[0], "state": marks[1]}
+
+
+@pytest.mark.parametrize("kind", ["keys", "values", "convolution", "state"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda array: mx.concatenate([array, array]),
+        lambda array: array[None],
+        lambda array: array[:, :1] if array.shape[1] > 1 else mx.concatenate([array, array], axis=1),
+        lambda array: array[..., :-1],
+        lambda array: mx.concatenate([array, array], axis=-1),
+        lambda array: array.astype(mx.float16),
+        lambda array: array.astype(mx.int32),
+        lambda array: mx.where(mx.arange(array.size).reshape(array.shape) == 5, mx.nan, array),
+        lambda array: mx.where(mx.arange(array.size).reshape(array.shape) == 5, mx.inf, array),
+        lambda array: array[:, :, :-1],
+    ],
+    ids=["batch", "a dimension", "heads", "narrow", "wide", "half", "integers", "nan", "infinity", "short"],
+)
+def test_arrays_that_are_not_this_model_s_are_refused(
+    saved: tuple[ModelKit, Path], kit: ModelKit, kind: str, change: Callable[[mx.array], mx.array]
+) -> None:
+    """The checksum is no key: whoever changes a file can make it anew."""
+
+    def edit(arrays: dict[str, mx.array]) -> None:
+        name = kinds(arrays)[kind]
+        arrays[name] = change(arrays[name])
+
+    refused(kit, signed(saved[1], edit), "the session is damaged: ValueError")
+
+
+@pytest.mark.parametrize(
+    "ids", [mx.array([-1]), mx.array([0.5]), mx.array([[1]]), mx.array([2**40]), mx.array([True])], ids=str
+)
+def test_token_ids_that_are_none_are_refused(saved: tuple[ModelKit, Path], kit: ModelKit, ids: mx.array) -> None:
+    def edit(arrays: dict[str, mx.array]) -> None:
+        arrays["input_ids"] = mx.contiguous(mx.broadcast_to(ids, (*ids.shape[:-1], len(arrays["input_ids"]))))
+
+    refused(kit, signed(saved[1], edit), "the session is damaged")
+
+
+@pytest.mark.parametrize(
+    "about", ["1e999", "[]", "null", '{"turn": 1e999}', "[" * 100_000, '{"images": [[1e999, 1, "0"]]}', "{", "\x00"]
+)
+def test_nonsense_about_a_session_is_refused(saved: tuple[ModelKit, Path], kit: ModelKit, about: str) -> None:
+    loaded: Any = mx.load(str(saved[1]), format="safetensors", return_metadata=True)
+    arrays, metadata = loaded
+    if about.startswith("{") and about.endswith("}"):
+        about = json.dumps(json.loads(metadata["prefix"]) | {"x": 0})[:-1] + ", " + about[1:]
+    made = saved[1].with_name("made.safetensors")
+    mx.eval(list(arrays.values()))
+    mx.save_safetensors(str(made), arrays, {**metadata, "prefix": about, "digest": _digest(arrays, about)})
+    refused(kit, made, "expected a saved session|the session is damaged")
+
+
+def test_sessions_are_their_owner_s_to_read(saved: tuple[ModelKit, Path]) -> None:
+    assert stat.S_IMODE(saved[1].stat().st_mode) == 0o600
 
 
 def test_an_adapter_s_settings_count(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
