@@ -2,13 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from mlx_qwen35 import Engine, __version__
@@ -22,7 +24,7 @@ from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
 from mlx_qwen35.server.protocols.messages import CountRequest
 from mlx_qwen35.server.service import GenerationService, PreparedRequest
 from mlx_qwen35.server.settings import Settings
-from mlx_qwen35.server.wire import ApiError, ClientGoneError, api_error, event_stream, unless_gone
+from mlx_qwen35.server.wire import ApiError, ClientGoneError, Strict, api_error, event_stream, unless_gone
 
 PAGE = Path(__file__).parent / "page.html"
 
@@ -40,12 +42,30 @@ def make_app(service: GenerationService, settings: Settings) -> FastAPI:
     app.get("/health")(endpoints.health)
     app.get("/metrics")(endpoints.show_metrics)
     app.get("/", include_in_schema=False)(endpoints.page)
+    bodies: dict[str, type[Strict]] = {protocol.path: protocol.body for protocol in PROTOCOLS}
+    bodies["/v1/messages/count_tokens"] = CountRequest
+    app.openapi = lambda: describe(app, bodies)  # type: ignore[method-assign]
     for kind in (ApiError, Qwen35Error, Exception):
         app.add_exception_handler(kind, _tell)
     app.add_exception_handler(HTTPException, _tell_no_route)
     app.add_exception_handler(ClientGoneError, _tell_nobody)
     app.add_middleware(Guard, settings=settings, metrics=metrics, routes=app.routes)
     return app
+
+
+def describe(app: FastAPI, bodies: Mapping[str, type[Strict]]) -> dict[str, Any]:
+    """What `/openapi.json` tells: the routes, and the models of their bodies, which the routes parse themselves."""
+    if app.openapi_schema is None:
+        found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        references, definitions = models_json_schema(
+            [(model, "validation") for model in bodies.values()], ref_template="#/components/schemas/{model}"
+        )
+        for path, model in bodies.items():
+            content = {"application/json": {"schema": references[model, "validation"]}}
+            found["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+        found.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+        app.openapi_schema = found
+    return app.openapi_schema
 
 
 class Endpoints:

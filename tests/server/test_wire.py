@@ -37,6 +37,8 @@ from tests.server.conftest import Running
         ("/v1/completions", {"prompt": []}, ["prompt"]),
         ("/v1/completions", {"prompt": "a", "suffix": "b"}, ["suffix"]),
         ("/v1/responses", {"input": "a", "previous_response_id": "b"}, ["previous_response_id"]),
+        ("/v1/responses", {"input": [{"role": "user", "content": "a"}, {"role": "assistant", "content": [{"type": "input_image", "image_url": "b"}]}]}, ["input[1].content[0]"]),  # noqa: E501
+        ("/v1/messages", {"model": "box", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": [{"type": "image", "source": {"type": "url", "url": "b"}}]}], "max_tokens": 5}, ["image"]),  # noqa: E501
         ("/v1/messages", {"model": "box", "messages": SPELL}, ["max_tokens"]),
         ("/v1/messages", {"model": "box", "messages": SPELL, "max_tokens": 5, "container": "x"}, ["container"]),
         ("/v1/chat/completions", "{", ["JSON"]),

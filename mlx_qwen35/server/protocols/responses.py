@@ -28,77 +28,8 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
     with_effort,
 )
+from mlx_qwen35.server.protocols.response_items import Item, MessageItem, messages_of
 from mlx_qwen35.server.wire import ApiError, Items, Strict, sse
-
-
-class TextPart(Strict):
-    """Text of a message."""
-
-    type: Literal["input_text", "output_text", "text"]
-    text: str
-    annotations: list[JsonValue] | None = None
-    logprobs: Items[JsonValue] | None = None
-
-
-class ImagePart(Strict):
-    """An image of a message."""
-
-    type: Literal["input_image"]
-    image_url: str
-    detail: Literal["auto", "low", "high"] | None = None
-
-
-class MessageItem(Strict):
-    """A message."""
-
-    type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Items[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
-    id: str | None = None
-    status: str | None = None
-    phase: str | None = None
-
-
-class CallItem(Strict):
-    """A call that an earlier answer made."""
-
-    type: Literal["function_call"]
-    call_id: str
-    name: str
-    arguments: str
-    id: str | None = None
-    status: str | None = None
-
-
-class CallOutputItem(Strict):
-    """What a function returned."""
-
-    type: Literal["function_call_output"]
-    call_id: str
-    output: str | Items[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
-    id: str | None = None
-    status: str | None = None
-
-
-class ReasoningText(Strict):
-    """A piece of reasoning."""
-
-    type: Literal["reasoning_text", "summary_text"]
-    text: str
-
-
-class ReasoningItem(Strict):
-    """Reasoning of an earlier answer."""
-
-    type: Literal["reasoning"]
-    id: str | None = None
-    summary: Items[ReasoningText] = Field(default_factory=list)
-    content: Items[ReasoningText] | None = None
-    encrypted_content: None = None
-    status: str | None = None
-
-
-Item = MessageItem | CallItem | CallOutputItem | ReasoningItem
 
 
 class FunctionTool(Strict):
@@ -171,7 +102,7 @@ class ResponsesRequest(GenerationBody):
         items: list[Item] = (
             [MessageItem(role="user", content=self.input)] if isinstance(self.input, str) else self.input
         )
-        messages = _translate(items)
+        messages = messages_of(items)
         if self.instructions:
             if messages and messages[0]["role"] == "system":
                 content = messages[0]["content"]
@@ -199,44 +130,6 @@ class ResponsesRequest(GenerationBody):
                 options=options,
             )
         ]
-
-
-def _translate(items: list[Item]) -> list[dict[str, Any]]:
-    """Items as chat messages: reasoning, text and calls in a row become one message of the assistant."""
-    out: list[dict[str, Any]] = []
-
-    def answer() -> dict[str, Any]:
-        if not out or out[-1]["role"] != "assistant":
-            out.append({"role": "assistant", "content": ""})
-        return out[-1]
-
-    for item in items:
-        if isinstance(item, ReasoningItem):
-            text = "\n".join(part.text for part in item.content or item.summary)
-            if text:
-                answer()["reasoning_content"] = text
-        elif isinstance(item, CallItem):
-            call = {"type": "function", "function": {"name": item.name, "arguments": item.arguments}}
-            answer().setdefault("tool_calls", []).append(call)
-        elif isinstance(item, CallOutputItem):
-            out.append({"role": "tool", "content": _content(item.output)})
-        elif item.role == "assistant":
-            content = _content(item.content)
-            answer()["content"] += content if isinstance(content, str) else "".join(part["text"] for part in content)
-        else:
-            role = "system" if item.role == "developer" else item.role
-            out.append({"role": role, "content": _content(item.content)})
-    return out
-
-
-def _content(content: str | list[Any]) -> Any:
-    if isinstance(content, str):
-        return content
-    return [
-        {"type": "text", "text": part.text} if isinstance(part, TextPart)
-        else {"type": "image_url", "image_url": {"url": part.image_url}}
-        for part in content
-    ]  # fmt: skip
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

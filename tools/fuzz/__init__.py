@@ -1,0 +1,1 @@
+"""Input that nobody means well with: bodies, pictures, session files and checkpoints."""
