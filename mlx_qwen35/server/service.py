@@ -12,6 +12,7 @@ from mlx_qwen35 import Engine
 from mlx_qwen35.answers.grammars import Grammars, ThinkingBudget
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.answers.sampling import LogitsProcessor
+from mlx_qwen35.answers.schemas import check_size
 from mlx_qwen35.answers.tool_calls import ToolCallParser
 from mlx_qwen35.errors import GenerationCancelled, OptionError
 from mlx_qwen35.prompts.prompt import Prompt
@@ -128,6 +129,8 @@ class GenerationService:
         Raises:
             Qwen35Error: Something about it is wrong.
         """
+        # Before the template copies them.
+        check_size(list(wanted.tools), "tools")
         prompt = self._prompt(wanted)
         options = dict(wanted.options)
         if wanted.tools and wanted.tool_choice == "none":

@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,36 @@ def test_it_starts_answers_and_stops(tmp_path: Path, how: signal.Signals, status
     assert len([line for line in lines if "no model named" in line]) == 1
     # What did not fit into memory lay here, and is gone with the process.
     assert list(overflow.rglob("*.safetensors")) == []
+
+
+STUCK = """
+import sys, time
+from mlx_qwen35.cli.main import main
+from mlx_qwen35.server.service import GenerationService
+GenerationService.prepare = lambda self, wanted: time.sleep(3600)
+main(sys.argv[1:])
+"""
+
+
+def test_what_never_ends_does_not_keep_it_from_ending() -> None:
+    """Requests that are stuck get their 504, others are answered, and SIGTERM ends the process in --timeout."""
+    with serving(
+        [sys.executable, "-c", STUCK, "serve", "--timeout", "2", "--log-level", "critical"], "serve"
+    ) as server:
+        stuck = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=STOP_SECONDS) for _ in range(6)]
+        for connection in stuck:
+            body = {"messages": [{"role": "user", "content": "Hello"}]}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        health = http.client.HTTPConnection("127.0.0.1", server.port, timeout=STOP_SECONDS)
+        health.request("GET", "/health")
+        assert health.getresponse().status == 200
+        assert stuck[0].getresponse().status == 504
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=STOP_SECONDS) == 0
+        assert time.monotonic() - began < 20
+        for connection in (*stuck, health):
+            connection.close()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.answers.results import TokenLogprob
+from mlx_qwen35.server.protocols.common import token_logprob
 from tests.server.clients import BLUE_SQUARE, PARIS, RED_CIRCLE, SPELL, TOOLS, WEATHER, chat, raw, seen
 from tests.server.conftest import Running
 
@@ -183,3 +185,11 @@ def test_stop_strings_and_length(client: Any) -> None:
     assert (stopped.message.content, stopped.finish_reason) == ("s-t", "stop")
     assert chat(client, SPELL, max_tokens=2).choices[0].finish_reason == "length"
     assert chat(client, SPELL, max_tokens=openai.omit, max_completion_tokens=2).usage.completion_tokens == 2
+
+
+def test_the_bytes_of_a_part_of_a_character(box: ModelKit) -> None:
+    """OpenAI has them so that clients can put characters together; the text of such a token is U+FFFD."""
+    tokens = box.tokenizer.encode_text("\u20ac")
+    assert len(tokens) > 1
+    found = [token_logprob(TokenLogprob(token, "\ufffd", -1.0), box.tokenizer)["bytes"] for token in tokens]
+    assert bytes(value for part in found for value in part).decode() == "\u20ac"

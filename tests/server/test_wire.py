@@ -3,6 +3,7 @@
 import json
 import socket
 import struct
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +12,8 @@ import pytest
 from mlx_qwen35.server.protocols import PROTOCOLS
 from tests.server.clients import RED_CIRCLE, SPELL, eventually, logging_of, raw, seen
 from tests.server.conftest import Running
+from tools.load.attacks import make_attacks
+from tools.load.malformed import Malformed
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,17 @@ def test_bad_requests_are_named(server: Running, path: str, body: Any, names: li
     error = json.loads(text)["error"]
     assert error["type"] == "invalid_request_error"
     assert all(name in error["message"] for name in names), error
+
+
+@pytest.mark.parametrize("attack", make_attacks(), ids=lambda attack: attack.name)
+def test_what_would_cost_far_more_than_it_is_is_refused(server: Running, attack: Malformed) -> None:
+    """By the status, soon, and in a short message; the server answers others meanwhile and afterwards."""
+    began = time.monotonic()
+    status, _, text = raw(server.url, attack.path, attack.body, dict(attack.headers))
+    assert status == attack.status, text
+    assert len(json.loads(text)["error"]["message"]) < 500
+    assert time.monotonic() - began < 20
+    assert raw(server.url, "/health")[0] == 200
 
 
 @pytest.mark.parametrize("path", [*(protocol.path for protocol in PROTOCOLS), "/v1/messages/count_tokens"])

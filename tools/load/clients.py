@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from random import Random
 
+from tools.load.attacks import make_attacks
 from tools.load.conversations import LONG, SCHEMA, Conversation, Json, Question, Results, json_bytes
 from tools.load.malformed import Malformed, make_malformed
 from tools.load.protocols import CHAT, PROTOCOLS, Answer, FormError, Protocol, follows_schema, wrong
@@ -23,7 +24,8 @@ CROWD_SECONDS = 15.0
 MOST_TRIES = 100
 MOST_RETRIED = 5
 TALK, LEAVE_STREAM, LEAVE_EARLY, MALFORMED = "talk", "leave in the stream", "leave before the first token", "malformed"
-ACTIONS = {TALK: 70, LEAVE_STREAM: 10, LEAVE_EARLY: 8, MALFORMED: 12}
+HALF = "half a request, or one whose answer is not read"
+ACTIONS = {TALK: 67, LEAVE_STREAM: 10, LEAVE_EARLY: 8, MALFORMED: 12, HALF: 3}
 
 
 class Line:
@@ -77,7 +79,7 @@ class Load:
     def __init__(self, address: tuple[str, int], pool: Sequence[Conversation], *, seed: int, capacity: int) -> None:
         self._address, self._seed, self._capacity = address, seed, capacity
         self.pool = list(pool)
-        self._malformed = make_malformed()
+        self._malformed = [*make_malformed(), *make_attacks()]
         self._long = Conversation(len(pool), "crowd", (Question("Count."),), schema=LONG, max_tokens=512)
         self.references: dict[int, list[Answer]] = {}
         # In the order in which they were found; only keys count.
@@ -150,6 +152,8 @@ class Load:
                     self._talk_and_compare(rng, until)
                 elif action == MALFORMED:
                     self._be_refused(rng.choice(self._malformed))
+                elif action == HALF:
+                    self._say_half(rng)
                 else:
                     self._leave(rng, in_stream=action == LEAVE_STREAM)
 
@@ -272,6 +276,16 @@ class Load:
                 raise FormError(f"expected an error with a type and a message, found {error}")
         finally:
             line.close()
+
+    def _say_half(self, rng: Random) -> None:
+        """Some of a request, or all of one without reading the answer; then nothing for a while."""
+        body = json_bytes(CHAT.body(self._long, CHAT.say(self._long.turns[0], None), streamed=True, forced=False))
+        head = f"POST {CHAT.path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        with socket.create_connection(self._address, timeout=PATIENCE) as connection:
+            connection.sendall((head + body)[: rng.choice([0, 10, len(head) - 2, len(head) + 5, len(head + body)])])
+            time.sleep(rng.random() * 3)
+            if rng.random() < 0.5:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _leave(self, rng: Random, *, in_stream: bool) -> None:
         """Ask, and go before the answer is complete, somewhere in a conversation."""

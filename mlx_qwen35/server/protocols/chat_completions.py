@@ -207,8 +207,9 @@ def logprobs_of(delta: DeltaEvent, tokenizer: Tokenizer) -> dict[str, Any] | Non
     chunk = delta.chunk
     if chunk.logprob is None:
         return None
-    own = token_logprob(TokenLogprob(chunk.token, tokenizer.decode([chunk.token]), chunk.logprob))
-    return {"content": [{**own, "top_logprobs": [token_logprob(found) for found in chunk.top_logprobs or ()]}]}
+    own = token_logprob(TokenLogprob(chunk.token, tokenizer.decode([chunk.token]), chunk.logprob), tokenizer)
+    tops = [token_logprob(found, tokenizer) for found in chunk.top_logprobs or ()]
+    return {"content": [{**own, "top_logprobs": tops}]}
 
 
 async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[ChatCompletionRequest]) -> dict[str, Any]:

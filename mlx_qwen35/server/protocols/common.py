@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.answers.tool_calls import ToolCall
+from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.server.generation import ProgressEvent, Usage
 from mlx_qwen35.server.protocols.base import GenerationBody
 from mlx_qwen35.server.wire import ApiError, Items, Strict, invalid_request
@@ -136,9 +137,13 @@ def arguments_json(call: ToolCall) -> str:
     return json.dumps(call.arguments, ensure_ascii=False)
 
 
-def token_logprob(found: TokenLogprob) -> dict[str, Any]:
-    """OpenAI's form of one token's log probability."""
-    return {"token": found.text, "logprob": max(found.logprob, IMPOSSIBLE), "bytes": list(found.text.encode())}
+def token_logprob(found: TokenLogprob, tokenizer: Tokenizer) -> dict[str, Any]:
+    """OpenAI's form of one token's log probability; its bytes may be a part of a character only."""
+    return {
+        "token": found.text,
+        "logprob": max(found.logprob, IMPOSSIBLE),
+        "bytes": list(tokenizer.token_bytes(found.token)),
+    }
 
 
 def openai_error(error: ApiError) -> dict[str, Any]:
