@@ -57,9 +57,7 @@ main(sys.argv[1:])
 
 def test_what_never_ends_does_not_keep_it_from_ending() -> None:
     """Requests that are stuck get their 504, others are answered, and SIGTERM ends the process in --timeout."""
-    with serving(
-        [sys.executable, "-c", STUCK, "serve", "--timeout", "2", "--log-level", "critical"], "serve"
-    ) as server:
+    with serving([sys.executable, "-c", STUCK, "serve", "--timeout", "2", "--log-level", "error"], "serve") as server:
         stuck = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=STOP_SECONDS) for _ in range(6)]
         for connection in stuck:
             body = {"messages": [{"role": "user", "content": "Hello"}]}
