@@ -38,6 +38,12 @@ def add_parser(commands: Any) -> None:
         "--allowed-hosts", nargs="+", default=[], metavar="NAME",
         help="further names that clients may call this machine by, * for any; always: localhost, .local, addresses",
     )  # fmt: skip
+    parser.add_argument("--strict", action="store_true", help="refuse fields that would change nothing")
+    parser.add_argument("--strict-model", action="store_true", help="refuse other names of the model than its own")
+    parser.add_argument("--max-stored", type=int, default=256, help="responses that are kept by id; default: 256")
+    parser.add_argument(
+        "--max-stored-bytes", type=size, default=64 * 2**20, metavar="SIZE", help="all of them; default: 64MiB"
+    )
     parser.add_argument("--allow-remote-media", action="store_true", help="fetch images from public web addresses")
     parser.add_argument("--allow-local-media", type=Path, metavar="DIR", help="read images below this directory")
     parser.add_argument("--max-images", type=int, default=16, help="images in one request; default: 16")
@@ -70,7 +76,16 @@ def run(options: argparse.Namespace) -> None:
     options.model = model_of(options)
     names = options.served_model_name or [Path(options.model).name]
     hosts = (options.host, *options.allowed_hosts)
-    settings = Settings(names, api_key=api_key, max_body=options.max_body, hosts=hosts)
+    settings = Settings(
+        names,
+        api_key=api_key,
+        max_body=options.max_body,
+        strict=options.strict,
+        strict_model=options.strict_model,
+        max_stored=options.max_stored,
+        max_stored_bytes=options.max_stored_bytes,
+        hosts=hosts,
+    )
     limits = {name: getattr(options, name) for name in ("max_rows", "max_waiting", "prefill_step_size")}
     with load_kit(options) as kit:
         engine = Engine(kit, **{name: value for name, value in limits.items() if value is not None})
