@@ -449,6 +449,25 @@ def test_the_longest_of_several_lines_is_taken(benches: Callable[[Shape], Bench]
     assert start == 14
 
 
+def test_of_lines_that_begin_alike_one_that_is_in_memory_is_taken(
+    benches: Callable[[Shape], Bench], tmp_path: Path
+) -> None:
+    """Also if it was kept last: nobody waits for the disk for what is in memory too."""
+    bench = benches(DENSE)
+    lines = [branching(bench, [*TEXT[:14], number, number, number], None, (14,)) for number in (1, 2, 3)]
+    probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
+    read_all(bench, probe, lines[0], step=64)
+    cache = PrefixCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
+    for line in lines[:2]:
+        read_all(bench, cache, line, step=64)
+    assert cache.disk_bytes > 0
+    assert [prefix.state is None for prefix in cache._prefixes] == [True, False]
+    found = cache.begin(lines[2], on_ready=lambda: None)
+    assert found is not None
+    assert found.start == 14
+    cache.close()
+
+
 def test_nothing_is_kept_inside_an_image(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:
     """A prompt that is cancelled in the middle of an image is kept up to the last place before it."""
     kit = fresh()
