@@ -26,6 +26,9 @@ def test_the_key(box: ModelKit) -> None:
         assert raw(guarded.url, "/v1/messages", body)[2].startswith('{"type":"error"')
         assert raw(guarded.url, path, body, {"Authorization": "Bearer secret"})[0] == 200
         assert raw(guarded.url, path, body, {"x-api-key": "secret"})[0] == 200
+        # HTTP's schemes have no case.
+        for scheme, status in (("bearer", 200), ("BEARER", 200), ("Basic", 401)):
+            assert raw(guarded.url, "/v1/models", headers={"Authorization": f"{scheme} secret"})[0] == status
         assert raw(guarded.url, "/v1/models")[0] == raw(guarded.url, "/metrics")[0] == 401
         assert raw(guarded.url, "/health")[0] == 200
 

@@ -67,6 +67,21 @@ def test_a_policy_without_sense_is_refused(options: dict[str, Any], message: str
         MediaPolicy(**options)
 
 
+def test_the_least_that_a_policy_may_allow() -> None:
+    policy = MediaPolicy(max_bytes=1, max_images=0, max_redirects=0, timeout=0.001)
+    check_number(0, policy)
+    with pytest.raises(MediaError, match="expected at most 0 images in one request, found 1"):
+        check_number(1, policy)
+
+
+@pytest.mark.parametrize("url", ["http://example.com/a.png", "HTTPS://example.com/a.png"])
+def test_an_open_network_is_asked_within_the_policy(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(media, "fetch_remote", lambda source, **limits: (asked.append((source, limits)), PICTURE)[1])
+    assert take(url, MediaPolicy(allow_remote=True, max_bytes=7, timeout=2.5, max_redirects=4)) == PICTURE
+    assert asked == [(url, {"max_bytes": 7, "timeout": 2.5, "max_redirects": 4, "place": PLACE})]
+
+
 # data: URLs
 
 
