@@ -185,7 +185,9 @@ def test_a_full_queue_refuses_before_anything_is_prepared(box: ModelKit, monkeyp
         assert prepared == []
         place.release()
         place.release()
-        assert raw(running.url, path, body | {"messages": [{"role": "nobody", "content": "hi"}]})[0] == 400
+        # Refused while the place is held, not before it is taken.
+        assert raw(running.url, path, body | {"temperature": -1})[0] == 400
+        assert len(prepared) == 1
         assert raw(running.url, path, body)[0] == 200
 
 
