@@ -43,6 +43,23 @@ def test_models_health_and_metrics(server: Running, client: Any) -> None:
         assert float(line.split()[-1]) >= (0 if name == "requests_running" else 1)
 
 
+def test_a_model_of_several_names_answers_by_its_first(box: ModelKit) -> None:
+    """To each of them, and to none; in the list they all stand."""
+    body = {"messages": SPELL, "max_tokens": 1}
+    with serving(box, names=("first", "org/second")) as running:
+        for asked in ({}, {"model": "first"}, {"model": "org/second"}):
+            status, _, text = raw(running.url, "/v1/chat/completions", body | asked)
+            assert (status, json.loads(text)["model"]) == (200, "first")
+        status, _, text = raw(running.url, "/v1/chat/completions", body | {"model": "third"})
+        expected = "model: expected one of first, org/second, found 'third'"
+        assert (status, json.loads(text)["error"]["message"]) == (404, expected)
+        found = json.loads(raw(running.url, "/v1/models")[2])
+        assert [model["id"] for model in found["data"]] == ["first", "org/second"]
+        assert (found["first_id"], found["last_id"], found["has_more"]) == ("first", "org/second", False)
+        assert json.loads(raw(running.url, "/v1/models/org/second")[2])["id"] == "org/second"
+        assert raw(running.url, "/v1/models/third")[0] == 404
+
+
 def test_media(box: ModelKit, tmp_path: Any) -> None:
     data = base64.b64decode(picture(RED_CIRCLE).partition(",")[2])
     (tmp_path / "circle.png").write_bytes(data)
