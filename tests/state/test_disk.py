@@ -202,6 +202,15 @@ def test_a_damaged_file_is_refused(saved: tuple[ModelKit, Path], fresh: Callable
     refused(kit, path, "does not match its checksum")
 
 
+def test_numbers_of_another_type_are_refused(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
+    """The same bits, which the header calls whole numbers."""
+    kit, path = fresh(), saved[1]
+    whole = path.read_bytes()
+    assert b'"F32"' in whole
+    path.write_bytes(whole.replace(b'"F32"', b'"I32"'))
+    refused(kit, path, "does not match its checksum")
+
+
 def test_no_flipped_bit_gets_through(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
     """Also in the header, where a file says how to read it."""
     kit, path = fresh(), saved[1]

@@ -19,6 +19,7 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationResult
 from mlx_qwen35.errors import GenerationCancelled, OptionError, SessionError
 from mlx_qwen35.prompts.prompt import Prompt, find_branch_points
+from mlx_qwen35.state import prefix_cache
 from mlx_qwen35.state.prefix import Reading, images_of
 from mlx_qwen35.state.prefix_cache import PrefixCache
 from tests.conftest import Bench
@@ -571,6 +572,37 @@ def test_the_disk_is_bounded_too(benches: Callable[[Shape], Bench], tmp_path: Pa
     cache.close()
     with pytest.raises(SessionError, match="cannot be written"):
         PrefixCache(bench.model.make_cache, 1, directory=tmp_path / "nowhere", fingerprint="m")
+
+
+def test_bytes_on_disk_are_those_of_the_files(
+    benches: Callable[[Shape], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a file went because its prefix is in memory again, where the disk has room for one of two."""
+    bench = benches(DENSE)
+    monkeypatch.setattr(prefix_cache, "_DISK_FACTOR", 1)
+    lines = [branching(bench, [number, *TEXT[:19]], None, ()) for number in (1, 2)]
+    probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
+    read_all(bench, probe, lines[0], step=64)
+    cache = PrefixCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
+    for line in (*lines, lines[0]):
+        read_all(bench, cache, line, step=64)
+        assert cache.disk_bytes == sum(file.stat().st_size for file in tmp_path.glob("*/*"))
+    assert [(prefix.state is None, prefix.file is None) for prefix in cache._prefixes] == [(True, False), (False, True)]
+    cache.close()
+
+
+def test_what_is_asked_again_in_part_is_the_last_to_go(benches: Callable[[Shape], Bench]) -> None:
+    """A line that begins like a kept one, up to a place that none was kept at, is no prefix of its own."""
+    bench = benches(DENSE)
+    first, other, third = (branching(bench, [number, *TEXT[:19]], None, ()) for number in (1, 2, 3))
+    probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
+    read_all(bench, probe, first, step=64)
+    cache = PrefixCache(bench.model.make_cache, int(2.5 * probe.nbytes), fingerprint="m")
+    beginning = branching(bench, [1, *TEXT[:9]], None, ())
+    for line in (first, other, beginning, third):
+        assert read_all(bench, cache, line, step=64)[2] == 0
+    assert len(cache) == 2
+    assert [begin(cache, line).start for line in (first, third, other)] == [19, 19, 0]
 
 
 # Random conversations.
