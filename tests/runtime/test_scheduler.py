@@ -527,6 +527,17 @@ def test_nobody_waits_for_ever_once_the_thread_is_gone() -> None:
         house.submit(request())
 
 
+def test_cancelling_says_whether_somebody_will_do_it() -> None:
+    """Who waits for the end of a stream need not, if nobody is left."""
+    house = House()
+    one = house.submit(request())
+    assert house.loop.cancel(one)
+    house.run()
+    assert isinstance(house.last(one), GenerationCancelled)
+    house.thread.closed = True
+    assert not house.loop.cancel(one)
+
+
 def test_many_small_requests_do_not_starve_a_large_one() -> None:
     house = House()
     pool = Pool(3, 4)
