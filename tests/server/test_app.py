@@ -27,9 +27,16 @@ from tests.server.conftest import Running, serving
 
 
 def test_other_errors(server: Running) -> None:
-    assert raw(server.url, "/v1/chat/completions", {"model": "gpt", "messages": SPELL})[0] == 404
-    assert raw(server.url, "/v1/nothing")[0] == 404
-    assert raw(server.url, "/v1/chat/completions")[0] == 405
+    for path, body, status, kind in (
+        ("/v1/chat/completions", {"model": "gpt", "messages": SPELL}, 404, "not_found_error"),
+        ("/v1/nothing", None, 404, "not_found_error"),
+        ("/v1/messages/nothing", None, 404, "not_found_error"),
+        ("/v1/chat/completions", None, 405, "invalid_request_error"),
+        ("/v1/messages", None, 405, "invalid_request_error"),
+    ):
+        found, _, text = raw(server.url, path, body)
+        assert (found, json.loads(text)["error"]["type"]) == (status, kind)
+        assert (json.loads(text).get("type") == "error") == path.startswith("/v1/messages")
 
 
 def test_models_health_and_metrics(server: Running, client: Any) -> None:

@@ -37,10 +37,13 @@ def test_the_body_has_a_limit(box: ModelKit) -> None:
     with serving(box, max_body=1000) as small:
         path, body = "/v1/chat/completions", json.dumps({"messages": [{"role": "user", "content": "a" * 2000}]})
         assert raw(small.url, path, body)[0] == 413
-        connection = HTTPConnection(urlsplit(small.url).netloc, timeout=60)
-        connection.request("POST", path, iter([body.encode()]), encode_chunked=True)
-        assert connection.getresponse().status == 413
-        connection.close()
+        # Without its length, whole and in parts of which each is small.
+        for size in (len(body), 300):
+            parts = (body[at : at + size].encode() for at in range(0, len(body), size))
+            connection = HTTPConnection(urlsplit(small.url).netloc, timeout=60)
+            connection.request("POST", path, parts, encode_chunked=True)
+            assert connection.getresponse().status == 413
+            connection.close()
 
 
 def test_a_page_of_another_origin_may_not_ask(server: Running) -> None:
