@@ -285,7 +285,7 @@ async def stream(events: AsyncIterator[StreamEvent], context: AnswerContext[Resp
 
 
 def _error_event(error: ApiError) -> str:
-    return sse({"type": "error", **openai_error(error)["error"]}, "error")
+    return sse({**openai_error(error)["error"], "type": "error"}, "error")
 
 
 RESPONSES = ApiProtocol("/v1/responses", ResponsesRequest, whole, stream, openai_error, _error_event)
