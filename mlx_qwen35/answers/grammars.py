@@ -25,6 +25,10 @@ _SCHEMA_PLACE = "response_format.json_schema.schema"
 # No white space between the parts of JSON: small models write it until the answer's end.
 _JSON = {"whitespace_flexible": False, "lenient": False}
 _NOT_STRING = {"type": ["null", "boolean", "integer", "number", "array", "object"]}
+# Keywords whose values are no schemas; keywords that bound a number, or say all of it.
+_DATA = frozenset({"enum", "const", "default", "examples"})
+_LIMITS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const"})
+_SAFE_INTEGER = 2**53 - 1
 # What the XML can hold between `<function=` or `<parameter=` and `>`.
 _NAME = re.compile(r"[^<>\n]+")
 # llguidance keeps which parameters were written in a 64-bit number.
@@ -239,9 +243,21 @@ def _literal(text: str) -> str:
 
 def _json(schema: Mapping[str, Any], place: str) -> str:
     try:
-        return f"%json {json.dumps({**schema, 'x-guidance': _JSON})}"
+        return f"%json {json.dumps({**_bounded(schema), 'x-guidance': _JSON})}"
     except (TypeError, ValueError) as error:
         raise OptionError(f"{place}: {error}") from error
+
+
+def _bounded(node: Any) -> Any:
+    """A schema whose integers have bounds, as in most languages: small models write digits without an end."""
+    if isinstance(node, list):
+        return [_bounded(item) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    found = {key: value if key in _DATA else _bounded(value) for key, value in node.items()}
+    if found.get("type") == "integer" and not _LIMITS & found.keys():
+        found |= {"minimum": -_SAFE_INTEGER, "maximum": _SAFE_INTEGER}
+    return found
 
 
 def _message(error: str) -> str:

@@ -31,7 +31,7 @@ class StoredResponses:
         most_bytes: Of their JSON, together.
     """
 
-    def __init__(self, most: int, most_bytes: int) -> None:
+    def __init__(self, most: int = 0, most_bytes: int = 0) -> None:
         self._most, self._most_bytes = most, most_bytes
         self._stored: OrderedDict[str, tuple[StoredResponse, int]] = OrderedDict()
         self._bytes = 0

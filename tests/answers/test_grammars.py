@@ -229,14 +229,13 @@ def test_a_json_object_is_an_object(tokenizer: Tokenizer, grammars: Grammars, se
     ("text", "allowed"),
     [
         ('{"a":[1,{}],"b":null}', True),
-        ('{"a": [1, {}], "b": null}', True),
-        (json.dumps({"a": [1, {"c": {}}], "b": "é"}, indent=4, ensure_ascii=False), True),
-        (json.dumps({"a": [1, {"c": {}}]}, indent="\t"), True),
-        ('{"a":  1}', False),
+        ('{"a":"b, c: [d]","e":-1.5}', True),
+        ('{"a": [1, {}], "b": null}', False),
+        (json.dumps({"a": [1, {"c": {}}], "b": "é"}, indent=4, ensure_ascii=False), False),
         ('{\n\n"a": 1}', False),
         ("\n{}", False),
-        ('{"a": "\\ud800"}', False),
-        ('{"a": 1} {}', False),
+        ('{"a":"\\ud800"}', False),
+        ('{"a":1}{}', False),
     ],
 )
 def test_what_a_json_object_may_look_like(grammars: Grammars, tokenizer: Tokenizer, text: str, allowed: bool) -> None:
@@ -244,7 +243,7 @@ def test_what_a_json_object_may_look_like(grammars: Grammars, tokenizer: Tokeniz
 
 
 def test_white_space_comes_to_an_end(tokenizer: Tokenizer, grammars: Grammars) -> None:
-    """A model that loves nothing more writes a line's indentation, and then has to go on; no schema lifts that."""
+    """A model that loves nothing more gets to write none between the parts of JSON; no schema lifts that."""
     blanks = [" ", "\n", "\t", "\n\n", "  ", "    "]
     pair = {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}
     schema = {"type": "object", "properties": {"a": pair}, "required": ["a"], "additionalProperties": False}
@@ -252,7 +251,7 @@ def test_white_space_comes_to_an_end(tokenizer: Tokenizer, grammars: Grammars) -
     tokens, _ = write(Model(tokenizer, 0, likes=blanks), [grammars.json_schema(schema, in_reasoning=False)])
     text = tokenizer.decode(tokens[:-1])
     json.loads(text)
-    assert max(map(len, re.findall(r"\s+", text))) == 33
+    assert not re.findall(r"\s", text)
 
 
 WEATHER = {
@@ -351,7 +350,7 @@ LATE = {"type": "object", "properties": {"late": {"type": "boolean"}}, "required
     [
         (call("get_weather", CITY, DAYS), {}, True),
         (call("get_weather", DAYS, ("unit", "°C"), CITY, ("detail", "true")), {}, True),
-        (call("get_weather", ("city", ""), DAYS, ("where", "[1, 2.5]")), {}, True),
+        (call("get_weather", ("city", ""), DAYS, ("where", "[1,2.5]")), {}, True),
         (call("get_weather", ("city", "a\n\n</b>\n</function>"), DAYS, ("mixed", "a\\b")), {}, True),
         (call("get_weather", CITY, DAYS, ("mixed", "1"), ("unit", "null")), {}, True),
         (call("get_weather", CITY, DAYS, ("mixed", "")), {}, True),
@@ -374,7 +373,7 @@ LATE = {"type": "object", "properties": {"late": {"type": "boolean"}}, "required
         (call("ask", ("what", "x")), {"name": "now"}, False),
         (call("now") + "\n" + call("now"), {"name": "now"}, False),
         (call("now") + "\n" + call("now"), {"parallel": False}, False),
-        ('{"late": true}', {"schema": LATE}, True),
+        ('{"late":true}', {"schema": LATE}, True),
         (call("now"), {"schema": LATE}, True),
         (call("now") + "\n" + call("now"), {"schema": LATE}, True),
         ('{"late": 5}', {"schema": LATE}, False),

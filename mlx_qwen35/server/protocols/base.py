@@ -1,7 +1,7 @@
 """What a protocol is to the server: an endpoint, the model of its body, and how its answers are written."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from mlx_qwen35.prompts.tokenizer import Tokenizer
@@ -55,7 +55,7 @@ class AnswerContext(Generic[Body]):
     prepared: PreparedRequest
     model: str
     tokenizer: Tokenizer
-    stored: StoredResponses
+    stored: StoredResponses = field(default_factory=StoredResponses)
 
 
 @dataclass(frozen=True)

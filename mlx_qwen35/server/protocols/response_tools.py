@@ -153,12 +153,12 @@ class Functions:
         """A call as an output item, the key of what it is called with, and that."""
         original = self._originals.get(call.name, _Original(call.name, None, False))
         named = {"name": original.name} | ({"namespace": original.namespace} if original.namespace else {})
-        item = {"call_id": new_id("call_"), **named, "status": "in_progress"}
+        kind, prefix = ("custom_tool_call", "ctc_") if original.custom else ("function_call", "fc_")
+        item = {"type": kind, "id": new_id(prefix), "call_id": new_id("call_"), **named, "status": "in_progress"}
         if original.custom:
             text = call.arguments.get(TEXT, "")
-            text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
-            return {"type": "custom_tool_call", "id": new_id("ctc_"), **item}, "input", text
-        return {"type": "function_call", "id": new_id("fc_"), **item}, "arguments", arguments_json(call)
+            return item, "input", text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+        return item, "arguments", arguments_json(call)
 
 
 def flat_name(name: str, namespace: str | None) -> str:

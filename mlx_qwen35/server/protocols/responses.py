@@ -86,21 +86,22 @@ class ResponsesRequest(GenerationBody):
     temperature: float | None = None
     top_p: float | None = None
 
-    _items: list[Any] = PrivateAttr(default_factory=list)
+    _resolved: list[Any] | None = PrivateAttr(None)
 
     def resolve(self, stored: StoredResponses) -> None:
         """See `PromptBody`."""
-        own = [MessageItem(role="user", content=self.input)] if isinstance(self.input, str) else self.input
-        self._items = resolved(own, self.previous_response_id, stored)
+        self._resolved = resolved(self.items, self.previous_response_id, stored)
 
     @property
     def items(self) -> list[Any]:
-        """The whole conversation, after `resolve`."""
-        return self._items
+        """The whole conversation after `resolve`, before it what came."""
+        if self._resolved is not None:
+            return self._resolved
+        return [MessageItem(role="user", content=self.input)] if isinstance(self.input, str) else self.input
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""
-        messages = messages_of(self._items)
+        messages = messages_of(self.items)
         if self.instructions:
             messages.insert(0, {"role": "system", "content": self.instructions})
         if not messages:

@@ -28,6 +28,9 @@ class Numbers:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(f"<{token}>" for token in ids)
 
+    def token_bytes(self, token: int) -> bytes:
+        return f"<{token}>".encode()
+
 
 def id_of(prefix: str, number: int) -> str:
     """The id that was made as the so many-th."""

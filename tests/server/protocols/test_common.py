@@ -18,10 +18,9 @@ from mlx_qwen35.server.protocols.common import (
     openai_error,
     progress_comment,
     token_logprob,
-    with_effort,
 )
 from mlx_qwen35.server.wire import ApiError
-from tests.server.protocols.events import CALL, CALL_JSON, NOW, id_of, progress
+from tests.server.protocols.events import CALL, CALL_JSON, NOW, Numbers, id_of, progress
 
 SAMPLING = {
     "temperature": 0.5, "top_p": 0.25, "top_k": 20, "min_p": 0.125, "repetition_penalty": 1.5, "presence_penalty": 0.75,
@@ -51,27 +50,6 @@ def test_a_stream_has_its_usage_where_it_is_asked_to() -> None:
     assert not SamplingFields().include_usage
     for asked in (True, False):
         assert SamplingFields.model_validate({"stream_options": {"include_usage": asked}}).include_usage is asked
-
-
-@pytest.mark.parametrize(
-    ("effort", "thinks", "budget", "expected"),
-    [
-        (None, None, None, (None, None)),
-        (None, True, 5, (True, 5)),
-        (None, False, 5, (False, 5)),
-        ("none", True, 5, (False, 5)),
-        ("minimal", None, None, (False, None)),
-        ("low", False, None, (True, 1024)),
-        ("medium", None, None, (True, 8192)),
-        ("high", None, None, (True, None)),
-        ("low", None, 0, (True, 0)),
-        ("max", None, 7, (True, 7)),
-    ],
-)
-def test_an_effort_decides_and_a_budget_in_tokens_goes_first(
-    effort: str | None, thinks: bool | None, budget: int | None, expected: tuple[bool | None, int | None]
-) -> None:
-    assert with_effort(effort, thinks, budget) == expected
 
 
 def test_a_tool_has_its_keys_in_one_order() -> None:
@@ -111,7 +89,11 @@ def test_arguments_are_json_with_letters_as_they_are() -> None:
 
 @pytest.mark.parametrize(("logprob", "shown"), [(-0.5, -0.5), (0.0, 0.0), (-float("inf"), -9999.0), (-1e9, -9999.0)])
 def test_a_log_probability_is_a_number(logprob: float, shown: float) -> None:
-    assert token_logprob(TokenLogprob(7, "é", logprob)) == {"token": "é", "logprob": shown, "bytes": [195, 169]}
+    assert token_logprob(TokenLogprob(7, "é", logprob), Numbers()) == {
+        "token": "é",
+        "logprob": shown,
+        "bytes": list(b"<7>"),
+    }
 
 
 @pytest.mark.parametrize(("status", "code"), [(400, None), (401, "invalid_api_key"), (429, "rate_limit_exceeded")])

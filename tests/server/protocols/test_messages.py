@@ -101,17 +101,17 @@ def test_a_choice_has_a_name_if_it_is_a_tool() -> None:
 @pytest.mark.parametrize(
     ("thinking", "effort", "expected"),
     [
-        (None, "high", (False, None)),
-        ({"type": "disabled", "budget_tokens": 5}, "high", (False, 5)),
-        ({"type": "enabled"}, None, (True, None)),
-        ({"type": "enabled", "budget_tokens": 5}, "low", (True, 5)),
-        ({"type": "adaptive"}, "low", (True, 1024)),
-        ({"type": "adaptive"}, "none", (False, None)),
+        (None, "high", (False, None, None)),
+        ({"type": "disabled", "budget_tokens": 5}, "high", (False, None, None)),
+        ({"type": "enabled"}, None, (True, None, None)),
+        ({"type": "enabled", "budget_tokens": 5}, "low", (True, 5, "low")),
+        ({"type": "adaptive"}, "low", (True, None, "low")),
+        ({"type": "adaptive"}, "none", (True, None, "none")),
     ],
 )
-def test_ways_to_ask_for_reasoning(thinking: Any, effort: Any, expected: tuple[bool, int | None]) -> None:
+def test_ways_to_ask_for_reasoning(thinking: Any, effort: Any, expected: tuple[bool, int | None, str | None]) -> None:
     found = counted(thinking=thinking, output_config={"effort": effort})
-    assert (found.enable_thinking, found.thinking_budget) == expected
+    assert (found.enable_thinking, found.thinking_budget, found.effort) == expected
 
 
 TEXT = {"type": "text", "text": "see:"}

@@ -48,8 +48,7 @@ def test_a_request_with_everything() -> None:
         tools=[{"type": "function", "function": function}],
         tool_choice={"name": "f"},
         parallel_tool_calls=False,
-        enable_thinking=True,
-        thinking_budget=1024,
+        effort="low",
         schema=SCHEMA,
         options={"max_tokens": 9, "temperature": 0.5, "top_p": 0.25},
     )
@@ -69,18 +68,22 @@ def test_forms_of_an_answer() -> None:
 
 
 def test_reasoning_only_as_far_as_it_is_asked_for() -> None:
-    for reasoning, expected in ((None, None), ({}, None), ({"effort": "none"}, False), ({"effort": "high"}, True)):
-        assert translated(reasoning=reasoning).enable_thinking is expected
+    for reasoning, expected in ((None, None), ({}, None), ({"effort": "none"}, "none"), ({"effort": "high"}, "high")):
+        assert translated(reasoning=reasoning).effort == expected
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
 def test_instructions_stand_before_a_system_item(role: str) -> None:
-    both = {"role": "system", "content": "Be kind.\n\nBe short."}
-    assert translated([{"role": role, "content": "Be short."}, *ASK], instructions="Be kind.").prompt == [both, *ASK]
+    """As two messages: what becomes of them is for the template to say."""
+    kind = {"role": "system", "content": "Be kind."}
+    short = {"role": "system", "content": "Be short."}
+    assert translated([{"role": role, "content": "Be short."}, *ASK], instructions="Be kind.").prompt == [
+        kind, short, *ASK,
+    ]  # fmt: skip
     item = {"role": role, "content": [{"type": "input_text", "text": "Be short."}]}
-    parts = [{"type": "text", "text": "Be kind.\n\n"}, {"type": "text", "text": "Be short."}]
-    assert translated([item, *ASK], instructions="Be kind.").prompt == [{"role": "system", "content": parts}, *ASK]
-    assert translated([item], instructions="").prompt == [{"role": "system", "content": parts[1:]}]
+    parts = {"role": "system", "content": [{"type": "text", "text": "Be short."}]}
+    assert translated([item, *ASK], instructions="Be kind.").prompt == [kind, parts, *ASK]
+    assert translated([item], instructions="").prompt == [parts]
 
 
 def test_instructions_stand_before_everything_else() -> None:
@@ -135,6 +138,7 @@ def response(status: str = "completed", output: list[Any] | None = None, **field
         "id": id_of("resp_", 1), "object": "response", "created_at": NOW, "model": "small", "status": status,
         "error": None, "incomplete_details": None, "output": output or [], "instructions": None, "metadata": {},
         "parallel_tool_calls": True, "temperature": None, "top_p": None, "max_output_tokens": None, "store": False,
+        "previous_response_id": None,
         "tool_choice": "auto", "tools": [], "text": {"format": {"type": "text"}}, "usage": USAGE, **fields,
     }  # fmt: skip
 
@@ -178,7 +182,7 @@ def test_a_whole_answer_that_is_too_long() -> None:
 
 
 def test_an_answer_says_what_was_asked() -> None:
-    tool = {"type": "function", "name": "f", "description": None, "parameters": SCHEMA, "strict": True}
+    tool = {"type": "function", "name": "f", "parameters": SCHEMA, "strict": True}
     asked = {
         "instructions": "Be kind.", "metadata": {"a": "b"}, "parallel_tool_calls": False, "temperature": 0.5,
         "top_p": 0.25, "max_output_tokens": 9, "tools": [tool], "tool_choice": {"type": "function", "name": "f"},

@@ -1,0 +1,59 @@
+"""Stored responses: the newest, within bounds."""
+
+from typing import Any
+
+import pytest
+
+from mlx_qwen35.server.stored import StoredResponse, StoredResponses
+from mlx_qwen35.server.wire import ApiError
+
+
+def response(name: str, *items: str, text: str = "") -> StoredResponse:
+    output: list[dict[str, Any]] = [{"type": "message", "id": item} for item in items]
+    return StoredResponse({"id": name, "output": output, "text": text}, [{"type": "message", "id": f"in_{name}"}])
+
+
+def names(stored: StoredResponses) -> list[str]:
+    return list(stored._stored)
+
+
+def test_the_oldest_go_first_and_use_keeps_them() -> None:
+    stored = StoredResponses(2, 10_000)
+    for name in ("a", "b"):
+        stored.add(response(name))
+    assert stored.get("a").response["id"] == "a"
+    stored.add(response("c"))
+    assert names(stored) == ["a", "c"]
+    stored.remove("a")
+    assert names(stored) == ["c"]
+
+
+def test_bytes_are_bounded() -> None:
+    stored = StoredResponses(100, 1000)
+    for number in range(10):
+        stored.add(response(str(number), text="x" * 300))
+    assert 1 < len(names(stored)) < 4
+    stored.add(response("large", text="x" * 2000))
+    assert names(stored) == []
+    assert stored._bytes == 0
+
+
+def test_items_are_found_in_answers_and_in_what_was_asked() -> None:
+    stored = StoredResponses(5, 10_000)
+    stored.add(response("a", "msg_1", "msg_2"))
+    stored.add(response("b", "msg_3"))
+    assert stored.item("msg_1", "input[0].id")["id"] == "msg_1"
+    assert stored.item("in_b", "input[0].id")["id"] == "in_b"
+    with pytest.raises(ApiError, match=r"^input\[3\]\.id: no item 'msg_9' is stored; it is gone") as error:
+        stored.item("msg_9", "input[3].id")
+    assert (error.value.status, error.value.param) == (404, "input[3].id")
+
+
+def test_nothing_is_stored_where_nothing_may_be() -> None:
+    stored = StoredResponses()
+    assert not stored.enabled
+    stored.add(response("a"))
+    with pytest.raises(ApiError, match="id: no response 'a' is stored"):
+        stored.get("a")
+    with pytest.raises(ApiError):
+        stored.remove("a")
