@@ -1,199 +1,571 @@
-"""Questions that need the picture: one to three pictures, and one to six questions in a row."""
+"""Questions about one picture: what, which colour, how many, where, which of them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from random import Random
 
 from tools.box.dialogues import Dialogue, Picture, Tasks, Turn
-from tools.box.scenes import COLOURS, SHAPES, SIZES, Scene, Thing, draw, random_scale, random_scene
+from tools.box.outlines import SHAPES
+from tools.box.palette import COLOURS
+from tools.box.placing import Wanted, nothing, random_scene, random_wanted
+from tools.box.scenes import NUMBER, Scene, Thing
+from tools.box.wordings import article, ask, called, listing, plural, sentence
 
 TASKS = Tasks()
 
-# A question, its answer, or None if the pictures allow no such question.
+NOTHING = "I see nothing that I know, no shapes and no numbers."
+# A question and its answer, or None if the picture allows no such question.
 Asked = tuple[str, str] | None
-ONE_PICTURE: dict[str, Callable[[Scene, Random], Asked]] = {}
-SEVERAL: dict[str, Callable[[Sequence[Scene], Random], Asked]] = {}
-DIGIT_TASKS = ("which_digit", "read_digits")
-# Tasks across pictures whose pictures are made for them.
-OWN_PICTURES = ("digits_of", "changed")
+Asker = Callable[[Scene, Random], Asked]
+ABOUT_SHAPES: dict[str, Asker] = {}
+ABOUT_NUMBERS: dict[str, Asker] = {}
+_WEIGHTS: dict[str, float] = {}
 
 
-def about_one(function: Callable[[Scene, Random], Asked]) -> Callable[[Scene, Random], Asked]:
-    """Register a question about a single picture."""
-    ONE_PICTURE[function.__name__] = function
-    return function
+def about_shapes(weight: float) -> Callable[[Asker], Asker]:
+    """Register a question about things."""
+
+    def register(function: Asker) -> Asker:
+        ABOUT_SHAPES[function.__name__], _WEIGHTS[function.__name__] = function, weight
+        return function
+
+    return register
 
 
-def about_several(
-    function: Callable[[Sequence[Scene], Random], Asked],
-) -> Callable[[Sequence[Scene], Random], Asked]:
-    """Register a question across pictures."""
-    SEVERAL[function.__name__] = function
-    return function
+def about_numbers(weight: float) -> Callable[[Asker], Asker]:
+    """Register a question about numbers."""
+
+    def register(function: Asker) -> Asker:
+        ABOUT_NUMBERS[function.__name__], _WEIGHTS[function.__name__] = function, weight
+        return function
+
+    return register
 
 
-def article(name: str) -> str:
-    """'a red star', 'an orange cross'."""
-    return f"{'an' if name[0] in 'aeio' else 'a'} {name}"
+def label(thing: Thing) -> str:
+    """'a red circle', 'the number 42'."""
+    return f"the number {thing.digits}" if thing.kind == NUMBER else article(thing.name)
 
 
-def sentence(text: str) -> str:
-    """With a capital and a full stop."""
-    return f"{text[0].upper()}{text[1:]}."
+def told(scene: Scene) -> str:
+    """Everything in a picture; also what a short reasoning writes down."""
+    return sentence(listing([label(thing) for thing in scene.things])) if scene.things else NOTHING
 
 
-def plural(kind: str) -> str:
-    """'crosses', 'stars'."""
-    return f"{kind}es" if kind.endswith("s") else f"{kind}s"
+def references(scene: Scene, rng: Random) -> dict[str, Thing]:
+    """What questions may call a thing that no other is called: 'star', 'red thing', 'red star'."""
+    whole = [(thing.kind, thing.colour) for thing in scene.things]
+    found = {called(thing.kind, rng): thing for thing in scene.unique("kind")}
+    for thing in scene.unique("colour"):
+        found[f"{called(thing.colour, rng)} {rng.choice(['thing', 'one', 'shape', 'object'])}"] = thing
+    for thing in scene.things:
+        if whole.count((thing.kind, thing.colour)) == 1:
+            found[f"{called(thing.colour, rng)} {called(thing.kind, rng)}"] = thing
+    return found
 
 
-def listing(items: Sequence[str]) -> str:
-    """'a, b and c'."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+def _pick(named: dict[str, Thing], rng: Random) -> tuple[str, Thing]:
+    name = rng.choice(list(named))
+    return name, named[name]
 
 
-def references(scene: Scene) -> dict[str, Thing]:
-    """What a question may call a thing by one attribute that no other shares: 'star', 'red thing'."""
-    return {thing.kind: thing for thing in scene.unique("kind")} | {
-        f"{thing.colour} thing": thing for thing in scene.unique("colour")
-    }
+def _absent(scene: Scene, rng: Random) -> str | None:
+    """A kind that the picture does not show."""
+    return rng.choice([kind for kind in SHAPES if kind not in {thing.kind for thing in scene.things}])
 
 
-def one_of(items: Sequence[str], rng: Random) -> str:
-    """A random one, independent of their order."""
-    return rng.choice(sorted(items))
+def which(thing: Thing) -> str:
+    """As an answer picks one of several: 'the red circle'."""
+    return f"the number {thing.digits}" if thing.kind == NUMBER else f"the {thing.name}"
 
 
-@about_one
+@about_shapes(4.0)
+def describe(scene: Scene, rng: Random) -> Asked:
+    forms = [
+        "what is [this|that|it]", "what's [this|that|it]", "what {see}", "what {see} [here|in this {pic}|in the {pic}]",
+        "describe [the|this] {pic}.", "[please |]describe what you see.", "what is in [the|this] {pic}",
+        "what's in [the|this] {pic}", "what does [the|this] {pic} show", "what is shown [here|in the {pic}]",
+        "what [things|objects|shapes] {see}", "what [things|objects|shapes] are [there|here|in the {pic}|shown]",
+        "tell me what you see.", "what is on the {pic}", "what is [here|there]", "what are these",
+        "list [everything|the things|all objects|the shapes] [in the {pic}|you see|].", "what did i draw",
+        "what can be seen [here|in the {pic}|]", "describe [it|this].", "caption this [{pic}|].",
+        "name [the things|what you see|all the shapes].", "give me a description[ of the {pic}|].",
+        "what [object|shape|thing] is [this|shown|in the {pic}]", "identify [this|the {thing}|what is shown].",
+        "can you describe [this|the {pic}]", "do you know what this is", "what have i drawn [here|]",
+        "tell me about [this|the] {pic}.", "what am i looking at", "{pic}.", "which [shapes|objects] {see}",
+    ]  # fmt: skip
+    if rng.random() < 0.4:
+        forms = forms[:12]
+    return ask(rng.choice(forms), rng), told(scene)
+
+
+@about_shapes(3.0)
 def colour(scene: Scene, rng: Random) -> Asked:
+    if len(scene.things) == 1 and rng.random() < 0.5:
+        form = rng.choice([
+            "what {color} is [it|this|that|the {thing}]", "which {color} [is it|is this|does it have]", "what {color}",
+            "what is [its|the] {color}", "what's [its|the] {color}", "name the {color}.", "the {color}",
+            "what {color} {see}", "which {color} {see}", "what is the {color} of [this|the {thing}|it]",
+            "[what|which] {color} is the [thing|object|shape] in the {pic}",
+        ])  # fmt: skip
+        thing = scene.things[0]
+        return ask(form, rng), sentence(f"the {thing.kind} is {thing.colour}")
+    things = scene.unique("kind")
+    form = rng.choice([
+        "what {color} is the {0}", "what {color} is the {0}", "which {color} [is|does] the {0}[| have]",
+        "what is the {color} of the {0}", "what's the {color} of the {0}", "what's the {0}'s {color}",
+        "the {0} is what {color}", "tell me the {color} of the {0}.", "what {color} does the {0} have",
+        "[what|which] {color} is the {0} [in the {pic}|here|]", "what {color} has the {0}",
+        "name the {color} of the {0}.", "in what {color} is the {0} [drawn|painted|shown]",
+    ])  # fmt: skip
+    form = form.replace("[is|does] the {0}[| have]", rng.choice(["is the {0}", "does the {0} have"]))
+    if not things or rng.random() < 0.05:
+        kind = _absent(scene, rng)
+        return _ask(form, rng, called(str(kind), rng)), f"I see no {kind}."
+    thing = rng.choice(things)
+    return _ask(form, rng, called(thing.kind, rng)), sentence(f"the {thing.kind} is {thing.colour}")
+
+
+def _ask(form: str, rng: Random, *names: str) -> str:
+    """Names in place of {0} and {1}."""
+    for number, name in enumerate(names):
+        form = form.replace(f"{{{number}}}", name)
+    return ask(form, rng)
+
+
+@about_shapes(2.5)
+def shape(scene: Scene, rng: Random) -> Asked:
+    if len(scene.things) == 1 and rng.random() < 0.5:
+        form = rng.choice([
+            "what shape is [it|this|that]", "which shape [is it|is this|{see}]", "what shape {see}", "name the shape.",
+            "what [kind|sort|type] of shape is [this|it|shown]", "what shape is [shown|drawn|here|in the {pic}]",
+            "what is the shape", "what's the shape", "[identify|name] [this|the] [shape|object].", "what is it called",
+            "which [shape|object] is [this|shown|in the {pic}]", "what shape is the [thing|object|drawing]",
+        ])  # fmt: skip
+        return ask(form, rng), sentence(label(scene.things[0]))
+    things = scene.unique("colour")
+    if not things:
+        return None
+    thing = rng.choice(things)
+    name = called(thing.colour, rng)
+    if rng.random() < 0.5:
+        form = rng.choice([
+            "which [{thing}|shape|object] is {0}", "what [shape|object|thing] is {0}", "which of them is {0}",
+            "which is the {0} one", "which one is {0}", "what's {0}", "what is {0}",
+        ])  # fmt: skip
+        return _ask(form, rng, name), sentence(which(thing))
+    form = rng.choice([
+        "what is the {0} [thing|shape|object|one]", "what's the {0} [thing|shape|object|one]",
+        "what shape is the {0} [thing|object|one]", "what [kind|sort] of [shape|thing] is the {0} [thing|one]",
+        "which shape does the {0} [thing|object|one] have", "describe the {0} [thing|shape|object|one].",
+        "identify the {0} [thing|shape|object].", "the {0} [thing|one] is what shape",
+    ])  # fmt: skip
+    return _ask(form, rng, name), sentence(label(thing))
+
+
+@about_shapes(4.0)
+def how_many(scene: Scene, rng: Random) -> Asked:
+    key = rng.choice(["thing", "thing", "kind", "colour", "both"])
+    ending = rng.choice(["{see}", "are there", "are there", "are there [in the {pic}|in total|here]", "", "are shown",
+                         "does the {pic} [show|have|contain]", "are in [the|this] {pic}", "are here"])  # fmt: skip
+    forms = [f"how many {{0}} {ending}", f"how many {{0}} {ending}", "count the {0}[| for me].", "number of {0}",
+             "what is the number of {0}", "how many {0} can you [count|find|spot]", "{0} count",
+             "tell me how many {0} [there are|you see]."]  # fmt: skip
+    if key == "thing":
+        forms += ["how many", "how many are there", "count them.", "how many do you see", "how many {0}"]
+        return _ask(rng.choice(forms), rng, "{things}"), f"{len(scene.things)}."
+    seen = [(thing.kind, thing.colour) for thing in scene.things]
+    other = (rng.choice(SHAPES), rng.choice(COLOURS))
+    kind, name = rng.choice(seen) if seen and rng.random() < 0.75 else other
+    right = [(key == "colour" or one == kind) and (key == "kind" or hue == name) for one, hue in seen]
+    what = "{things}" if key == "colour" else plural(called(kind, rng))
+    what = what if key == "kind" else f"{called(name, rng)} {what}"
+    return _ask(rng.choice(forms), rng, what), f"{sum(right)}."
+
+
+def place_name(scene: Scene, thing: Thing) -> str | None:
+    """Which ninth of the picture a thing's middle is in, if that is beyond doubt."""
+    words = []
+    for share, low, high in (
+        (thing.y / scene.height, "top", "bottom"),
+        (thing.x / scene.width, "left", "right"),
+    ):
+        if min(abs(share - 1 / 3), abs(share - 2 / 3)) < 0.035:
+            return None
+        words.append(low if share < 1 / 3 else high if share > 2 / 3 else "")
+    if not any(words):
+        return "in the middle"
+    return f"{'at the' if words[0] else 'on the'} {' '.join(word for word in words if word)}"
+
+
+@about_shapes(2.5)
+def where(scene: Scene, rng: Random) -> Asked:
+    named = references(scene, rng)
+    form = rng.choice([
+        "where is the {0}", "where is the {0}", "where's the {0}", "where {see} the {0}",
+        "where in the {pic} is the {0}", "in which [part|corner|place] [of the {pic}|] is the {0}",
+        "what is the [position|location|place] of the {0}", "find the {0}.", "locate the {0}.",
+        "where can i [see|find] the {0}", "on which side is the {0}", "tell me where the {0} is.",
+    ])  # fmt: skip
+    if rng.random() < 0.04:
+        kind = _absent(scene, rng)
+        return _ask(form, rng, called(str(kind), rng)), f"I see no {kind}."
+    if len(scene.things) == 1:
+        named |= {"[thing|shape|object]": scene.things[0]}
+    if not named:
+        return None
+    name, thing = _pick(named, rng)
+    place = place_name(scene, thing)
+    return (_ask(form, rng, name), sentence(place)) if place else None
+
+
+@about_shapes(4.0)
+def which_side(scene: Scene, rng: Random) -> Asked:
+    side = rng.choice(["left", "right", "top", "bottom"])
+    thing = scene.extreme(side)
+    if thing is None:
+        return None
+    if side in ("left", "right"):
+        where = [f"on the {side}", f"on the {side}", f"on the {side} side", f"at the {side}", f"to the {side}",
+                 f"on the {side} of the {{pic}}", f"{side}", f"on the far {side}", f"furthest {side}"]  # fmt: skip
+        most = f"{side}most"
+    else:
+        most = {"top": "topmost", "bottom": "bottommost"}[side]
+        above = {"top": "above", "bottom": "below"}[side]
+        where = [f"at the {side}", f"at the {side}", f"on the {side}", f"on {side}" if side == "top" else "at the bottom",
+                 f"at the {side} of the {{pic}}", above, f"in the {side} [part|half]"]  # fmt: skip
+    form = rng.choice([
+        "what is {0}", "what's {0}", "what {see} {0}", "which [{thing}|shape|object] is {0}", "what [thing|shape] is {0}",
+        "what is shown {0}", "{0} is what", f"what is the {most} [thing|shape|object]", "describe [what is|the {thing}] {0}.",
+        "name the {thing} {0}.", "what is the [thing|shape|object] {0}",
+    ])  # fmt: skip
+    return _ask(form, rng, rng.choice(where)), sentence(label(thing))
+
+
+@about_shapes(1.5)
+def colour_at(scene: Scene, rng: Random) -> Asked:
+    side = rng.choice(["left", "right", "top", "bottom"])
+    thing = scene.extreme(side)
+    if thing is None:
+        return None
+    at = rng.choice(["on", "at"]) if side in ("left", "right") else "at"
+    form = rng.choice([
+        f"what {{color}} is the {{thing}} {at} the {side}", f"which {{color}} [has|is] the {{thing}} {at} the {side}",
+        f"what is the {{color}} of the {{thing}} {at} the {side}", f"what {{color}} is the {side} {{thing}}",
+    ])  # fmt: skip
+    return ask(form, rng), sentence(f"the {thing.kind} is {thing.colour}")
+
+
+_RELATIONS = {
+    "left": ("left of", "to the left of", "on the left of", "on the left side of"),
+    "right": ("right of", "to the right of", "on the right of", "on the right side of"),
+    "above": ("above", "over", "higher than", "on top of"),
+    "below": ("below", "under", "beneath", "lower than", "underneath"),
+}
+
+
+def _related(scene: Scene, one: Thing, other: Thing) -> dict[str, bool]:
+    """What is so and what is not, beyond doubt."""
+    apart = 0.12 * min(scene.width, scene.height)
+    found = {}
+    for low, high, first, second in (("left", "right", one.x, other.x), ("above", "below", one.y, other.y)):
+        if abs(first - second) > apart:
+            found[low], found[high] = first < second, first > second
+    return found
+
+
+def _two(scene: Scene, rng: Random) -> tuple[str, Thing, str, Thing] | None:
+    """Two things and what they may be called."""
+    named = list(references(scene, rng).items())
+    if len(scene.things) < 2 or not named:
+        return None
+    one, first = rng.choice(named)
+    rest = [(name, thing) for name, thing in named if thing is not first]
+    return (one, first, *rng.choice(rest)) if rest else None
+
+
+@about_shapes(4.0)
+def is_beside(scene: Scene, rng: Random) -> Asked:
+    two = _two(scene, rng)
+    if two is None:
+        return None
+    one, first, other, second = two
+    related = _related(scene, first, second)
+    if not related:
+        return None
+    way = rng.choice(list(related))
+    form = rng.choice(["is the {0} {way} the {1}", "is the {0} {way} the {1}", "the {0} is {way} the {1}, right",
+                       "is it true that the {0} is {way} the {1}", "{see} the {0} {way} the {1}"])  # fmt: skip
+    form = form.replace("{see}", "do you see").replace("{way}", rng.choice(_RELATIONS[way]))
+    return _ask(form, rng, one, other), "Yes." if related[way] else "No."
+
+
+@about_shapes(3.0)
+def which_way(scene: Scene, rng: Random) -> Asked:
+    two = _two(scene, rng)
+    if two is None:
+        return None
+    one, first, other, second = two
+    related = _related(scene, first, second)
+    axes = [pair for pair in (("left", "right"), ("above", "below")) if pair[0] in related]
+    if not axes:
+        return None
+    axis = rng.choice(axes)
+    low, high = axis if rng.random() < 0.5 else axis[::-1]
+    of = " of" if axis[0] == "left" else ""
+    form = rng.choice([f"is the {{0}} {low} or {high}{of} the {{1}}", f"is the {{0}} {low}{of} or {high}{of} the {{1}}"])
+    if of:
+        form = rng.choice([form, f"is the {{0}} to the {low} or to the {high} of the {{1}}",
+                           f"is the {{0}} on the {low} or the {high} of the {{1}}"])  # fmt: skip
+    return _ask(form, rng, one, other), sentence(next(way for way in axis if related[way]))
+
+
+@about_shapes(2.0)
+def what_beside(scene: Scene, rng: Random) -> Asked:
+    named = references(scene, rng)
+    if len(scene.things) < 2 or not named:
+        return None
+    name, thing = _pick(named, rng)
+    others = [other for other in scene.things if other is not thing]
+    if len(others) == 1 and rng.random() < 0.25:
+        form = rng.choice(["what is [next to|beside|near|besides] the {0}", "what else {see}[| besides the {0}]",
+                           "what is there [apart from|other than] the {0}", "what is the other {thing}"])  # fmt: skip
+        return (_ask(form, rng, name), sentence(label(others[0]))) if "{0}" in form else None
+    way = rng.choice(list(_RELATIONS))
+    back = {"left": "right", "right": "left", "above": "below", "below": "above"}[way]
+    related = [_related(scene, thing, other).get(back) for other in others]
+    if None in related or sum(map(bool, related)) != 1:
+        return None
+    form = rng.choice(["what is {way} the {0}", "what's {way} the {0}", "which {thing} is {way} the {0}",
+                       "what [thing|shape] is {way} the {0}", "what do you see {way} the {0}"])  # fmt: skip
+    form = form.replace("{way}", rng.choice(_RELATIONS[way]))
+    return _ask(form, rng, name), sentence(label(others[related.index(True)]))
+
+
+@about_shapes(4.0)
+def exists(scene: Scene, rng: Random) -> Asked:
+    key = rng.choice(["kind", "kind", "colour", "both", "both"])
+    seen = [(thing.kind, thing.colour) for thing in scene.things]
+    kind, name = rng.choice(SHAPES), rng.choice(COLOURS)
+    if seen and rng.random() < 0.5:
+        kind, name = rng.choice(seen)
+    elif seen and key == "both":
+        # Half right is wrong.
+        kind, name = rng.choice([(rng.choice(seen)[0], name), (kind, rng.choice(seen)[1])])
+    right = any((key == "colour" or one == kind) and (key == "kind" or hue == name) for one, hue in seen)
+    what = called(kind, rng) if key == "kind" else f"{called(name, rng)} "
+    what = what if key == "kind" else what + (rng.choice(["thing", "shape", "object"]) if key == "colour" else kind)
+    forms = ["is there {0}[| in the {pic}| here]", "is there {0}", "do you see {0}[| here| anywhere]", "can you see {0}",
+             "does the {pic} [show|contain|have] {0}", "is {0} in the {pic}", "is {0} [shown|visible|there]",
+             "can you find {0}", "do i see {0}"]  # fmt: skip
+    if len(scene.things) == 1:
+        forms += ["is [this|it|that] {0}", "is [this|it|that] {0}", "did i draw {0}", "does this look like {0}"]
+    if key == "colour" and rng.random() < 0.3:
+        forms, what = ["is [anything|something] {0}", "is there [anything|something] {0}"], called(name, rng)
+        return _ask(rng.choice(forms), rng, what), "Yes." if right else "No."
+    return _ask(rng.choice(forms), rng, article(what)), "Yes." if right else "No."
+
+
+@about_shapes(2.0)
+def is_colour(scene: Scene, rng: Random) -> Asked:
     things = scene.unique("kind")
     if not things:
         return None
     thing = rng.choice(things)
-    form = rng.choice(["What color is the {}?", "What colour is the {}?", "Which color does the {} have?"])
-    return form.format(thing.kind), sentence(f"the {thing.kind} is {thing.colour}")
+    right = rng.random() < 0.5
+    hue = thing.colour if right else rng.choice([name for name in COLOURS if name != thing.colour])
+    other = rng.choice([name for name in COLOURS if name != hue])
+    if rng.random() < 0.3:
+        pair = [thing.colour, other if other != thing.colour else hue]
+        if pair[0] == pair[1]:
+            return None
+        rng.shuffle(pair)
+        form = "is the {0} " + " or ".join(called(name, rng) for name in pair)
+        return _ask(form, rng, called(thing.kind, rng)), sentence(f"the {thing.kind} is {thing.colour}")
+    form = rng.choice(["is the {0} {1}", "is the {0} {1}", "is the {color} of the {0} {1}", "the {0} is {1}, right"])
+    return _ask(form, rng, called(thing.kind, rng), called(hue, rng)), "Yes." if right else "No."
 
 
-@about_one
-def shape(scene: Scene, rng: Random) -> Asked:
-    things = scene.unique("colour")
-    if not things:
+@about_shapes(3.0)
+def larger(scene: Scene, rng: Random) -> Asked:
+    things = sorted((thing for thing in scene.things if thing.kind != "line"), key=lambda thing: thing.size)
+    if len(things) < 2 or len(things) < len(scene.things):
         return None
-    thing = rng.choice(things)
-    form = rng.choice(["What is the {} thing?", "What is {}?", "Which shape is {}?"])
-    return form.format(thing.colour), sentence(f"the {thing.colour} thing is a {thing.kind}")
+    big = rng.random() < 0.65
+    words = ["bigger", "larger", "biggest", "largest"] if big else ["smaller", "tinier", "smallest", "tiniest"]
+    word = rng.choice(words[:2] if len(things) == 2 and rng.random() < 0.8 else words[2:])
+    first, second = (things[-1], things[-2]) if big else (things[0], things[1])
+    if max(first.size, second.size) < 1.45 * min(first.size, second.size):
+        return None
+    form = rng.choice(["which is {0}", "which [one|thing|shape|object] is {0}", "what is the {0} [thing|shape|object]",
+                       "which of them is {0}", "what is {0}", "which is the {0} [one|thing|shape]"])  # fmt: skip
+    if word in words[2:]:
+        form = form.replace("is {0}", "is the {0}").replace("what is the {0}", "what is the {0} [thing|shape]")
+        form = form.replace("[thing|shape] [thing|shape|object]", "[thing|shape|object]")
+    elif len(things) == 2 and rng.random() < 0.4:
+        names = {thing.kind: thing for thing in scene.unique("kind")}
+        if len(names) == 2:
+            pair = rng.sample([called(kind, rng) for kind in names], 2)
+            form = rng.choice(["which is {0}, the {a} or the {b}", "is the {a} or the {b} {0}", "what is {0}: {a} or {b}"])
+            form = form.replace("{a}", pair[0]).replace("{b}", pair[1])
+    return _ask(form, rng, word), sentence(which(first))
 
 
-@about_one
-def where(scene: Scene, rng: Random) -> Asked:
-    named = references(scene)
+@about_shapes(1.5)
+def is_larger(scene: Scene, rng: Random) -> Asked:
+    two = _two(scene, rng)
+    if two is None or "line" in (two[1].kind, two[3].kind):
+        return None
+    one, first, other, second = two
+    if max(first.size, second.size) < 1.45 * min(first.size, second.size):
+        return None
+    word = rng.choice(["bigger", "larger", "smaller"])
+    right = (first.size > second.size) == (word != "smaller")
+    return _ask("is the {0} " + word + " than the {1}", rng, one, other), "Yes." if right else "No."
+
+
+@about_shapes(0.8)
+def background(scene: Scene, rng: Random) -> Asked:
+    if not scene.ground.name:
+        return None
+    form = rng.choice(["what {color} is the background", "what is the background {color}", "which {color} is the ground",
+                       "what {color} is behind the [things|shapes]", "what is the {color} of the background",
+                       "what's the background"])  # fmt: skip
+    return ask(form, rng), sentence(f"the background is {scene.ground.name}")
+
+
+@about_shapes(0.8)
+def filled(scene: Scene, rng: Random) -> Asked:
+    named = {name: thing for name, thing in references(scene, rng).items() if thing.kind not in ("line", NUMBER)}
     if not named:
         return None
-    name = one_of(list(named), rng)
-    return f"Where is the {name}?", sentence(f"the {name} is in {scene.place(named[name])}")
+    name, thing = _pick(named, rng)
+    if rng.random() < 0.5:
+        form = rng.choice(["is the {0} filled or [just |]an outline", "is the {0} an outline or filled",
+                           "is the {0} filled or [empty|hollow|outlined]"])  # fmt: skip
+        return _ask(form, rng, name), "Filled." if thing.filled else "An outline."
+    word = rng.choice(["filled", "solid", "outlined", "hollow", "only an outline"])
+    right = thing.filled == (word in ("filled", "solid"))
+    return _ask(f"is the {{0}} {word}", rng, name), "Yes." if right else "No."
 
 
-@about_one
-def what_at(scene: Scene, rng: Random) -> Asked:
-    place, thing = rng.choice([*scene.places(), *((scene.place(thing), thing) for thing in scene.things)])
-    form = rng.choice(["What is in {}?", "What do you see in {}?"])
-    return form.format(place), sentence(f"in {place} is {article(thing.name) if thing else 'nothing'}")
-
-
-@about_one
-def how_many(scene: Scene, rng: Random) -> Asked:
-    key = rng.choice(["thing", "kind", "colour"])
-    if key == "thing":
-        return rng.choice(["How many things are there?", "How many things do you see?"]), f"{len(scene.things)}."
-    present = [getattr(thing, key) for thing in scene.things]
-    value = rng.choice(present) if rng.random() < 0.75 else rng.choice(SHAPES if key == "kind" else list(COLOURS))
-    what = plural(value) if key == "kind" else f"{value} things"
-    form = rng.choice(["How many {} are there?", "How many {} do you see?"])
-    return form.format(what), f"{present.count(value)}."
-
-
-@about_one
-def left_or_right(scene: Scene, rng: Random) -> Asked:
-    return _relation(scene, rng, "column", ("left", "right"), "Is the {} left or right of the {}?")
-
-
-@about_one
-def above_or_below(scene: Scene, rng: Random) -> Asked:
-    return _relation(scene, rng, "row", ("above", "below"), "Is the {} above or below the {}?")
-
-
-def _relation(scene: Scene, rng: Random, axis: str, words: tuple[str, str], form: str) -> Asked:
-    named = references(scene)
-    pairs = [
-        (one, other)
-        for one, first in named.items()
-        for other, second in named.items()
-        if getattr(first, axis) != getattr(second, axis)
-    ]
-    if not pairs:
+@about_shapes(1.2)
+def pointing(scene: Scene, rng: Random) -> Asked:
+    arrows = [thing for thing in scene.things if thing.kind == "arrow"]
+    if len(arrows) != 1:
         return None
-    one, other = rng.choice(pairs)
-    first, second = (getattr(named[name], axis) for name in (one, other))
-    evidence = f"the {one} is in {axis} {first + 1}, the {other} in {axis} {second + 1}"
-    return form.format(one, other), sentence(f"{evidence}: {words[first > second]}")
+    form = rng.choice(["[which way|where|in which direction|what direction] [does the arrow point|is the arrow pointing]",
+                       "what is the direction of the arrow", "where does the [|{0} ]arrow point"])  # fmt: skip
+    return _ask(form, rng, called(arrows[0].colour, rng)), sentence(arrows[0].direction)
 
 
-@about_one
-def exists(scene: Scene, rng: Random) -> Asked:
-    names = [thing.name for thing in scene.things]
-    name = rng.choice(names) if rng.random() < 0.5 else f"{rng.choice(list(COLOURS))} {rng.choice(SHAPES)}"
-    form = rng.choice(["Is there {}?", "Do you see {}?"])
-    return form.format(article(name)), "Yes." if name in names else "No."
-
-
-@about_one
-def larger(scene: Scene, rng: Random) -> Asked:
-    named = references(scene)
-    small = [name for name, thing in named.items() if thing.size == "small"]
-    large = [name for name, thing in named.items() if thing.size == "large"]
-    if not small or not large:
+@about_shapes(1.2)
+def distinct(scene: Scene, rng: Random) -> Asked:
+    if not scene.things:
         return None
-    right = one_of(large, rng)
-    pair = rng.sample([right, one_of(small, rng)], 2)
-    return "Which is larger, the {} or the {}?".format(*pair), sentence(f"the {right}")
+    if rng.random() < 0.6:
+        form = rng.choice(["[what|which] {color}s {see}", "[what|which] {color}s are [there|in the {pic}|used]",
+                           "name the {color}s.", "list [all|the] {color}s."])  # fmt: skip
+        return ask(form, rng), sentence(listing(list(dict.fromkeys(thing.colour for thing in scene.things))))
+    if len(scene.things) != 2 or any(thing.kind == NUMBER for thing in scene.things):
+        return None
+    one, other = scene.things
+    if rng.random() < 0.5:
+        form = rng.choice(["are they the same {color}", "do they have the same {color}", "are both the same {color}",
+                           "is the {color} of both the same"])  # fmt: skip
+        return ask(form, rng), "Yes." if one.colour == other.colour else "No."
+    form = rng.choice(["are they the same shape", "do they have the same shape", "are both the same shape"])
+    return ask(form, rng), "Yes." if one.kind == other.kind else "No."
 
 
-@about_one
-def describe(scene: Scene, rng: Random) -> Asked:
-    form = rng.choice(["Describe the picture.", "What do you see?", "What is in the picture?"])
-    return form, sentence(listing([article(thing.name) for thing in scene.things]))
+@about_numbers(6.0)
+def read(scene: Scene, rng: Random) -> Asked:
+    if any(thing.kind != NUMBER for thing in scene.things) and [t.kind for t in scene.things].count(NUMBER) != 1:
+        return None
+    numbers = [thing.digits for thing in scene.things if thing.kind == NUMBER]
+    if not numbers:
+        return None
+    if len(numbers) == 1:
+        digit = "digit" if len(numbers[0]) == 1 and rng.random() < 0.5 else "number"
+        form = rng.choice([
+            "[what|which] {0} is [this|that|it|shown]", "[what|which] {0} is this", "[what|which] {0} {see}",
+            "[what|which] {0} is [in|on] the {pic}", "read the {0}.", "what does [it|this|the {pic}] say",
+            "what is the {0}", "what's the {0}", "can you read [this|the {0}|it]", "read this.", "what is written [here|]",
+            "what {0} [is written|did i write|have i drawn|is drawn]", "tell me the {0}.", "which {0}",
+            "what number does the {pic} show", "what does it read", "what {0} is [printed|displayed]", "read it[| out].",
+            "recognize the {0}.", "type [out |]the {0}[| in the {pic}].", "transcribe [this|the {pic}].", "{0}",
+        ])  # fmt: skip
+        return _ask(form, rng, digit), f"{numbers[0]}."
+    form = rng.choice(["read the numbers.", "[what|which] numbers {see}", "[what|which] numbers are [there|in the {pic}]",
+                       "what does it say", "list the numbers.", "what numbers are these"])  # fmt: skip
+    return ask(form, rng), f"{', '.join(numbers)}."
 
 
-@about_one
-def which_digit(scene: Scene, rng: Random) -> Asked:
-    if len(scene.things) == 1 and rng.random() < 0.6:
-        form = rng.choice(["Which digit is in the picture?", "What number is this?", "Which digit do you see?"])
-        return form, f"{scene.things[0].kind}."
-    things = scene.unique("colour")
+@about_numbers(1.0)
+def is_number(scene: Scene, rng: Random) -> Asked:
+    if len(scene.things) != 1:
+        return None
+    digits = scene.things[0].digits
+    number = digits
+    if rng.random() < 0.5:
+        at = rng.randrange(len(digits))
+        number = digits[:at] + str((int(digits[at]) + rng.randrange(1, 10)) % 10) + digits[at + 1 :]
+    form = rng.choice(["is [this|it|that] [a|the number] {0}", "is the number {0}", "does it say {0}", "is it {0}"])
+    return _ask(form, rng, number), "Yes." if number == digits else "No."
+
+
+@about_numbers(0.8)
+def how_many_digits(scene: Scene, rng: Random) -> Asked:
+    if len(scene.things) != 1:
+        return None
+    form = rng.choice(["how many digits does [it|the number] have", "how many digits are there", "how many digits {see}",
+                       "how many digits has the number", "how many digits"])  # fmt: skip
+    return ask(form, rng), f"{len(scene.things[0].digits)}."
+
+
+@about_numbers(1.0)
+def number_of_colour(scene: Scene, rng: Random) -> Asked:
+    things = [thing for thing in scene.unique("colour") if thing.kind == NUMBER]
     if not things:
         return None
     thing = rng.choice(things)
-    return rng.choice(["Which digit is {}?", "What is the {} digit?"]).format(thing.colour), f"{thing.kind}."
+    form = rng.choice(["[which|what] number is {0}", "what is the {0} number", "read the {0} number."])
+    return _ask(form, rng, called(thing.colour, rng)), f"{thing.digits}."
 
 
-@about_one
-def read_digits(scene: Scene, rng: Random) -> Asked:
-    return "Read the digits.", f"{', '.join(thing.kind for thing in scene.things)}."
+for _name in ("describe", "colour", "where", "which_side", "background"):
+    ABOUT_NUMBERS[_name] = ABOUT_SHAPES[_name]
+ONE_PICTURE = ABOUT_SHAPES | ABOUT_NUMBERS
 
 
-SHAPE_TASKS = tuple(name for name in ONE_PICTURE if name not in DIGIT_TASKS)
-# How often each is drawn: what is learned late, or what few pictures allow, more often.
-_WEIGHTS = {"shape": 0.5, "describe": 0.5, "colour": 3.0, "left_or_right": 3.0, "above_or_below": 3.0, "exists": 3.0}
+def _want_shapes(rng: Random) -> list[Wanted]:
+    count = rng.choices([1, 2, 3, 4, 5, 6], [30, 28, 18, 11, 7, 6])[0]
+    return random_wanted(count, rng, numbers=0.3 if count > 1 and rng.random() < 0.15 else 0.0)
 
 
-def picture(scene: Scene, rng: Random) -> Picture:
-    """A scene drawn, sometimes as a larger file."""
-    return Picture(scene, draw(scene, rng, random_scale(scene, rng))[0])
+def want_numbers(rng: Random) -> list[Wanted]:
+    """One number, or a few."""
+    count = rng.choices([1, 2, 3], [85, 10, 5])[0]
+    return [(NUMBER, rng.choice(COLOURS) if rng.random() < 0.55 else rng.choice(["black", "white"]), "")
+            for _ in range(count)]  # fmt: skip
+
+
+def any_scene(rng: Random) -> Scene:
+    """A picture of shapes, of numbers, or of nothing."""
+    chance = rng.random()
+    if chance < 0.03:
+        return nothing(rng)
+    return random_scene(rng, want_numbers if chance < 0.38 else _want_shapes)
 
 
 def scene_for(task: str, rng: Random) -> Scene:
     """A picture that a task may be asked about."""
-    return random_scene(rng, digits=True, most=3) if task in DIGIT_TASKS else random_scene(rng)
+    if task in ABOUT_NUMBERS and (task not in ABOUT_SHAPES or rng.random() < 0.2):
+        return random_scene(rng, want_numbers)
+    if task in ("describe", "how_many", "exists", "background") and rng.random() < 0.06:
+        return nothing(rng)
+    if task == "pointing":
+        return random_scene(rng, lambda chance: [("arrow", chance.choice(COLOURS), ""), *_want_shapes(chance)][:3])
+    return random_scene(rng, _want_shapes)
 
 
 def single(task: str, rng: Random) -> Dialogue:
@@ -202,220 +574,31 @@ def single(task: str, rng: Random) -> Dialogue:
         scene = scene_for(task, rng)
         asked = ONE_PICTURE[task](scene, rng)
         if asked is not None:
-            return Dialogue((Turn(task, *asked, sentence(scene.summary()), (picture(scene, rng),)),))
+            return Dialogue((Turn(task, *asked, told(scene), (Picture(scene),), rng.random() < 0.1),))
 
 
-@TASKS.add("one picture", 10.0)
+@TASKS.add("one picture", 1.0)
 def one_picture(rng: Random) -> Dialogue:
-    """One picture and one to six questions about it."""
-    names = DIGIT_TASKS if rng.random() < 0.15 else SHAPE_TASKS
-    scene = scene_for(names[0], rng)
-    turns: list[Turn] = []
-    weights = [_WEIGHTS.get(name, 2.0) for name in names]
-    for task in rng.choices(names, weights, k=rng.choice([1, 2, 3, 4, 5, 6])):
-        asked = ONE_PICTURE[task](scene, rng)
-        # A question that comes again teaches nothing but to look the answer up.
-        if asked is not None and asked not in [(turn.question, turn.answer) for turn in turns]:
-            images = () if turns else (picture(scene, rng),)
-            turns.append(Turn(task, *asked, sentence(scene.summary()), images))
-    return Dialogue(tuple(turns)) if turns else one_picture(rng)
-
-
-def facts(scene: Scene, number: int | None = None) -> list[tuple[str, str]]:
-    """What one asks about, and the sentence that says it; with `number`, as one of several pictures."""
-    of = "" if number is None else f" in picture {number}"
-    opening = "" if number is None else f"in picture {number} "
-    found = [
-        *((f"{thing.kind} color{of}", f"the {thing.kind} is {thing.colour}") for thing in scene.unique("kind")),
-        *((f"{thing.colour} thing{of}", f"the {thing.colour} thing is a {thing.kind}")
-          for thing in scene.unique("colour")),
-        *((f"{name} place{of}", f"the {name} is in {scene.place(thing)}")
-          for name, thing in references(scene).items()),
-    ]  # fmt: skip
-    return [(asked, sentence(opening + told)) for asked, told in found]
-
-
-def _tell(found: Sequence[tuple[str, str]], scenes: Sequence[Scene], rng: Random) -> Dialogue | None:
-    """Several facts in one answer."""
-    if not found:
-        return None
-    chosen = rng.sample(list(found), min(len(found), rng.randint(2, 8)))
-    question = f"Tell me: {', '.join(asked for asked, _ in chosen)}."
-    images = tuple(picture(scene, rng) for scene in scenes)
-    reasoning = summaries(scenes) if len(scenes) > 1 else sentence(scenes[0].summary())
-    return Dialogue((Turn("tell", question, " ".join(told for _, told in chosen), reasoning, images),))
-
-
-@TASKS.add("tell about one picture", 6.0)
-def tell(rng: Random) -> Dialogue:
-    """Many look-ups for the price of one picture: what makes the decoder learn to find things by kind and place."""
-    scene = random_scene(rng, most=6, least=2, alike=rng.random() < 0.3)
-    return _tell(facts(scene), [scene], rng) or tell(rng)
-
-
-@TASKS.add("tell about several pictures", 6.0)
-def tell_several(rng: Random) -> Dialogue:
-    """The same across pictures that share kinds and colours."""
-    scenes = scenes_for("where_in", rng)
-    found = [fact for number, scene in enumerate(scenes, start=1) for fact in facts(scene, number)]
-    return _tell(found, scenes, rng) or tell_several(rng)
-
-
-@about_several
-def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
-    found = {}
-    for key, form in (("kind", "{}"), ("colour", "{} thing")):
-        values = [{getattr(thing, key) for thing in scene.things} for scene in scenes]
-        for value in set.union(*values):
-            holders = [number for number, has in enumerate(values, start=1) if value in has]
-            if len(holders) == 1:
-                found[form.format(value)] = holders[0]
-    if not found:
-        return None
-    name = one_of(list(found), rng)
-    form = rng.choice(["Which picture shows {}?", "Which picture has {}?"])
-    return form.format(article(name)), sentence(f"{article(name)} is in picture {found[name]}")
-
-
-def _in_two(scenes: Sequence[Scene], rng: Random) -> tuple[int, str, Thing] | None:
-    """A thing with a name that fits a thing in another picture too: only its own picture gives the answer."""
-    named = [references(scene) for scene in scenes]
-    found = [
-        (number, name, thing)
-        for number, things in enumerate(named)
-        for name, thing in things.items()
-        if any(name in others for other, others in enumerate(named) if other != number)
-    ]
-    return rng.choice(found) if found else None
-
-
-@about_several
-def attribute_in(scenes: Sequence[Scene], rng: Random) -> Asked:
-    found = _in_two(scenes, rng)
-    if found is None:
-        return None
-    number, name, thing = found
-    question = "What color is the {} in picture {}?" if name == thing.kind else "What is the {} in picture {}?"
-    told = thing.colour if name == thing.kind else article(thing.kind)
-    return question.format(name, number + 1), sentence(f"in picture {number + 1} the {name} is {told}")
-
-
-@about_several
-def where_in(scenes: Sequence[Scene], rng: Random) -> Asked:
-    found = _in_two(scenes, rng)
-    if found is None:
-        return None
-    number, name, thing = found
-    told = f"in picture {number + 1} the {name} is in {scenes[number].place(thing)}"
-    return f"Where is the {name} in picture {number + 1}?", sentence(told)
-
-
-@about_several
-def more(scenes: Sequence[Scene], rng: Random) -> Asked:
-    counts = [len(scene.things) for scene in scenes]
-    most = max(counts)
-    if counts.count(most) > 1:
-        return None
-    form = rng.choice(["Which picture has more things?", "Which picture shows more things?"])
-    if len(scenes) > 2:
-        form = "Which picture has the most things?"
-    return form, f"Picture {counts.index(most) + 1}."
-
-
-@about_several
-def digits_of(scenes: Sequence[Scene], rng: Random) -> Asked:
-    form = rng.choice(["Which digits do the pictures show?", "Read the digits in the pictures."])
-    return form, f"{', '.join(scene.things[0].kind for scene in scenes)}."
-
-
-@about_several
-def changed(scenes: Sequence[Scene], rng: Random) -> Asked:
-    before, after = ({thing.kind: thing for thing in scene.things} for scene in scenes)
-    form = rng.choice(["What changed between picture 1 and picture 2?", "What is different in picture 2?"])
-    for kind, thing in before.items():
-        if kind not in after:
-            return form, sentence(f"the {kind} is gone")
-        if after[kind].colour != thing.colour:
-            return form, sentence(f"the {kind} became {after[kind].colour}")
-        if (after[kind].column, after[kind].row) != (thing.column, thing.row):
-            return form, sentence(f"the {kind} moved to {scenes[1].place(after[kind])}")
-    return form, sentence(f"{article(next(kind for kind in after if kind not in before))} appeared")
-
-
-def _change(rng: Random) -> list[Scene]:
-    """Two pictures of the same size that differ in one thing; no two things share a kind."""
-    kinds = rng.sample(SHAPES, 4)
-    before = random_scene(rng, kinds=kinds[:3], alike=False, most=3, least=1, cells=2)
-    things = list(before.things)
-    thing = rng.choice(things)
-    taken = {(thing.column, thing.row) for thing in things}
-    free = [(column, row) for row in range(before.rows) for column in range(before.columns)
-            if (column, row) not in taken]  # fmt: skip
-    how = rng.choice(["colour", *(["moved", "added"] if free else []), *(["removed"] if len(things) > 1 else [])])
-    others = [other for other in things if other is not thing]
-    if how == "colour":
-        others.append(replace(thing, colour=rng.choice([name for name in COLOURS if name != thing.colour])))
-    elif how == "moved":
-        column, row = rng.choice(free)
-        others.append(replace(thing, column=column, row=row))
-    elif how == "added":
-        column, row = rng.choice(free)
-        others += [thing, Thing(kinds[3], rng.choice(list(COLOURS)), rng.choice(SIZES), column, row)]
-    return [before, before.with_things(others)]
-
-
-def scenes_for(task: str, rng: Random) -> list[Scene]:
-    """Pictures that a task across pictures may be asked about."""
-    if task == "changed":
-        return _change(rng)
-    count = rng.choice([2, 2, 3])
-    if task == "digits_of":
-        return [random_scene(rng, most=1, digits=True) for _ in range(count)]
-    # Few kinds and colours, so that the pictures share some.
-    kinds, colours = rng.sample(SHAPES, 3), rng.sample(list(COLOURS), 4)
-    return [random_scene(rng, most=3, kinds=kinds, colours=colours) for _ in range(count)]
-
-
-def summaries(scenes: Sequence[Scene]) -> str:
-    """What reasoning about several pictures writes down."""
-    return " ".join(f"Picture {number}: {scene.summary()}." for number, scene in enumerate(scenes, start=1))
-
-
-def _show(scenes: Sequence[Scene], questions: list[tuple[str, str, str]], rng: Random) -> Dialogue:
-    """The pictures, together or one after the other, and the questions (task, question, answer)."""
-    images = tuple(picture(scene, rng) for scene in scenes)
-    turns = []
-    if rng.random() < 0.3:
-        for scene, image in zip(scenes[:-1], images, strict=False):
-            task = "read_digits" if scene.things[0].kind.isdigit() else "describe"
-            asked = ONE_PICTURE[task](scene, rng)
-            assert asked is not None
-            turns.append(Turn(task, *asked, sentence(scene.summary()), (image,)))
-        images = images[-1:]
-    reasoning = summaries(scenes)
-    (task, question, answer), *following = questions
-    turns.append(Turn(task, question, answer, reasoning, images))
-    turns += [Turn(task, question, answer, reasoning) for task, question, answer in following]
-    return Dialogue(tuple(turns))
-
-
-def several(task: str, rng: Random) -> Dialogue:
-    """Two or three pictures and one question across them."""
-    while True:
-        scenes = scenes_for(task, rng)
-        asked = SEVERAL[task](scenes, rng)
-        if asked is not None:
-            return _show(scenes, [(task, *asked)], rng)
-
-
-@TASKS.add("several pictures", 10.0)
-def several_pictures(rng: Random) -> Dialogue:
-    """One to five questions across pictures."""
-    task = rng.choice(["changed", "changed", *SEVERAL])
-    scenes = scenes_for(task, rng)
-    asked = [(task, SEVERAL[task](scenes, rng))]
-    if task not in OWN_PICTURES:
-        names = rng.choices([name for name in SEVERAL if name not in OWN_PICTURES], k=rng.choice([0, 1, 2, 3, 4]))
-        asked += [(name, SEVERAL[name](scenes, rng)) for name in names]
-    questions = list(dict.fromkeys((name, *found) for name, found in asked if found is not None))
-    return _show(scenes, questions, rng) if questions else several_pictures(rng)
+    """One picture and one to eight questions about it."""
+    numbers = rng.random() < 0.27
+    askers = ABOUT_NUMBERS if numbers else ABOUT_SHAPES
+    if numbers:
+        scene = random_scene(rng, want_numbers)
+    else:
+        scene = nothing(rng) if rng.random() < 0.04 else random_scene(rng, _want_shapes)
+    if not scene.things:
+        askers = {name: askers[name] for name in ("describe", "how_many", "exists", "background")}
+    names = list(askers)
+    weights = [_WEIGHTS[name] for name in names]
+    asked: dict[str, tuple[str, str]] = {}
+    for task in rng.choices(names, weights, k=rng.choice([1, 2, 3, 4, 5, 6, 8])):
+        found = askers[task](scene, rng)
+        # What was asked before teaches nothing but to look the answer up.
+        if found is not None and task not in asked:
+            asked[task] = found
+    turns = [Turn(task, *found, told(scene)) for task, found in asked.items()]
+    if not turns:
+        return one_picture(rng)
+    first = turns[0]
+    opening = Turn(first.task, first.question, first.answer, told(scene), (Picture(scene),), rng.random() < 0.1)
+    return Dialogue((opening, *turns[1:]))
