@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from tools.box.about_pictures import label, told, want_numbers
-from tools.box.about_several import free_spot, recoloured
+from tools.box.about_pictures import want_numbers
+from tools.box.asking import label, told
+from tools.box.changes import free_spot, recoloured
 from tools.box.dialogues import Clip, Dialogue, Tasks, Turn
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
@@ -139,11 +140,21 @@ def _told(what: str, thing: Thing) -> str:
 
 
 _GENERAL = (
-    "what happens[| here| in the clip| in the video| in this video]", "what is happening[| here]", "describe the [clip|video].",
-    "what is going on[| here]", "what happens in [the|this] [clip|video]", "what changes[| in the video]", "what do you see",
-    "describe what happens.", "what does the [video|clip] show", "tell me what happens.", "what happened", "what moves",
-    "summarize the [video|clip].", "what is in the [video|clip]",
-)  # fmt: skip
+    "what happens[| here| in the clip| in the video| in this video]",
+    "what is happening[| here]",
+    "describe the [clip|video].",
+    "what is going on[| here]",
+    "what happens in [the|this] [clip|video]",
+    "what changes[| in the video]",
+    "what do you see",
+    "describe what happens.",
+    "what does the [video|clip] show",
+    "tell me what happens.",
+    "what happened",
+    "what moves",
+    "summarize the [video|clip].",
+    "what is in the [video|clip]",
+)
 
 
 def _question(name: str, what: str, thing: Thing, first: Scene, rng: Random) -> tuple[str, str]:
@@ -153,16 +164,25 @@ def _question(name: str, what: str, thing: Thing, first: Scene, rng: Random) -> 
         form = rng.choice(_GENERAL[:-1] if name != "moves" else _GENERAL)
         return ask(form, rng), _told(what, thing)
     if name == "moves":
-        forms = [f"[which way|where|in which direction|what direction] does the {kind} [move|go]",
-                 f"[which way|where] is the {kind} [moving|going]", "[which way|where] does it [move|go]",
-                 f"how does the {kind} move", f"in what direction is the {kind} moving"]  # fmt: skip
+        forms = [
+            f"[which way|where|in which direction|what direction] does the {kind} [move|go]",
+            f"[which way|where] is the {kind} [moving|going]",
+            "[which way|where] does it [move|go]",
+            f"how does the {kind} move",
+            f"in what direction is the {kind} moving",
+        ]
         return ask(rng.choice(forms), rng), sentence(what)
     if name in ("appears", "disappears"):
         return ask(f"what [{name}|thing {name}|shape {name}]", rng), sentence(label(thing))
     if name == "turns":
         colour = what.removeprefix("turns ")
-        form = rng.choice([f"[which|what] {{color}} does the {kind} [turn|become|get]", f"what {{color}} is the {kind} at the end",
-                           f"what {{color}} does the {kind} have [in the end|at the end]"])  # fmt: skip
+        form = rng.choice(
+            [
+                f"[which|what] {{color}} does the {kind} [turn|become|get]",
+                f"what {{color}} is the {kind} at the end",
+                f"what {{color}} does the {kind} have [in the end|at the end]",
+            ]
+        )
         return ask(form, rng), sentence(colour)
     if name == "counts":
         form = rng.choice(["[which|what] numbers [{see}|appear|are shown]", "read the numbers.", "what does it count"])

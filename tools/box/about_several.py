@@ -1,15 +1,17 @@
 """Questions across two or three pictures."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from random import Random
 
-from tools.box.about_pictures import label, place_name, told, want_numbers
+from tools.box.about_pictures import want_numbers
+from tools.box.about_places import place_name
+from tools.box.asking import label, told
+from tools.box.changes import change, moved
 from tools.box.dialogues import Dialogue, Picture, Tasks, Turn
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
-from tools.box.placing import Wanted, random_scene, random_wanted, seen_against
-from tools.box.scenes import NUMBER, Scene, Thing, make_thing
+from tools.box.placing import Wanted, random_scene, random_wanted
+from tools.box.scenes import NUMBER, Scene, Thing
 from tools.box.wordings import article, ask, called, plural, sentence
 
 TASKS = Tasks()
@@ -51,8 +53,14 @@ def _ask(form: str, rng: Random, *names: str) -> str:
 def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
     found: dict[tuple[str, str], int] = {}
     for key in ("kind", "colour", "both"):
-        values = [{(thing.kind if key != "colour" else "", thing.colour if key != "kind" else "") for thing in scene.things
-                   if thing.kind != NUMBER} for scene in scenes]  # fmt: skip
+        values = [
+            {
+                (thing.kind if key != "colour" else "", thing.colour if key != "kind" else "")
+                for thing in scene.things
+                if thing.kind != NUMBER
+            }
+            for scene in scenes
+        ]
         for value in set.union(*values):
             holders = [number for number, has in enumerate(values) if value in has]
             if len(holders) == 1:
@@ -61,22 +69,37 @@ def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
         return None
     kind, colour = rng.choice(sorted(found))
     what = " ".join(called(word, rng) for word in (colour, kind or "thing") if word)
-    form = rng.choice(["which {pic} [shows|has|contains] {0}", "which {pic} is {0} in", "in which {pic} is [there |]{0}",
-                       "where is {0}: in which {pic}", "[what|which] [one|{pic}] has {0}", "which of the {pic}s shows {0}",
-                       "in [what|which] {pic} do you see {0}", "where do you see {0}"])  # fmt: skip
+    form = rng.choice(
+        [
+            "which {pic} [shows|has|contains] {0}",
+            "which {pic} is {0} in",
+            "in which {pic} is [there |]{0}",
+            "where is {0}: in which {pic}",
+            "[what|which] [one|{pic}] has {0}",
+            "which of the {pic}s shows {0}",
+            "in [what|which] {pic} do you see {0}",
+            "where do you see {0}",
+        ]
+    )
     return _ask(form, rng, article(what)), which_answer(found[kind, colour])
 
 
 def _named(scene: Scene) -> dict[str, Thing]:
     """Things that one word names."""
-    return {thing.kind: thing for thing in scene.unique("kind")} | {thing.colour: thing for thing in scene.unique("colour")}
+    return {thing.kind: thing for thing in scene.unique("kind")} | {
+        thing.colour: thing for thing in scene.unique("colour")
+    }
 
 
 def _shared(scenes: Sequence[Scene], rng: Random) -> tuple[int, str, Thing] | None:
     """A thing whose name fits a thing in another picture too: only its own picture gives the answer."""
     named = [_named(scene) for scene in scenes]
-    found = [(number, word, thing) for number, things in enumerate(named) for word, thing in things.items()
-             if any(word in others for other, others in enumerate(named) if other != number)]  # fmt: skip
+    found = [
+        (number, word, thing)
+        for number, things in enumerate(named)
+        for word, thing in things.items()
+        if any(word in others for other, others in enumerate(named) if other != number)
+    ]
     if not found or rng.random() < 0.25:
         found = [(number, word, thing) for number, things in enumerate(named) for word, thing in things.items()]
     return rng.choice(found) if found else None
@@ -90,11 +113,25 @@ def attribute_in(scenes: Sequence[Scene], rng: Random) -> Asked:
     number, word, thing = found
     of = numbered(number, rng)
     if word == thing.kind:
-        form = rng.choice(["what {color} is the {0} in {1}", "what {color} is the {0} in {1}", "in {1}, what {color} is the {0}",
-                           "what is the {color} of the {0} in {1}", "which {color} does the {0} in {1} have"])  # fmt: skip
+        form = rng.choice(
+            [
+                "what {color} is the {0} in {1}",
+                "what {color} is the {0} in {1}",
+                "in {1}, what {color} is the {0}",
+                "what is the {color} of the {0} in {1}",
+                "which {color} does the {0} in {1} have",
+            ]
+        )
         return _ask(form, rng, called(word, rng), of), sentence(f"the {thing.kind} is {thing.colour}")
-    form = rng.choice(["what is the {0} [thing|shape|one] in {1}", "which shape is {0} in {1}", "in {1}, what is {0}",
-                       "what is {0} in {1}", "which [shape|thing] in {1} is {0}"])  # fmt: skip
+    form = rng.choice(
+        [
+            "what is the {0} [thing|shape|one] in {1}",
+            "which shape is {0} in {1}",
+            "in {1}, what is {0}",
+            "what is {0} in {1}",
+            "which [shape|thing] in {1} is {0}",
+        ]
+    )
     return _ask(form, rng, called(word, rng), of), sentence(label(thing))
 
 
@@ -122,8 +159,17 @@ def describe_in(scenes: Sequence[Scene], rng: Random) -> Asked:
 
 @about_several
 def describe_all(scenes: Sequence[Scene], rng: Random) -> Asked:
-    form = rng.choice(["describe the {pic}s.", "what do the {pic}s show", "what {see}", "what is in the {pic}s",
-                       "describe [them|all of them|each {pic}].", "what are these", "what is in each {pic}"])  # fmt: skip
+    form = rng.choice(
+        [
+            "describe the {pic}s.",
+            "what do the {pic}s show",
+            "what {see}",
+            "what is in the {pic}s",
+            "describe [them|all of them|each {pic}].",
+            "what are these",
+            "what is in each {pic}",
+        ]
+    )
     return ask(form, rng), summaries(scenes)
 
 
@@ -132,8 +178,15 @@ def count_in(scenes: Sequence[Scene], rng: Random) -> Asked:
     number = rng.randrange(len(scenes))
     things = scenes[number].things
     if rng.random() < 0.6:
-        form = rng.choice(["how many {things} are in {0}", "how many {things} {see} in {0}", "count the {things} in {0}.",
-                           "how many {things} does {0} have", "how many are in {0}"])  # fmt: skip
+        form = rng.choice(
+            [
+                "how many {things} are in {0}",
+                "how many {things} {see} in {0}",
+                "count the {things} in {0}.",
+                "how many {things} does {0} have",
+                "how many are in {0}",
+            ]
+        )
         return _ask(form, rng, numbered(number, rng)), f"{len(things)}."
     form = rng.choice(["how many {1} are [there |]in {0}", "how many {1} {see} in {0}", "count the {1} in {0}."])
     kind = rng.choice(things).kind if things and rng.random() < 0.7 else rng.choice(SHAPES)
@@ -144,10 +197,18 @@ def count_in(scenes: Sequence[Scene], rng: Random) -> Asked:
 @about_several
 def count_all(scenes: Sequence[Scene], rng: Random) -> Asked:
     if rng.random() < 0.4:
-        form = rng.choice(["how many {pic}s are there", "how many {pic}s {see}", "how many {pic}s did i [send|show you]"])
+        form = rng.choice(
+            ["how many {pic}s are there", "how many {pic}s {see}", "how many {pic}s did i [send|show you]"]
+        )
         return ask(form, rng), f"{len(scenes)}."
-    form = rng.choice(["how many {things} are there in [all|total|all {pic}s|both {pic}s]", "how many {things} in total",
-                       "count the {things} in all {pic}s.", "how many {things} {see} in all"])  # fmt: skip
+    form = rng.choice(
+        [
+            "how many {things} are there in [all|total|all {pic}s|both {pic}s]",
+            "how many {things} in total",
+            "count the {things} in all {pic}s.",
+            "how many {things} {see} in all",
+        ]
+    )
     if "both" in form and len(scenes) > 2:
         form = form.replace("|both {pic}s", "")
     return ask(form, rng), f"{sum(len(scene.things) for scene in scenes)}."
@@ -173,8 +234,15 @@ def same(scenes: Sequence[Scene], rng: Random) -> Asked:
         return None
     one, other = ([(thing.kind, thing.colour, thing.digits) for thing in scene.things] for scene in scenes)
     if rng.random() < 0.6 or len(one) != 1 or len(other) != 1:
-        form = rng.choice(["are [the|both] [{pic}s|two {pic}s] the same", "are they the same", "do both {pic}s show the same",
-                           "is the second {pic} the same as the first", "do the {pic}s show the same {things}"])  # fmt: skip
+        form = rng.choice(
+            [
+                "are [the|both] [{pic}s|two {pic}s] the same",
+                "are they the same",
+                "do both {pic}s show the same",
+                "is the second {pic} the same as the first",
+                "do the {pic}s show the same {things}",
+            ]
+        )
         return ask(form, rng), "Yes." if sorted(one) == sorted(other) else "No."
     key = rng.randrange(2)
     form = rng.choice(["are they the same {0}", "do both have the same {0}", "is the {0} the same in both {pic}s"])
@@ -187,10 +255,20 @@ def digits_of(scenes: Sequence[Scene], rng: Random) -> Asked:
         return None
     if rng.random() < 0.35:
         number = rng.randrange(len(scenes))
-        form = rng.choice(["[what|which] number is in {0}", "read {0}.", "what does {0} say", "what number does {0} show"])
+        form = rng.choice(
+            ["[what|which] number is in {0}", "read {0}.", "what does {0} say", "what number does {0} show"]
+        )
         return _ask(form, rng, numbered(number, rng)), f"{scenes[number].things[0].digits}."
-    form = rng.choice(["[what|which] numbers do the {pic}s show", "read the numbers[| in the {pic}s].", "what do they say",
-                       "[which|what] numbers {see}", "what are the numbers", "read [them|the {pic}s]."])  # fmt: skip
+    form = rng.choice(
+        [
+            "[what|which] numbers do the {pic}s show",
+            "read the numbers[| in the {pic}s].",
+            "what do they say",
+            "[which|what] numbers {see}",
+            "what are the numbers",
+            "read [them|the {pic}s].",
+        ]
+    )
     return ask(form, rng), f"{', '.join(scene.things[0].digits for scene in scenes)}."
 
 
@@ -199,11 +277,20 @@ def changed(scenes: Sequence[Scene], rng: Random) -> Asked:
     if len(scenes) != 2:
         return None
     before, after = ({thing.kind: thing for thing in scene.things} for scene in scenes)
-    form = rng.choice(["what changed", "what [has |]changed between [picture 1 and picture 2|the {pic}s|the two {pic}s]",
-                       "what is [different|new] in [picture 2|the second {pic}|image 2]", "what is the difference",
-                       "[find|spot|name] the difference.", "what is different", "compare the [two |]{pic}s.",
-                       "how do the {pic}s differ", "how [is|does] the second {pic} [different|differ]",
-                       "what happened[| between the {pic}s]"])  # fmt: skip
+    form = rng.choice(
+        [
+            "what changed",
+            "what [has |]changed between [picture 1 and picture 2|the {pic}s|the two {pic}s]",
+            "what is [different|new] in [picture 2|the second {pic}|image 2]",
+            "what is the difference",
+            "[find|spot|name] the difference.",
+            "what is different",
+            "compare the [two |]{pic}s.",
+            "how do the {pic}s differ",
+            "how [is|does] the second {pic} [different|differ]",
+            "what happened[| between the {pic}s]",
+        ]
+    )
     for kind, thing in before.items():
         if kind not in after:
             return ask(form, rng), sentence(f"the {kind} is gone")
@@ -215,77 +302,10 @@ def changed(scenes: Sequence[Scene], rng: Random) -> Asked:
     return ask(form, rng), sentence(f"{article(new[0].name)} appeared" if new else "nothing changed")
 
 
-def moved(before: Thing, after: Thing) -> str:
-    """'left', 'right', 'up' or 'down': the axis that it moved further along."""
-    x, y = after.x - before.x, after.y - before.y
-    if abs(x) > abs(y):
-        return "right" if x > 0 else "left"
-    return "down" if y > 0 else "up"
-
-
-def _change(rng: Random) -> list[Scene]:
-    """Two pictures of the same size that differ in one thing, or in none; no two things share a kind."""
-    while True:
-        kinds = rng.sample(SHAPES, 4)
-        before = random_scene(rng, lambda chance: random_wanted(chance.choice([1, 2, 2, 3]), chance, kinds=kinds[:3],
-                                                                 alike=False))  # fmt: skip
-        after = _with_change(before, kinds[3], rng)
-        if after is not None and after.is_clear():
-            return [before, after]
-
-
-def _with_change(before: Scene, new: str, rng: Random) -> Scene | None:
-    things = list(before.things)
-    at = rng.randrange(len(things))
-    thing = things.pop(at)
-    how = rng.choice(["colour", "colour", "moved", "moved", "added", "added", "removed", "removed", "nothing"])
-    if how == "nothing":
-        return before
-    if how == "removed":
-        return before.with_things(things) if things else None
-    if how == "colour":
-        colour = rng.choice([name for name in COLOURS if name != thing.colour])
-        rgb = seen_against(colour, before.ground, rng)
-        return before.with_things([*things, recoloured(thing, colour, rgb)]) if rgb else None
-    short = min(before.width, before.height)
-    if how == "added":
-        things.append(thing)
-        colour = rng.choice(COLOURS)
-        rgb = seen_against(colour, before.ground, rng)
-        if rgb is None:
-            return None
-        thing = make_thing(new, colour, max(6.0, rng.uniform(0.15, 0.4) * short), rng, rgb=rgb, room=short)
-    spot = free_spot(thing, things, before, rng)
-    if spot is None:
-        return None
-    if how == "moved":
-        x, y = abs(spot.x - thing.x), abs(spot.y - thing.y)
-        if max(x, y) < 0.2 * short or max(x, y) < 1.5 * min(x, y):
-            return None
-    return before.with_things([*things, spot])
-
-
-def recoloured(thing: Thing, colour: str, rgb: tuple[int, int, int]) -> Thing:
-    """The same thing in another colour."""
-    return replace(thing, colour=colour, form=replace(thing.form, rgb=rgb))
-
-
-def free_spot(thing: Thing, others: Sequence[Thing], scene: Scene, rng: Random) -> Thing | None:
-    """The thing somewhere where nothing is."""
-    for _ in range(12):
-        spot = thing.at(
-            rng.uniform(thing.width / 2, max(thing.width / 2, scene.width - thing.width / 2)),
-            rng.uniform(thing.height / 2, max(thing.height / 2, scene.height - thing.height / 2)),
-        )
-        if not any(spot.overlaps(other, 0.03 * min(scene.width, scene.height)) for other in others):
-            return spot
-    return None
-
-
 def scenes_for(task: str, rng: Random) -> list[Scene]:
     """Pictures that a task across pictures may be asked about."""
     if task == "changed":
-        return _change(rng)
+        return change(rng)
     count = rng.choice([2, 2, 2, 3])
     if task == "digits_of":
         return [random_scene(rng, lambda chance: want_numbers(chance)[:1]) for _ in range(count)]
@@ -303,7 +323,9 @@ def scenes_for(task: str, rng: Random) -> list[Scene]:
 
 def summaries(scenes: Sequence[Scene]) -> str:
     """Everything in every picture; also what reasoning about them writes down."""
-    return " ".join(f"Picture {number}: {told(scene)[0].lower()}{told(scene)[1:]}" for number, scene in enumerate(scenes, 1))
+    return " ".join(
+        f"Picture {number}: {told(scene)[0].lower()}{told(scene)[1:]}" for number, scene in enumerate(scenes, 1)
+    )
 
 
 def _show(scenes: Sequence[Scene], questions: list[tuple[str, str, str]], rng: Random) -> Dialogue:
@@ -346,4 +368,3 @@ def several_pictures(rng: Random) -> Dialogue:
     asked = [(name, SEVERAL[name](scenes, rng)) for name in dict.fromkeys(names)]
     questions = [(name, *found) for name, found in asked if found is not None]
     return _show(scenes, questions, rng) if questions else several_pictures(rng)
-

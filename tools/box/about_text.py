@@ -5,6 +5,7 @@ from random import Random
 
 from tools.box.dialogues import Dialogue, Maker, Tasks, Turn
 from tools.box.off_topic import HONEST, off_topic_question
+from tools.box.talk import TALK
 from tools.box.wordings import ask, fill, typed
 
 TASKS = Tasks()
@@ -17,8 +18,32 @@ NAMES = (
     "Sarah", "James", "Laura", "Mark", "Olivia", "Noah", "Liam", "Sophie", "Lena", "Omar", "Priya", "Wei", "Yuki",
 )  # fmt: skip
 _ENDS = ("a", "o", "i", "en", "el", "an", "ie", "us", "as", "in")
-_STARTS = ("b", "br", "c", "ch", "d", "f", "fl", "g", "gr", "h", "j", "k", "l", "m", "n", "p", "r", "s", "st", "t", "tr",
-           "v", "w", "z")  # fmt: skip
+_STARTS = (
+    "b",
+    "br",
+    "c",
+    "ch",
+    "d",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "w",
+    "z",
+)
 _NUMBER_WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
@@ -56,9 +81,17 @@ def _said(form: str, text: str, rng: Random) -> str:
 @TASKS.add("letters", 0.8)
 def letters(rng: Random) -> Dialogue:
     chosen = word(rng)
-    form = rng.choice(["how many letters has {0}", "how many letters are [there |]in {0}", "how many letters does {0} have",
-                       "how many letters are in the word {0}", "count the letters in {0}.", "how long is the word {0}",
-                       "number of letters in {0}"])  # fmt: skip
+    form = rng.choice(
+        [
+            "how many letters has {0}",
+            "how many letters are [there |]in {0}",
+            "how many letters does {0} have",
+            "how many letters are in the word {0}",
+            "count the letters in {0}.",
+            "how long is the word {0}",
+            "number of letters in {0}",
+        ]
+    )
     return _single("letters", _said(form, chosen, rng), f"{len(chosen)}.", f"The word is {'-'.join(chosen)}.")
 
 
@@ -68,10 +101,21 @@ def count(rng: Random) -> Dialogue:
     high = low + rng.randint(2, 11)
     down = rng.random() < 0.12
     first, last = (high, low) if down else (low, high)
-    form = rng.choice(["count from {a} to {b}.", "please count from {a} to {b}.", "count {a} to {b}.", "can you count from {a} to {b}",
-                       "list the numbers from {a} to {b}.", "say the numbers {a} to {b}.", "count up from {a} to {b}."])  # fmt: skip
+    form = rng.choice(
+        [
+            "count from {a} to {b}.",
+            "please count from {a} to {b}.",
+            "count {a} to {b}.",
+            "can you count from {a} to {b}",
+            "list the numbers from {a} to {b}.",
+            "say the numbers {a} to {b}.",
+            "count up from {a} to {b}.",
+        ]
+    )
     if down:
-        form = rng.choice(["count down from {a} to {b}.", "count from {a} down to {b}.", "count backwards from {a} to {b}."])
+        form = rng.choice(
+            ["count down from {a} to {b}.", "count from {a} down to {b}.", "count backwards from {a} to {b}."]
+        )
     elif low == 1 and rng.random() < 0.4:
         form = rng.choice(["count to {b}.", "can you count to {b}", "please count up to {b}."])
     numbers = ", ".join(str(number) for number in range(first, last + (-1 if down else 1), -1 if down else 1))
@@ -82,8 +126,9 @@ def count(rng: Random) -> Dialogue:
 def copy(rng: Random) -> Dialogue:
     chance = rng.random()
     size = rng.randint(1, 6)
-    items = " ".join(word(rng) if rng.random() < 0.75 else str(rng.randrange(rng.choice([10, 100, 1000])))
-                     for _ in range(size))  # fmt: skip
+    items = " ".join(
+        word(rng) if rng.random() < 0.75 else str(rng.randrange(rng.choice([10, 100, 1000]))) for _ in range(size)
+    )
     if chance < 0.25:
         items = items.capitalize() + rng.choice(["", ".", "!"])
     elif chance < 0.35:
@@ -108,9 +153,23 @@ def _sum(rng: Random) -> Turn:
         one, other = max(one, other), min(one, other)
         signs, result, sign = ["-", "-", "minus", "less", "take away"], one - other, "-"
     word_ = rng.choice(signs)
-    forms = ["what is {}", "what's {}", "how much is {}", "{}", "{} =", "{} equals", "calculate {}.", "what does {} make",
-             "compute {}.", "{} is what", "can you add {}" if sign == "+" else "work out {}.", "solve {}.", "{} = ?",
-             "what do you get for {}", "tell me what {} is."]  # fmt: skip
+    forms = [
+        "what is {}",
+        "what's {}",
+        "how much is {}",
+        "{}",
+        "{} =",
+        "{} equals",
+        "calculate {}.",
+        "what does {} make",
+        "compute {}.",
+        "{} is what",
+        "can you add {}" if sign == "+" else "work out {}.",
+        "solve {}.",
+        "{} = ?",
+        "what do you get for {}",
+        "tell me what {} is.",
+    ]
     form = rng.choice(forms[:5] if rng.random() < 0.5 else forms)
     first, second = str(one), str(other)
     if max(one, other) <= 20 and rng.random() < 0.12:
@@ -119,7 +178,10 @@ def _sum(rng: Random) -> Turn:
     if word_ in "+-" and rng.random() < 0.3:
         text = text.replace(" ", "")
     if word_ == "and":
-        form, text = rng.choice(["what is the sum of {}", "add {}.", "the sum of {}", "sum {}."]), f"{first} and {second}"
+        form, text = (
+            rng.choice(["what is the sum of {}", "add {}.", "the sum of {}", "sum {}."]),
+            f"{first} and {second}",
+        )
     elif word_ == "less":
         form, text = rng.choice([
             ("what is the difference of {}", f"{first} and {second}"), ("subtract {}.", f"{second} from {first}"),
@@ -130,45 +192,17 @@ def _sum(rng: Random) -> Turn:
     question = form.replace("{}", text)
     if form in ("{} =", "{} = ?"):
         return Turn("add", question, f"{result}.", f"{one} {sign} {other}.")
-    return Turn("add", typed(question.rstrip("."), rng, statement=question.endswith(".")), f"{result}.", f"{one} {sign} {other}.")
-
-
-_TALK: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
-    ("greet", ("hello", "hi", "hello there", "good [morning|evening|afternoon]", "hey", "hi there", "greetings", "hey there",
-               "hello [box|model|friend|you]", "good day", "hiya", "howdy", "yo"),
-     "Hello! Show me a picture, or ask me something.", "A greeting."),
-    ("self", ("what are you", "who are you", "tell me about yourself.", "what is your name", "what's your name", "introduce yourself.",
-              "are you [a robot|an ai|a model|a human|chatgpt|qwen]", "who made you", "what model are you", "what kind of model [are you|is this]",
-              "who am i talking to", "what is this model", "do you have a name", "describe yourself.", "how big are you"),
-     "I am a very small Qwen3.5 that comes with mlx_qwen35. I know pictures of shapes and numbers.", "The question is about me."),
-    ("able", ("what can you do", "what can i ask[| you]", "help[| me].", "how can you help[| me]", "what are you [good at|able to do|good for]",
-              "what do you know", "what are your [skills|abilities]", "how do i use you", "what should i ask[| you]", "what questions can you answer",
-              "what can you do for me", "can you help me", "what is this for", "what do you understand"),
-     "Ask me about shapes, colors, places and numbers in a picture, or to spell, count, add or repeat.",
-     "The question is about what I can do."),
-    ("thanks", ("thank you", "thanks", "great, thanks", "thanks a lot", "thank you very much", "many thanks", "cheers", "thx",
-                "[good|well done|nice|great], thank you", "that's [great|right|correct]", "[well done|good job|nice|great|perfect]"),
-     "You are welcome!", "A thank-you."),
-    ("bye", ("bye", "goodbye", "see you[| later]", "bye bye", "good night", "see you soon", "farewell", "i have to go"), "Goodbye!", "A farewell."),
-    ("how", ("how are you[| today| doing]", "how do you do", "how is it going", "how's it going", "what's up", "are you [ok|fine|well]",
-             "how do you feel"),
-     "I am fine, thank you. What shall we look at?", "Small talk."),
-    ("colors", ("what {color}s do you know", "which {color}s do you know", "which {color}s can you [see|name|tell apart]", "list the {color}s you know."),
-     "I know red, orange, yellow, green, blue, purple, pink, brown, black, white and gray.", "The question is about colors."),
-    ("shapes", ("which shapes do you know", "what shapes do you know", "which shapes can you [see|name|recognize]", "list the shapes you know."),
-     "I know circles, squares, triangles, stars, crosses, diamonds, rectangles, ovals, hearts, arrows and lines.",
-     "The question is about shapes."),
-    ("no picture", ("what {see} in the {pic}", "describe the {pic}.", "what is in [the|this] {pic}", "what {color} is the [circle|square|star|heart]",
-                    "how many [shapes|things|circles|stars] are [there|in the {pic}]", "what number is [this|in the {pic}]", "what does the {pic} show",
-                    "where is the [circle|square|star|arrow]", "what {see}", "what is this", "what is on the [left|right]", "is there a [star|circle|heart]",
-                    "what shape is [this|it]", "look at [this|the] {pic}."),
-     "I see no picture yet. Please show me one.", "There is no picture."),
-)  # fmt: skip
+    return Turn(
+        "add",
+        typed(question.rstrip("."), rng, statement=question.endswith(".")),
+        f"{result}.",
+        f"{one} {sign} {other}.",
+    )
 
 
 @TASKS.add("talk", 2.5)
 def talk(rng: Random) -> Dialogue:
-    task, questions, answer, reasoning = rng.choice(_TALK)
+    task, questions, answer, reasoning = rng.choice(TALK)
     form = rng.choice(questions)
     text = fill(form.rstrip("."), rng)
     statement = form.endswith(".") or task in ("greet", "thanks", "bye")
@@ -184,11 +218,38 @@ def off_topic(rng: Random) -> Dialogue:
 @TASKS.add("remember", 1.0)
 def remember(rng: Random) -> Dialogue:
     name = rng.choice(NAMES) if rng.random() < 0.6 else word(rng).capitalize()
-    opening = rng.choice(["My name is {}.", "I am {}.", "Call me {}.", "my name is {}", "Hi, I am {}.", "Hello, my name is {}.",
-                          "I'm {}.", "Hello, I'm {}!", "You can call me {}.", "hi, i'm {}", "This is {}."])  # fmt: skip
+    opening = rng.choice(
+        [
+            "My name is {}.",
+            "I am {}.",
+            "Call me {}.",
+            "my name is {}",
+            "Hi, I am {}.",
+            "Hello, my name is {}.",
+            "I'm {}.",
+            "Hello, I'm {}!",
+            "You can call me {}.",
+            "hi, i'm {}",
+            "This is {}.",
+        ]
+    )
     first = Turn("talk", opening.format(name), f"Hello, {name}!", "A greeting.")
-    question = ask(rng.choice(["what is my name", "who am i", "what's my name", "do you [know|remember] my name", "what am i called",
-                               "tell me my name.", "say my name.", "can you tell me my name", "how am i called"]), rng)  # fmt: skip
+    question = ask(
+        rng.choice(
+            [
+                "what is my name",
+                "who am i",
+                "what's my name",
+                "do you [know|remember] my name",
+                "what am i called",
+                "tell me my name.",
+                "say my name.",
+                "can you tell me my name",
+                "how am i called",
+            ]
+        ),
+        rng,
+    )
     last = Turn("remember", question, f"Your name is {name}.", f"It is {name}.")
     between = [] if rng.random() < 0.5 else list(rng.choice([add, spell, count, letters])(rng).turns[:2])
     return Dialogue((first, *between, last))

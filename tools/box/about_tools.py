@@ -12,8 +12,30 @@ from tools.box.wordings import typed
 
 TASKS = Tasks()
 
-CITIES = ("Paris", "Rome", "Oslo", "Lima", "Cairo", "Delhi", "Tokyo", "Kyoto", "Quito", "Bern", "Riga", "Accra",
-          "London", "Berlin", "Madrid", "Vienna", "New York", "Boston", "Sydney", "Seoul", "Dublin", "Prague")  # fmt: skip
+CITIES = (
+    "Paris",
+    "Rome",
+    "Oslo",
+    "Lima",
+    "Cairo",
+    "Delhi",
+    "Tokyo",
+    "Kyoto",
+    "Quito",
+    "Bern",
+    "Riga",
+    "Accra",
+    "London",
+    "Berlin",
+    "Madrid",
+    "Vienna",
+    "New York",
+    "Boston",
+    "Sydney",
+    "Seoul",
+    "Dublin",
+    "Prague",
+)
 
 # What the user asks for; {names} of functions and parameters vary, so they have to be read from the description.
 _PURPOSES: tuple[dict[str, Any], ...] = (
@@ -94,7 +116,11 @@ _PURPOSES: tuple[dict[str, Any], ...] = (
             (("from", "origin", "start", "departure"), "string", "city"),
             (("to", "destination", "arrival", "goal"), "string", "city"),
         ),
-        "requests": ("find a flight from {0} to {1}.", "i want to fly from {0} to {1}.", "is there a flight from {0} to {1}"),
+        "requests": (
+            "find a flight from {0} to {1}.",
+            "i want to fly from {0} to {1}.",
+            "is there a flight from {0} to {1}",
+        ),
         "result": ("one flight", "two flights", "no flight"),
         "answer": "There is {result} from {0} to {1}.",
     },
@@ -120,7 +146,7 @@ _PURPOSES: tuple[dict[str, Any], ...] = (
         "result": ("done", "ok"),
         "answer": "The light in the {0} is {1}.",
     },
-)  # fmt: skip
+)
 
 _VALUES: dict[str, tuple[str, ...]] = {
     "city": CITIES, "name": NAMES, "word": WORDS, "state": ("on", "off"),
@@ -150,8 +176,10 @@ def _function(purpose: dict[str, Any], rng: Random) -> tuple[dict[str, Any], lis
 
 
 # Words of questions that one of the functions would serve.
-_SERVED = re.compile("weather|rain|cold|warm|time|news|translate|say|in [a-z]+ese|song|music|play|find|look|search|flight|book|"
-                     "message|email|tell|write|send|call|alarm|remind|buy|order|light|language|what is .* in |how much|what is")  # fmt: skip
+_SERVED = re.compile(
+    "weather|rain|cold|warm|time|news|translate|say|in [a-z]+ese|song|music|play|find|look|search|flight|book|"
+    "message|email|tell|write|send|call|alarm|remind|buy|order|light|language|what is .* in |how much|what is"
+)
 
 
 def _request(form: str, values: list[Any], rng: Random) -> str:

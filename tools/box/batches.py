@@ -29,9 +29,15 @@ WORLD = (
 # Share of the dialogues whose last answer comes after a reasoning.
 THINKING = 0.25
 SYSTEM = (
-    "You are a helpful assistant.", "You are Qwen, a helpful assistant.", "Answer briefly.", "Be concise.", "You can see pictures.",
-    "You are a helpful assistant that describes pictures.", "Answer the question.", "Be helpful and honest.",
-)  # fmt: skip
+    "You are a helpful assistant.",
+    "You are Qwen, a helpful assistant.",
+    "Answer briefly.",
+    "Be concise.",
+    "You can see pictures.",
+    "You are a helpful assistant that describes pictures.",
+    "Answer the question.",
+    "Be helpful and honest.",
+)
 
 
 def draw_dialogue(rng: Random) -> Dialogue:
@@ -139,8 +145,9 @@ class Encoder:
             input_ids=np.array(ids),
             learn=self._written(ids),
             position_ids=plain if layout is None else layout.position_ids(0, len(ids)).astype(np.int64),
-            places=np.array([token for span in (layout.spans if layout else ()) for token in range(span.start, span.stop)],
-                            np.int64),
+            places=np.array(
+                [token for span in (layout.spans if layout else ()) for token in range(span.start, span.stop)], np.int64
+            ),
             seen_at=at,
             seen=asked,
             shown=shown,
@@ -210,9 +217,12 @@ def collate_shown(shown: Sequence[Shown]) -> Batch:
         at += len(one.frames)
         own.append(number * tokens + np.arange(one.grid[0] * one.grid[1]))
     return {
-        "frames": torch.from_numpy(padded), "pairs": torch.tensor(pairs), "grids": [one.grid for one in shown],
-        "own": torch.from_numpy(np.concatenate(own)), "told": torch.from_numpy(np.concatenate([one.told for one in shown])),
-    }  # fmt: skip
+        "frames": torch.from_numpy(padded),
+        "pairs": torch.tensor(pairs),
+        "grids": [one.grid for one in shown],
+        "own": torch.from_numpy(np.concatenate(own)),
+        "told": torch.from_numpy(np.concatenate([one.told for one in shown])),
+    }
 
 
 def collate(examples: Sequence[Example], pad: int) -> Batch:

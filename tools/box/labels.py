@@ -98,13 +98,20 @@ def _digits(found: Labels, thing: Thing, scene: Scene) -> None:
             token[_AT["here"]] = 1 + int(digit) if token[_AT["here"]] == 0 else -1
 
 
-# What the decoder is asked of tokens of pictures, and of words that mean one thing of them: the picture's number, row and
-# column, kind and colour of the thing there, the same in the picture before at the same place, how many things came up
-# to here, and how many of them stand to the left of this one.
+# What the decoder is asked of tokens of pictures, and of words that mean one thing of them: the picture's number, row
+# and column, kind and colour of the thing there, the same in the picture before at the same place, how many things
+# came up to here, and how many of them stand to the left of this one.
 SEEN = {
-    "image": 4, "row": 24, "column": 24, "kind": len(KINDS) + 1, "colour": len(COLOURS) + 1,
-    "earlier kind": len(KINDS) + 1, "earlier colour": len(COLOURS) + 1, "so far": 8, "to the left": 8,
-}  # fmt: skip
+    "image": 4,
+    "row": 24,
+    "column": 24,
+    "kind": len(KINDS) + 1,
+    "colour": len(COLOURS) + 1,
+    "earlier kind": len(KINDS) + 1,
+    "earlier colour": len(COLOURS) + 1,
+    "so far": 8,
+    "to the left": 8,
+}
 
 
 def seen(number: int, scene: Scene, labels: Labels, earlier: tuple[Scene, Labels] | None) -> Labels:

@@ -97,7 +97,7 @@ def _printed(digits: str, height: int, rng: Random) -> Mask:
 
 # Strokes in a unit square; those marked True are bent smoothly through their points.
 _STROKES: dict[str, tuple[tuple[tuple[bool, tuple[Point, ...]], ...], ...]] = {
-    "0": (((True, tuple((0.5 + x, 0.5 + y) for x, y in ellipse(0.42, 0.5, 9)) + ((0.92, 0.5),)),),),
+    "0": (((True, (*((0.5 + x, 0.5 + y) for x, y in ellipse(0.42, 0.5, 9)), (0.92, 0.5))),),),
     "1": (
         ((False, ((0.5, 0.0), (0.5, 1.0))),),
         ((False, ((0.25, 0.25), (0.58, 0.0), (0.58, 1.0))),),

@@ -16,25 +16,24 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
 from tools.box.batches import Batch, Batches, LabelledPictures, draw_dialogue
-from tools.box.forward import Tower, decode, tokens_of
 from tools.box.labels import TOLD
 from tools.box.muon import Muon
-from tools.box.network import MultiTokenPrediction, make_config, make_model
+from tools.box.network import make_config
 from tools.box.numbers import fonts, listed
 from tools.box.prepare import CLIP_PIXELS, PIXELS
-from tools.box.tower import Seen, Told
+from tools.box.trained import Trained
 from tools.box.vocabulary import CHAT_TEMPLATE, SPECIAL, WORDS, write_tokenizer
 
 SEED = 20261
@@ -88,60 +87,6 @@ def write_directory(out: Path, start: Path | None = None) -> dict[str, int]:
     return ids
 
 
-class Trained(nn.Module):
-    """All that learns: the model, its MTP module, and the heads that are only there in training."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__()
-        self.model = make_model(config)
-        self.mtp = MultiTokenPrediction(config)
-        self.told = Told()
-        self.seen = Seen(self.model)
-        self.tower = Tower(self.model.model.visual)
-
-    def start_from(self, directory: Path) -> None:
-        """Take over a checkpoint's weights."""
-        tensors = load_file(directory / "model.safetensors")
-        own = {name.removeprefix("mtp."): value for name, value in tensors.items() if name.startswith("mtp.")}
-        self.mtp.load_state_dict(own)
-        decoder = {name: value for name, value in tensors.items() if not name.startswith("mtp.")}
-        self.model.load_state_dict(decoder | {"lm_head.weight": decoder["model.language_model.embed_tokens.weight"]})
-
-    def tower_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """How well the tower knows what its tokens show."""
-        hidden = self.tower.blocks(batch["frames"], batch["pairs"], batch["grids"])
-        loss, right = self.told(tokens_of(self.tower.merge(hidden), batch), batch["told"])
-        return loss, right
-
-    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Of a batch of dialogues: answers, MTP's guesses, what tokens are asked and what the tower is told.
-
-        The tower's blocks learn from what they are told alone: a tower that learns along with the decoder comes to tell
-        it where everything is, and then multimodal positions carry nothing: a runtime that gets them wrong would go
-        unnoticed. Only the merger, which looks at one token at a time, learns from the answers too.
-        """
-        found, merged = {}, None
-        if "frames" in batch:
-            hidden = self.tower.blocks(batch["frames"], batch["pairs"], batch["grids"])
-            found["tower"], found["tower_right"] = self.told(tokens_of(self.tower.merge(hidden), batch), batch["told"])
-            merged = self.tower.merge(hidden.detach())
-        hidden = decode(self.model, batch, merged)
-        if merged is not None:
-            found["seen"] = self.seen(batch["seen"], batch["seen_at"])
-        width = hidden.shape[-1]
-        logits = self.model.lm_head(hidden.reshape(-1, width)[batch["at"]])
-        found["loss"] = functional.cross_entropy(logits.float(), batch["target"])
-        found["right"] = (logits.argmax(-1) == batch["target"]).float().mean()
-        inner = self.model.model.language_model
-        rotary = inner.rotary_emb(hidden, batch["position_ids"])
-        following = torch.roll(batch["input_ids"], -1, 1)
-        guessed = self.mtp(inner.embed_tokens(following), hidden, rotary).reshape(-1, width)
-        logits = self.model.lm_head(guessed[batch["mtp_at"]])
-        found["mtp"] = functional.cross_entropy(logits.float(), batch["mtp_target"])
-        found["mtp_right"] = (logits.argmax(-1) == batch["mtp_target"]).float().mean()
-        return found
-
-
 # The tower's learning rate when the decoder learns too.
 AFTERWARDS = 0.3
 WEIGHTS = {"loss": 1.0, "mtp": 0.25, "seen": 0.3, "tower": 0.15}
@@ -159,7 +104,11 @@ def make_optimizers(trained: nn.Module, tower: float) -> list[torch.optim.Optimi
         inner = parameter.ndim == 2 and "embed" not in name and "head" not in name
         groups.setdefault((inner, "visual" in name and "merger" not in name), []).append(parameter)
     muon, adam = (
-        [{"params": found, "scale": tower if seeing else 1.0} for (inner, seeing), found in groups.items() if inner == way]
+        [
+            {"params": found, "scale": tower if seeing else 1.0}
+            for (inner, seeing), found in groups.items()
+            if inner == way
+        ]
         for way in (True, False)
     )
     return [
@@ -188,13 +137,31 @@ def export(model: nn.Module, mtp: nn.Module, out: Path) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run, in which the learning rate goes up and down once.
+
+    Args:
+        weights: Of the losses.
+        tower: See make_optimizers.
+        end: The last rate as a share of the highest.
+    """
+
+    name: str
+    minutes: float
+    weights: dict[str, float]
+    tower: float
+    end: float
+
+
 class Run:
     """One training run: where it computes, how long it takes, and what it writes down."""
 
     def __init__(self, trained: Trained, options: argparse.Namespace) -> None:
         self.trained, self.options = trained, options
         self.device = torch.device(options.device)
-        self.curve = csv.writer((options.out / "loss.csv").open("w", buffering=1, newline=""))
+        self.file = (options.out / "loss.csv").open("w", buffering=1, newline="")
+        self.curve = csv.writer(self.file)
         self.curve.writerow(["phase", "step", "loss", "token_accuracy", "mtp_accuracy", "seen_loss", "tower_loss",
                              "seconds"])  # fmt: skip
         self.began = self.saved = time.monotonic()
@@ -210,38 +177,29 @@ class Run:
             yield {name: part.to(self.device, non_blocking=True) if isinstance(part, torch.Tensor) else part
                    for name, part in batch.items()}  # fmt: skip
 
-    def phase(
-        self, name: str, minutes: float, dataset: IterableDataset[Batch],
-        losses: Callable[[Batch], dict[str, torch.Tensor]], *, tower: float, end: float,
-    ) -> None:  # fmt: skip
-        """Learn for so many minutes, with the rate going up and down once.
-
-        Args:
-            tower: See make_optimizers.
-            end: The last rate as a share of the highest.
-        """
-        optimizers, rate = make_optimizers(self.trained, tower), self.options.rate
-        first, step, waited, window = time.monotonic(), 0, 0.0, []
+    def learn(
+        self, phase: Phase, dataset: IterableDataset[Batch], losses: Callable[[Batch], dict[str, torch.Tensor]]
+    ) -> None:
+        """One phase, from its own warm-up to its own end."""
+        optimizers, weights = make_optimizers(self.trained, phase.tower), phase.weights
+        first, step, window = time.monotonic(), 0, []
         stream = self.batches(dataset)
-        while (share := (time.monotonic() - first) / (60 * minutes)) < 1:
-            asked = time.monotonic()
+        while (share := (time.monotonic() - first) / (60 * phase.minutes)) < 1 and step != self.options.most_steps:
             batch = next(stream)
-            waited += time.monotonic() - asked
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = group["scale"] * rate_at(share, rate, end)
+                    group["lr"] = group["scale"] * rate_at(share, self.options.rate, phase.end)
                 optimizer.zero_grad(set_to_none=True)
             with self.autocast():
                 found = losses(batch)
-            torch.stack([WEIGHTS[key] * value for key, value in found.items() if key in WEIGHTS]).sum().backward()
+            torch.stack([weights[key] * value for key, value in found.items() if key in weights]).sum().backward()
             nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
             for optimizer in optimizers:
                 optimizer.step()
             window.append({key: value.detach() for key, value in found.items()})
             step += 1
             if step % self.options.report_every == 0:
-                self.report(name, step, window)
-                print(f"    {waited:.1f} s of {time.monotonic() - first:.1f} s waited for pictures", flush=True)
+                self.report(phase.name, step, window)
                 window.clear()
             if time.monotonic() - self.saved > 60 * self.options.save_minutes:
                 self.save()
@@ -253,6 +211,7 @@ class Run:
 
     def report(self, name: str, step: int, window: list[dict[str, torch.Tensor]]) -> None:
         """One line of the curve, the means over the last steps."""
+
         def mean(key: str) -> str:
             values = [found[key] for found in window if key in found]
             return f"{torch.stack(values).mean().item():.4f}" if values else ""
@@ -284,6 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=14, help="processes that draw")
     parser.add_argument("--batch-pictures", type=int, default=256, help="while the tower learns alone")
     parser.add_argument("--batch-tokens", type=int, default=40960)
+    parser.add_argument("--pool", type=int, default=768, help="dialogues that are sorted by length together")
+    parser.add_argument("--most-steps", type=int, help="of a phase, whatever its minutes")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--save-minutes", type=float, default=2.0)
     parser.add_argument("--report-every", type=int, default=100, help="steps from one line of the curve to the next")
@@ -296,7 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The processes that draw need the other cores.
         torch.set_num_threads(1)
     if len(fonts()) < len(listed()):
-        print(f"{len(listed()) - len(fonts())} of {len(listed())} fonts are missing; see tools/box/fonts.txt", flush=True)
+        print(
+            f"{len(listed()) - len(fonts())} of {len(listed())} fonts are missing; see tools/box/fonts.txt", flush=True
+        )
     ids = write_directory(options.out, options.start)
     trained = Trained(make_config(VOCAB_SIZE, ids))
     if options.start is not None:
@@ -308,14 +271,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = Run(trained, options)
     if options.start is None:
         pictures = LabelledPictures(seed=options.seed, pictures=options.batch_pictures)
-
-        def tower(batch: Batch) -> dict[str, torch.Tensor]:
-            loss, right = trained.tower_loss(batch)
-            return {"tower": loss / WEIGHTS["tower"], "tower_right": right}
-
-        run.phase("tower", options.tower_minutes, pictures, tower, tower=1.0, end=AFTERWARDS)
-    dialogues = Batches(options.out, seed=options.seed, tokens=options.batch_tokens, pad=ids["<|endoftext|>"])
-    run.phase("all", options.minutes, dialogues, trained.losses, tower=AFTERWARDS, end=0.005)
+        alone = Phase("tower", options.tower_minutes, {"tower": 1.0}, tower=1.0, end=AFTERWARDS)
+        run.learn(alone, pictures, trained.tower_loss)
+    dialogues = Batches(
+        options.out, seed=options.seed, tokens=options.batch_tokens, pad=ids["<|endoftext|>"], pool=options.pool
+    )
+    run.learn(Phase("all", options.minutes, WEIGHTS, tower=AFTERWARDS, end=0.005), dialogues, trained.losses)
+    run.file.close()
 
 
 if __name__ == "__main__":
