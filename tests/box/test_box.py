@@ -99,7 +99,7 @@ def test_the_command_line_sees_without_naming_a_model(tmp_path: Path) -> None:
 def test_the_kept_report_is_of_this_checkpoint(box: ModelKit) -> None:
     """A sample of the held-out questions gives what the report says, within what chance allows."""
     report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())
-    found = evaluate(box, 2, thinking=False, groups=["one picture", "text"])
+    found = evaluate(box, 1, thinking=False, groups=["one picture", "text"])
     for group, scores in found.items():
         asked = sum(score.asked for score in scores.values())
         expected = report["without reasoning"][group]["all"]
@@ -111,11 +111,24 @@ def test_it_is_good_enough_to_show() -> None:
     """Shares of the kept report, of answers that are right to the letter."""
     report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())
     shares = report["without reasoning"]
-    assert shares["one picture"]["all"] >= 0.95
-    assert shares["several pictures"]["all"] >= 0.90
-    assert shares["text"]["all"] >= 0.95
+    assert shares["one picture"]["all"] >= 0.80
+    assert shares["numbers"]["all"] >= 0.85
+    assert shares["several pictures"]["all"] >= 0.80
+    assert shares["text"]["all"] >= 0.90
+    assert shares["off-topic"]["all"] >= 0.95
     assert shares["tools"]["well-formed calls"] >= 0.95
-    assert json.loads((ROOT / "docs" / "box" / "mtp.json").read_text())["all"] >= 0.80
+    assert json.loads((ROOT / "docs" / "box" / "mtp.json").read_text())["all"] >= 0.95
+
+
+def test_it_understands_somebody_elses_drawings_better_than_the_one_before() -> None:
+    """Shares of the kept verdicts on drawings, fonts and wordings that nothing was trained on."""
+    right: list[float] = []
+    for name in ("judged.json", "judged-before.json"):
+        groups = json.loads((ROOT / "docs" / "box" / name).read_text())["groups"]
+        answers = [answer for found in groups.values() for answer in found]
+        right.append(sum(not answer["faults"] for answer in answers) / len(answers))
+    assert right[0] >= 0.75
+    assert right[0] > right[1] + 0.5
 
 
 def test_positions_matter(box: ModelKit) -> None:
@@ -126,7 +139,7 @@ def test_positions_matter(box: ModelKit) -> None:
         assert report[disturbance.value]["all"] < right["all"] - 0.25
         assert report[disturbance.value]["digits_of"] < right["digits_of"] - 0.5
     shares = {
-        disturbance: score(box, "several pictures", "digits_of", 6, thinking=False, disturbance=disturbance).share
+        disturbance: score(box, "several pictures", "digits_of", 4, thinking=False, disturbance=disturbance).share
         for disturbance in (Disturbance.NONE, Disturbance.LATER_TEXT_LIKE, Disturbance.SWAPPED)
     }
     assert shares[Disturbance.LATER_TEXT_LIKE] < shares[Disturbance.NONE] - 0.3
