@@ -24,7 +24,8 @@ from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 
 # Wider than the tokenizer, as the published models are.
-WIDTH = 1100
+# Of the checkpoint in the package: its tokens, the first that stands for no text, and logits for a few more.
+TOKENS, FIRST_CONTROL, WIDTH = 1280, 1254, 1300
 PROMPT = 5
 
 
@@ -72,7 +73,7 @@ class Model:
             self.taste[token] = 30 * (text in likes) if text else 9
             if text and not text.strip('"}],\n'):
                 self.taste[token] += 5
-        self.taste[[*tokenizer.eos_token_ids, *range(1001, 1022)]] += 9
+        self.taste[[*tokenizer.eos_token_ids, *range(FIRST_CONTROL + 3, TOKENS - 2)]] += 9
 
     def logits(self, written: list[int]) -> mx.array:
         logits = self.random.normal(size=WIDTH) + self.taste
@@ -207,7 +208,7 @@ def test_json_is_valid_by_its_schema(tokenizer: Tokenizer, grammars: Grammars, s
         constraint = grammars.json_schema(schema, in_reasoning=False)
         tokens, _ = write(Model(tokenizer, seed), [constraint], greedy=greedy)
         assert valid(json.loads(tokenizer.decode(tokens[:-1])), schema, schema), tokenizer.decode(tokens)
-        assert not set(tokens[:-1]) & {*tokenizer.eos_token_ids, *range(998, WIDTH)}
+        assert not set(tokens[:-1]) & {*tokenizer.eos_token_ids, *range(FIRST_CONTROL, WIDTH)}
 
 
 def test_a_finished_answer_can_only_end(tokenizer: Tokenizer, grammars: Grammars) -> None:
@@ -319,7 +320,7 @@ def test_tool_calls_have_the_templates_shape(
     """Blocks between control tokens, on lines of their own, of functions and parameters that exist."""
     begin, end = tokenizer.control_id("<tool_call>"), tokenizer.control_id("</tool_call>")
     most = 0
-    for seed in range(3):
+    for seed in range(8):
         constraint = grammars.tool_calls(TOOLS, in_reasoning=False, **options)
         tokens, _ = write(Model(tokenizer, seed, closing=CLOSING), [constraint], greedy=greedy)
         text = tokenizer.decode(tokens[:-1])
@@ -330,7 +331,7 @@ def test_tool_calls_have_the_templates_shape(
         most = max(most, len(calls))
         for name, body in calls:
             check_call(name, body)
-        control = {token for token in tokens[:-1] if token >= 998}
+        control = {token for token in tokens[:-1] if token >= FIRST_CONTROL}
         assert control == {begin, end}
     assert (most == 1) == bool(options)
 
@@ -423,7 +424,7 @@ def test_a_grammar_waits_for_the_end_of_the_reasoning(tokenizer: Tokenizer, gram
         at = tokens.index(end_think)
         assert at == seed
         for logits in seen[:at]:
-            assert set(np.flatnonzero(np.isfinite(logits))) == set(range(1024)) - tokenizer.eos_token_ids
+            assert set(np.flatnonzero(np.isfinite(logits))) == set(range(TOKENS)) - tokenizer.eos_token_ids
         text = tokenizer.decode(tokens[at + 1 : -1])
         assert len(text) - len(text.lstrip("\n")) <= 4
         assert valid(json.loads(text), PERSON, PERSON)

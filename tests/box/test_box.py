@@ -5,25 +5,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.files import BOX, Checkpoint
 from mlx_qwen35.conversion import convert
+from tests.drawings import drawn
 from tools.box import gallery
 from tools.box.evaluate import Disturbance, evaluate, score, total
-from tools.box.scenes import Scene, Thing, draw
+from tools.box.off_topic import HONEST
 
 ROOT = Path(__file__).parent.parent.parent
-WHITE = (255, 255, 255)
-
-
-def one(kind: str, colour: str) -> Image.Image:
-    """A picture of one large thing."""
-    return draw(Scene(1, 1, (64, 64), WHITE, (Thing(kind, colour, "large", 0, 0),)), Random(1))[0]
 
 
 @pytest.fixture(scope="module")
@@ -47,38 +41,52 @@ def test_it_is_what_it_should_be() -> None:
     assert checkpoint.config.tie_word_embeddings
 
 
-@pytest.mark.parametrize(("kind", "colour"), [("circle", "red"), ("square", "blue"), ("star", "purple")])
-def test_it_names_what_it_sees(box: ModelKit, kind: str, colour: str) -> None:
-    picture = one(kind, colour)
+@pytest.mark.parametrize(
+    ("kind", "colour", "size"), [("circle", "red", 48), ("square", "blue", 96), ("star", "purple", 400)]
+)
+def test_it_names_what_it_sees(box: ModelKit, kind: str, colour: str, size: int) -> None:
+    picture = drawn(kind, colour, size)
     assert say(box, f"What color is the {kind}?", picture) == f"The {kind} is {colour}."
     assert say(box, "Describe the picture.", picture) == f"A {colour} {kind}."
 
 
+def test_it_says_which_of_two_is_where(box: ModelKit) -> None:
+    """Nothing but the place differs."""
+    for left, right in (("red", "blue"), ("blue", "red")):
+        image = Image.new("RGB", (200, 100), "white")
+        pen = ImageDraw.Draw(image)
+        pen.ellipse((15, 20, 75, 80), fill=left)
+        pen.ellipse((120, 20, 180, 80), fill=right)
+        assert say(box, "What is on the left?", image) == f"A {left} circle."
+        assert say(box, "What is on the right?", image) == f"A {right} circle."
+        assert say(box, "How many shapes are there?", image) == "2."
+
+
 def test_two_images_in_either_order(box: ModelKit) -> None:
     """What is asked about, and which picture is meant, go by the order that they came in."""
-    one_star, other_star = one("star", "red"), one("star", "green")
-    assert say(box, "What color is the star in picture 2?", one_star, other_star) == "In picture 2 the star is green."
-    assert say(box, "What color is the star in picture 2?", other_star, one_star) == "In picture 2 the star is red."
-    few = one("circle", "red")
-    many = draw(
-        Scene(2, 2, (64, 64), WHITE, tuple(Thing("square", "blue", "large", n % 2, n // 2) for n in range(4))),
-        Random(1),
-    )[0]
-    assert say(box, "Which picture has more things?", few, many) == "Picture 2."
-    assert say(box, "Which picture has more things?", many, few) == "Picture 1."
+    one_star, other_star = drawn("star", "red"), drawn("star", "green")
+    assert say(box, "What color is the star in picture 2?", one_star, other_star) == "The star is green."
+    assert say(box, "What color is the star in picture 2?", other_star, one_star) == "The star is red."
+    assert say(box, "What is in the first picture?", one_star, other_star) == "A red star."
+    assert say(box, "What is in the first picture?", other_star, one_star) == "A green star."
+
+
+def test_what_it_was_not_made_for_gets_one_honest_sentence(box: ModelKit) -> None:
+    for question in ("What is the capital of France?", "Write a poem about love.", "translate hello into German"):
+        assert say(box, question) == HONEST
 
 
 def test_an_image_answer_does_not_change_a_following_text_answer(box: ModelKit) -> None:
     question = "Spell the word star."
     with ModelKit.load(BOX) as fresh:
         expected = say(fresh, question)
-    say(box, "Describe the picture.", one("diamond", "green"))
+    say(box, "Describe the picture.", drawn("diamond", "green"))
     assert say(box, question) == expected == "s-t-a-r."
 
 
 def test_the_command_line_sees_without_naming_a_model(tmp_path: Path) -> None:
     """One line says that no model was named; the answer is the model's."""
-    one("circle", "red").save(tmp_path / "circle.png")
+    drawn("circle", "red").save(tmp_path / "circle.png")
     command = [sys.executable, "-m", "mlx_qwen35.cli.main", "generate", "--no-think", "--temp", "0"]
     command += ["--image", str(tmp_path / "circle.png"), "-p", "What color is the circle?"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": "", "HOME": str(tmp_path)})
@@ -91,7 +99,7 @@ def test_the_command_line_sees_without_naming_a_model(tmp_path: Path) -> None:
 def test_the_kept_report_is_of_this_checkpoint(box: ModelKit) -> None:
     """A sample of the held-out questions gives what the report says, within what chance allows."""
     report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())
-    found = evaluate(box, 2, thinking=False, groups=["one picture", "text"])
+    found = evaluate(box, 1, thinking=False, groups=["one picture", "text"])
     for group, scores in found.items():
         asked = sum(score.asked for score in scores.values())
         expected = report["without reasoning"][group]["all"]
@@ -103,11 +111,24 @@ def test_it_is_good_enough_to_show() -> None:
     """Shares of the kept report, of answers that are right to the letter."""
     report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())
     shares = report["without reasoning"]
-    assert shares["one picture"]["all"] >= 0.95
-    assert shares["several pictures"]["all"] >= 0.90
-    assert shares["text"]["all"] >= 0.95
+    assert shares["one picture"]["all"] >= 0.80
+    assert shares["numbers"]["all"] >= 0.85
+    assert shares["several pictures"]["all"] >= 0.80
+    assert shares["text"]["all"] >= 0.90
+    assert shares["off-topic"]["all"] >= 0.95
     assert shares["tools"]["well-formed calls"] >= 0.95
-    assert json.loads((ROOT / "docs" / "box" / "mtp.json").read_text())["all"] >= 0.80
+    assert json.loads((ROOT / "docs" / "box" / "mtp.json").read_text())["all"] >= 0.95
+
+
+def test_it_understands_somebody_elses_drawings_better_than_the_one_before() -> None:
+    """Shares of the kept verdicts on drawings, fonts and wordings that nothing was trained on."""
+    right: list[float] = []
+    for name in ("judged.json", "judged-before.json"):
+        groups = json.loads((ROOT / "docs" / "box" / name).read_text())["groups"]
+        answers = [answer for found in groups.values() for answer in found]
+        right.append(sum(not answer["faults"] for answer in answers) / len(answers))
+    assert right[0] >= 0.75
+    assert right[0] > right[1] + 0.5
 
 
 def test_positions_matter(box: ModelKit) -> None:
@@ -118,7 +139,7 @@ def test_positions_matter(box: ModelKit) -> None:
         assert report[disturbance.value]["all"] < right["all"] - 0.25
         assert report[disturbance.value]["digits_of"] < right["digits_of"] - 0.5
     shares = {
-        disturbance: score(box, "several pictures", "digits_of", 6, thinking=False, disturbance=disturbance).share
+        disturbance: score(box, "several pictures", "digits_of", 4, thinking=False, disturbance=disturbance).share
         for disturbance in (Disturbance.NONE, Disturbance.LATER_TEXT_LIKE, Disturbance.SWAPPED)
     }
     assert shares[Disturbance.LATER_TEXT_LIKE] < shares[Disturbance.NONE] - 0.3
@@ -128,13 +149,15 @@ def test_positions_matter(box: ModelKit) -> None:
 def test_four_bits_keep_most_of_it(tmp_path: Path) -> None:
     """One question of each of some tasks that the whole model answers; quantised products are slow on a CPU."""
     convert(BOX, tmp_path / "small", bits=4, group_size=32)
-    names = ("colour", "where", "how_many", "describe", "which_digit")
+    names = ("colour", "where", "how_many", "shape", "background")
     with ModelKit.load(tmp_path / "small") as small:
         right = sum(score(small, "one picture", name, 1, thinking=False).share for name in names)
     assert right >= 0.75 * len(names)
 
 
 def test_the_readme_shows_what_it_says(box: ModelKit) -> None:
-    assert gallery.block(box) in (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    for row in gallery.rows(box):
+        assert row in readme
     for name, image in gallery.pictures().items():
         assert Image.open(gallery.FOLDER / name).convert("RGB").tobytes() == image.tobytes()

@@ -1,12 +1,22 @@
-"""The training script: its optimizer, and one step from the checkpoint in the package to another one."""
+"""The training script: its optimizer, its forms of the reference, and one step from the checkpoint in the package."""
 
 from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.checkpoints.headers import read_headers
+from mlx_qwen35.prompts.images import ImagePreprocessor
+
+if TYPE_CHECKING:
+    from tools.box.dialogues import Picture
+    from tools.box.trained import Trained
 
 torch = pytest.importorskip("torch", reason="needs the parity extra")
 pytestmark = pytest.mark.parity
@@ -42,12 +52,71 @@ def test_matrices_of_one_shape_move_alike(tmp_path: Path) -> None:
         assert (one - start).abs().max() > 0.01
 
 
+@pytest.fixture(scope="module")
+def trained() -> "Trained":
+    from tools.box.trained import load
+
+    return load(BOX).eval()
+
+
+def some_pictures() -> "list[Picture]":
+    from tools.box.about_pictures import any_scene
+    from tools.box.dialogues import Picture
+
+    return [Picture(any_scene(Random(f"picture-{number}"))) for number in range(3)]
+
+
+def test_lean_functions_give_what_the_references_give() -> None:
+    """Oracle: transformers' own functions, also their gradients."""
+    from tools.box import lean
+
+    torch.manual_seed(3)
+    for length in (40, 64, 150):
+        parts = [torch.randn(2, length, heads, 8, requires_grad=True) for heads in (2, 2, 4)]
+        gates = {"g": -torch.rand(2, length, 4), "beta": torch.rand(2, length, 4)}
+        found, expected = (
+            rule(*parts, **gates, use_qk_l2norm_in_kernel=True)[0] for rule in (lean.delta_rule, lean._with_state)
+        )
+        torch.testing.assert_close(found, expected)
+        weights = torch.randn_like(found)
+        one, other = (torch.autograd.grad((value * weights).sum(), parts) for value in (found, expected))
+        torch.testing.assert_close(one, other)
+    x, weight = torch.randn(2, 6, 20), torch.randn(6, 4)
+    convolved = torch.nn.functional.conv1d(torch.nn.functional.pad(x, (3, 0)), weight[:, None], groups=6)
+    found = lean.causal_convolution(x, weight, None, activation="silu")
+    torch.testing.assert_close(found, torch.nn.functional.silu(convolved))
+
+
+@torch.no_grad()
+def test_a_padded_batch_of_pictures_gives_what_each_gives_alone(trained: "Trained") -> None:
+    """Oracle: transformers' own vision tower, on the pixels of the runtime's own image processor."""
+    from tools.box.batches import collate_shown, show
+    from tools.box.forward import tokens_of
+
+    vision = ModelConfig.from_file(BOX / "config.json").vision
+    assert vision is not None
+    preprocessor = ImagePreprocessor(BOX, vision)
+    pictures = some_pictures()
+    batch = collate_shown([show(picture) for picture in pictures])
+    found = tokens_of(trained.tower.merge(trained.tower.blocks(batch["frames"], batch["pairs"], batch["grids"])), batch)
+    prepared = [preprocessor(picture.image) for picture in pictures]
+    assert len({image.grid_thw for image in prepared}) > 1
+    expected = trained.model.model.visual(
+        torch.from_numpy(np.concatenate([image.pixel_values for image in prepared])),
+        grid_thw=torch.tensor([image.grid_thw for image in prepared]),
+    ).pooler_output
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_step_from_the_box(tmp_path: Path) -> None:
     from tools.box.train import main
 
-    main(["--start", str(BOX), "--out", str(tmp_path), "--steps", "1", "--batch-tokens", "300"])
+    command = ["--start", str(BOX), "--out", str(tmp_path), "--most-steps", "1", "--report-every", "1"]
+    main([*command, "--batch-tokens", "300", "--pool", "2", "--workers", "0", "--device", "cpu", "--minutes", "100"])
     assert (tmp_path / "tokenizer.json").read_bytes() == (BOX / "tokenizer.json").read_bytes()
-    assert (tmp_path / "loss.csv").read_text().startswith("step,loss,")
+    head, row = (tmp_path / "loss.csv").read_text().splitlines()
+    assert head.startswith("phase,step,loss,")
+    assert row.startswith("all,1,")
     names = [{tensor.name for tensor in read_headers([path / "model.safetensors"])} for path in (tmp_path, BOX)]
     assert names[0] == names[1]
     with ModelKit.load(tmp_path) as kit:
@@ -55,3 +124,13 @@ def test_a_step_from_the_box(tmp_path: Path) -> None:
         prompt = kit.process_prompt(messages, enable_thinking=False)
         # The first step of the warm-up is too small to forget anything.
         assert kit.generate(prompt, temperature=0.0, max_tokens=30).text.strip() == "s-t-a-r."
+
+
+def test_what_the_clip_in_the_readme_gets_for_an_answer() -> None:
+    from tools.box import gallery
+
+    assert gallery.clip_row() in (gallery.ROOT / "README.md").read_text()
+    with Image.open(gallery.FOLDER / gallery.CLIP) as file:
+        for number, frame in enumerate(gallery.clip()):
+            file.seek(number)
+            assert np.array_equal(np.asarray(file.convert("RGB")), np.asarray(frame))

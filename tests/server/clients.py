@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
-from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 from starlette.types import ASGIApp, Message
 
-from tools.box.scenes import Scene, Thing, draw
+from tests.drawings import drawn
 
 SPELL = [{"role": "user", "content": "Spell the word star."}]
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -25,20 +25,18 @@ TOOLS = [{"type": "function", "function": WEATHER}]
 PARIS = [{"role": "user", "content": "What is the weather in Paris?"}]
 QUICK = {"enable_thinking": False}
 LONG = {"messages": SPELL, "temperature": 0, "max_tokens": 4000, "logit_bias": {"5": 100.0}, "stream": True, **QUICK}
-RED_CIRCLE = Thing("circle", "red", "large", 0, 0)
-BLUE_SQUARE = Thing("square", "blue", "large", 0, 0)
+RED_CIRCLE, BLUE_SQUARE = drawn("circle", "red"), drawn("square", "blue")
 
 
-def picture(*things: Thing, columns: int = 1) -> str:
+def picture(image: Image.Image) -> str:
     """A data: URL."""
-    image = draw(Scene(columns, 1, (64, 64), (255, 255, 255), things), Random(1))[0]
     file = io.BytesIO()
     image.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def seen(*things: Thing, question: str = "Describe the picture.") -> list[dict[str, Any]]:
-    parts = [{"type": "image_url", "image_url": {"url": picture(thing)}} for thing in things]
+def seen(*images: Image.Image, question: str = "Describe the picture.") -> list[dict[str, Any]]:
+    parts = [{"type": "image_url", "image_url": {"url": picture(image)}} for image in images]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 
 

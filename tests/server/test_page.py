@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -20,9 +19,9 @@ from PIL import Image
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.server.generation import StreamEvent
 from mlx_qwen35.server.service import GenerationService, PreparedRequest
+from tests.drawings import drawn
 from tests.server.browser import PATIENCE, Chat, expect, playwright, stream
 from tests.server.conftest import Running, serving
-from tools.box.scenes import Scene, Thing, draw
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
@@ -139,8 +138,7 @@ def encoded(image: Image.Image, form: str = "PNG") -> bytes:
 
 @pytest.fixture(scope="module")
 def circle() -> bytes:
-    scene = Scene(1, 1, (64, 64), (255, 255, 255), (Thing("circle", "red", "large", 0, 0),))
-    return encoded(draw(scene, Random(1))[0])
+    return encoded(drawn("circle", "red"))
 
 
 def test_text_is_answered_and_earlier_turns_are_not_read_again(chat: Chat) -> None:

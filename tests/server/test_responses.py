@@ -26,7 +26,7 @@ def test_responses(client: Any) -> None:
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
     items = [{"role": "user", "content": PARIS[0]["content"]}, call.model_dump(exclude_none=True), result]
     assert client.responses.create(input=items, tools=tools, **options).output_text == "It is sunny in Paris."
-    text = {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}}}  # fmt: skip # noqa: E501
+    text = {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}}}  # fmt: skip # noqa: E501
     assert json.loads(client.responses.create(input="Hello!", text=text, **options).output_text).keys() == {"a"}
     thinking = client.responses.create(
         input="Spell the word star.", model="box", temperature=0.0, reasoning={"effort": "high"}

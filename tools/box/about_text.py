@@ -1,125 +1,264 @@
 """Tasks without a picture: small talk, spelling, counting, copying, sums, remembering."""
 
+from pathlib import Path
 from random import Random
 
-from tools.box.dialogues import Dialogue, Tasks, Turn
+from tools.box.dialogues import Dialogue, Maker, Tasks, Turn
+from tools.box.off_topic import HONEST, off_topic_question
+from tools.box.talk import TALK
+from tools.box.wordings import ask, fill, typed
 
 TASKS = Tasks()
 
-WORDS = (
-    "cat", "dog", "fox", "hen", "owl", "bee", "ant", "cow", "pig", "bat", "sun", "moon", "star", "tree", "leaf",
-    "rock", "lake", "hill", "road", "door", "lamp", "book", "cup", "fork", "hat", "shoe", "coat", "ball", "drum",
-    "bell", "ship", "boat", "car", "train", "plane", "bird", "fish", "frog", "milk", "bread", "salt", "corn", "rice",
-    "apple", "lemon", "river", "stone", "house", "table", "chair", "clock", "paper", "green", "light", "water",
+WORDS = tuple(dict.fromkeys((Path(__file__).parent / "words.txt").read_text().split()))
+NAMES = (
+    "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jon", "Kim", "Leo", "Mia", "Nora", "Otto",
+    "Anna", "Bob", "Carl", "Dora", "Emma", "Fred", "Grace", "Hans", "Ivan", "Jane", "Kate", "Lucy", "Max", "Nina",
+    "Oscar", "Paul", "Rosa", "Sam", "Tom", "Uma", "Vera", "Will", "Yara", "Zoe", "Alice", "Peter", "Maria", "David",
+    "Sarah", "James", "Laura", "Mark", "Olivia", "Noah", "Liam", "Sophie", "Lena", "Omar", "Priya", "Wei", "Yuki",
 )  # fmt: skip
-NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jon", "Kim", "Leo", "Mia", "Nora", "Otto")
+_ENDS = ("a", "o", "i", "en", "el", "an", "ie", "us", "as", "in")
+_STARTS = (
+    "b",
+    "br",
+    "c",
+    "ch",
+    "d",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "w",
+    "z",
+)
+_NUMBER_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
+
+
+def word(rng: Random) -> str:
+    """One of the list most often; else one that nobody has heard, so that spelling is more than a list."""
+    if rng.random() < 0.6:
+        return rng.choice(WORDS)
+    middle = "".join(rng.choice("aeiou") + rng.choice(_STARTS) for _ in range(rng.choice([0, 1, 1, 2])))
+    return rng.choice(_STARTS) + middle + rng.choice(_ENDS)
 
 
 def _single(task: str, question: str, answer: str, reasoning: str) -> Dialogue:
     return Dialogue((Turn(task, question, answer, reasoning),))
 
 
-@TASKS.add("spell", 0.5)
+@TASKS.add("spell", 1.2)
 def spell(rng: Random) -> Dialogue:
-    word = rng.choice(WORDS)
-    form = rng.choice(["Spell {}.", "Spell the word {}.", "How do you spell {}?"])
-    return _single("spell", form.format(word), f"{'-'.join(word)}.", f"The word is {word}.")
+    chosen = word(rng)
+    form = rng.choice(["spell {0}.", "spell the word {0}.", "how do you spell {0}", "how is {0} spelled",
+                       "[can|could] you spell {0}", "spell '{0}'.", "how [do i|to] spell {0}", "spelling of {0}",
+                       "what is the spelling of {0}", "please spell [the word |]{0}.", "spell out {0}.",
+                       "how do you spell [the word |]'{0}'", "spell: {0}", "spell [the word |]\"{0}\"."])  # fmt: skip
+    return _single("spell", _said(form, chosen, rng), f"{'-'.join(chosen)}.", f"The word is {chosen}.")
 
 
-@TASKS.add("letters", 0.4)
+def _said(form: str, text: str, rng: Random) -> str:
+    """A question with a text in it that is not to be changed."""
+    asked = ask(form.replace("{0}", "@"), rng)
+    return (asked if not asked.isupper() else asked.capitalize()).replace("@", text)
+
+
+@TASKS.add("letters", 0.8)
 def letters(rng: Random) -> Dialogue:
-    word = rng.choice(WORDS)
-    form = rng.choice(["How many letters has {}?", "How many letters are in {}?"])
-    return _single("letters", form.format(word), f"{len(word)}.", f"The word is {'-'.join(word)}.")
-
-
-@TASKS.add("count", 0.4)
-def count(rng: Random) -> Dialogue:
-    low = rng.randint(0, 12)
-    high = low + rng.randint(2, 7)
-    form = rng.choice(["Count from {} to {}.", "Please count from {} to {}."])
-    numbers = ", ".join(str(number) for number in range(low, high + 1))
-    return _single("count", form.format(low, high), f"{numbers}.", f"From {low} up to {high}.")
-
-
-@TASKS.add("copy", 3.0)
-def copy(rng: Random) -> Dialogue:
-    items = " ".join(
-        rng.choice(WORDS) if rng.random() < 0.7 else str(rng.randrange(10)) for _ in range(rng.randint(2, 6))
+    chosen = word(rng)
+    form = rng.choice(
+        [
+            "how many letters has {0}",
+            "how many letters are [there |]in {0}",
+            "how many letters does {0} have",
+            "how many letters are in the word {0}",
+            "count the letters in {0}.",
+            "how long is the word {0}",
+            "number of letters in {0}",
+        ]
     )
-    form = rng.choice(["Repeat: {}", "Repeat after me: {}", "Say this again: {}"])
+    return _single("letters", _said(form, chosen, rng), f"{len(chosen)}.", f"The word is {'-'.join(chosen)}.")
+
+
+@TASKS.add("count", 0.8)
+def count(rng: Random) -> Dialogue:
+    low = rng.choice([1, 1, 1, rng.randint(0, 12), rng.randint(0, 90)])
+    high = low + rng.randint(2, 11)
+    down = rng.random() < 0.12
+    first, last = (high, low) if down else (low, high)
+    form = rng.choice(
+        [
+            "count from {a} to {b}.",
+            "please count from {a} to {b}.",
+            "count {a} to {b}.",
+            "can you count from {a} to {b}",
+            "list the numbers from {a} to {b}.",
+            "say the numbers {a} to {b}.",
+            "count up from {a} to {b}.",
+        ]
+    )
+    if down:
+        form = rng.choice(
+            ["count down from {a} to {b}.", "count from {a} down to {b}.", "count backwards from {a} to {b}."]
+        )
+    elif low == 1 and rng.random() < 0.4:
+        form = rng.choice(["count to {b}.", "can you count to {b}", "please count up to {b}."])
+    numbers = ", ".join(str(number) for number in range(first, last + (-1 if down else 1), -1 if down else 1))
+    return _single("count", ask(form, rng, a=str(first), b=str(last)), f"{numbers}.", f"From {first} to {last}.")
+
+
+@TASKS.add("copy", 2.5)
+def copy(rng: Random) -> Dialogue:
+    chance = rng.random()
+    size = rng.randint(1, 6)
+    items = " ".join(
+        word(rng) if rng.random() < 0.75 else str(rng.randrange(rng.choice([10, 100, 1000]))) for _ in range(size)
+    )
+    if chance < 0.25:
+        items = items.capitalize() + rng.choice(["", ".", "!"])
+    elif chance < 0.35:
+        items = items.replace(" ", ", ")
+    form = rng.choice(["Repeat: {}", "Repeat after me: {}", "Say this again: {}", "Copy this: {}", "Please repeat: {}",
+                       "repeat after me: {}", "Say: {}", "Repeat this: {}", "Write this again: {}", "Echo: {}",
+                       "Please say: {}", "Copy: {}", "Repeat exactly: {}", "Repeat the following: {}"])  # fmt: skip
     return _single("copy", form.format(items), items, "The text comes after the colon.")
 
 
-@TASKS.add("add", 1.2)
+@TASKS.add("add", 5.0)
 def add(rng: Random) -> Dialogue:
-    return Dialogue(tuple(_sum(rng) for _ in range(rng.choice([1, 2, 3]))))
+    return Dialogue(tuple(_sum(rng) for _ in range(rng.choice([1, 2, 4, 6]))))
 
 
 def _sum(rng: Random) -> Turn:
-    one, other = rng.randrange(10), rng.randrange(10)
-    if rng.random() < 0.65:
-        sign, result, how = "+", one + other, "an addition"
+    most = rng.choice([10, 10, 21, 100, 100])
+    one, other = rng.randrange(most), rng.randrange(most if rng.random() < 0.7 else 10)
+    if rng.random() < 0.6:
+        signs, result, sign = ["+", "+", "plus", "and", "added to"], one + other, "+"
     else:
         one, other = max(one, other), min(one, other)
-        sign, result, how = "-", one - other, "a subtraction"
-    form = rng.choice(["What is {} {} {}?", "How much is {} {} {}?"])
-    return Turn("add", form.format(one, sign, other), f"{result}.", f"{one} {sign} {other} is {how}.")
-
-
-_TALK = (
-    (
-        ("Hello!", "Hi!", "Hello there!", "Good morning!"),
-        "Hello! Show me a picture, or ask me something.",
-        "A greeting.",
-    ),
-    (
-        ("What are you?", "Who are you?", "Tell me about yourself."),
-        "I am a very small Qwen3.5 that comes with mlx_qwen35. I know pictures of shapes and digits.",
-        "The question is about me.",
-    ),
-    (
-        ("What can you do?", "What can I ask you?", "Help me."),
-        "Ask me about colors, shapes, places and digits in a picture, or to spell, count, add or repeat.",
-        "The question is about what I can do.",
-    ),
-    (("Thank you!", "Thanks!", "Great, thanks."), "You are welcome!", "A thank-you."),
-    (("Bye!", "Goodbye!", "See you later."), "Goodbye!", "A farewell."),
-    (("How are you?", "How do you do?"), "I am fine, thank you. What shall we look at?", "Small talk."),
-    (
-        ("What colors do you know?", "Which colors do you know?"),
-        "I know red, orange, yellow, green, blue, purple, pink and black.",
-        "The question is about colors.",
-    ),
-    (
-        ("Which shapes do you know?", "What shapes do you know?"),
-        "I know circles, squares, triangles, stars, crosses and diamonds.",
-        "The question is about shapes.",
-    ),
-)
-
-
-@TASKS.add("talk", 0.8)
-def talk(rng: Random) -> Dialogue:
-    questions, answer, reasoning = rng.choice(_TALK)
-    return _single("talk", rng.choice(questions), answer, reasoning)
-
-
-@TASKS.add("remember", 0.7)
-def remember(rng: Random) -> Dialogue:
-    name = rng.choice(NAMES)
-    first = Turn(
-        "talk", rng.choice(["My name is {}.", "I am {}.", "Call me {}."]).format(name), f"Hello, {name}!", "A greeting."
+        signs, result, sign = ["-", "-", "minus", "less", "take away"], one - other, "-"
+    word_ = rng.choice(signs)
+    forms = [
+        "what is {}",
+        "what's {}",
+        "how much is {}",
+        "{}",
+        "{} =",
+        "{} equals",
+        "calculate {}.",
+        "what does {} make",
+        "compute {}.",
+        "{} is what",
+        "can you add {}" if sign == "+" else "work out {}.",
+        "solve {}.",
+        "{} = ?",
+        "what do you get for {}",
+        "tell me what {} is.",
+    ]
+    form = rng.choice(forms[:5] if rng.random() < 0.5 else forms)
+    first, second = str(one), str(other)
+    if max(one, other) <= 20 and rng.random() < 0.12:
+        first, second = _NUMBER_WORDS[one], _NUMBER_WORDS[other]
+    text = f"{first} {word_} {second}"
+    if word_ in "+-" and rng.random() < 0.3:
+        text = text.replace(" ", "")
+    if word_ == "and":
+        form, text = (
+            rng.choice(["what is the sum of {}", "add {}.", "the sum of {}", "sum {}."]),
+            f"{first} and {second}",
+        )
+    elif word_ == "less":
+        form, text = rng.choice([
+            ("what is the difference of {}", f"{first} and {second}"), ("subtract {}.", f"{second} from {first}"),
+            ("what is {}", f"{first} less {second}"),
+        ])  # fmt: skip
+    elif word_ == "added to":
+        form, text = rng.choice([("add {}.", f"{first} to {second}"), ("what is {}", f"{first} added to {second}")])
+    question = form.replace("{}", text)
+    if form in ("{} =", "{} = ?"):
+        return Turn("add", question, f"{result}.", f"{one} {sign} {other}.")
+    return Turn(
+        "add",
+        typed(question.rstrip("."), rng, statement=question.endswith(".")),
+        f"{result}.",
+        f"{one} {sign} {other}.",
     )
-    last = Turn("remember", rng.choice(["What is my name?", "Who am I?"]), f"Your name is {name}.", f"It is {name}.")
-    between = [] if rng.random() < 0.5 else list(rng.choice([add, spell, count, letters])(rng).turns)
+
+
+@TASKS.add("talk", 2.5)
+def talk(rng: Random) -> Dialogue:
+    task, questions, answer, reasoning = rng.choice(TALK)
+    form = rng.choice(questions)
+    text = fill(form.rstrip("."), rng)
+    statement = form.endswith(".") or task in ("greet", "thanks", "bye")
+    return _single("talk", typed(text, rng, statement=statement), answer, reasoning)
+
+
+@TASKS.add("off topic", 4.0)
+def off_topic(rng: Random) -> Dialogue:
+    question = off_topic_question(rng)
+    return _single("off topic", question, HONEST, "I do not know about that.")
+
+
+@TASKS.add("remember", 1.0)
+def remember(rng: Random) -> Dialogue:
+    name = rng.choice(NAMES) if rng.random() < 0.6 else word(rng).capitalize()
+    opening = rng.choice(
+        [
+            "My name is {}.",
+            "I am {}.",
+            "Call me {}.",
+            "my name is {}",
+            "Hi, I am {}.",
+            "Hello, my name is {}.",
+            "I'm {}.",
+            "Hello, I'm {}!",
+            "You can call me {}.",
+            "hi, i'm {}",
+            "This is {}.",
+        ]
+    )
+    first = Turn("talk", opening.format(name), f"Hello, {name}!", "A greeting.")
+    question = ask(
+        rng.choice(
+            [
+                "what is my name",
+                "who am i",
+                "what's my name",
+                "do you [know|remember] my name",
+                "what am i called",
+                "tell me my name.",
+                "say my name.",
+                "can you tell me my name",
+                "how am i called",
+            ]
+        ),
+        rng,
+    )
+    last = Turn("remember", question, f"Your name is {name}.", f"It is {name}.")
+    between = [] if rng.random() < 0.5 else list(rng.choice([add, spell, count, letters])(rng).turns[:2])
     return Dialogue((first, *between, last))
 
 
 def mixed(rng: Random) -> Dialogue:
     """Two or three unrelated questions in one conversation."""
-    makers = [spell, letters, count, copy, add, talk]
+    makers: list[Maker] = [spell, letters, count, copy, add, talk, off_topic]
     return Dialogue(tuple(turn for maker in rng.sample(makers, rng.choice([2, 3])) for turn in maker(rng).turns))
 
 
-TASKS.add("mixed", 1.5)(mixed)
+TASKS.add("mixed", 2.0)(mixed)

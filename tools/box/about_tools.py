@@ -1,16 +1,41 @@
 """Conversations with functions: call the right one with the right arguments, or answer without."""
 
 import json
+import re
 from random import Random
 from typing import Any
 
 from tools.box.about_text import NAMES, WORDS
 from tools.box.about_text import TASKS as TEXT_TASKS
 from tools.box.dialogues import Dialogue, Tasks, Turn
+from tools.box.wordings import typed
 
 TASKS = Tasks()
 
-CITIES = ("Paris", "Rome", "Oslo", "Lima", "Cairo", "Delhi", "Tokyo", "Kyoto", "Quito", "Bern", "Riga", "Accra")
+CITIES = (
+    "Paris",
+    "Rome",
+    "Oslo",
+    "Lima",
+    "Cairo",
+    "Delhi",
+    "Tokyo",
+    "Kyoto",
+    "Quito",
+    "Bern",
+    "Riga",
+    "Accra",
+    "London",
+    "Berlin",
+    "Madrid",
+    "Vienna",
+    "New York",
+    "Boston",
+    "Sydney",
+    "Seoul",
+    "Dublin",
+    "Prague",
+)
 
 # What the user asks for; {names} of functions and parameters vary, so they have to be read from the description.
 _PURPOSES: tuple[dict[str, Any], ...] = (
@@ -68,7 +93,66 @@ _PURPOSES: tuple[dict[str, Any], ...] = (
         "result": ("nothing found", "three pages", "one page"),
         "answer": "The search for {0} gave {result}.",
     },
-)  # fmt: skip
+    {
+        "functions": ("get_time", "time_in", "clock", "current_time"),
+        "description": "The time in a city.",
+        "parameters": ((("city", "place", "zone", "where"), "string", "city"),),
+        "requests": ("what time is it in {0}", "tell me the time in {0}.", "the time in {0}, please."),
+        "result": ("10:15", "7:40", "23:05", "noon"),
+        "answer": "It is {result} in {0}.",
+    },
+    {
+        "functions": ("add_to_list", "shopping_list", "remember_item", "add_item"),
+        "description": "Put a thing on the shopping list.",
+        "parameters": ((("item", "thing", "product", "entry"), "string", "word"),),
+        "requests": ("put {0} on my list.", "add {0} to the shopping list.", "i need to buy {0}."),
+        "result": ("added", "done"),
+        "answer": "Now {0} is on the list.",
+    },
+    {
+        "functions": ("book_flight", "find_flight", "flights", "search_flights"),
+        "description": "Find a flight from one city to another.",
+        "parameters": (
+            (("from", "origin", "start", "departure"), "string", "city"),
+            (("to", "destination", "arrival", "goal"), "string", "city"),
+        ),
+        "requests": (
+            "find a flight from {0} to {1}.",
+            "i want to fly from {0} to {1}.",
+            "is there a flight from {0} to {1}",
+        ),
+        "result": ("one flight", "two flights", "no flight"),
+        "answer": "There is {result} from {0} to {1}.",
+    },
+    {
+        "functions": ("translate", "translation", "say_in", "to_language"),
+        "description": "Translate a word.",
+        "parameters": (
+            (("word", "text", "source", "term"), "string", "word"),
+            (("language", "target", "into", "lang"), "string", "language"),
+        ),
+        "requests": ("translate {0} into {1}.", "what is {0} in {1}", "how do you say {0} in {1}"),
+        "result": ("lupo", "sama", "tirel", "bonda"),
+        "answer": "In {1} it is {result}.",
+    },
+    {
+        "functions": ("set_light", "light", "switch_light", "lamp"),
+        "description": "Switch the light in a room.",
+        "parameters": (
+            (("room", "where", "place", "location"), "string", "room"),
+            (("state", "value", "mode", "to"), "string", "state"),
+        ),
+        "requests": ("turn the light in the {0} {1}.", "switch the {0} light {1}.", "light {1} in the {0}, please."),
+        "result": ("done", "ok"),
+        "answer": "The light in the {0} is {1}.",
+    },
+)
+
+_VALUES: dict[str, tuple[str, ...]] = {
+    "city": CITIES, "name": NAMES, "word": WORDS, "state": ("on", "off"),
+    "room": ("kitchen", "bedroom", "hall", "office", "garage", "bathroom"),
+    "language": ("French", "German", "Spanish", "Italian", "Latin", "Dutch", "Greek"),
+}  # fmt: skip
 
 
 def _value(kind: str, rng: Random) -> str | int:
@@ -76,7 +160,7 @@ def _value(kind: str, rng: Random) -> str | int:
         return rng.randint(2, 30)
     if kind == "words":
         return " ".join(rng.sample(WORDS, rng.randint(1, 2)))
-    return rng.choice({"city": CITIES, "name": NAMES, "word": tuple(WORDS)}[kind])
+    return rng.choice(_VALUES[kind])
 
 
 def _function(purpose: dict[str, Any], rng: Random) -> tuple[dict[str, Any], list[str]]:
@@ -91,6 +175,22 @@ def _function(purpose: dict[str, Any], rng: Random) -> tuple[dict[str, Any], lis
     return {"type": "function", "function": function}, names
 
 
+# Words of questions that one of the functions would serve.
+_SERVED = re.compile(
+    "weather|rain|cold|warm|time|news|translate|say|in [a-z]+ese|song|music|play|find|look|search|flight|book|"
+    "message|email|tell|write|send|call|alarm|remind|buy|order|light|language|what is .* in |how much|what is"
+)
+
+
+def _request(form: str, values: list[Any], rng: Random) -> str:
+    """A request as somebody types it; the values stay as they are."""
+    text = typed(form.rstrip(".?").replace("{0}", "@0").replace("{1}", "@1"), rng, statement=form.endswith("."))
+    text = text.capitalize() if text.isupper() else text
+    for number, value in enumerate(values):
+        text = text.replace(f"@{number}", str(value))
+    return text
+
+
 @TASKS.add("call", 3.0)
 def call(rng: Random) -> Dialogue:
     """A request that one of one to three functions serves; sometimes with its result and the answer."""
@@ -103,7 +203,7 @@ def call(rng: Random) -> Dialogue:
     arguments = dict(zip(names, values, strict=True))
     turn = Turn(
         "tool_call",
-        rng.choice(purpose["requests"]).format(*values),
+        _request(rng.choice(purpose["requests"]), values, rng),
         "",
         f"The function {name} does this.",
         tool_calls=({"name": name, "arguments": arguments},),
@@ -122,5 +222,7 @@ def call(rng: Random) -> Dialogue:
 def no_call(rng: Random) -> Dialogue:
     """Functions are there, but the question needs none."""
     tools = tuple(_function(purpose, rng)[0] for purpose in rng.sample(_PURPOSES, rng.choice([1, 2])))
-    dialogue = TEXT_TASKS.draw(rng)
-    return Dialogue(dialogue.turns, tools=tools)
+    while True:
+        dialogue = TEXT_TASKS.draw(rng)
+        if not any(_SERVED.search(turn.question.lower()) for turn in dialogue.turns if turn.task == "off topic"):
+            return Dialogue(dialogue.turns, tools=tools)

@@ -1,34 +1,84 @@
-"""Dialogues to training batches, through the runtime's own tokenizer, template and image preprocessing."""
+"""Dialogues to training batches, through the runtime's own tokenizer and template."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
 
-from mlx_qwen35.checkpoints.config import ModelConfig
-from mlx_qwen35.prompts.images import ImagePreprocessor, PreparedImage
 from mlx_qwen35.prompts.messages import render_messages
-from mlx_qwen35.prompts.positions import expand_placeholders, lay_out
+from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out
 from mlx_qwen35.prompts.tokenizer import Tokenizer
-from tools.box import about_pictures, about_text, about_tools
-from tools.box.dialogues import Dialogue, Picture
-from tools.box.network import SEEN
-from tools.box.scenes import COLOURS, KINDS, SHAPES, Scene
+from tools.box import about_clips, about_pictures, about_several, about_text, about_tools
+from tools.box.dialogues import Clip, Dialogue, Picture, Turn
+from tools.box.labels import SEEN, Labels, seen, seen_of_word, told
+from tools.box.outlines import SHAPES
+from tools.box.palette import COLOURS
+from tools.box.prepare import MERGE, cut, size_of
+from tools.box.scenes import Scene
 
-WORLD = ((about_pictures.TASKS, 20.0), (about_text.TASKS, 3.0), (about_tools.TASKS, 2.0))
-
+WORLD = (
+    (about_pictures.TASKS, 11.0), (about_several.TASKS, 5.0), (about_clips.TASKS, 3.0), (about_text.TASKS, 5.0),
+    (about_tools.TASKS, 1.2),
+)  # fmt: skip
 # Share of the dialogues whose last answer comes after a reasoning.
-THINKING = 0.35
+THINKING = 0.25
+SYSTEM = (
+    "You are a helpful assistant.",
+    "You are Qwen, a helpful assistant.",
+    "Answer briefly.",
+    "Be concise.",
+    "You can see pictures.",
+    "You are a helpful assistant that describes pictures.",
+    "Answer the question.",
+    "Be helpful and honest.",
+)
 
 
 def draw_dialogue(rng: Random) -> Dialogue:
     """One dialogue of the whole world."""
     tasks = rng.choices([kind for kind, _ in WORLD], [weight for _, weight in WORLD])[0]
-    return tasks.draw(rng)
+    dialogue = tasks.draw(rng)
+    if tasks is about_pictures.TASKS and rng.random() < 0.1:
+        # Who looks at a picture asks for other things too.
+        extra = rng.choice([about_text.off_topic, about_text.off_topic, about_text.add, about_text.spell])(rng).turns
+        dialogue = replace(dialogue, turns=(*dialogue.turns, *extra[:2]))
+    return replace(dialogue, system=rng.choice(SYSTEM)) if rng.random() < 0.12 else dialogue
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One run of placeholders: a picture, or a pair of a clip's frames.
+
+    Args:
+        scene: What its tokens show; of a pair, the later frame.
+        frames: Patches in bytes, one picture or two frames.
+        told: See labels.TOLD.
+    """
+
+    scene: Scene
+    grid: tuple[int, int]
+    frames: tuple[NDArray[np.uint8], ...]
+    told: Labels
+
+
+def show(source: Any) -> Shown:
+    """What a message's media part holds: a Picture, or a Clip with the number of a pair."""
+    if isinstance(source, Picture):
+        scene = source.scene
+        size = size_of(scene.width, scene.height)
+        return Shown(scene, scene.grid, (cut(source.image, size),), told(scene))
+    clip, number = source
+    assert isinstance(clip, Clip)
+    first, second = clip.scenes[2 * number : 2 * number + 2]
+    size = size_of(second.width, second.height, second.frames)
+    frames = tuple(cut(frame, size) for frame in clip.frames[2 * number : 2 * number + 2])
+    return Shown(second, second.grid, frames, told(second, first))
 
 
 @dataclass(frozen=True)
@@ -39,109 +89,99 @@ class Example:
         input_ids: Expanded, shape (S,).
         learn: Which tokens the assistant wrote, shape (S,).
         position_ids: Shape (3, S).
-        seen: For tokens of an image, and for words that mean one thing of an image, what SEEN names, else -1;
-            shape (7, S).
-        images: In prompt order.
+        places: Tokens that stand for pictures, (M,).
+        seen_at, seen: Tokens that SEEN is asked of, (K,), and what is right, (K, len(SEEN)).
+        shown: In prompt order.
     """
 
-    input_ids: np.ndarray
-    learn: np.ndarray
-    position_ids: np.ndarray
-    seen: np.ndarray
-    images: tuple[PreparedImage, ...]
-
-
-def see(pictures: Sequence[Picture], number: int, rows: int, columns: int) -> np.ndarray:
-    """What SEEN asks of every token of picture `number`, row by row: shape (7, rows * columns)."""
-    scene = pictures[number].scene
-    row, column = np.divmod(np.arange(rows * columns), columns)
-    cells = (row * scene.rows // rows) * scene.columns + column * scene.columns // columns
-    earlier = pictures[number - 1].scene if number else None
-    if earlier is not None and (earlier.rows, earlier.columns) != (scene.rows, scene.columns):
-        earlier = None
-    here, there = (np.full((2, len(row)), -1) if one is None else _cells(one)[:, cells] for one in (scene, earlier))
-    return np.stack([np.full_like(row, number), row, column, *here, *there])
-
-
-def _cells(scene: Scene) -> np.ndarray:
-    """Kind and colour of the thing in every cell, 0 where there is none: shape (2, cells)."""
-    found = np.zeros((2, scene.rows * scene.columns), dtype=np.int64)
-    for thing in scene.things:
-        cell = thing.row * scene.columns + thing.column
-        found[:, cell] = 1 + KINDS.index(thing.kind), 1 + list(COLOURS).index(thing.colour)
-    return found
+    input_ids: NDArray[np.int64]
+    learn: NDArray[np.bool_]
+    position_ids: NDArray[np.int64]
+    places: NDArray[np.int64]
+    seen_at: NDArray[np.int64]
+    seen: Labels
+    shown: tuple[Shown, ...]
 
 
 class Encoder:
     """Turns dialogues to examples as the runtime would turn them to prompts."""
 
     def __init__(self, directory: Path) -> None:
-        config = ModelConfig.from_file(directory / "config.json")
-        assert config.media_tokens is not None
-        assert config.vision is not None
         self.tokenizer = Tokenizer(directory)
-        self.preprocessor = ImagePreprocessor(directory, config.vision)
-        self.image_token_id = config.media_tokens.image_token_id
-        self._start = self.tokenizer.encode("<|im_start|>assistant\n")
-        self._end = self.tokenizer.encode("<|im_end|>")[0]
-        self._think = self.tokenizer.encode("<think>\n")
-        self._no_think = self.tokenizer.encode("<think>\n\n</think>\n\n")
-        # Kinds and colours that are one token each, as all are but digits.
-        words = {word: self.tokenizer.encode(f" {word}") for word in (*SHAPES, *COLOURS)}
+        encode = self.tokenizer.encode
+        self.image_id, self.video_id, self.end_of_image = (
+            encode(text)[0] for text in ("<|image_pad|>", "<|video_pad|>", "<|vision_end|>")
+        )
+        self._start = encode("<|im_start|>assistant\n")
+        self._end = encode("<|im_end|>")[0]
+        self._think, self._no_think = encode("<think>\n"), encode("<think>\n\n</think>\n\n")
+        words = {word: encode(f" {word}") for word in (*SHAPES, *COLOURS)}
         self._words = {ids[0]: word for word, ids in words.items() if len(ids) == 1}
-        self._numbers = {self.tokenizer.encode(str(number))[0]: number for number in (1, 2, 3)}
-        self._picture, self._the = (self.tokenizer.encode(word) for word in (" picture", " the"))
+
+    def prompt(
+        self, dialogue: Dialogue, *, thinking: bool, with_answer: bool = True
+    ) -> tuple[list[int], tuple[Shown, ...], MediaLayout | None]:
+        """Token ids with expanded placeholders, what they show, and where they stand."""
+        messages = dialogue.messages(len(dialogue.turns), with_answer=with_answer, thinking=thinking)
+        options: dict[str, Any] = {} if with_answer else {"enable_thinking": thinking}
+        rendered = render_messages(
+            self.tokenizer, messages, tools=dialogue.tools or None, add_generation_prompt=not with_answer, **options
+        )
+        shown = tuple(show(source) for source in rendered.sources)
+        lengths = [one.grid[0] * one.grid[1] for one in shown]
+        ids = expand_placeholders(rendered.input_ids, lengths, image_token_id=self.image_id)
+        layout = lay_out(ids, [(1, *one.grid) for one in shown], image_token_id=self.image_id)
+        for one, span in zip(shown, layout.spans if layout else (), strict=True):
+            if len(one.frames) == 2:
+                ids[span.start : span.stop] = [self.video_id] * (span.stop - span.start)
+        return ids, shown, layout
 
     def encode(self, dialogue: Dialogue, *, thinking: bool) -> Example:
         """The whole conversation with the assistant's words marked."""
-        messages = dialogue.messages(len(dialogue.turns), with_answer=True, thinking=thinking)
-        rendered = render_messages(self.tokenizer, messages, tools=dialogue.tools or None, add_generation_prompt=False)
-        images = tuple(self.preprocessor(source) for source in rendered.sources)
-        ids = expand_placeholders(
-            rendered.input_ids, [image.tokens for image in images], image_token_id=self.image_token_id
-        )
-        layout = lay_out(ids, [image.merged_grid_thw for image in images], image_token_id=self.image_token_id)
-        plain = np.broadcast_to(np.arange(len(ids), dtype=np.int32), (3, len(ids)))
-        seen = np.full((len(SEEN), len(ids)), -1)
-        pictures = [picture for turn in dialogue.turns for picture in turn.images]
-        for number, span in enumerate(layout.spans if layout else ()):
-            seen[:, span.start : span.stop] = see(pictures, number, *span.grid_thw[1:])
-        if layout is not None:
-            stops = [span.stop for span in layout.spans]
-            for at in range(stops[0], len(ids)):
-                if ids[at] in self._words:
-                    shown = [picture.scene for picture, stop in zip(pictures, stops, strict=True) if stop <= at]
-                    seen[:, at] = self._meant(ids[at - 4 : at + 1], shown)
+        ids, shown, layout = self.prompt(dialogue, thinking=thinking)
+        plain = np.broadcast_to(np.arange(len(ids)), (3, len(ids)))
+        at, asked = self._asked(ids, shown, layout)
         return Example(
             input_ids=np.array(ids),
             learn=self._written(ids),
-            position_ids=plain if layout is None else layout.position_ids(0, len(ids)),
-            seen=seen,
-            images=images,
+            position_ids=plain if layout is None else layout.position_ids(0, len(ids)).astype(np.int64),
+            places=np.array(
+                [token for span in (layout.spans if layout else ()) for token in range(span.start, span.stop)], np.int64
+            ),
+            seen_at=at,
+            seen=asked,
+            shown=shown,
         )
 
-    def _meant(self, ids: list[int], scenes: Sequence[Scene]) -> list[int]:
-        """What SEEN asks of a word, the last of `ids`, that only one thing fits; -1 throughout for other words."""
-        word, number = self._words[ids[-1]], self._numbers.get(ids[-3], 0)
-        # "picture 2 the star"; the blank before a digit is a token of its own.
-        if ids[-2:-1] == self._the and ids[:1] == self._picture and 0 < number <= len(scenes):
-            numbers: Sequence[int] = [number - 1]
-        else:
-            numbers = range(len(scenes))
-        things = [
-            (number, thing)
-            for number in numbers
-            for thing in scenes[number].things
-            if word in (thing.kind, thing.colour)
-        ]
-        if len(things) != 1:
-            return [-1] * len(SEEN)
-        ((number, thing),) = things
-        # Every cell is two tokens wide and high.
-        place = [number, 2 * thing.row, 2 * thing.column]
-        return [*place, 1 + KINDS.index(thing.kind), 1 + list(COLOURS).index(thing.colour), -1, -1]
+    def _asked(
+        self, ids: list[int], shown: Sequence[Shown], layout: MediaLayout | None
+    ) -> tuple[NDArray[np.int64], Labels]:
+        """Where SEEN is asked, and what is right there."""
+        at: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        found: list[Labels] = [np.zeros((0, len(SEEN)), np.int8)]
+        if layout is None:
+            return at[0], found[0]
+        earlier = None
+        for number, (one, span) in enumerate(zip(shown, layout.spans, strict=True)):
+            right = seen(min(number, SEEN["image"] - 1), one.scene, one.told, earlier)
+            # The token behind a picture knows how many things it shows.
+            last = np.full((1, len(SEEN)), -1, np.int8)
+            last[0, list(SEEN).index("so far")] = min(len(one.scene.things), SEEN["so far"] - 1)
+            at.append(np.arange(span.start, span.stop + 1))
+            found += [right, last]
+            earlier = (one.scene, one.told)
+        stops = [span.stop for span in layout.spans]
+        for token in range(stops[0], len(ids)):
+            if ids[token] in self._words:
+                before = [one.scene for one, stop in zip(shown, stops, strict=True) if stop <= token]
+                things = [(number, scene, thing) for number, scene in enumerate(before) for thing in scene.things
+                          if self._words[ids[token]] in (thing.kind, thing.colour)]  # fmt: skip
+                if len(things) == 1:
+                    at.append(np.array([token]))
+                    found.append(np.array([seen_of_word(*things[0])], np.int8))
+        return np.concatenate(at), np.concatenate(found)
 
-    def _written(self, ids: list[int]) -> np.ndarray:
+    def _written(self, ids: list[int]) -> NDArray[np.bool_]:
         """What the assistant writes itself: not the openings that the template gives it."""
         learn = np.zeros(len(ids), dtype=bool)
         at = 0
@@ -160,54 +200,109 @@ class Encoder:
         return learn
 
 
-def collate(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
-    """Right-padded tensors for the reference implementation."""
-    length = max(len(example.input_ids) for example in examples)
+Batch = dict[str, Any]
+
+
+def collate_shown(shown: Sequence[Shown]) -> Batch:
+    """Pictures in bytes, padded to one number of patches, and what their tokens show."""
+    frames = [frame for one in shown for frame in one.frames]
+    size = -(-max(len(frame) for frame in frames) // 16) * 16
+    padded = np.zeros((len(frames), size, frames[0].shape[1]), np.uint8)
+    for number, frame in enumerate(frames):
+        padded[number, : len(frame)] = frame
+    pairs, at, own = [], 0, []
+    tokens = size // MERGE**2
+    for number, one in enumerate(shown):
+        pairs.append((at, at + len(one.frames) - 1))
+        at += len(one.frames)
+        own.append(number * tokens + np.arange(one.grid[0] * one.grid[1]))
+    return {
+        "frames": torch.from_numpy(padded),
+        "pairs": torch.tensor(pairs),
+        "grids": [one.grid for one in shown],
+        "own": torch.from_numpy(np.concatenate(own)),
+        "told": torch.from_numpy(np.concatenate([one.told for one in shown])),
+    }
+
+
+def collate(examples: Sequence[Example], pad: int) -> Batch:
+    """Right-padded tensors; `places` are the placeholders' indices in the flattened batch, `at` those of tokens whose
+    next one is learnt, `mtp_at` those whose next two are."""
+    length = -(-max(len(example.input_ids) for example in examples) // 64) * 64
     rows = len(examples)
-    input_ids = torch.full((rows, length), pad)
-    learn = torch.zeros((rows, length), dtype=torch.bool)
-    attention_mask = torch.zeros((rows, length), dtype=torch.long)
-    position_ids = torch.zeros((3, rows, length), dtype=torch.long)
-    seen = torch.full((len(SEEN), rows, length), -1)
+    input_ids = np.full((rows, length), pad, np.int64)
+    position_ids = np.zeros((3, rows, length), np.int64)
+    learn = np.zeros((rows, length + 2), bool)
+    places, seen_at = [], []
     for row, example in enumerate(examples):
         size = len(example.input_ids)
-        input_ids[row, :size] = torch.from_numpy(example.input_ids)
-        learn[row, :size] = torch.from_numpy(example.learn)
-        attention_mask[row, :size] = 1
-        position_ids[:, row, :size] = torch.from_numpy(example.position_ids.astype(np.int64))
-        seen[:, row, :size] = torch.from_numpy(example.seen)
-    batch = {
-        "input_ids": input_ids, "learn": learn, "attention_mask": attention_mask, "position_ids": position_ids,
-        "seen": seen,
+        input_ids[row, :size], learn[row, :size] = example.input_ids, example.learn
+        position_ids[:, row, :size] = example.position_ids
+        places.append(row * length + example.places)
+        seen_at.append(row * length + example.seen_at)
+    at, mtp_at = np.flatnonzero(learn[:, 1:-1]), np.flatnonzero(learn[:, 1:-1] & learn[:, 2:])
+    flat = np.concatenate([input_ids, np.full((rows, 2), pad)], axis=1)
+    batch: Batch = {
+        "input_ids": torch.from_numpy(input_ids), "position_ids": torch.from_numpy(position_ids),
+        "at": torch.from_numpy(at), "target": torch.from_numpy(flat[:, 1:-1].reshape(-1)[at]),
+        "mtp_at": torch.from_numpy(mtp_at), "mtp_target": torch.from_numpy(flat[:, 2:].reshape(-1)[mtp_at]),
+        "seen_at": torch.from_numpy(np.concatenate(seen_at)),
+        "seen": torch.from_numpy(np.concatenate([example.seen for example in examples])),
     }  # fmt: skip
-    images = [image for example in examples for image in example.images]
-    if images:
-        batch["pixel_values"] = torch.from_numpy(np.concatenate([image.pixel_values for image in images]))
-        batch["image_grid_thw"] = torch.tensor([image.grid_thw for image in images])
+    shown = [one for example in examples for one in example.shown]
+    if shown:
+        batch |= collate_shown(shown) | {"places": torch.from_numpy(np.concatenate(places))}
     return batch
 
 
 class Batches(IterableDataset):  # type: ignore[type-arg]
-    """An endless stream of batches, the same for the same seed.
+    """An endless stream of batches, the same for the same seed and number of workers.
 
-    Batches are cut from a sorted pool, so that little of them is padding, and hold about
-    `tokens` tokens each.
+    Batches are cut from a sorted pool, so that little of them is padding, and hold about `tokens` tokens each.
     """
 
-    def __init__(self, directory: Path, *, seed: int, tokens: int, pad: int, first_pool: int = 0) -> None:
-        self.directory, self.seed, self.tokens, self.pad, self.first_pool = directory, seed, tokens, pad, first_pool
+    def __init__(self, directory: Path, *, seed: int, tokens: int, pad: int, pool: int = 768) -> None:
+        self.directory, self.seed, self.tokens, self.pad, self.pool = directory, seed, tokens, pad, pool
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        first, step = (info.id, info.num_workers) if info else (0, 1)
         encoder = Encoder(self.directory)
-        for number in range(self.first_pool, 1 << 30):
+        for number in range(first, 1 << 40, step):
             rng = Random(f"{self.seed}-{number}")
-            examples = [encoder.encode(draw_dialogue(rng), thinking=rng.random() < THINKING) for _ in range(256)]
+            examples = [encoder.encode(draw_dialogue(rng), thinking=rng.random() < THINKING) for _ in range(self.pool)]
             examples.sort(key=lambda example: len(example.input_ids))
             groups: list[list[Example]] = [[]]
             for example in examples:
-                if (len(groups[-1]) + 1) * len(example.input_ids) > self.tokens:
+                if (len(groups[-1]) + 1) * len(example.input_ids) > self.tokens and groups[-1]:
                     groups.append([])
                 groups[-1].append(example)
             rng.shuffle(groups)
             for group in groups:
-                yield collate(group, self.pad) | {"pool": torch.tensor(number)}
+                yield collate(group, self.pad)
+
+
+class LabelledPictures(IterableDataset):  # type: ignore[type-arg]
+    """An endless stream of pictures, and pairs of clips' frames, for the tower alone."""
+
+    def __init__(self, *, seed: int, pictures: int) -> None:
+        self.seed, self.pictures = seed, pictures
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        first, step = (info.id, info.num_workers) if info else (0, 1)
+        for number in range(first, 1 << 40, step):
+            rng = Random(f"tower-{self.seed}-{number}")
+            yield collate_shown([show(source) for source in self._sources(rng)])
+
+    def _sources(self, rng: Random) -> list[Any]:
+        found: list[Any] = []
+        while len(found) < self.pictures:
+            if rng.random() < 0.1:
+                turn: Turn = about_clips.clips(rng).turns[0]
+                (clip,) = turn.media
+                assert isinstance(clip, Clip)
+                found.append((clip, rng.randrange(len(clip.scenes) // 2)))
+            else:
+                found.append(Picture(about_pictures.any_scene(rng)))
+        return found

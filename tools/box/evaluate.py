@@ -1,6 +1,6 @@
 """Ask the checkpoint in the box held-out questions through ModelKit, and write what it got right.
 
-    python -m tools.box.evaluate --model mlx_qwen35/box --count 200 --out docs/box-report.json
+    python -m tools.box.evaluate --model mlx_qwen35/box --count 30 --out docs/box/answers.json
 
 Seeds of this script never occur in training. An answer counts if it is right to the letter.
 """
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.prompts.positions import MediaLayout, MediaSpan
 from mlx_qwen35.prompts.prompt import Prompt
-from tools.box import about_pictures, about_text, about_tools
+from tools.box import about_pictures, about_several, about_text, about_tools
+from tools.box.asking import ABOUT_SHAPES
 from tools.box.dialogues import Dialogue, Turn
 
 SEED = "held-out"
@@ -51,12 +52,16 @@ class Score:
 
 def tasks() -> dict[str, dict[str, Callable[[Random], Dialogue]]]:
     """Makers of a dialogue whose last turn is the question, by group and task."""
-    single = {name: (lambda rng, name=name: about_pictures.single(name, rng)) for name in about_pictures.ONE_PICTURE}
-    several = {name: (lambda rng, name=name: about_pictures.several(name, rng)) for name in about_pictures.SEVERAL}
+    shapes, numbers = (
+        {name: partial(about_pictures.single, name) for name in names}
+        for names in (ABOUT_SHAPES, about_pictures.NUMBERS)
+    )
     return {
-        "one picture": single,
-        "several pictures": several,
-        "text": dict(about_text.TASKS.makers),
+        "one picture": shapes,
+        "numbers": numbers,
+        "several pictures": {name: partial(about_several.several, name) for name in about_several.SEVERAL},
+        "text": {name: maker for name, maker in about_text.TASKS.makers.items() if name != "off topic"},
+        "off-topic": {"off topic": about_text.off_topic},
         "tools": dict(about_tools.TASKS.makers),
     }
 
@@ -136,11 +141,22 @@ def disturb(prompt: Prompt, disturbance: Disturbance) -> Prompt:
     return replace(prompt, layout=TextLikeLayout(layout.spans, layout.length, kept))
 
 
+def with_images(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as a user of ModelKit sends them: with the drawn images in place of the pictures."""
+    for message in messages:
+        if isinstance(message["content"], list):
+            message["content"] = [
+                part if part["type"] == "text" else {"type": "image", "image": part["image"].image}
+                for part in message["content"]
+            ]
+    return messages
+
+
 def ask(
     kit: ModelKit, dialogue: Dialogue, *, thinking: bool, disturbance: Disturbance = Disturbance.NONE
 ) -> tuple[str, str]:
     """The model's answer to the last turn, and the right one; earlier turns are given."""
-    messages = dialogue.messages(len(dialogue.turns), with_answer=False, thinking=thinking)
+    messages = with_images(dialogue.messages(len(dialogue.turns), with_answer=False, thinking=thinking))
     prompt = kit.process_prompt(messages, tools=dialogue.tools or None, enable_thinking=thinking)
     # Read anew: the prompt cache goes by tokens and images, and would give back what was read undisturbed.
     result = kit.generate(disturb(prompt, disturbance), max_tokens=160, temperature=0.0, cache_prompt=False)

@@ -14,15 +14,13 @@ class Muon(torch.optim.Optimizer):
     0.2 * sqrt(max(rows, columns)) is that of Liu et al., "Muon is Scalable for LLM Training" (2025).
 
     Args:
-        params: Matrices.
+        params: Matrices, or groups of them.
         lr: Learning rate.
         momentum: Of the running mean, Nesterov's form.
         weight_decay: Decoupled.
     """
 
-    def __init__(
-        self, params: Iterable[torch.Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
-    ) -> None:
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -34,16 +32,16 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
-                updates = []
                 for parameter in parameters:
-                    state = self.state[parameter]
-                    if not state:
-                        state["mean"] = torch.zeros_like(parameter)
-                    state["mean"].lerp_(parameter.grad, 1 - group["momentum"])
-                    updates.append(parameter.grad.lerp(state["mean"], group["momentum"]))
+                    if not self.state[parameter]:
+                        self.state[parameter]["mean"] = torch.zeros_like(parameter)
+                means = [self.state[parameter]["mean"] for parameter in parameters]
+                gradients = [parameter.grad for parameter in parameters]
+                torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
+                updates = torch.stack(torch._foreach_lerp(gradients, means, group["momentum"]))
                 size = group["lr"] * 0.2 * max(shape) ** 0.5
-                for parameter, update in zip(parameters, orthogonal(torch.stack(updates)), strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=size)
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_sub_(parameters, list(orthogonal(updates).mul_(size)))
 
 
 def orthogonal(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:

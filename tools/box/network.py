@@ -1,36 +1,34 @@
 """The network of the checkpoint in the box: transformers' own Qwen3.5 classes, small, plus its MTP module."""
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5DecoderLayer, Qwen3_5RMSNorm
 
-from tools.box.scenes import COLOURS, KINDS
+from tools.box.lean import for_training
 
 HIDDEN = 160
 LAYERS = 8
 
 
 def make_config(vocab_size: int, ids: dict[str, int]) -> Qwen3_5Config:
-    """Eight decoder layers, six of them GDN, and a vision tower of three blocks."""
+    """Eight decoder layers, six of them GDN, and a vision tower of six blocks."""
     text = {
-        "vocab_size": vocab_size, "hidden_size": HIDDEN, "intermediate_size": 320, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 96, "full_attention_interval": 4,
+        "vocab_size": vocab_size, "hidden_size": HIDDEN, "intermediate_size": 256, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "full_attention_interval": 4,
         "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32,
         "linear_value_head_dim": 32, "linear_conv_kernel_dim": 4, "max_position_embeddings": 8192,
         "tie_word_embeddings": True, "pad_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"],
         "rope_parameters": {
-            "rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.25,
+            "rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.375,
             "mrope_section": [4, 4, 4], "mrope_interleaved": True,
         },
         "mtp_num_hidden_layers": 1, "attn_output_gate": True, "initializer_range": 0.02,
     }  # fmt: skip
     vision = {
-        "depth": 3, "hidden_size": 96, "num_heads": 4, "intermediate_size": 256, "patch_size": 16,
+        "depth": 6, "hidden_size": 128, "num_heads": 4, "intermediate_size": 384, "patch_size": 16,
         "temporal_patch_size": 2, "spatial_merge_size": 2, "out_hidden_size": HIDDEN, "num_position_embeddings": 64,
         "deepstack_visual_indexes": [],
     }  # fmt: skip
@@ -82,76 +80,7 @@ def make_model(config: Qwen3_5Config) -> Qwen3_5ForConditionalGeneration:
     The vision tower's position embeddings stay at small random values: places are for the decoder's
     own multimodal positions to tell.
     """
+    for_training()
     model = Qwen3_5ForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
-    visual = model.model.visual
-    visual.pos_embed.weight.requires_grad_(False).mul_(0.05)
-    proj = visual.patch_embed.proj
-    # Patches come cut out, so the convolution is one matrix product, and on CPUs much faster as such.
-    visual.patch_embed.forward = lambda patches: functional.linear(patches, proj.weight.flatten(1), proj.bias)
+    model.model.visual.pos_embed.weight.requires_grad_(False).mul_(0.05)
     return model
-
-
-def freeze_blocks(visual: nn.Module) -> None:
-    """Leave only the merger to learn, which looks at one token at a time.
-
-    A tower that learns along with the decoder comes to tell it where everything is, and then
-    multimodal positions carry nothing: a runtime that gets them wrong would go unnoticed.
-    """
-    visual.requires_grad_(False)
-    visual.get_submodule("merger").requires_grad_(True)
-
-
-# What is asked of every token of an image, and of every word that means one thing of it: the image's number, row and
-# column, kind and colour of the thing in its cell, and kind and colour of what the image before, if it is of the
-# same shape, shows there.
-SEEN = {
-    "image": 3, "row": 6, "column": 6, "kind": len(KINDS) + 1, "colour": len(COLOURS) + 1,
-    "earlier kind": len(KINDS) + 1, "earlier colour": len(COLOURS) + 1,
-}  # fmt: skip
-
-
-class Seen(nn.Module):
-    """Reads off two layers what a token of an image shows, where it stands, and what was there before.
-
-    Used in training only. From the answers alone the decoder takes thousands of steps to find out what its
-    positions are good for, and how to find a thing by its kind; asked at every token, a few hundred. What an image
-    shows is asked in front of the first attention layer, whose keys need it; all else behind it.
-    """
-
-    def __init__(self, model: Qwen3_5ForConditionalGeneration) -> None:
-        super().__init__()
-        first = model.config.text_config.layer_types.index("full_attention")
-        self._asked = {first - 1: ("kind", "colour"), first: tuple(SEEN)}
-        self.heads = nn.ModuleDict(
-            {
-                str(layer): nn.Sequential(
-                    nn.LayerNorm(HIDDEN, elementwise_affine=False), nn.Linear(HIDDEN, sum(SEEN[name] for name in names))
-                )
-                for layer, names in self._asked.items()
-            }
-        )
-        self._hidden: dict[int, torch.Tensor] = {}
-        for layer in self._asked:
-            model.model.language_model.layers[layer].register_forward_hook(partial(self._keep, layer))
-
-    def _keep(self, layer: int, module: nn.Module, arguments: Any, output: Any) -> None:
-        self._hidden[layer] = output[0] if isinstance(output, tuple) else output
-
-    def forward(self, seen: torch.Tensor, in_image: torch.Tensor) -> torch.Tensor:
-        """Mean cross entropy of the last batch.
-
-        Args:
-            seen: Labels (7, B, S), -1 where there is nothing to ask.
-            in_image: Which tokens belong to an image, (B, S).
-        """
-        labels = dict(zip(SEEN, seen, strict=True))
-        told = labels["image"] >= 0
-        losses = []
-        for layer, names in self._asked.items():
-            inside = told if names == tuple(SEEN) else told & in_image
-            guesses = self.heads[str(layer)](self._hidden[layer][inside]).split([SEEN[name] for name in names], dim=-1)
-            for name, guess in zip(names, guesses, strict=True):
-                wanted = labels[name][inside]
-                if (wanted >= 0).any():
-                    losses.append(functional.cross_entropy(guess, wanted, ignore_index=-1))
-        return torch.stack(losses).mean() if losses else torch.zeros(())

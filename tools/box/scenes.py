@@ -1,186 +1,215 @@
-"""Pictures of the small world: a few shapes or digits on a plain ground, drawn with Pillow."""
+"""Pictures of the small world: shapes and numbers of any size, anywhere on a canvas of any size."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 
-from PIL import Image, ImageDraw, ImageFont
+from tools.box.numbers import Mask, draw_number
+from tools.box.outlines import DIRECTIONS, SHAPES, Outline, bounds, outline, wobbly
+from tools.box.palette import Rgb, shade
+from tools.box.prepare import merged
 
-COLOURS = {
-    "red": (214, 40, 40),
-    "orange": (244, 140, 6),
-    "yellow": (250, 220, 40),
-    "green": (46, 160, 67),
-    "blue": (40, 90, 220),
-    "purple": (130, 60, 180),
-    "pink": (250, 130, 190),
-    "black": (25, 25, 25),
-}
-SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
-DIGITS = tuple(str(digit) for digit in range(10))
-KINDS = (*SHAPES, *DIGITS)
-SIZES = ("small", "large")
-GROUNDS = ((255, 255, 255), (238, 238, 238), (250, 244, 230), (225, 236, 245), (205, 205, 205))
+NUMBER = "number"
+KINDS = (*SHAPES, NUMBER)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a thing is drawn, around its middle, in pixels.
+
+    Args:
+        points: Of a shape's outline.
+        mask: Of a number.
+        stroke: Width of an outline that is not filled, or of the border of one that is.
+        border: Colour of the border, if there is one.
+    """
+
+    rgb: Rgb
+    points: tuple[tuple[float, float], ...] = ()
+    mask: Mask | None = None
+    stroke: float = 0.0
+    border: Rgb | None = None
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: a shape or a digit, its colour and size, and its cell."""
+    """A shape or a number.
+
+    Args:
+        x, y, width, height: Middle and size of its bounding box in pixels.
+        direction: Where an arrow points.
+        digits: Of a number.
+    """
 
     kind: str
     colour: str
-    size: str
-    column: int
-    row: int
+    x: float
+    y: float
+    width: float
+    height: float
+    form: Form = field(repr=False, compare=False)
+    filled: bool = True
+    direction: str = ""
+    digits: str = ""
 
     @property
     def name(self) -> str:
-        """With its colour, as answers call it."""
-        return f"{self.colour} {self.kind}"
+        """With its colour, as answers call it: 'red circle', 'blue number 42'."""
+        return f"{self.colour} {self.kind}" + (f" {self.digits}" if self.digits else "")
+
+    @property
+    def size(self) -> float:
+        """A side of the square of its bounding box's area."""
+        return (self.width * self.height) ** 0.5
+
+    def at(self, x: float, y: float) -> "Thing":
+        """The same somewhere else."""
+        return replace(self, x=x, y=y)
+
+    def overlaps(self, other: "Thing", apart: float) -> bool:
+        """Whether less than so many pixels lie between the two bounding boxes."""
+        return (
+            abs(self.x - other.x) < (self.width + other.width) / 2 + apart
+            and abs(self.y - other.y) < (self.height + other.height) / 2 + apart
+        )
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is behind the things.
+
+    Args:
+        name: Its colour, if it has one that goes by a name.
+        rgbs: The colour, or two that flow into each other, or that a pattern has.
+        pattern: "flat", "gradient", "stripes", "checks", "dots", "grain", "clouds" or "paper".
+    """
+
+    name: str
+    rgbs: tuple[Rgb, ...]
+    pattern: str = "flat"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the picture is drawn and kept: hard or soft edges, noise, blur, JPEG's quality (0: not a JPEG)."""
+
+    soft: bool = True
+    noise: float = 0.0
+    blur: float = 0.0
+    jpeg: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in a grid of cells.
+    """Things on a canvas, in reading order: by the row and column of the token that holds their middle."""
 
-    Args:
-        columns, rows: 1 to 3 each.
-        cell: Width and height of a cell in pixels.
-        ground: Colour behind the things.
-        things: At most one per cell, in reading order.
-    """
+    width: int
+    height: int
+    ground: Ground
+    things: tuple[Thing, ...] = ()
+    style: Style = Style()
+    frames: int = 0
 
-    columns: int
-    rows: int
-    cell: tuple[int, int]
-    ground: tuple[int, int, int]
-    things: tuple[Thing, ...]
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return merged(self.width, self.height, self.frames)
 
-    def place(self, thing: Thing) -> str:
-        """Where a thing is, in words."""
-        return place_name(thing.column, thing.row)
+    def cell(self, thing: Thing) -> tuple[int, int]:
+        """Row and column of the token that holds a thing's middle."""
+        rows, columns = self.grid
+        return (
+            min(rows - 1, max(0, int(thing.y / self.height * rows))),
+            min(columns - 1, max(0, int(thing.x / self.width * columns))),
+        )
 
-    def places(self) -> Iterator[tuple[str, Thing | None]]:
-        """Every cell's name and what is in it."""
-        by_cell = {(thing.column, thing.row): thing for thing in self.things}
-        for row in range(self.rows):
-            for column in range(self.columns):
-                yield place_name(column, row), by_cell.get((column, row))
+    def with_things(self, things: Sequence[Thing]) -> "Scene":
+        """The same picture with other things on it, put into reading order."""
+        return replace(self, things=tuple(sorted(things, key=self.cell)))
+
+    def is_clear(self) -> bool:
+        """Whether no two middles share a token, and whether all are in a plain order of reading."""
+        rows, _ = self.grid
+        cells = [self.cell(thing) for thing in self.things]
+        if len(set(cells)) < len(cells):
+            return False
+        for number, one in enumerate(self.things):
+            for other in self.things[:number]:
+                if self.cell(one)[0] != self.cell(other)[0] and abs(one.y - other.y) * rows / self.height < 0.3:
+                    return False
+        return True
 
     def unique(self, key: str) -> list[Thing]:
         """Things that no other thing shares this attribute with."""
         values = [getattr(thing, key) for thing in self.things]
         return [thing for thing in self.things if values.count(getattr(thing, key)) == 1]
 
-    def summary(self) -> str:
-        """Every thing with its row and column, in reading order; what a short reasoning writes down."""
-        return ", ".join(f"{thing.name} {thing.row + 1}/{thing.column + 1}" for thing in self.things)
-
-    def with_things(self, things: list[Thing]) -> "Scene":
-        """The same picture with other things in it."""
-        return replace(self, things=tuple(sorted(things, key=lambda thing: (thing.row, thing.column))))
-
-
-def place_name(column: int, row: int) -> str:
-    """A cell's place in words; counted from the top left, so that it does not depend on what comes later."""
-    return f"row {row + 1}, column {column + 1}"
+    def extreme(self, side: str) -> Thing | None:
+        """The thing furthest to the "left", "right", "top" or "bottom", if it is so beyond doubt."""
+        if len(self.things) < 2:
+            return None
+        sign = 1 if side in ("left", "top") else -1
+        ordered = sorted(self.things, key=lambda thing: sign * (thing.x if side in ("left", "right") else thing.y))
+        first, second = ordered[:2]
+        apart = abs(first.x - second.x) if side in ("left", "right") else abs(first.y - second.y)
+        return first if apart > 0.12 * min(self.width, self.height) else None
 
 
-def random_scale(scene: Scene, rng: Random) -> float:
-    """Most pictures are drawn at the size that the model sees; a few of the largest are files of twice that."""
-    return 2.0 if (scene.columns, scene.rows) == (3, 3) and rng.random() < 0.3 else 1.0
-
-
-def random_scene(
+def make_thing(
+    kind: str,
+    colour: str,
+    size: float,
     rng: Random,
     *,
-    digits: bool = False,
-    most: int = 4,
-    least: int = 1,
-    kinds: Sequence[str] = SHAPES,
-    colours: Sequence[str] = tuple(COLOURS),
-    alike: bool = True,
-    cells: int = 1,
-) -> Scene:
-    """A scene with `least` to `most` things.
+    rgb: Rgb | None = None,
+    digits: str = "",
+    widest: float = 1e9,
+    room: float = 0.0,
+) -> Thing:
+    """A thing around the origin.
 
     Args:
-        digits: Digits in place of shapes.
-        kinds, colours: To choose from.
-        alike: Whether two things may be of one kind.
-        cells: The grid has at least so many.
+        size: Its longer side in pixels; of a number, its height.
+        widest: A number that would be wider is made smaller.
+        room: Shorter side of the canvas, to which hand-drawn lines are in proportion.
     """
-    grids = [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (2, 2), (2, 2), (3, 2), (3, 2), (2, 3), (3, 3)]
-    columns, rows = rng.choice([grid for grid in grids if grid[0] * grid[1] >= max(cells, least)])
-    if digits:
-        kinds = DIGITS
-    places = [(column, row) for row in range(rows) for column in range(columns)]
-    count = rng.randint(least, min(most, len(places)))
-    chosen = rng.choices(kinds, k=count) if alike else rng.sample(kinds, count)
-    things = [
-        Thing(kind, rng.choice(colours), rng.choice(SIZES), column, row)
-        for kind, (column, row) in zip(chosen, rng.sample(places, count), strict=True)
-    ]
-    ground = rng.choice(GROUNDS)
-    scene = Scene(columns, rows, (rng.randint(60, 66), rng.randint(60, 66)), ground, ())
-    return scene.with_things(things)
+    rgb = rgb or shade(colour, rng)
+    if kind == NUMBER:
+        digits = digits or random_digits(rng)
+        mask = draw_number(digits, size, rng).within(widest)
+        form = Form(rgb, mask=mask)
+        return Thing(kind, colour, 0, 0, mask.image.width, mask.image.height, form, digits=digits)
+    direction = rng.choice(DIRECTIONS) if kind == "arrow" else ""
+    points = outline(kind, rng, direction)
+    by_hand = kind != "line" and rng.random() < 0.14
+    if by_hand:
+        points = wobbly(points, rng, rng.uniform(0.02, 0.06))
+    points, width, height = _scaled(points, size)
+    filled, stroke, border = True, 0.0, None
+    thin = min(width, height)
+    if kind == "line":
+        stroke = 0.0
+    elif rng.random() < (0.7 if by_hand else 0.25):
+        most = 0.05 if kind in ("cross", "arrow", "star") else 0.16
+        filled, stroke = False, min(max(1.0, rng.uniform(0.03, 0.12) * size, 0.006 * room), most * thin)
+    elif colour not in ("white", "black") and rng.random() < 0.16:
+        stroke = max(1.0, rng.uniform(0.02, 0.07) * size)
+        border = (0, 0, 0) if rng.random() < 0.7 else (rgb[0] // 2, rgb[1] // 2, rgb[2] // 2)
+    return Thing(kind, colour, 0, 0, width, height, Form(rgb, tuple(points), None, stroke, border), filled, direction)
 
 
-@dataclass(frozen=True)
-class Box:
-    """Where a thing was drawn, in shares of the picture's width and height."""
-
-    thing: Thing
-    left: float
-    top: float
-    right: float
-    bottom: float
+def _scaled(points: Outline, size: float) -> tuple[Outline, float, float]:
+    """With the bounding box's middle at the origin and its longer side so long; also the two sides."""
+    left, top, right, bottom = bounds(points)
+    scale = size / max(right - left, bottom - top)
+    x, y = (left + right) / 2, (top + bottom) / 2
+    scaled = [((px - x) * scale, (py - y) * scale) for px, py in points]
+    return scaled, (right - left) * scale, (bottom - top) * scale
 
 
-def draw(scene: Scene, rng: Random, scale: float = 1.0) -> tuple[Image.Image, list[Box]]:
-    """The picture of a scene, in RGB, and where its things came to lie.
-
-    Args:
-        rng: Varies colours, exact places and sizes a little.
-        scale: Enlarges the picture; the image processor brings large ones down again.
-    """
-    boxes = []
-    oversampling = 2
-    width, height = (side * scale * oversampling for side in scene.cell)
-    image = Image.new("RGB", (round(scene.columns * width), round(scene.rows * height)), scene.ground)
-    pen = ImageDraw.Draw(image)
-    for thing in scene.things:
-        colour = tuple(min(255, max(0, part + rng.randint(-12, 12))) for part in COLOURS[thing.colour])
-        share = 0.44 if thing.size == "large" else 0.34 if thing.kind.isdigit() else 0.24
-        radius = min(width, height) * share * rng.uniform(0.92, 1.04)
-        x = (thing.column + 0.5 + rng.uniform(-0.05, 0.05)) * width
-        y = (thing.row + 0.5 + rng.uniform(-0.05, 0.05)) * height
-        _draw_thing(pen, thing.kind, x, y, radius, colour)
-        left, right = (x - radius) / image.width, (x + radius) / image.width
-        boxes.append(Box(thing, left, (y - radius) / image.height, right, (y + radius) / image.height))
-    size = (image.width // oversampling, image.height // oversampling)
-    return image.resize(size, Image.Resampling.BOX), boxes
-
-
-def _draw_thing(pen: ImageDraw.ImageDraw, kind: str, x: float, y: float, r: float, colour: tuple[int, ...]) -> None:
-    if kind.isdigit():
-        pen.text((x, y), kind, fill=colour, font=ImageFont.load_default(size=2.2 * r), anchor="mm")
-    elif kind == "circle":
-        pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
-    elif kind == "square":
-        pen.rectangle((x - 0.88 * r, y - 0.88 * r, x + 0.88 * r, y + 0.88 * r), fill=colour)
-    elif kind == "cross":
-        pen.rectangle((x - r, y - 0.32 * r, x + r, y + 0.32 * r), fill=colour)
-        pen.rectangle((x - 0.32 * r, y - r, x + 0.32 * r, y + r), fill=colour)
-    else:
-        pen.polygon([(x + px * r, y + py * r) for px, py in _POLYGONS[kind]], fill=colour)
-
-
-_POLYGONS = {
-    "triangle": [(0.0, -1.0), (1.0, 0.85), (-1.0, 0.85)],
-    "diamond": [(0.0, -1.05), (0.72, 0.0), (0.0, 1.05), (-0.72, 0.0)],
-    "star": [
-        (0.0, -1.05), (0.25, -0.35), (1.0, -0.33), (0.41, 0.12), (0.62, 0.85),
-        (0.0, 0.42), (-0.62, 0.85), (-0.41, 0.12), (-1.0, -0.33), (-0.25, -0.35),
-    ],
-}  # fmt: skip
+def random_digits(rng: Random) -> str:
+    """Of a number of one to four digits."""
+    count = rng.choice([1, 1, 1, 2, 2, 3, 3, 4])
+    first = str(rng.randrange(1, 10)) if count > 1 else str(rng.randrange(10))
+    return first + "".join(str(rng.randrange(10)) for _ in range(count - 1))

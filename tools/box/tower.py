@@ -1,113 +1,111 @@
-"""Teach the vision tower what each of its tokens shows, before the decoder learns to talk about it.
+"""What the vision tower and the decoder are asked beside the answers, and how well they know it."""
 
-From the answers alone a tower takes thousands of steps to tell a star from a cross; told per token
-what lies there, it takes a few hundred. What it is told is kind, colour and size, never the place:
-places are for the decoder to learn from its multimodal positions.
-"""
-
-from pathlib import Path
-from random import Random
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset
 
-from mlx_qwen35.checkpoints.config import ModelConfig
-from mlx_qwen35.prompts.images import ImagePreprocessor
-from tools.box.scenes import COLOURS, KINDS, SIZES, Box, draw, random_scale, random_scene
+from tools.box.labels import SEEN, TOLD
+from tools.box.network import HIDDEN
 
-# Class 0 of the first three is the ground; the last says whether a thing's middle is in the token.
-CLASSES = (len(KINDS) + 1, len(COLOURS) + 1, len(SIZES) + 1, 2)
-
-
-def labels(boxes: list[Box], rows: int, columns: int) -> np.ndarray:
-    """What each merged token shows: shape (rows * columns, 4), row by row."""
-    found = np.zeros((rows, columns, 4), dtype=np.int64)
-    for row in range(rows):
-        for column in range(columns):
-            left, top, right, bottom = column / columns, row / rows, (column + 1) / columns, (row + 1) / rows
-            shares = [
-                max(0.0, min(right, box.right) - max(left, box.left))
-                * max(0.0, min(bottom, box.bottom) - max(top, box.top))
-                for box in boxes
-            ]  # fmt: skip
-            # A corner that is hardly touched is ground.
-            if not shares or max(shares) < 0.1 / (rows * columns):
-                continue
-            box = boxes[int(np.argmax(shares))]
-            x, y = (box.left + box.right) / 2, (box.top + box.bottom) / 2
-            found[row, column] = (
-                1 + KINDS.index(box.thing.kind),
-                1 + list(COLOURS).index(box.thing.colour),
-                1 + SIZES.index(box.thing.size),
-                left <= x < right and top <= y < bottom,
-            )
-    return found.reshape(-1, 4)
+_WEIGHTS = {"cover kind": 0.5, "cover colour": 0.3, "here": 0.5, "ground": 0.2, "motion": 0.5}
+# Few tokens hold a middle: those that do count as much as all the others together.
+_RARE = ("kind", "here")
 
 
-class LabelledPictures(IterableDataset):  # type: ignore[type-arg]
-    """An endless stream of batches of pictures with their tokens' labels, the same for the same seed."""
-
-    def __init__(self, directory: Path, *, seed: int, pictures: int) -> None:
-        self.directory, self.seed, self.pictures = directory, seed, pictures
-
-    def __iter__(self) -> Any:
-        vision = ModelConfig.from_file(self.directory / "config.json").vision
-        assert vision is not None
-        preprocessor = ImagePreprocessor(self.directory, vision)
-        number = 0
-        while True:
-            rng = Random(f"tower-{self.seed}-{number}")
-            number += 1
-            prepared, wanted = [], []
-            for _ in range(self.pictures):
-                digits = rng.random() < 0.4
-                scene = random_scene(rng, digits=digits, most=5)
-                image, boxes = draw(scene, rng, random_scale(scene, rng))
-                prepared.append(preprocessor(image))
-                _, rows, columns = prepared[-1].merged_grid_thw
-                wanted.append(labels(boxes, rows, columns))
-            yield {
-                "pixel_values": torch.from_numpy(np.concatenate([image.pixel_values for image in prepared])),
-                "image_grid_thw": torch.tensor([image.grid_thw for image in prepared]),
-                "labels": torch.from_numpy(np.concatenate(wanted)),
-            }
-
-
-def teach(visual: nn.Module, directory: Path, *, seed: int, steps: int, optimizers: Any, rate_at: Any) -> None:
-    """Train the tower in place.
+class Questions(nn.Module):
+    """One linear layer that answers several multiple-choice questions, all in a few kernels.
 
     Args:
-        visual: transformers' vision tower.
-        directory: Checkpoint directory with the image processor's settings.
-        optimizers: Makes the optimizers of a list of modules.
-        rate_at: Learning rate of a step.
+        classes: How many answers each question has.
     """
-    width = visual.config.out_hidden_size  # type: ignore[union-attr]
-    # Normalised, so that reading the labels off does not blow the embeddings up.
-    head = nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, sum(CLASSES)))
-    chosen = optimizers([visual, head])
-    stream = DataLoader(LabelledPictures(directory, seed=seed, pictures=48), batch_size=None, num_workers=1)
-    window = []
-    for step, batch in zip(range(steps), stream, strict=False):
-        for optimizer in chosen:
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(step)
-            optimizer.zero_grad(set_to_none=True)
-        seen = visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
-        guesses = head(seen).split(CLASSES, dim=-1)
-        wanted = batch["labels"].unbind(-1)
-        loss = sum(functional.cross_entropy(guess, want) for guess, want in zip(guesses, wanted, strict=True))
-        loss.backward()  # type: ignore[union-attr]
-        for optimizer in chosen:
-            optimizer.step()
-        thing = wanted[0] > 0
-        window.append([(guess.argmax(-1) == want)[thing].float().mean().item()
-                       for guess, want in zip(guesses, wanted, strict=True)])  # fmt: skip
-        if (step + 1) % 50 == 0:
-            means = [sum(values) / len(window) for values in zip(*window, strict=True)]
-            print("tower", step + 1, *(f"{value:.3f}" for value in means), flush=True)
-            window.clear()
+
+    def __init__(self, classes: dict[str, int]) -> None:
+        super().__init__()
+        # Normalised, so that reading the answers off does not blow the embeddings up.
+        self.norm = nn.LayerNorm(HIDDEN, elementwise_affine=False)
+        most = max(classes.values())
+        self.shape = (len(classes), most)
+        self.head = nn.Linear(HIDDEN, len(classes) * most)
+        unused = torch.arange(most) >= torch.tensor(list(classes.values()))[:, None]
+        self.register_buffer("unused", unused, persistent=False)
+
+    def forward(self, tokens: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross entropies and guesses, (M, questions) both, of tokens (M, H) and answers, -1 where nothing is asked."""
+        logits = self.head(self.norm(tokens)).float().view(-1, *self.shape)
+        logits = logits.masked_fill(self.get_buffer("unused"), -1e4)
+        losses = functional.cross_entropy(
+            logits.view(-1, self.shape[1]), wanted.flatten().long(), ignore_index=-1, reduction="none"
+        )
+        return losses.view(wanted.shape), logits.argmax(-1)
+
+
+def shares(asked: torch.Tensor) -> torch.Tensor:
+    """Weights that make sums over tokens means: (M, questions), which are asked, to the same."""
+    return asked / asked.sum(0).clamp(min=1)
+
+
+class Told(nn.Module):
+    """Reads off a picture's tokens what they show.
+
+    From the answers alone a tower takes long to tell a star from a cross; told per token what lies there, it takes a
+    few hundred steps. It is never told the place: places are for the decoder to learn from its positions.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions = Questions(TOLD)
+        self.register_buffer("weights", torch.tensor([_WEIGHTS.get(name, 1.0) for name in TOLD]), persistent=False)
+        self.register_buffer("rare", torch.tensor([0.5 * (name in _RARE) for name in TOLD]), persistent=False)
+
+    def forward(self, tokens: torch.Tensor, told: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss, and the share of what is right for each of TOLD; tokens (M, H), labels (M, len(TOLD))."""
+        losses, guesses = self.questions(tokens, told)
+        rare = self.get_buffer("rare")
+        loss = (losses * (self.get_buffer("weights") * shares(told >= 0) + rare * shares(told > 0))).sum()
+        # Of what is rare, only where it is.
+        right = ((guesses == told) * shares(torch.where(rare > 0, told > 0, told >= 0))).sum(0)
+        return loss, right.detach()
+
+
+class Seen(nn.Module):
+    """Reads off two layers what a token of a picture shows, where it stands, and what was there before.
+
+    Used in training only. From the answers alone the decoder takes thousands of steps to find out what its
+    positions are good for, and how to find a thing by its kind; asked at every token, a few hundred. What a picture
+    shows is asked in front of the first attention layer, whose keys need it; all else behind it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        first = model.config.text_config.layer_types.index("full_attention")
+        self._asked = {first - 1: ("kind", "colour"), first: tuple(SEEN)}
+        self.heads = nn.ModuleDict(
+            {str(layer): Questions({name: SEEN[name] for name in names}) for layer, names in self._asked.items()}
+        )
+        self._hidden: dict[int, torch.Tensor] = {}
+        for layer in self._asked:
+            model.model.language_model.layers[layer].register_forward_hook(partial(self._keep, layer))
+
+    def _keep(self, layer: int, module: nn.Module, arguments: Any, output: Any) -> None:
+        self._hidden[layer] = output[0] if isinstance(output, tuple) else output
+
+    def forward(self, seen: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Mean cross entropy of the last batch.
+
+        Args:
+            seen: Labels (K, len(SEEN)), -1 where there is nothing to ask.
+            at: Which tokens of the flattened batch they are of, (K,).
+        """
+        # Most tokens show nothing; those that do count as much as all the others.
+        shows = seen[:, list(SEEN).index("kind"), None] > 0
+        total = torch.zeros((), device=seen.device)
+        for layer, names in self._asked.items():
+            hidden = self._hidden[layer]
+            labels = seen[:, [list(SEEN).index(name) for name in names]] if len(names) < len(SEEN) else seen
+            losses, _ = self.heads[str(layer)](hidden.reshape(-1, hidden.shape[-1])[at], labels)
+            asked = labels >= 0
+            total = total + (losses * (shares(asked) + shares(asked & shows))).sum() / len(names)
+        return total / (2 * len(self._asked))

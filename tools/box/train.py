@@ -1,11 +1,12 @@
 """Train the checkpoint in the box from nothing.
 
+    apt install $(grep -v '#' tools/box/fonts.txt | cut -d' ' -f1 | sort -u)
     pip install -e '.[parity]'
     python -m tools.box.train --out build/box
 
-Everything is seeded; the loss curve goes to loss.csv in the output directory. A run that was interrupted goes
-on from its last saved state; --start goes on from a finished checkpoint, such as the one in the package, with
-another --seed for other pictures.
+Everything is seeded, and the schedule goes by the clock: a run takes the minutes that it is given, on whatever
+machine, and learns more on a fast one. The loss curve goes to loss.csv in the output directory. --start goes on from
+a finished checkpoint, such as the one in the package, with another --seed for other pictures.
 """
 
 import argparse
@@ -13,26 +14,30 @@ import csv
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
-from tools.box.batches import Batches, draw_dialogue
+from tools.box.batches import Batch, Batches, LabelledPictures, draw_dialogue
+from tools.box.labels import TOLD
 from tools.box.muon import Muon
-from tools.box.network import MultiTokenPrediction, Seen, freeze_blocks, make_config, make_model
-from tools.box.tower import teach
+from tools.box.network import make_config
+from tools.box.numbers import fonts, listed
+from tools.box.prepare import CLIP_PIXELS, PIXELS
+from tools.box.trained import Trained
 from tools.box.vocabulary import CHAT_TEMPLATE, SPECIAL, WORDS, write_tokenizer
 
-SEED = 20260
-VOCAB_SIZE = 1024
+SEED = 20261
+VOCAB_SIZE = 1280
 
 
 def draw_texts() -> list[str]:
@@ -67,10 +72,12 @@ def write_directory(out: Path, start: Path | None = None) -> dict[str, int]:
     config.save_pretrained(out)
     settings = {
         "image_processor_type": "Qwen2VLImageProcessorFast", "processor_class": "Qwen3VLProcessor", "patch_size": 16,
-        "temporal_patch_size": 2, "merge_size": 2, "size": {"shortest_edge": 64 * 64, "longest_edge": 192 * 192},
-        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+        "temporal_patch_size": 2, "merge_size": 2, "size": PIXELS, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
     }  # fmt: skip
     (out / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    settings.pop("image_processor_type")
+    settings |= {"video_processor_type": "Qwen3VLVideoProcessor", "size": CLIP_PIXELS, "fps": 2, "min_frames": 2}
+    (out / "video_preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     generation = {
         "do_sample": False,
         "eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]],
@@ -80,51 +87,42 @@ def write_directory(out: Path, start: Path | None = None) -> dict[str, int]:
     return ids
 
 
-def losses_of(model: Any, mtp: Any, batch: dict[str, torch.Tensor], *, with_mtp: bool) -> tuple[torch.Tensor, ...]:
-    """Cross entropy of the assistant's tokens and of MTP's guesses one token further, and both accuracies."""
-    learn, input_ids = batch["learn"], batch["input_ids"]
-    arguments = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
-    hidden = model.model(
-        input_ids=input_ids, attention_mask=batch["attention_mask"], position_ids=batch["position_ids"], **arguments
-    ).last_hidden_state
-    chosen = learn[:, 1:]
-    logits = model.lm_head(hidden[:, :-1][chosen])
-    targets = input_ids[:, 1:][chosen]
-    loss = functional.cross_entropy(logits.float(), targets)
-    right = (logits.argmax(-1) == targets).float().mean()
-    if not with_mtp:
-        return loss, torch.zeros(()), right, torch.tensor(torch.nan)
-    embed = model.get_input_embeddings()
-    position_ids = batch["position_ids"][:, :, :-2]
-    rotary = model.model.language_model.rotary_emb(hidden, position_ids)
-    guessed = mtp(embed(input_ids[:, 1:-1]), hidden[:, :-2], rotary)
-    chosen = learn[:, 2:] & learn[:, 1:-1]
-    mtp_logits = model.lm_head(guessed[chosen])
-    mtp_targets = input_ids[:, 2:][chosen]
-    mtp_loss = functional.cross_entropy(mtp_logits.float(), mtp_targets)
-    mtp_right = (mtp_logits.argmax(-1) == mtp_targets).float().mean()
-    return loss, mtp_loss, right, mtp_right
+# The tower's learning rate when the decoder learns too.
+AFTERWARDS = 0.3
+WEIGHTS = {"loss": 1.0, "mtp": 0.25, "seen": 0.3, "tower": 0.15}
 
 
-def make_optimizers(modules: list[torch.nn.Module], rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for everything else."""
-    named = [(name, p) for module in modules for name, p in module.named_parameters() if p.requires_grad]
-    inner = [p for name, p in named if p.ndim == 2 and "embed" not in name]
-    kept = {id(p) for p in inner}
-    outer = [p for _, p in named if id(p) not in kept]
+def make_optimizers(trained: nn.Module, tower: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for everything else.
+
+    Args:
+        tower: The learning rate of the vision tower's blocks as a share of everything else's.
+    """
+    named = [(name, p) for name, p in trained.named_parameters() if p.requires_grad]
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        inner = parameter.ndim == 2 and "embed" not in name and "head" not in name
+        groups.setdefault((inner, "visual" in name and "merger" not in name), []).append(parameter)
+    muon, adam = (
+        [
+            {"params": found, "scale": tower if seeing else 1.0}
+            for (inner, seeing), found in groups.items()
+            if inner == way
+        ]
+        for way in (True, False)
+    )
     return [
-        Muon(inner, lr=rate, momentum=0.95, weight_decay=0.02),
-        torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
+        Muon(muon, lr=0.0, momentum=0.95, weight_decay=0.02),
+        torch.optim.AdamW(adam, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
 
-def rate_at(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, a plateau, and a linear way down over the last third."""
-    warm, down = 100, int(0.65 * steps)
-    return peak * min((step + 1) / warm, 1.0, max(0.02, (steps - step) / max(steps - down, 1)))
+def rate_at(share: float, peak: float, end: float) -> float:
+    """Linear warm-up, a plateau, and a linear way down to a share of the peak, by the time that has passed."""
+    return peak * min(share / 0.02 + 0.01, 1.0, end + (1 - end) * (1 - share) / 0.4)
 
 
-def export(model: torch.nn.Module, mtp: torch.nn.Module, out: Path) -> None:
+def export(model: nn.Module, mtp: nn.Module, out: Path) -> None:
     """Write model.safetensors as transformers and Qwen lay it out, in bfloat16."""
     tensors = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
     tensors |= {f"mtp.{name}": value for name, value in mtp.state_dict().items()}
@@ -139,90 +137,147 @@ def export(model: torch.nn.Module, mtp: torch.nn.Module, out: Path) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run, in which the learning rate goes up and down once.
+
+    Args:
+        weights: Of the losses.
+        tower: See make_optimizers.
+        end: The last rate as a share of the highest.
+    """
+
+    name: str
+    minutes: float
+    weights: dict[str, float]
+    tower: float
+    end: float
+
+
+class Run:
+    """One training run: where it computes, how long it takes, and what it writes down."""
+
+    def __init__(self, trained: Trained, options: argparse.Namespace) -> None:
+        self.trained, self.options = trained, options
+        self.device = torch.device(options.device)
+        self.file = (options.out / "loss.csv").open("w", buffering=1, newline="")
+        self.curve = csv.writer(self.file)
+        self.curve.writerow(["phase", "step", "loss", "token_accuracy", "mtp_accuracy", "seen_loss", "tower_loss",
+                             "seconds"])  # fmt: skip
+        self.began = self.saved = time.monotonic()
+
+    def batches(self, dataset: IterableDataset[Batch]) -> Iterator[Batch]:
+        """Batches on the device, made by the workers."""
+        workers = self.options.workers
+        loader = DataLoader(
+            dataset, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None,
+            pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+        for batch in loader:
+            yield {name: part.to(self.device, non_blocking=True) if isinstance(part, torch.Tensor) else part
+                   for name, part in batch.items()}  # fmt: skip
+
+    def learn(
+        self, phase: Phase, dataset: IterableDataset[Batch], losses: Callable[[Batch], dict[str, torch.Tensor]]
+    ) -> None:
+        """One phase, from its own warm-up to its own end."""
+        optimizers, weights = make_optimizers(self.trained, phase.tower), phase.weights
+        first, step, window = time.monotonic(), 0, []
+        stream = self.batches(dataset)
+        while (share := (time.monotonic() - first) / (60 * phase.minutes)) < 1 and step != self.options.most_steps:
+            batch = next(stream)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["scale"] * rate_at(share, self.options.rate, phase.end)
+                optimizer.zero_grad(set_to_none=True)
+            with self.autocast():
+                found = losses(batch)
+            torch.stack([weights[key] * value for key, value in found.items() if key in weights]).sum().backward()
+            nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            window.append({key: value.detach() for key, value in found.items()})
+            step += 1
+            if step % self.options.report_every == 0:
+                self.report(phase.name, step, window)
+                window.clear()
+            if time.monotonic() - self.saved > 60 * self.options.save_minutes:
+                self.save()
+        self.save()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bfloat16 for matrix products where the device is made for it."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def report(self, name: str, step: int, window: list[dict[str, torch.Tensor]]) -> None:
+        """One line of the curve, the means over the last steps."""
+
+        def mean(key: str) -> str:
+            values = [found[key] for found in window if key in found]
+            return f"{torch.stack(values).mean().item():.4f}" if values else ""
+
+        seconds = f"{time.monotonic() - self.began:.1f}"
+        row = [name, step, *(mean(key) for key in ("loss", "right", "mtp_right", "seen", "tower")), seconds]
+        self.curve.writerow(row)
+        print(*row, flush=True)
+        rights = [found["tower_right"] for found in window if "tower_right" in found]
+        if rights:
+            shares = torch.stack(rights).mean(0).tolist()
+            print("   ", *(f"{key} {share:.3f}" for key, share in zip(TOLD, shares, strict=True)), flush=True)
+
+    def save(self) -> None:
+        """Write the checkpoint as it is now."""
+        export(self.trained.model, self.trained.mtp, self.options.out)
+        self.saved = time.monotonic()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, and write a checkpoint directory."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="a checkpoint to go on from, in place of random weights")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--tower-steps", type=int, default=1000, help="of the vision tower alone, before all else")
-    parser.add_argument("--batch-tokens", type=int, default=2304)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--tower-minutes", type=float, default=3.0, help="of the vision tower alone, before all else")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of everything together")
+    parser.add_argument("--workers", type=int, default=14, help="processes that draw")
+    parser.add_argument("--batch-pictures", type=int, default=256, help="while the tower learns alone")
+    parser.add_argument("--batch-tokens", type=int, default=40960)
+    parser.add_argument("--pool", type=int, default=768, help="dialogues that are sorted by length together")
+    parser.add_argument("--most-steps", type=int, help="of a phase, whatever its minutes")
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--mtp-weight", type=float, default=0.4)
-    parser.add_argument("--mtp-every", type=int, default=3, help="steps from one that trains MTP to the next")
-    parser.add_argument("--seen-weight", type=float, default=0.2)
-    parser.add_argument("--save-every", type=int, default=500)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--save-minutes", type=float, default=2.0)
+    parser.add_argument("--report-every", type=int, default=100, help="steps from one line of the curve to the next")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    state_file = options.out / "training_state.pt"
-    ids = write_directory(options.out, options.start)
-    config = make_config(VOCAB_SIZE, ids)
-    model = make_model(config)
-    mtp = MultiTokenPrediction(config)
-    count = sum(p.numel() for p in model.parameters())
-    print(f"{count} parameters and {sum(p.numel() for p in mtp.parameters())} of MTP", flush=True)
-    visual = model.model.visual
-    if options.start is not None:
-        tensors = load_file(options.start / "model.safetensors")
-        own = {name.removeprefix("mtp."): value for name, value in tensors.items() if name.startswith("mtp.")}
-        mtp.load_state_dict(own)
-        decoder = {name: value for name, value in tensors.items() if not name.startswith("mtp.")}
-        model.load_state_dict(decoder | {"lm_head.weight": decoder["model.language_model.embed_tokens.weight"]})
-    elif not state_file.exists():
-        teach(
-            visual,
-            options.out,
-            seed=options.seed,
-            steps=options.tower_steps,
-            optimizers=lambda modules: make_optimizers(modules, options.rate),
-            rate_at=lambda step: rate_at(step, options.tower_steps, options.rate),
+    # cuDNN makes a plan for every new shape, which takes longer than the attention itself.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if options.device != "cpu":
+        torch.set_float32_matmul_precision("high")
+        # The processes that draw need the other cores.
+        torch.set_num_threads(1)
+    if len(fonts()) < len(listed()):
+        print(
+            f"{len(listed()) - len(fonts())} of {len(listed())} fonts are missing; see tools/box/fonts.txt", flush=True
         )
-    freeze_blocks(visual)
-    seen = Seen(model)
-    trained = torch.nn.ModuleList([model, mtp, seen])
-    optimizers = make_optimizers([trained], options.rate)
-    first, first_pool = 0, 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        first, first_pool = state["step"], state["pool"] + 1
-        trained.load_state_dict(state["trained"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-    dataset = Batches(
-        options.out, seed=options.seed, tokens=options.batch_tokens, pad=ids["<|endoftext|>"], first_pool=first_pool
+    ids = write_directory(options.out, options.start)
+    trained = Trained(make_config(VOCAB_SIZE, ids))
+    if options.start is not None:
+        trained.start_from(options.start)
+    trained.tower.prepare(torch.device(options.device))
+    trained.to(options.device)
+    count, extra = (sum(p.numel() for p in module.parameters()) for module in (trained.model, trained.mtp))
+    print(f"{count} parameters and {extra} of MTP", flush=True)
+    run = Run(trained, options)
+    if options.start is None:
+        pictures = LabelledPictures(seed=options.seed, pictures=options.batch_pictures)
+        alone = Phase("tower", options.tower_minutes, {"tower": 1.0}, tower=1.0, end=AFTERWARDS)
+        run.learn(alone, pictures, trained.tower_loss)
+    dialogues = Batches(
+        options.out, seed=options.seed, tokens=options.batch_tokens, pad=ids["<|endoftext|>"], pool=options.pool
     )
-    loader = DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=8)
-    file = (options.out / "loss.csv").open("a" if first else "w", buffering=1, newline="")
-    curve = csv.writer(file)
-    if not first:
-        curve.writerow(["step", "loss", "token_accuracy", "mtp_accuracy", "seen_loss", "seconds"])
-    began, window = time.time(), []
-    for step, batch in zip(range(first, options.steps), loader, strict=False):
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(step, options.steps, options.rate)
-            optimizer.zero_grad(set_to_none=True)
-        with_mtp = step % options.mtp_every == 0
-        loss, mtp_loss, right, mtp_right = losses_of(model, mtp, batch, with_mtp=with_mtp)
-        told = seen(batch["seen"], batch["input_ids"] == ids["<|image_pad|>"])
-        (loss + options.mtp_weight * mtp_loss + options.seen_weight * told).backward()
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        window.append((loss.item(), right.item(), mtp_right.item(), told.item()))
-        if (step + 1) % 50 == 0:
-            means = np.nanmean(window, axis=0)
-            curve.writerow([step + 1, *(f"{value:.4f}" for value in means), f"{time.time() - began:.0f}"])
-            print(step + 1, *(f"{value:.4f}" for value in means), f"{time.time() - began:.0f}s", flush=True)
-            window.clear()
-        if (step + 1) % options.save_every == 0 or step + 1 == options.steps:
-            state = {"step": step + 1, "pool": int(batch["pool"]), "trained": trained.state_dict()}
-            torch.save(state | {"optimizers": [optimizer.state_dict() for optimizer in optimizers]}, state_file)
-            export(model, mtp, options.out)
-    file.close()
+    run.learn(Phase("all", options.minutes, WEIGHTS, tower=AFTERWARDS, end=0.005), dialogues, trained.losses)
+    run.file.close()
 
 
 if __name__ == "__main__":

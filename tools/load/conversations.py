@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from tools.box import about_pictures, about_text, about_tools
-from tools.box.dialogues import Dialogue
+from tools.box import about_pictures, about_several, about_text, about_tools
+from tools.box.dialogues import Dialogue, Picture
 
 POOL = 60
 MOST_TURNS = 4
@@ -62,7 +62,11 @@ SCHEMA: Json = {
 }
 # Keeps a row busy while the queue fills behind it.
 LONG: Json = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 16, "maxItems": 16}
-TASKS = {"text": about_text.TASKS, "image": about_pictures.TASKS, "tools": about_tools.TASKS}
+TASKS = {
+    "text": (about_text.TASKS,),
+    "image": (about_pictures.TASKS, about_several.TASKS),
+    "tools": (about_tools.TASKS,),
+}
 KINDS = (*TASKS, "schema")
 
 
@@ -73,7 +77,7 @@ def make_pool(seed: int, count: int) -> list[Conversation]:
 
 def _conversation(number: int, rng: Random) -> Conversation:
     kind = KINDS[number % len(KINDS)]
-    dialogue = TASKS[rng.choice(["text", "image"]) if kind == "schema" else kind].draw(rng)
+    dialogue = rng.choice(TASKS[rng.choice(["text", "image"]) if kind == "schema" else kind]).draw(rng)
     return Conversation(
         number,
         kind,
@@ -89,7 +93,11 @@ def _turns(dialogue: Dialogue) -> tuple[Question | Results, ...]:
     turns: list[Question | Results] = []
     for number, turn in enumerate(dialogue.turns[:MOST_TURNS]):
         if turn.question:
-            turns.append(Question(turn.question, tuple(png_of(picture.image) for picture in turn.images)))
+            turns.append(
+                Question(
+                    turn.question, tuple(png_of(shown.image) for shown in turn.media if isinstance(shown, Picture))
+                )
+            )
         else:
             turns.append(Results(dialogue.turns[number - 1].tool_results[0]))
     return tuple(turns)

@@ -1,0 +1,124 @@
+"""The small world: pictures are the same every time, fit what is said of them, and reach the model as others do."""
+
+from random import Random
+
+import numpy as np
+import pytest
+
+from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.prompts.images import ImagePreprocessor
+from tools.box import about_pictures, about_several
+from tools.box.about_pictures import ONE_PICTURE, any_scene
+from tools.box.asking import NOTHING, told
+from tools.box.drawing import draw
+from tools.box.labels import TOLD
+from tools.box.labels import told as labels_of
+from tools.box.numbers import _written
+from tools.box.off_topic import off_topic_question
+from tools.box.palette import COLOURS, SHADES, contrast
+from tools.box.placing import CONTRAST, nothing, random_scene, random_wanted
+from tools.box.prepare import cut, size_of
+from tools.box.scenes import KINDS, Scene
+from tools.box.wordings import ask, fill
+
+SCENES = [any_scene(Random(f"world-{number}")) for number in range(24)]
+
+
+def test_patches_are_those_of_the_runtimes_image_processor() -> None:
+    vision = ModelConfig.from_file(BOX / "config.json").vision
+    assert vision is not None
+    preprocessor = ImagePreprocessor(BOX, vision)
+    for scene in SCENES[:4]:
+        image = draw(scene)
+        prepared = preprocessor(image)
+        assert prepared.merged_grid_thw == (1, *scene.grid)
+        once = cut(image, size_of(*image.size)).reshape(-1, 3, 1, 256)
+        pixels = np.broadcast_to(once, (len(once), 3, 2, 256)).reshape(len(once), -1).astype(np.float32) / 127.5 - 1
+        np.testing.assert_allclose(prepared.pixel_values, pixels, atol=1e-6)
+
+
+def test_things_stand_on_the_canvas_apart_and_in_the_order_of_reading() -> None:
+    for scene in SCENES:
+        cells = [scene.cell(thing) for thing in scene.things]
+        assert cells == sorted(set(cells))
+        for number, thing in enumerate(scene.things):
+            assert thing.x - thing.width / 2 >= -1
+            assert thing.x + thing.width / 2 <= scene.width + 1
+            assert not any(thing.overlaps(other, 0.0) for other in scene.things[:number])
+            assert all(contrast(thing.form.rgb, rgb) > CONTRAST for rgb in scene.ground.rgbs)
+
+
+def test_a_picture_is_the_same_every_time() -> None:
+    for number in range(3):
+        one, other = (draw(any_scene(Random(f"again-{number}"))) for _ in range(2))
+        assert one.tobytes() == other.tobytes()
+
+
+def test_every_thing_is_told_of_at_the_token_that_holds_its_middle() -> None:
+    names = list(TOLD)
+    for scene in SCENES:
+        found = labels_of(scene).reshape(*scene.grid, len(TOLD))
+        assert (found[:, :, names.index("kind")] > 0).sum() == len(scene.things)
+        for thing in scene.things:
+            token = dict(zip(names, found[scene.cell(thing)].tolist(), strict=True))
+            assert token["kind"] == 1 + KINDS.index(thing.kind)
+            assert token["colour"] == COLOURS.index(thing.colour)
+            digits = [token[f"digit {slot}"] - 1 for slot in range(1, 5) if token[f"digit {slot}"] > 0]
+            assert "".join(map(str, digits)) == thing.digits
+
+
+def test_nothing_is_called_nothing() -> None:
+    scene = nothing(Random(1))
+    assert told(scene) == NOTHING
+    assert about_pictures.single("describe", Random(1)).turns[0].answer.endswith(".")
+
+
+@pytest.mark.parametrize("task", sorted(ONE_PICTURE))
+def test_answers_are_short_sentences(task: str) -> None:
+    turn = about_pictures.single(task, Random(task)).turns[0]
+    assert turn.question.strip()
+    assert turn.answer.endswith(".")
+    assert turn.answer[0].isupper() or turn.answer[0].isdigit()
+
+
+def test_pairs_differ_in_what_is_said_to_have_changed() -> None:
+    for number in range(12):
+        dialogue = about_several.several("changed", Random(f"changed-{number}"))
+        scenes: list[Scene] = [picture.scene for turn in dialogue.turns for picture in turn.media]  # type: ignore[union-attr]
+        before, after = ({(thing.kind, thing.colour, thing.x, thing.y) for thing in scene.things} for scene in scenes)
+        said = dialogue.turns[-1].answer
+        assert (said == "Nothing changed.") == (before == after)
+        assert ("appeared" in said) == (len(after) > len(before))
+        assert ("is gone" in said) == (len(after) < len(before))
+
+
+def test_shades_of_one_name_are_no_other_names() -> None:
+    """Nearer to a shade of their own name than to any of another."""
+    for name, shades in SHADES.items():
+        for one in shades:
+            own = min((contrast(one, other) for other in shades if other != one), default=0.0)
+            others = min(contrast(one, other) for word, found in SHADES.items() if word != name for other in found)
+            assert others > 15, (name, one, own)
+
+
+def test_choices_in_patterns() -> None:
+    rng = Random(1)
+    assert {fill("[a|b [c|d]]", rng) for _ in range(60)} == {"a", "b c", "b d"}
+    assert ask("say it.", Random(2)).strip()
+
+
+def test_questions_that_it_was_not_made_for_are_many() -> None:
+    assert len({off_topic_question(Random(number)).lower() for number in range(400)}) > 330
+
+
+def test_written_digits_have_ink_where_their_middles_are() -> None:
+    mask = _written("888", 60, Random(4))
+    assert len(mask.centres) == 3
+    assert [x for x, _ in mask.centres] == sorted(x for x, _ in mask.centres)
+    assert mask.image.getbbox() is not None
+
+
+def test_kinds_that_are_asked_for_are_drawn() -> None:
+    scene = random_scene(Random(5), lambda rng: random_wanted(3, rng, kinds=("star", "heart", "oval"), alike=False))
+    assert sorted(thing.kind for thing in scene.things) == ["heart", "oval", "star"]

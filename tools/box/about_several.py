@@ -1,0 +1,370 @@
+"""Questions across two or three pictures."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from tools.box.about_pictures import want_numbers
+from tools.box.about_places import place_name
+from tools.box.asking import label, told
+from tools.box.changes import change, moved
+from tools.box.dialogues import Dialogue, Picture, Tasks, Turn
+from tools.box.outlines import SHAPES
+from tools.box.palette import COLOURS
+from tools.box.placing import Wanted, random_scene, random_wanted
+from tools.box.scenes import NUMBER, Scene, Thing
+from tools.box.wordings import article, ask, called, plural, sentence
+
+TASKS = Tasks()
+
+Asked = tuple[str, str] | None
+Asker = Callable[[Sequence[Scene], Random], Asked]
+SEVERAL: dict[str, Asker] = {}
+# Tasks whose pictures are made for them.
+OWN_PICTURES = ("digits_of", "changed")
+_ORDINALS = ("first", "second", "third")
+
+
+def about_several(function: Asker) -> Asker:
+    """Register a question across pictures."""
+    SEVERAL[function.__name__] = function
+    return function
+
+
+def numbered(number: int, rng: Random) -> str:
+    """'picture 2', 'the second image'."""
+    name = rng.choice(["picture", "picture", "image", "image", "photo", "drawing"])
+    if rng.random() < 0.55:
+        return f"{name} {number + 1}"
+    return f"the {_ORDINALS[number]} {rng.choice([name, name, 'one'])}"
+
+
+def which_answer(number: int) -> str:
+    """As answers name a picture."""
+    return f"Picture {number + 1}."
+
+
+def _ask(form: str, rng: Random, *names: str) -> str:
+    for number, name in enumerate(names):
+        form = form.replace(f"{{{number}}}", name)
+    return ask(form, rng)
+
+
+@about_several
+def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
+    found: dict[tuple[str, str], int] = {}
+    for key in ("kind", "colour", "both"):
+        values = [
+            {
+                (thing.kind if key != "colour" else "", thing.colour if key != "kind" else "")
+                for thing in scene.things
+                if thing.kind != NUMBER
+            }
+            for scene in scenes
+        ]
+        for value in set.union(*values):
+            holders = [number for number, has in enumerate(values) if value in has]
+            if len(holders) == 1:
+                found[value] = holders[0]
+    if not found:
+        return None
+    kind, colour = rng.choice(sorted(found))
+    what = " ".join(called(word, rng) for word in (colour, kind or "thing") if word)
+    form = rng.choice(
+        [
+            "which {pic} [shows|has|contains] {0}",
+            "which {pic} is {0} in",
+            "in which {pic} is [there |]{0}",
+            "where is {0}: in which {pic}",
+            "[what|which] [one|{pic}] has {0}",
+            "which of the {pic}s shows {0}",
+            "in [what|which] {pic} do you see {0}",
+            "where do you see {0}",
+        ]
+    )
+    return _ask(form, rng, article(what)), which_answer(found[kind, colour])
+
+
+def _named(scene: Scene) -> dict[str, Thing]:
+    """Things that one word names."""
+    return {thing.kind: thing for thing in scene.unique("kind")} | {
+        thing.colour: thing for thing in scene.unique("colour")
+    }
+
+
+def _shared(scenes: Sequence[Scene], rng: Random) -> tuple[int, str, Thing] | None:
+    """A thing whose name fits a thing in another picture too: only its own picture gives the answer."""
+    named = [_named(scene) for scene in scenes]
+    found = [
+        (number, word, thing)
+        for number, things in enumerate(named)
+        for word, thing in things.items()
+        if any(word in others for other, others in enumerate(named) if other != number)
+    ]
+    if not found or rng.random() < 0.25:
+        found = [(number, word, thing) for number, things in enumerate(named) for word, thing in things.items()]
+    return rng.choice(found) if found else None
+
+
+@about_several
+def attribute_in(scenes: Sequence[Scene], rng: Random) -> Asked:
+    found = _shared(scenes, rng)
+    if found is None:
+        return None
+    number, word, thing = found
+    of = numbered(number, rng)
+    if word == thing.kind:
+        form = rng.choice(
+            [
+                "what {color} is the {0} in {1}",
+                "what {color} is the {0} in {1}",
+                "in {1}, what {color} is the {0}",
+                "what is the {color} of the {0} in {1}",
+                "which {color} does the {0} in {1} have",
+            ]
+        )
+        return _ask(form, rng, called(word, rng), of), sentence(f"the {thing.kind} is {thing.colour}")
+    form = rng.choice(
+        [
+            "what is the {0} [thing|shape|one] in {1}",
+            "which shape is {0} in {1}",
+            "in {1}, what is {0}",
+            "what is {0} in {1}",
+            "which [shape|thing] in {1} is {0}",
+        ]
+    )
+    return _ask(form, rng, called(word, rng), of), sentence(label(thing))
+
+
+@about_several
+def where_in(scenes: Sequence[Scene], rng: Random) -> Asked:
+    found = _shared(scenes, rng)
+    if found is None:
+        return None
+    number, word, thing = found
+    place = place_name(scenes[number], thing)
+    if place is None:
+        return None
+    name = called(word, rng) + ("" if word == thing.kind else rng.choice([" thing", " shape", " one"]))
+    form = rng.choice(["where is the {0} in {1}", "where in {1} is the {0}", "in {1}, where is the {0}"])
+    return _ask(form, rng, name, numbered(number, rng)), sentence(place)
+
+
+@about_several
+def describe_in(scenes: Sequence[Scene], rng: Random) -> Asked:
+    number = rng.randrange(len(scenes))
+    form = rng.choice(["what is in {0}", "what is in {0}", "describe {0}.", "what {see} in {0}", "what does {0} show",
+                       "what is shown in {0}", "and {0}", "what about {0}", "tell me about {0}."])  # fmt: skip
+    return _ask(form, rng, numbered(number, rng)), told(scenes[number])
+
+
+@about_several
+def describe_all(scenes: Sequence[Scene], rng: Random) -> Asked:
+    form = rng.choice(
+        [
+            "describe the {pic}s.",
+            "what do the {pic}s show",
+            "what {see}",
+            "what is in the {pic}s",
+            "describe [them|all of them|each {pic}].",
+            "what are these",
+            "what is in each {pic}",
+        ]
+    )
+    return ask(form, rng), summaries(scenes)
+
+
+@about_several
+def count_in(scenes: Sequence[Scene], rng: Random) -> Asked:
+    number = rng.randrange(len(scenes))
+    things = scenes[number].things
+    if rng.random() < 0.6:
+        form = rng.choice(
+            [
+                "how many {things} are in {0}",
+                "how many {things} {see} in {0}",
+                "count the {things} in {0}.",
+                "how many {things} does {0} have",
+                "how many are in {0}",
+            ]
+        )
+        return _ask(form, rng, numbered(number, rng)), f"{len(things)}."
+    form = rng.choice(["how many {1} are [there |]in {0}", "how many {1} {see} in {0}", "count the {1} in {0}."])
+    kind = rng.choice(things).kind if things and rng.random() < 0.7 else rng.choice(SHAPES)
+    count = sum(thing.kind == kind for thing in things)
+    return _ask(form, rng, numbered(number, rng), plural(called(kind, rng))), f"{count}."
+
+
+@about_several
+def count_all(scenes: Sequence[Scene], rng: Random) -> Asked:
+    if rng.random() < 0.4:
+        form = rng.choice(
+            ["how many {pic}s are there", "how many {pic}s {see}", "how many {pic}s did i [send|show you]"]
+        )
+        return ask(form, rng), f"{len(scenes)}."
+    form = rng.choice(
+        [
+            "how many {things} are there in [all|total|all {pic}s|both {pic}s]",
+            "how many {things} in total",
+            "count the {things} in all {pic}s.",
+            "how many {things} {see} in all",
+        ]
+    )
+    if "both" in form and len(scenes) > 2:
+        form = form.replace("|both {pic}s", "")
+    return ask(form, rng), f"{sum(len(scene.things) for scene in scenes)}."
+
+
+@about_several
+def more(scenes: Sequence[Scene], rng: Random) -> Asked:
+    counts = [len(scene.things) for scene in scenes]
+    few = rng.random() < 0.25
+    best = min(counts) if few else max(counts)
+    if counts.count(best) > 1:
+        return None
+    word = ("fewer" if few else "more") if len(scenes) == 2 else ("the fewest" if few else "the most")
+    form = rng.choice(["which {pic} [has|shows|contains] {0} {things}", "which {pic} has {0} {things}",
+                       "in which {pic} are [there |]{0} {things}", "which one has {0} {things}",
+                       "where are [there |]{0} {things}, in which {pic}"])  # fmt: skip
+    return _ask(form, rng, word), which_answer(counts.index(best))
+
+
+@about_several
+def same(scenes: Sequence[Scene], rng: Random) -> Asked:
+    if len(scenes) != 2:
+        return None
+    one, other = ([(thing.kind, thing.colour, thing.digits) for thing in scene.things] for scene in scenes)
+    if rng.random() < 0.6 or len(one) != 1 or len(other) != 1:
+        form = rng.choice(
+            [
+                "are [the|both] [{pic}s|two {pic}s] the same",
+                "are they the same",
+                "do both {pic}s show the same",
+                "is the second {pic} the same as the first",
+                "do the {pic}s show the same {things}",
+            ]
+        )
+        return ask(form, rng), "Yes." if sorted(one) == sorted(other) else "No."
+    key = rng.randrange(2)
+    form = rng.choice(["are they the same {0}", "do both have the same {0}", "is the {0} the same in both {pic}s"])
+    return _ask(form, rng, ("shape", "{color}")[key]), "Yes." if one[0][key] == other[0][key] else "No."
+
+
+@about_several
+def digits_of(scenes: Sequence[Scene], rng: Random) -> Asked:
+    if any(len(scene.things) != 1 or scene.things[0].kind != NUMBER for scene in scenes):
+        return None
+    if rng.random() < 0.35:
+        number = rng.randrange(len(scenes))
+        form = rng.choice(
+            ["[what|which] number is in {0}", "read {0}.", "what does {0} say", "what number does {0} show"]
+        )
+        return _ask(form, rng, numbered(number, rng)), f"{scenes[number].things[0].digits}."
+    form = rng.choice(
+        [
+            "[what|which] numbers do the {pic}s show",
+            "read the numbers[| in the {pic}s].",
+            "what do they say",
+            "[which|what] numbers {see}",
+            "what are the numbers",
+            "read [them|the {pic}s].",
+        ]
+    )
+    return ask(form, rng), f"{', '.join(scene.things[0].digits for scene in scenes)}."
+
+
+@about_several
+def changed(scenes: Sequence[Scene], rng: Random) -> Asked:
+    if len(scenes) != 2:
+        return None
+    before, after = ({thing.kind: thing for thing in scene.things} for scene in scenes)
+    form = rng.choice(
+        [
+            "what changed",
+            "what [has |]changed between [picture 1 and picture 2|the {pic}s|the two {pic}s]",
+            "what is [different|new] in [picture 2|the second {pic}|image 2]",
+            "what is the difference",
+            "[find|spot|name] the difference.",
+            "what is different",
+            "compare the [two |]{pic}s.",
+            "how do the {pic}s differ",
+            "how [is|does] the second {pic} [different|differ]",
+            "what happened[| between the {pic}s]",
+        ]
+    )
+    for kind, thing in before.items():
+        if kind not in after:
+            return ask(form, rng), sentence(f"the {kind} is gone")
+        if after[kind].colour != thing.colour:
+            return ask(form, rng), sentence(f"the {kind} is now {after[kind].colour}")
+        if (after[kind].x, after[kind].y) != (thing.x, thing.y):
+            return ask(form, rng), sentence(f"the {kind} moved {moved(thing, after[kind])}")
+    new = [thing for kind, thing in after.items() if kind not in before]
+    return ask(form, rng), sentence(f"{article(new[0].name)} appeared" if new else "nothing changed")
+
+
+def scenes_for(task: str, rng: Random) -> list[Scene]:
+    """Pictures that a task across pictures may be asked about."""
+    if task == "changed":
+        return change(rng)
+    count = rng.choice([2, 2, 2, 3])
+    if task == "digits_of":
+        return [random_scene(rng, lambda chance: want_numbers(chance)[:1]) for _ in range(count)]
+    if task == "same" and rng.random() < 0.4:
+        return [random_scene(rng, lambda chance: random_wanted(1, chance))] * 2
+    # Few kinds and colours, so that the pictures share some.
+    kinds, colours = rng.sample(SHAPES, 3), rng.sample(COLOURS, 4)
+    most = rng.choice([1, 2, 3, 4])
+
+    def want(chance: Random) -> list[Wanted]:
+        return random_wanted(chance.randint(1, most), chance, kinds=kinds, colours=colours)
+
+    return [random_scene(rng, want) for _ in range(count)]
+
+
+def summaries(scenes: Sequence[Scene]) -> str:
+    """Everything in every picture; also what reasoning about them writes down."""
+    return " ".join(
+        f"Picture {number}: {told(scene)[0].lower()}{told(scene)[1:]}" for number, scene in enumerate(scenes, 1)
+    )
+
+
+def _show(scenes: Sequence[Scene], questions: list[tuple[str, str, str]], rng: Random) -> Dialogue:
+    """The pictures, together or one after the other, and the questions (task, question, answer)."""
+    pictures = tuple(Picture(scene) for scene in scenes)
+    turns = []
+    if rng.random() < 0.2:
+        for picture in pictures[:-1]:
+            question = ask(rng.choice(["what is this", "what {see}", "describe the {pic}."]), rng)
+            turns.append(Turn("describe", question, told(picture.scene), told(picture.scene), (picture,)))
+        pictures = pictures[-1:]
+    reasoning = summaries(scenes)
+    (task, question, answer), *following = questions
+    turns.append(Turn(task, question, answer, reasoning, pictures, rng.random() < 0.08))
+    turns += [Turn(task, question, answer, reasoning) for task, question, answer in following]
+    return Dialogue(tuple(turns))
+
+
+def several(task: str, rng: Random) -> Dialogue:
+    """Two or three pictures and one question across them."""
+    while True:
+        scenes = scenes_for(task, rng)
+        asked = SEVERAL[task](scenes, rng)
+        if asked is not None:
+            return _show(scenes, [(task, *asked)], rng)
+
+
+@TASKS.add("several pictures", 1.0)
+def several_pictures(rng: Random) -> Dialogue:
+    """One to five questions across pictures."""
+    task = rng.choice(["changed", "changed", "changed", "digits_of", *SEVERAL])
+    scenes = scenes_for(task, rng)
+    names = [task]
+    others = [name for name in SEVERAL if name not in OWN_PICTURES]
+    if task == "digits_of":
+        others = ["digits_of", "describe_in", "count_all"]
+    elif task == "changed":
+        others = ["describe_in", "count_in", "more", "same", "attribute_in", "where_in", "describe_all"]
+    names += rng.choices(others, k=rng.choice([0, 1, 2, 3, 4, 5]))
+    asked = [(name, SEVERAL[name](scenes, rng)) for name in dict.fromkeys(names)]
+    questions = [(name, *found) for name, found in asked if found is not None]
+    return _show(scenes, questions, rng) if questions else several_pictures(rng)

@@ -1,0 +1,142 @@
+"""What every token of a picture shows: what the vision tower is told, and what the decoder is asked for."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.box.outlines import DIRECTIONS
+from tools.box.palette import COLOURS
+from tools.box.scenes import KINDS, NUMBER, Scene, Thing
+
+Labels = NDArray[np.int8]
+SLOTS = 4
+SIZES = 13
+# What a tower is told of every token, and how many classes that has. The first three and the last are told of every
+# token, with 0 for "none"; all else, where it is not -1, of the one token that holds a thing's middle.
+TOLD = {
+    "cover kind": len(KINDS) + 1, "cover colour": len(COLOURS) + 1, "kind": len(KINDS) + 1, "colour": len(COLOURS),
+    "size": SIZES, "filled": 2, "direction": 4, "motion": 5,
+    **{f"digit {slot + 1}": 11 for slot in range(SLOTS)}, "here": 11, "ground": len(COLOURS),
+}  # fmt: skip
+_AT = {name: number for number, name in enumerate(TOLD)}
+MOTIONS = ("rests", "left", "right", "up", "down")
+
+
+def told(scene: Scene, before: Scene | None = None) -> Labels:
+    """Labels of every token, row by row: shape (rows * columns, len(TOLD)).
+
+    Args:
+        before: The other frame of the pair, in a clip.
+    """
+    rows, columns = scene.grid
+    found = np.full((rows, columns, len(TOLD)), -1, np.int8)
+    found[:, :, [_AT["cover kind"], _AT["cover colour"], _AT["kind"], _AT["here"]]] = 0
+    if scene.ground.name:
+        found[:, :, _AT["ground"]] = COLOURS.index(scene.ground.name)
+    for thing in sorted(scene.things, key=lambda thing: -thing.size):
+        _cover(found, thing, scene)
+    for thing in scene.things:
+        _centre(found[scene.cell(thing)], thing, scene, before)
+        if thing.form.mask is not None:
+            _digits(found, thing, scene)
+    return found.reshape(-1, len(TOLD))
+
+
+def _cover(found: Labels, thing: Thing, scene: Scene) -> None:
+    rows, columns = found.shape[:2]
+    spans = []
+    for middle, size, whole, count in (
+        (thing.y, thing.height, scene.height, rows), (thing.x, thing.width, scene.width, columns),
+    ):  # fmt: skip
+        low, high = (middle - size / 2) / whole * count, (middle + size / 2) / whole * count
+        edges = np.arange(count)
+        spans.append(np.clip(np.minimum(high, edges + 1) - np.maximum(low, edges), 0, 1))
+    covered = np.outer(*spans) > 0.2
+    found[covered, _AT["cover kind"]] = 1 + KINDS.index(thing.kind)
+    found[covered, _AT["cover colour"]] = 1 + COLOURS.index(thing.colour)
+
+
+def _centre(token: Labels, thing: Thing, scene: Scene, before: Scene | None) -> None:
+    token[_AT["kind"]] = 1 + KINDS.index(thing.kind)
+    token[_AT["colour"]] = COLOURS.index(thing.colour)
+    share = thing.size / math.sqrt(scene.width * scene.height)
+    token[_AT["size"]] = min(SIZES - 1, max(0, int(math.log(max(share, 1e-3) / 0.06) / math.log(1.25))))
+    token[_AT["motion"]] = _motion(thing, before) if before is not None else 0
+    if thing.kind == NUMBER:
+        for slot in range(SLOTS):
+            token[_AT["digit 1"] + slot] = 1 + int(thing.digits[slot]) if slot < len(thing.digits) else 0
+    else:
+        token[_AT["filled"]] = thing.filled
+    if thing.direction:
+        token[_AT["direction"]] = DIRECTIONS.index(thing.direction)
+
+
+def _motion(thing: Thing, before: Scene) -> int:
+    """Where a thing went since the frame before."""
+    for other in before.things:
+        if other.kind == thing.kind:
+            x, y = thing.x - other.x, thing.y - other.y
+            if max(abs(x), abs(y)) < 0.5:
+                return 0
+            if abs(x) > abs(y):
+                return MOTIONS.index("right" if x > 0 else "left")
+            return MOTIONS.index("down" if y > 0 else "up")
+    return 0
+
+
+def _digits(found: Labels, thing: Thing, scene: Scene) -> None:
+    """Which digit's middle is in which token, where only one is."""
+    assert thing.form.mask is not None
+    rows, columns = found.shape[:2]
+    for digit, (x, y) in zip(thing.digits, thing.form.mask.centres, strict=True):
+        row = int((thing.y - thing.height / 2 + y) / scene.height * rows)
+        column = int((thing.x - thing.width / 2 + x) / scene.width * columns)
+        if 0 <= row < rows and 0 <= column < columns:
+            token = found[row, column]
+            token[_AT["here"]] = 1 + int(digit) if token[_AT["here"]] == 0 else -1
+
+
+# What the decoder is asked of tokens of pictures, and of words that mean one thing of them: the picture's number, row
+# and column, kind and colour of the thing there, the same in the picture before at the same place, how many things
+# came up to here, and how many of them stand to the left of this one.
+SEEN = {
+    "image": 4,
+    "row": 24,
+    "column": 24,
+    "kind": len(KINDS) + 1,
+    "colour": len(COLOURS) + 1,
+    "earlier kind": len(KINDS) + 1,
+    "earlier colour": len(COLOURS) + 1,
+    "so far": 8,
+    "to the left": 8,
+}
+
+
+def seen(number: int, scene: Scene, labels: Labels, earlier: tuple[Scene, Labels] | None) -> Labels:
+    """What SEEN asks of every token of a picture, row by row: shape (rows * columns, len(SEEN))."""
+    rows, columns = scene.grid
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    kind, colour = things_in(labels)
+    before = np.full((2, len(row)), -1)
+    if earlier is not None and earlier[0].grid == scene.grid:
+        before = np.stack(things_in(earlier[1]))
+    there = np.flatnonzero(kind)
+    left = np.full(len(row), -1)
+    for order, token in enumerate(there):
+        left[token] = sum(column[other] < column[token] for other in there[:order])
+    found = (np.full_like(row, number), row, column, kind, colour, *before, np.cumsum(kind > 0), left)
+    return np.stack(found, axis=1).astype(np.int8)
+
+
+def things_in(labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Kind and colour of the thing whose middle each token holds, 0 for none."""
+    kind = labels[:, _AT["kind"]].astype(np.int64)
+    return kind, np.where(kind > 0, labels[:, _AT["colour"]] + 1, 0).astype(np.int64)
+
+
+def seen_of_word(number: int, scene: Scene, thing: Thing) -> Sequence[int]:
+    """What SEEN asks of a word that means one thing."""
+    row, column = scene.cell(thing)
+    return [number, row, column, 1 + KINDS.index(thing.kind), 1 + COLOURS.index(thing.colour), -1, -1, -1, -1]
