@@ -17,6 +17,7 @@ class Settings:
         max_body: Bytes of a request's body.
         body_seconds: In which a body has to be there.
         hosts: Names in the Host header beside those that only this machine and its network have; "*" for any.
+        origins: Of pages elsewhere that may ask, in lower case and without a path; "*" for any.
     """
 
     names: Sequence[str]
@@ -24,3 +25,4 @@ class Settings:
     max_body: int = MAX_BODY
     body_seconds: float = BODY_SECONDS
     hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
