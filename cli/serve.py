@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_qwen35.cli.options import add_model_flags, load_kit, model_of, size
+from mlx_qwen35.cli.options import KEY_VARIABLE, add_model_flags, load_kit, model_of, size
 from mlx_qwen35.errors import OptionError
 
 if TYPE_CHECKING:
     from mlx_qwen35.server.settings import Settings
 
-KEY_VARIABLE = "MLX_QWEN35_API_KEY"
 PORT = 8080
 
 
@@ -98,8 +97,8 @@ def run(options: argparse.Namespace) -> None:
             app = make_app(GenerationService(engine, policy, timeout=options.timeout), settings)
             url = url_of(options.host, sockets[0].getsockname()[1])
             server = Server(
-                app, engine, patience=min(30.0, options.timeout), on_ready=lambda: tell_addresses(url, settings.names[0]),
-                log_level=options.log_level,
+                app, engine, patience=min(30.0, options.timeout),
+                on_ready=lambda: tell_addresses(url, settings.names[0]), log_level=options.log_level,
             )  # fmt: skip
             try:
                 server.run(sockets)
