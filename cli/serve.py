@@ -46,6 +46,12 @@ def add_parser(commands: Any) -> None:
         "--allowed-origins", nargs="+", type=origins, default=[], metavar="ORIGIN",
         help="pages of other origins that may ask, like https://chat.example; * for any; default: none",
     )  # fmt: skip
+    parser.add_argument("--strict", action="store_true", help="refuse fields that would change nothing")
+    parser.add_argument("--strict-model", action="store_true", help="refuse other names of the model than its own")
+    parser.add_argument("--max-stored", type=int, default=256, help="responses that are kept by id; default: 256")
+    parser.add_argument(
+        "--max-stored-bytes", type=size, default=64 * 2**20, metavar="SIZE", help="all of them; default: 64MiB"
+    )
     parser.add_argument("--allow-remote-media", action="store_true", help="fetch images from public web addresses")
     parser.add_argument("--allow-local-media", type=Path, metavar="DIR", help="read images below this directory")
     parser.add_argument("--max-images", type=int, default=16, help="images in one request; default: 16")
@@ -117,6 +123,10 @@ def settings_of(options: argparse.Namespace) -> "Settings":
         options.served_model_name or [Path(options.model).name],
         api_key=options.api_key or os.environ.get(KEY_VARIABLE) or None,
         max_body=options.max_body,
+        strict=options.strict,
+        strict_model=options.strict_model,
+        max_stored=options.max_stored,
+        max_stored_bytes=options.max_stored_bytes,
         hosts=(options.host, *options.allowed_hosts),
         origins=[one for several in options.allowed_origins for one in several],
     )

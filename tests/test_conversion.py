@@ -54,6 +54,25 @@ def test_vision_and_mtp_are_kept(tmp_path: Path, checkpoint_dir: Callable[[Shape
         assert set(index["weight_map"]) == set(kept)
 
 
+def test_a_source_of_several_files_gets_an_index_that_fits_what_is_written(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(checkpoint_dir(DENSE), source)
+    tensors = load_file(source / "model.safetensors")
+    (source / "model.safetensors").unlink()
+    parts = {f"model-0000{part + 1}-of-00002.safetensors": sorted(tensors)[part::2] for part in (0, 1)}
+    for file, names in parts.items():
+        save_file({name: tensors[name] for name in names}, source / file)
+    index = {"weight_map": {name: file for file, names in parts.items() for name in names}}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    out = convert(source, tmp_path / "out")
+    kept, found = tensors_of(out), json.loads((out / "model.safetensors.index.json").read_text())
+    assert found["weight_map"] == dict.fromkeys(sorted(kept), "model.safetensors")
+    assert found["metadata"] == {"total_size": sum(value.nbytes for value in kept.values())}
+    np.testing.assert_array_equal(logits_of(out, "text"), logits_of(checkpoint_dir(DENSE), "text"))
+
+
 def test_mlx_lm_and_mlx_vlm_read_it_too(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape
 ) -> None:

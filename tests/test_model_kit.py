@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_qwen35 import ModelKit
+from mlx_qwen35 import ModelKit, model_kit
+from mlx_qwen35.answers.results import GenerationStats
 from mlx_qwen35.errors import (
     ContextLengthError,
     GenerationCancelled,
@@ -26,6 +28,7 @@ from mlx_qwen35.errors import (
     PromptMismatchError,
     Qwen35Error,
 )
+from mlx_qwen35.runtime import executor
 from tests.parity.cases import CASES
 from tests.tiny import DENSE, IDS, VOCAB_SIZE, Shape
 
@@ -168,6 +171,36 @@ def test_max_tokens_one(kit: ModelKit) -> None:
     result = kit.generate([USER], max_tokens=1)
     assert (len(result.tokens), result.finish_reason) == (1, "length")
     assert result.stats.generation_tps == 0.0
+
+
+def test_speeds_are_those_of_what_was_read_and_of_the_tokens_that_followed(
+    kit: ModelKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that only this test moves: a second for each sign of progress, two for each token."""
+    clock = SimpleNamespace(now=100.0)
+    for module in (executor, model_kit):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def watch(processed: int, total: int) -> None:
+        clock.now += 1
+
+    def ask() -> GenerationStats:
+        prompt = kit.process_prompt(CASES["text"].input_ids[:40])
+        stats = None
+        for chunk in kit.stream(prompt, max_tokens=4, prefill_step_size=10, on_progress=watch):
+            clock.now += 2
+            stats = chunk.stats
+        assert stats is not None
+        return stats
+
+    kit.prompt_cache.clear()
+    # Progress at 0, 10, 20, 30, 39, where the first token comes, and 40.
+    stats = ask()
+    assert (stats.cached_tokens, stats.prompt_tps, stats.time_to_first_token) == (0, 40 / 5, 5.0)
+    assert stats.generation_tps == 3 / 7
+    # All but the last token is known; it is read with the answer, after the one sign of progress.
+    stats = ask()
+    assert (stats.cached_tokens, stats.prompt_tps, stats.time_to_first_token) == (39, 1.0, 1.0)
 
 
 def test_progress_is_told_in_the_caller_s_thread_and_can_cancel(kit: ModelKit) -> None:

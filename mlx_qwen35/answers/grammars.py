@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 _SCHEMA_PLACE = "response_format.json_schema.schema"
-# A space, or a new line with its indentation: without a bound, models write white space forever.
-_JSON = {"whitespace_pattern": r"[ ]|\n[ \t]{0,32}", "lenient": False}
+# No white space between the parts of JSON: small models write it until the answer's end.
+_JSON = {"whitespace_flexible": False, "lenient": False}
 _NOT_STRING = {"type": ["null", "boolean", "integer", "number", "array", "object"]}
 # What the XML can hold between `<function=` or `<parameter=` and `>`.
 _NAME = re.compile(r"[^<>\n]+")

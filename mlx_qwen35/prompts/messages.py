@@ -58,11 +58,9 @@ def render_messages(
     sources: list[Any] = []
     places: list[str] = []
     normal = [
-        _message(message, f"messages[{index}]", index, escapes.hide, sources, places)
+        _message(message, f"messages[{index}]", escapes.hide, sources, places)
         for index, message in enumerate(_checked_list(messages, "messages"))
     ]
-    if not any(message["role"] == "user" for message in normal):
-        raise PromptError("messages: expected at least one message with role 'user', found none")
     further = escapes.hide(dict(chat_template_kwargs or {}), "chat_template_kwargs")
     options: dict[str, Any] = {**further, "add_generation_prompt": add_generation_prompt}
     if enable_thinking is not None:
@@ -71,13 +69,79 @@ def render_messages(
         options["tools"] = [
             _tool(tool, f"tools[{index}]", escapes.hide) for index, tool in enumerate(_checked_list(tools, "tools"))
         ]
-    try:
-        text = tokenizer.apply_chat_template(normal, **options)
-    except Exception as error:  # a template is a program of the checkpoint, and raises what it likes
-        raise PromptError(f"messages: the checkpoint's chat template refused them: {error}") from error
+    text = _render(tokenizer, normal, options)
     if context is not None:
         tokenizer.check_length(text, context)
     return RenderedMessages(tokenizer.encode_rendered(text, escapes), sources, places)
+
+
+def _render(tokenizer: Tokenizer, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
+    """The template's text; of the messages in another form if it refuses system messages where they are.
+
+    Raises:
+        PromptError: It refuses them in either form.
+    """
+    try:
+        return tokenizer.apply_chat_template(messages, **options)
+    except Exception as error:  # a template is a program of the checkpoint, and raises what it likes
+        refusal, adapted = error, system_first(messages)
+        if adapted != messages:
+            try:
+                return tokenizer.apply_chat_template(adapted, **options)
+            except Exception as second:
+                refusal = second
+    raise PromptError(f"messages: the checkpoint's chat template refused them: {shorten(refusal, 500)}") from refusal
+
+
+def system_first(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same conversation with one system message, at the beginning, for templates that want it so.
+
+    Leading ones are joined. A later one becomes part of the message that it follows, if that is the user's or a
+    function's result; else of the user's message that it precedes; else a user's message of its own. There it
+    stands between `<system>` and `</system>`. What is done to a message does not depend on those behind the next one,
+    so that the prefix of a conversation stays the same while it goes on.
+
+    Args:
+        messages: As `render_messages` hands them to templates.
+    """
+    leading = 0
+    while leading < len(messages) and messages[leading]["role"] == "system":
+        leading += 1
+    out: list[dict[str, Any]] = []
+    if leading:
+        contents = [message["content"] for message in messages[:leading]]
+        out.append({"role": "system", "content": _joined(contents, "\n\n")})
+    waiting: list[Any] = []
+    for message in messages[leading:]:
+        if message["role"] == "system":
+            marked = _joined(["<system>\n", message["content"], "\n</system>"], "")
+            if out and not waiting and out[-1]["role"] in ("user", "tool"):
+                out[-1] = {**out[-1], "content": _joined([out[-1]["content"], marked], "\n\n")}
+            else:
+                waiting.append(marked)
+            continue
+        if waiting and message["role"] == "user":
+            message = {**message, "content": _joined([*waiting, message["content"]], "\n\n")}
+        elif waiting:
+            out.append({"role": "user", "content": _joined(waiting, "\n\n")})
+        waiting = []
+        out.append(message)
+    if waiting:
+        out.append({"role": "user", "content": _joined(waiting, "\n\n")})
+    return out
+
+
+def _joined(contents: Sequence[Any], between: str) -> Any:
+    """Contents one after the other: a text if all of them are, else a list of parts."""
+    kept = [content for content in contents if content]
+    if all(isinstance(content, str) for content in kept):
+        return between.join(kept)
+    parts: list[Any] = []
+    for content in kept:
+        if parts and between:
+            parts.append({"type": "text", "text": between})
+        parts += [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return parts
 
 
 def fill_sources(sources: Sequence[Any], places: Sequence[str], images: Sequence[Any] | None) -> list[Any]:
@@ -109,7 +173,7 @@ def _found(value: Any) -> str:
     return f"{type(value).__name__} {shorten(repr(value), 60)}"
 
 
-def _message(message: Any, place: str, index: int, hide: Any, sources: list[Any], places: list[str]) -> dict[str, Any]:
+def _message(message: Any, place: str, hide: Any, sources: list[Any], places: list[str]) -> dict[str, Any]:
     """One message as the templates expect it, with user text hidden."""
     if not isinstance(message, Mapping):
         raise PromptError(f"{place}: expected an object with role and content, found {_found(message)}")
@@ -118,8 +182,6 @@ def _message(message: Any, place: str, index: int, hide: Any, sources: list[Any]
         raise PromptError(f"{place}.role: expected one of {', '.join(ROLES)}, found {role!r}")
     # OpenAI's newer name for the same thing, which the templates do not know.
     role = "system" if role == "developer" else role
-    if role == "system" and index > 0:
-        raise PromptError(f"{place}: expected a system message only at the beginning, found one at {index}")
     out: dict[str, Any] = {"role": role}
     content = message.get("content")
     if role == "assistant":
@@ -135,6 +197,8 @@ def _message(message: Any, place: str, index: int, hide: Any, sources: list[Any]
         content = "" if content is None else content
     if isinstance(content, str):
         out["content"] = hide(content)
+    elif content is None or content == []:
+        out["content"] = content
     else:
         parts = _checked_list(content, f"{place}.content")
         out["content"] = [

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,24 @@ from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
 from mlx_qwen35.server.protocols.messages import CountRequest
 from mlx_qwen35.server.service import GenerationService, PreparedRequest
 from mlx_qwen35.server.settings import Settings
-from mlx_qwen35.server.wire import ApiError, ClientGoneError, Strict, api_error, event_stream, unless_gone
+from mlx_qwen35.server.stored import StoredResponses
+from mlx_qwen35.server.wire import (
+    ApiError,
+    ClientGoneError,
+    WireObject,
+    api_error,
+    event_stream,
+    invalid_request,
+    unless_gone,
+    unused_fields,
+)
 
 PAGE = Path(__file__).parent / "page.html"
+COUNT_PATH = "/v1/messages/count_tokens"
+UNUSED_HEADER = "X-Unused-Fields"
+# Of a request, in the header.
+MAX_NAMED = 30
+_NO_CONTROL = dict.fromkeys((*range(32), 127), "?")
 
 
 def make_app(service: GenerationService, settings: Settings) -> FastAPI:
@@ -36,14 +52,17 @@ def make_app(service: GenerationService, settings: Settings) -> FastAPI:
     endpoints = Endpoints(service, settings, metrics)
     for protocol in PROTOCOLS:
         app.post(protocol.path)(endpoints.generation(protocol))
-    app.post("/v1/messages/count_tokens")(endpoints.count_tokens)
+    app.post(COUNT_PATH)(endpoints.count_tokens)
+    app.get("/v1/responses/{name}")(endpoints.stored)
+    app.get("/v1/responses/{name}/input_items")(endpoints.stored_items)
+    app.delete("/v1/responses/{name}")(endpoints.forget)
     app.get("/v1/models")(endpoints.models)
     app.get("/v1/models/{name:path}")(endpoints.one_model)
     app.get("/health")(endpoints.health)
     app.get("/metrics")(endpoints.show_metrics)
     app.get("/", include_in_schema=False)(endpoints.page)
-    bodies: dict[str, type[Strict]] = {protocol.path: protocol.body for protocol in PROTOCOLS}
-    bodies["/v1/messages/count_tokens"] = CountRequest
+    bodies: dict[str, type[WireObject]] = {protocol.path: protocol.body for protocol in PROTOCOLS}
+    bodies[COUNT_PATH] = CountRequest
     app.openapi = lambda: describe(app, bodies)  # type: ignore[method-assign]
     for kind in (ApiError, Qwen35Error, Exception):
         app.add_exception_handler(kind, _tell)
@@ -53,7 +72,7 @@ def make_app(service: GenerationService, settings: Settings) -> FastAPI:
     return app
 
 
-def describe(app: FastAPI, bodies: Mapping[str, type[Strict]]) -> dict[str, Any]:
+def describe(app: FastAPI, bodies: Mapping[str, type[WireObject]]) -> dict[str, Any]:
     """What `/openapi.json` tells: the routes, and the models of their bodies, which the routes parse themselves."""
     if app.openapi_schema is None:
         found = get_openapi(title=app.title, version=app.version, routes=app.routes)
@@ -74,6 +93,7 @@ class Endpoints:
     def __init__(self, service: GenerationService, settings: Settings, metrics: Metrics) -> None:
         self._service, self._settings, self._metrics = service, settings, metrics
         self._bodies = BodyReader(settings, service.kit.ledger, service.threads)
+        self._stored = StoredResponses(settings.max_stored, settings.max_stored_bytes)
         self._created = int(time.time())
 
     def generation(self, protocol: ApiProtocol[Any]) -> Callable[[Request], Awaitable[Response]]:
@@ -83,6 +103,8 @@ class Endpoints:
             deadline = self._service.deadline()
             body = await self._bodies.read(request, protocol.body, deadline)
             self._check_model(body.model)
+            headers = self._unused(body, protocol.path)
+            body.resolve(self._stored)
             wanted = body.generation_requests()
             places = self._service.reserve(sum(one.n for one in wanted))
             try:
@@ -92,11 +114,12 @@ class Endpoints:
                 for place in places:
                     place.release()
                 raise
-            context = AnswerContext(body, prepared, self._settings.names[0], self._service.kit.tokenizer)
+            context = AnswerContext(body, prepared, self._settings.names[0], self._service.kit.tokenizer, self._stored)
             events = self._metrics.watch(self._service.run(prepared))
             if body.stream:
-                return await event_stream(request, events, protocol.stream(events, context), protocol.error_event)
-            return JSONResponse(await unless_gone(request, protocol.whole(events, context)))
+                parts = protocol.stream(events, context)
+                return await event_stream(request, events, parts, protocol.error_event, headers)
+            return JSONResponse(await unless_gone(request, protocol.whole(events, context)), headers=headers)
 
         return generate
 
@@ -105,21 +128,53 @@ class Endpoints:
         deadline = self._service.deadline()
         body = await self._bodies.read(request, CountRequest, deadline)
         self._check_model(body.model)
+        headers = self._unused(body, COUNT_PATH)
         (wanted,) = body.generation_requests()
         prepared = await unless_gone(request, self._service.prepare_soon(wanted, deadline))
-        return JSONResponse({"input_tokens": len(prepared.prompt.input_ids)})
+        return JSONResponse({"input_tokens": len(prepared.prompt.input_ids)}, headers=headers)
+
+    def _unused(self, body: WireObject, path: str) -> dict[str, str]:
+        """The header that names the fields which change nothing; they are counted too.
+
+        Raises:
+            ApiError: One may not be ignored, or none may.
+        """
+        found = unused_fields(body)
+        for field in found:
+            # What a client invents is no label.
+            self._metrics.unused.labels(path, field.place if field.known else "unknown").inc()
+        if not found:
+            return {}
+        names = ", ".join(field.place for field in found[:MAX_NAMED])
+        if self._settings.strict:
+            raise invalid_request(f"{names}: no effect here, and refused because of --strict", found[0].place)
+        return {UNUSED_HEADER: names.encode("ascii", "backslashreplace").decode().translate(_NO_CONTROL)}
+
+    async def stored(self, name: str) -> Response:
+        """A response that was stored."""
+        return JSONResponse(self._stored.get(name).response)
+
+    async def stored_items(self, name: str) -> Response:
+        """The conversation before it."""
+        items = list(self._stored.get(name).items)
+        ends = {"first_id": items[0].get("id"), "last_id": items[-1].get("id")} if items else {}
+        return JSONResponse({"object": "list", "data": items, "has_more": False, **ends})
+
+    async def forget(self, name: str) -> Response:
+        """Forget a response."""
+        self._stored.remove(name)
+        return JSONResponse({"id": name, "object": "response.deleted", "deleted": True})
 
     def _check_model(self, name: str | None) -> None:
+        """Any name is answered by the one model that there is, unless the operator wants it otherwise."""
         names = self._settings.names
-        if name is not None and name not in names:
+        if self._settings.strict_model and name is not None and name not in names:
             message = f"model: expected one of {', '.join(names)}, found {name!r}"
             raise ApiError(404, "not_found_error", message, "model")
 
     async def models(self) -> dict[str, Any]:
         """The names of the model, with the fields of OpenAI's and of Anthropic's list."""
-        data = [
-            {**self._model(name), "max_model_len": self._service.kit.context_length} for name in self._settings.names
-        ]
+        data = [self._model(name) for name in self._settings.names]
         return {"object": "list", "data": data, "first_id": data[0]["id"], "last_id": data[-1]["id"], "has_more": False}
 
     async def one_model(self, name: str) -> dict[str, Any]:
@@ -128,7 +183,13 @@ class Endpoints:
         return self._model(name)
 
     def _model(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self._created, "owned_by": "mlx_qwen35"}
+        context = self._service.kit.context_length
+        created = datetime.fromtimestamp(self._created, UTC).isoformat().replace("+00:00", "Z")
+        return {
+            "id": name, "object": "model", "created": self._created, "owned_by": "mlx_qwen35",
+            "type": "model", "display_name": name, "created_at": created,
+            "max_model_len": context, "context_length": context, "max_input_tokens": context,
+        }  # fmt: skip
 
     async def health(self) -> dict[str, Any]:
         """That the server is there, and how busy it is."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from mlx_qwen35.errors import InsufficientMemoryError
+from mlx_qwen35.paths import shorten
 from mlx_qwen35.runtime.ledger import Ledger
 from mlx_qwen35.server.preparing import PreparingThreads
 from mlx_qwen35.server.settings import Settings
-from mlx_qwen35.server.wire import ApiError, ClientGoneError, Strict, invalid_request
+from mlx_qwen35.server.wire import ApiError, ClientGoneError, WireObject, invalid_request
 
 # Of the JSON in a body. Texts have commas and braces too: about as many as a context has tokens, at most.
 MAX_SEPARATORS = 400_000
@@ -25,7 +26,7 @@ MAX_PROBLEMS = 5
 # Bytes that a body takes while it is parsed, for each of its own: pieces, the whole, its text, and its values.
 PARSED_SIZE = 5
 
-B = TypeVar("B", bound=Strict)
+B = TypeVar("B", bound=WireObject)
 
 
 class BodyReader:
@@ -86,14 +87,28 @@ def parse_body(raw: bytes, model: type[B]) -> B:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_PROBLEMS]
-        problems = [(".".join(str(part) for part in problem["loc"]), problem) for problem in found]
-        lines = [
-            f"{place}: unknown or unsupported field" if problem["type"] == "extra_forbidden"
-            else f"{place or 'body'}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-            for place, problem in problems
-        ]  # fmt: skip
-        raise invalid_request("; ".join(lines), problems[0][0] or None) from None
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+    # Of the alternatives of one value, those that came furthest say what is wrong.
+    places = [(_place(problem["loc"], data), problem["msg"]) for problem in found]
+    told: dict[str, str] = {}
+    for place, message in sorted(places, key=lambda problem: -problem[0].count(".")):
+        if not any(f"{other}.".startswith(f"{place}.") for other in told):
+            told[place] = f"{message[:1].lower()}{message[1:]}"
+    lines = [f"{place or 'body'}: {shorten(message, 200)}" for place, message in told.items()][:MAX_PROBLEMS]
+    raise invalid_request("; ".join(lines), next(iter(told)) or None)
+
+
+def _place(location: Sequence[str | int], data: Any) -> str:
+    """The path of a wrong value: pydantic's, without its names for the alternatives of a union."""
+    path: list[str] = []
+    node = data
+    for at, part in enumerate(location):
+        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
+            path.append(str(part))
+            node = node[part]  # type: ignore[index]
+        elif at == len(location) - 1 and isinstance(node, dict) and isinstance(part, str) and part.isidentifier():
+            path.append(part)  # a field that is missing
+    return ".".join(path)
 
 
 def read_json(raw: bytes) -> Any:

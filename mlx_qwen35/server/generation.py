@@ -18,6 +18,7 @@ class GenerationRequest:
         tool_choice: "auto", "none", "required", or {"name": NAME} for one function.
         parallel_tool_calls: Whether an answer may make more than one call.
         enable_thinking: See `ModelKit.process_prompt`.
+        effort: How much to think, in OpenAI's words; None leaves it to `enable_thinking` and `thinking_budget`.
         template: Further variables for the chat template.
         thinking_budget: At most this many tokens of reasoning, which is then closed; None for no limit.
         schema: JSON schema that the answer has to follow, {} for any object, None for free text.
@@ -30,6 +31,7 @@ class GenerationRequest:
     tool_choice: str | Mapping[str, str] = "auto"
     parallel_tool_calls: bool = True
     enable_thinking: bool | None = None
+    effort: str | None = None
     template: Mapping[str, Any] = field(default_factory=dict)
     thinking_budget: int | None = None
     schema: Mapping[str, Any] | None = None

@@ -24,6 +24,10 @@ class Metrics:
         self.requests = Counter(
             "mlx_qwen35_requests", "Requests by route and status.", ["path", "status"], registry=self.registry
         )
+        self.unused = Counter(
+            "mlx_qwen35_unused_fields", "Fields of requests that changed nothing.", ["path", "field"],
+            registry=self.registry,
+        )  # fmt: skip
         self._prompt = Counter("mlx_qwen35_prompt_tokens", "Tokens of prompts.", registry=self.registry)
         self._cached = Counter(
             "mlx_qwen35_cached_tokens", "Tokens of prompts that came from the prefix cache.", registry=self.registry

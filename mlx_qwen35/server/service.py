@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,11 @@ from mlx_qwen35.server.preparing import PreparingThreads
 if TYPE_CHECKING:
     from mlx_qwen35.runtime.engine import Reservation
     from mlx_qwen35.runtime.request import Request
+
+# Where the template knows no effort, the model thinks or does not; a lower effort is a limit on the tokens of it.
+BUDGETS = {"low": 1024, "medium": 8192}
+# As Qwen3.8's template names them; the highest stands for all above.
+TEMPLATE_EFFORTS = {"low": "low", "medium": "medium"}
 
 # What an engine hands to a sink.
 EngineEvent = PrefillProgress | GenerationChunk | BaseException
@@ -129,6 +134,7 @@ class GenerationService:
         Raises:
             Qwen35Error: Something about it is wrong.
         """
+        wanted = self._with_effort(wanted)
         # Before the template copies them.
         check_size(list(wanted.tools), "tools")
         prompt = self._prompt(wanted)
@@ -151,6 +157,19 @@ class GenerationService:
                 for index in range(wanted.n)
             ),
         )
+
+    def _with_effort(self, wanted: GenerationRequest) -> GenerationRequest:
+        """An effort as the checkpoint knows it: a variable of its template, or a limit on its reasoning."""
+        effort = wanted.effort
+        if effort is None:
+            return wanted
+        if effort in ("none", "minimal"):
+            return replace(wanted, enable_thinking=False)
+        if "reasoning_effort" in self.template_variables:
+            template = {"reasoning_effort": TEMPLATE_EFFORTS.get(effort, "xhigh"), **wanted.template}
+            return replace(wanted, enable_thinking=True, template=template)
+        budget = BUDGETS.get(effort) if wanted.thinking_budget is None else wanted.thinking_budget
+        return replace(wanted, enable_thinking=True, thinking_budget=budget)
 
     def _prompt(self, wanted: GenerationRequest) -> Prompt:
         if unknown := sorted(set(wanted.template) - self.template_variables):

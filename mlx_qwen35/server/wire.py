@@ -4,13 +4,15 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from mlx_qwen35.errors import EngineFullError, GenerationCancelled, KitClosedError, Qwen35Error
+from mlx_qwen35.paths import shorten
 from mlx_qwen35.server.generation import RequestTimeoutError
 
 logger = logging.getLogger(__name__)
@@ -19,10 +21,68 @@ logger = logging.getLogger(__name__)
 RETRY_AFTER = 2
 
 
-class Strict(BaseModel):
-    """A JSON object; an unknown field is an error, and so is a value that would have to be converted."""
+class WireObject(BaseModel):
+    """A JSON object of a protocol; a value that would have to be converted is an error.
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    Its fields are honoured. Others are taken along, and without effect, but for those without which the answer would
+    not be what is asked for: these are refused.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    # Fields that are known to change nothing here: hints, labels, and services that are not there.
+    without_effect: ClassVar[frozenset[str]] = frozenset()
+    # Fields that are refused, with what to do; whatever says "not wanted" (null, false, an empty list) is accepted.
+    refused: ClassVar[Mapping[str, str]] = {}
+
+
+class Dropped(WireObject):
+    """A part of a request for which nothing here stands; it is left out, and named."""
+
+    type: str
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A field that came and changes nothing.
+
+    Args:
+        place: Its path in the body, without the places in lists.
+        known: Whether it is one that the protocol has.
+    """
+
+    place: str
+    known: bool
+
+
+def unused_fields(body: WireObject) -> list[Unused]:
+    """The fields of a body, and of everything in it, that change nothing.
+
+    Raises:
+        ApiError: One may not be ignored.
+    """
+    found: dict[str, Unused] = {}
+    pending: list[tuple[Any, tuple[str | int, ...]]] = [(body, ())]
+    while pending:
+        node, path = pending.pop()
+        if isinstance(node, list):
+            pending += [(item, (*path, at)) for at, item in enumerate(node) if isinstance(item, WireObject)]
+        if not isinstance(node, WireObject):
+            continue
+        if isinstance(node, Dropped):
+            plain = ".".join([*(part for part in path if isinstance(part, str)), node.type])
+            found[plain] = Unused(shorten(plain, 60), known=True)
+            continue
+        for name, value in (node.model_extra or {}).items():
+            place = ".".join(map(str, (*path, name)))
+            if name in node.refused and value not in (None, False, [], {}, ""):
+                raise invalid_request(f"{place}: expected none: {node.refused[name]}", place)
+            if value is not None:
+                plain = ".".join([*(part for part in path if isinstance(part, str)), name])
+                found[plain] = Unused(shorten(plain, 60), name in node.without_effect)
+        own = node.model_fields_set - set(node.model_extra or ())
+        pending += [(getattr(node, name), (*path, name)) for name in own]
+    return [found[place] for place in sorted(found)]
 
 
 T = TypeVar("T")
@@ -86,13 +146,18 @@ def sse(data: Mapping[str, Any] | str, event: str | None = None) -> str:
 
 
 async def event_stream(
-    request: Request, events: AsyncIterator[Any], parts: AsyncIterator[str], error_event: Callable[[ApiError], str]
+    request: Request,
+    events: AsyncIterator[Any],
+    parts: AsyncIterator[str],
+    error_event: Callable[[ApiError], str],
+    headers: Mapping[str, str],
 ) -> Response:
     """A streamed response, once its first part is there: until then an error can still have a status of its own.
 
     Args:
         events: What `parts` are made of; closed with them, which cancels the work when the client leaves.
         error_event: An error that comes later, as one more part.
+        headers: Further ones.
     Raises:
         Exception: Whatever the first part raised.
     """
@@ -111,7 +176,7 @@ async def event_stream(
             await parts.aclose()  # type: ignore[attr-defined]
             await events.aclose()  # type: ignore[attr-defined]
 
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers}
     return StreamingResponse(send(), media_type="text/event-stream", headers=headers)
 
 

@@ -550,6 +550,31 @@ def test_schemas_that_cannot_be_enforced_are_refused(grammars: Grammars, schema:
 
 
 @pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": "text"}, "Invalid type: text"),
+        (["no schema"], "expected an object, found ['no schema']"),
+        ({"const": {1, 2}}, "Object of type set is not JSON serializable"),
+    ],
+)
+def test_a_schema_beside_tools_is_refused_with_its_place(grammars: Grammars, schema: Any, message: str) -> None:
+    with pytest.raises(OptionError) as error:
+        grammars.tool_calls([NOW], schema=schema, in_reasoning=False)
+    assert str(error.value).startswith(f"response_format.json_schema.schema: {message}")
+
+
+@pytest.mark.parametrize("where", ["$defs", "definitions"])
+def test_definitions_under_either_name(tokenizer: Tokenizer, grammars: Grammars, where: str) -> None:
+    """Of strings, which are text, and of other values, which are JSON."""
+    kinds = {"Unit": {"enum": ["C", "F"]}, "Count": {"type": "integer", "minimum": 3}}
+    options = [{"$ref": f"#/{where}/{name}"} for name in kinds]
+    parameters = {where: kinds, "properties": {"x": {"anyOf": options}}, "required": ["x"]}
+    for value, allowed in (("C", True), ("5", True), ("K", False), ("2", False), ('"C"', False)):
+        constraint = grammars.tool_calls([{"name": "f", "parameters": parameters}], in_reasoning=False)
+        assert accepts(tokenizer, constraint, call("f", ("x", value))) == allowed, value
+
+
+@pytest.mark.parametrize(
     ("tools", "options", "message"),
     [
         ([], {}, "tools: expected at least one function"),

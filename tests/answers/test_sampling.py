@@ -1,5 +1,7 @@
 """Choosing tokens: ranges, filters against transformers' definitions, penalties, seeds."""
 
+from dataclasses import asdict
+from fractions import Fraction
 from typing import Any
 
 import mlx.core as mx
@@ -202,6 +204,7 @@ def test_bias_is_added() -> None:
         ({"min_p": 2}, "min_p: expected at least 0 and at most 1, found 2"),
         ({"repetition_penalty": 0}, "repetition_penalty: expected above 0, found 0"),
         ({"presence_penalty": float("inf")}, "presence_penalty: expected a finite number, found inf"),
+        ({"frequency_penalty": float("inf")}, "^frequency_penalty: expected a finite number, found inf"),
         ({"temperature": 10**400}, "temperature: expected at least 0, found 1000"),
         ({"presence_penalty": -(10**400)}, "presence_penalty: expected a finite number, found -1000"),
         ({"seed": True}, "seed: expected a whole number"),
@@ -266,6 +269,23 @@ def test_numbers_of_numpy_are_numbers() -> None:
     options = SamplingOptions(temperature=np.float32(0.5), top_k=np.int64(3), logit_bias={np.int64(2): np.float32(1.0)})
     options.check_vocabulary(6)
     assert options.sampler()(mx.array(LOGITS)[None]).shape == (1,)
+
+
+def test_options_are_kept_as_pythons_own_numbers() -> None:
+    """Whatever kind of number they came as, they can be compared, logged and handed to MLX."""
+    given: dict[str, Any] = {
+        "temperature": 1, "top_k": np.int64(3), "top_p": np.float64(0.5), "min_p": Fraction(1, 4),
+        "repetition_penalty": np.float32(1.5), "presence_penalty": 2, "frequency_penalty": np.int8(-1),
+        "logit_bias": {np.int64(2): np.float32(1.0)}, "seed": np.uint64(7),
+    }  # fmt: skip
+    found = asdict(SamplingOptions(**given))
+    assert found == {
+        "temperature": 1.0, "top_k": 3, "top_p": 0.5, "min_p": 0.25, "repetition_penalty": 1.5, "presence_penalty": 2.0,
+        "frequency_penalty": -1.0, "logit_bias": {2: 1.0}, "seed": 7,
+    }  # fmt: skip
+    ((token, bias),) = found.pop("logit_bias").items()
+    assert {name for name, value in found.items() if type(value) is not float} == {"top_k", "seed"}
+    assert (type(found["top_k"]), type(found["seed"]), type(token), type(bias)) == (int, int, int, float)
 
 
 def test_minus_one_in_a_checkpoint_means_all_tokens() -> None:

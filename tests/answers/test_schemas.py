@@ -79,6 +79,78 @@ def test_where_references_lead(reference: str, target: Any) -> None:
     assert resolve_reference(reference, root) == target
 
 
+STRING, LISTED = {"type": "string"}, {"enum": ["b", "a"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (True, Accepted(None, True)),
+        ({}, Accepted(None, True)),
+        ({"description": "anything"}, Accepted(None, True)),
+        (STRING, Accepted(None, False)),
+        ({"type": ["string"]}, Accepted(None, False)),
+        ({"type": ["string", "null"]}, Accepted(None, True)),
+        ({"type": "integer"}, Accepted([], True)),
+        ({"type": "strings"}, Accepted([], True)),
+        ({"enum": ["b", 1, "a", None]}, Accepted(["b", "a"], True)),
+        (LISTED, Accepted(["b", "a"], False)),
+        ({"enum": [1]}, Accepted([], True)),
+        ({"const": "a"}, Accepted(["a"], False)),
+        ({"const": 1, "enum": ["a"]}, Accepted([], True)),
+        ({"type": ["string", "null"], "enum": ["a", None]}, Accepted(["a"], True)),
+        ({"type": "string", "enum": ["a", None]}, Accepted(["a"], False)),
+        ({"anyOf": [LISTED, {"const": "c"}, LISTED]}, Accepted(["b", "a", "c"], False)),
+        ({"anyOf": [LISTED, STRING]}, Accepted(None, False)),
+        ({"oneOf": [LISTED, {"type": "null"}]}, Accepted(["b", "a"], True)),
+        ({"allOf": [LISTED, {"enum": ["a", "c"]}]}, Accepted(["a"], False)),
+        ({"allOf": [LISTED, True]}, Accepted(["b", "a"], False)),
+        ({"allOf": [STRING, {"type": ["string", "null"]}]}, Accepted(None, False)),
+        ({"anyOf": [], "allOf": []}, Accepted(None, True)),
+    ],
+)
+def test_which_strings_a_schema_accepts(schema: Any, expected: Accepted) -> None:
+    assert SchemaAnalysis({}).accepted(schema, "here") == expected
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"anyOf": [{"oneOf": 5}]}, "here.oneOf: expected a list, found 5"),
+        ({"enum": "a"}, "here.enum: expected a list, found 'a'"),
+        ({"allOf": [5]}, "here: expected an object, found 5"),
+        ({"$ref": "#/$defs/x"}, "here.$ref #/$defs/x: expected an object, found None"),
+        (False, "here: expected an object, found False"),
+    ],
+)
+def test_a_malformed_schema_is_refused_with_its_place(schema: Any, message: str) -> None:
+    with pytest.raises(OptionError) as error:
+        SchemaAnalysis({}).accepted(schema, "here")
+    assert str(error.value) == message
+
+
+def test_the_deepest_schema_that_is_accepted() -> None:
+    schema: Any = STRING
+    for _ in range(schemas.MAX_DEPTH - 1):
+        schema = {"anyOf": [schema]}
+    analysis = SchemaAnalysis({})
+    # Twice: the depth is counted anew.
+    for _ in range(2):
+        assert analysis.accepted(schema, "here") == Accepted(None, False)
+    with pytest.raises(OptionError, match="^here: expected at most 64 schemas inside each other, found more$"):
+        analysis.accepted({"anyOf": [schema]}, "here")
+
+
+def test_comparisons_of_all_schemas_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemas, "MAX_COMPARISONS", 50)
+    analysis = SchemaAnalysis({})
+    for _ in range(5):
+        analysis.accepted({"enum": [str(n) for n in range(10)]}, "here")
+    for schema in (LISTED, {"anyOf": [LISTED]}):
+        with pytest.raises(OptionError, match="^there: expected at most 50 strings to compare, found more$"):
+            analysis.accepted(schema, "there")
+
+
 @pytest.mark.parametrize("keyword", ["allOf", "anyOf", "oneOf"])
 def test_each_reference_is_resolved_once(keyword: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty definitions that each name the next one twice are twenty steps, not a million."""

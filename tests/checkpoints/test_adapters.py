@@ -21,7 +21,8 @@ def write_adapter(directory: Path, model: Any, **config: Any) -> Path:
     """What mlx_lm.lora saves, made with its own functions."""
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
-    lora = {"rank": 4, "scale": 20.0, "dropout": 0.0}
+    # Adapters are trained with dropout; in an answer it would be noise.
+    lora = {"rank": 4, "scale": 20.0, "dropout": 0.5}
     linear_to_lora_layers(model, 2, lora)
     rng = np.random.Generator(np.random.PCG64(3))
     weights = {

@@ -44,10 +44,12 @@ def test_a_moe_config() -> None:
     assert (moe.num_experts, moe.num_experts_per_tok) == (6, 2)
 
 
-def test_yarn_stretches_the_context() -> None:
+@pytest.mark.parametrize(("positions", "context"), [(32, 128), (128, 128), (129, 129), (4096, 4096)])
+def test_yarn_stretches_the_context(positions: int, context: int) -> None:
+    """Four times 32, unless the config says more: some name the stretched number already."""
     raw = config_of(YARN)
-    raw["text_config"]["max_position_embeddings"] = 32
-    assert ModelConfig.from_dict(raw).text.context_length == 128
+    raw["text_config"]["max_position_embeddings"] = positions
+    assert ModelConfig.from_dict(raw).text.context_length == context
 
 
 @pytest.mark.parametrize(

@@ -312,6 +312,28 @@ def test_only_files_that_the_index_names_are_read(
     np.testing.assert_array_equal(logits_of(directory), logits_of(checkpoint_dir(DENSE)))
 
 
+@pytest.mark.parametrize(
+    ("generation", "ids"), [({}, {3}), ({"eos_token_id": 7}, {3, 7}), ({"eos_token_id": [3, 8, 9]}, {3, 8, 9})]
+)
+def test_every_id_that_either_file_calls_an_end_is_one(
+    tmp_path: Path, generation: dict[str, Any], ids: set[int]
+) -> None:
+    raw = config_of(DENSE) | {"eos_token_id": 3}
+    raw["text_config"] = {**raw["text_config"], "eos_token_id": None}
+    assert Checkpoint(tmp_path, ModelConfig.from_dict(raw), generation).eos_token_ids == ids
+
+
+def test_files_beside_the_weights_may_hold_the_mtp_module(tmp_path: Path) -> None:
+    """Unless they are among the weights already: none is read twice."""
+    for name in ("model.safetensors", "mtp.safetensors", "mtp-2.safetensors", "other.safetensors"):
+        (tmp_path / name).touch()
+    checkpoint = Checkpoint(tmp_path, ModelConfig.from_dict(config_of(DENSE)), {})
+    assert checkpoint.mtp_files() == [tmp_path / "mtp-2.safetensors", tmp_path / "mtp.safetensors"]
+    index = {"weight_map": {"a": "model.safetensors", "b": "mtp.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert checkpoint.mtp_files() == [tmp_path / "mtp-2.safetensors"]
+
+
 @pytest.mark.parametrize("where", ["quantization_config", "text_config"])
 def test_foreign_quantisation_is_refused_by_name(copy_of: Callable[..., Path], where: str) -> None:
     fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}

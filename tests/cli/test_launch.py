@@ -64,7 +64,7 @@ import json, os, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 if "--model=/nowhere" in sys.argv:
     sys.exit("mlx-qwen35: /nowhere: expected an existing directory")
-print("mlx-qwen35: loading", file=sys.stderr, flush=True)
+print("mlx-qwen35: loading in process group", os.getpgrp(), file=sys.stderr, flush=True)
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
@@ -163,8 +163,13 @@ def test_what_ends_it_ends_the_program_and_the_server_and_ctrl_c_is_the_programs
     install: Callable[[str, str], None], how: signal.Signals, status: int
 ) -> None:
     install("claude", WAITS)
-    process = subprocess.Popen([*QUICK, "--model", "m"], stdout=subprocess.PIPE, process_group=0)
+    process = subprocess.Popen(
+        [*QUICK, "--model", "m"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+    )
     assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stderr:
+        assert int(process.stderr.readline().split()[-1]) != process.pid
     url = process.stdout.readline().decode().strip()
     assert url.startswith("http://127.0.0.1:")
     # As a terminal does: to all processes in the foreground.
@@ -191,11 +196,9 @@ def test_a_server_that_ends_early_is_told_at_the_end(install: Callable[[str, str
     install("claude", KILLS)
     done = subprocess.run([*QUICK, "--model", "m"], capture_output=True, timeout=SECONDS, text=True)
     assert done.returncode == 0
-    assert done.stderr.splitlines() == [
-        "mlx-qwen35: loading",
-        "mlx-qwen35: the server ended early, with status -9",
-        "mlx-qwen35: loading",
-    ]
+    started, ended, last = done.stderr.splitlines()
+    assert ended == "mlx-qwen35: the server ended early, with status -9"
+    assert started == last
 
 
 def test_a_program_that_is_not_installed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

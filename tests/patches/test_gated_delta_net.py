@@ -62,6 +62,23 @@ def test_a_layer_reads_as_mlx_lm_s(layers: tuple[Any, Any], edges: tuple[int, ..
     assert_close(ours(x), whole, 5e-6)
 
 
+@pytest.mark.parametrize("width", [16, 64])
+def test_keys_and_values_may_be_of_different_widths(benches: Callable[[Shape], Bench], width: int) -> None:
+    """No published size has that, config.json may. Oracle: mlx-lm, with the same weights."""
+    args = TextModelArgs.from_config(benches(DENSE).checkpoint.config, exact=False, gated_delta="chunked")
+    assert args.linear_key_head_dim == 32
+    args = replace(args, linear_value_head_dim=width, operations=CpuOperations())
+    ours, theirs = PatchedGatedDeltaNet(args), GatedDeltaNet(args)
+    weights = tree_map(lambda value: mx.random.normal(value.shape, key=mx.random.key(3)) * 0.2, theirs.parameters())
+    for layer in (ours, theirs):
+        layer.update(weights)
+        layer.eval()
+    cache, expected = ArraysCache(size=2), ArraysCache(size=2)
+    assert_close(ours(hidden(2, 37), None, cache), theirs(hidden(2, 37), None, expected), 5e-6)
+    for row in range(2):
+        assert_states_close(cache, row, expected.extract(row))
+
+
 @pytest.mark.parametrize("edges", [(0, 40), (0, 16, 32, 40), (0, 22, 23, 24, 40)], ids=str)
 def test_padding_on_the_right_changes_nothing(layers: tuple[Any, Any], edges: tuple[int, ...]) -> None:
     """Rows of 40, 22, 31 and 2 tokens; one may end before a piece begins. Oracle: mlx-lm, each row alone."""

@@ -43,6 +43,19 @@ def test_a_request_counts_with_its_longest_answer(guard: MemoryGuard) -> None:
     assert ledger.held == 0
 
 
+def test_a_prompt_is_read_in_the_room_of_its_answer(guard: MemoryGuard) -> None:
+    """Which is not written yet: beside a long answer its steps take nothing more, beside a short one they do."""
+    ledger = Ledger(10**9)
+    admission = MemoryAdmission(guard, ledger)
+    reading = guard.passing(200, 128)
+    writing = guard.passing(5200, 1, rows=1)
+    assert guard.held(5200) - guard.held(200) > reading > writing
+    admission.update([job(200, 5000, step=128)])
+    assert held(ledger, "activations") == writing
+    admission.update([job(200, 10, step=128)])
+    assert held(ledger, "activations") == reading - (guard.held(210) - guard.held(200))
+
+
 def test_requests_that_run_alone_add_up_and_rows_are_padded_to_the_longest(guard: MemoryGuard) -> None:
     ledger = Ledger(10**9)
     admission = MemoryAdmission(guard, ledger)

@@ -277,6 +277,21 @@ def test_closing_in_time_cancels_what_is_not_done(kit: ModelKit) -> None:
     assert all(isinstance(caller.end(), GenerationCancelled) for caller in callers)
 
 
+def test_closing_returns_when_all_has_ended(kit: ModelKit) -> None:
+    """What it cancels too, which may take its time: here the thread that would end it is held up."""
+    engine = Engine(kit, max_rows=1)
+    callers = [Caller(engine, ask(kit, "text", max_tokens=100_000, logit_bias={5: 100.0})) for _ in range(2)]
+    callers[0].until(is_chunk)
+    release = threading.Event()
+    kit._thread.post(lambda: release.wait(60))
+    timer = threading.Timer(0.2, release.set)
+    timer.start()
+    engine.close(timeout=0)
+    ended = [caller.job.done.is_set() for caller in callers]
+    timer.join()
+    assert ended == [True, True]
+
+
 def test_a_closed_kit_ends_every_request(checkpoint_dir: Callable[[Shape], Any]) -> None:
     kit = ModelKit.load(checkpoint_dir(DENSE))
     engine = Engine(kit)

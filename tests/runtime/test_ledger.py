@@ -177,6 +177,14 @@ def test_waiting_is_refused_where_nobody_of_its_kind_will_make_room() -> None:
     assert ledger.held == 0
 
 
+def test_what_fails_inside_gives_its_room_back() -> None:
+    """As a picture that turns out to be none."""
+    ledger = Ledger(100)
+    with pytest.raises(ZeroDivisionError), ledger.waiting("picture", 80, place="x"):
+        raise ZeroDivisionError
+    assert ledger.held == 0
+
+
 def test_threads_that_race_never_hold_more_than_the_limit() -> None:
     """Two ledgers of four threads below one limit: every lease fits when it is granted, and all of it comes back."""
     parent = Ledger(100)

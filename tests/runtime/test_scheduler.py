@@ -171,6 +171,43 @@ def test_nothing_is_done_for_a_caller_who_wants_nothing() -> None:
     assert not scheduler.stalled(one)
 
 
+def test_who_wants_nothing_holds_nobody_up() -> None:
+    """Neither while prompts are read, nor while answers are written."""
+    scheduler = Scheduler(Room())
+    paused, reading = job(9, granted=1), job(9)
+    begun(scheduler, paused, reading)
+    paused.delivered = 1
+    assert [read.job for read in scheduler.next_step().read] == [reading.id]
+    for one in (paused, reading):
+        scheduler.has_read(one, 8)
+    assert scheduler.next_step().write == (Write((reading.id,)),)
+
+
+def test_who_waits_in_vain_is_told_from_who_waits_for_others() -> None:
+    scheduler = Scheduler(Room(1))
+    first, second = job(granted=1), job(granted=1)
+    begun(scheduler, first)
+    scheduler.add(second)
+    assert scheduler.next_step().begin == ()
+    assert not scheduler.stalled(second)
+    first.delivered = 1
+    assert scheduler.stalled(second)
+    assert not scheduler.stalled(first)
+    second.delivered = 1
+    assert not scheduler.stalled(second)
+
+
+def test_who_has_to_be_ended_and_why() -> None:
+    scheduler = Scheduler(Room())
+    late, cancelled, other, early = job(), job(), job(), job()
+    late.deadline, early.deadline, cancelled.cancelled = 5.0, 5.001, True
+    for one in (late, cancelled, other, early):
+        scheduler.add(one)
+    found = [(one, type(error), str(error)) for one, error in scheduler.overdue(5.0)]
+    late_message = "expected an answer within the time that it may take, found no end"
+    assert found == [(late, DeadlineError, late_message), (cancelled, GenerationCancelled, "cancelled")]
+
+
 def test_memory_is_given_back_at_every_end() -> None:
     room = Room()
     scheduler = Scheduler(room)
@@ -488,6 +525,17 @@ def test_nobody_waits_for_ever_once_the_thread_is_gone() -> None:
     house.thread.closed = True
     with pytest.raises(KitClosedError):
         house.submit(request())
+
+
+def test_cancelling_says_whether_somebody_will_do_it() -> None:
+    """Who waits for the end of a stream need not, if nobody is left."""
+    house = House()
+    one = house.submit(request())
+    assert house.loop.cancel(one)
+    house.run()
+    assert isinstance(house.last(one), GenerationCancelled)
+    house.thread.closed = True
+    assert not house.loop.cancel(one)
 
 
 def test_many_small_requests_do_not_starve_a_large_one() -> None:

@@ -27,9 +27,16 @@ from tests.server.conftest import Running, serving
 
 
 def test_other_errors(server: Running) -> None:
-    assert raw(server.url, "/v1/chat/completions", {"model": "gpt", "messages": SPELL})[0] == 404
-    assert raw(server.url, "/v1/nothing")[0] == 404
-    assert raw(server.url, "/v1/chat/completions")[0] == 405
+    for path, body, status, kind in (
+        ("/v1/chat/completions", {"model": "gpt", "messages": SPELL}, 404, "not_found_error"),
+        ("/v1/nothing", None, 404, "not_found_error"),
+        ("/v1/messages/nothing", None, 404, "not_found_error"),
+        ("/v1/chat/completions", None, 405, "invalid_request_error"),
+        ("/v1/messages", None, 405, "invalid_request_error"),
+    ):
+        found, _, text = raw(server.url, path, body)
+        assert (found, json.loads(text)["error"]["type"]) == (status, kind)
+        assert (json.loads(text).get("type") == "error") == path.startswith("/v1/messages")
 
 
 def test_models_health_and_metrics(server: Running, client: Any) -> None:
@@ -41,6 +48,23 @@ def test_models_health_and_metrics(server: Running, client: Any) -> None:
     for name in ("requests_total", "prompt_tokens_total", "time_to_first_token_seconds_count", "requests_running"):
         (line, *_) = [line for line in text.splitlines() if line.startswith(f"mlx_qwen35_{name}")]
         assert float(line.split()[-1]) >= (0 if name == "requests_running" else 1)
+
+
+def test_a_model_of_several_names_answers_by_its_first(box: ModelKit) -> None:
+    """To each of them, and to none; in the list they all stand."""
+    body = {"messages": SPELL, "max_tokens": 1}
+    with serving(box, names=("first", "org/second")) as running:
+        for asked in ({}, {"model": "first"}, {"model": "org/second"}):
+            status, _, text = raw(running.url, "/v1/chat/completions", body | asked)
+            assert (status, json.loads(text)["model"]) == (200, "first")
+        status, _, text = raw(running.url, "/v1/chat/completions", body | {"model": "third"})
+        expected = "model: expected one of first, org/second, found 'third'"
+        assert (status, json.loads(text)["error"]["message"]) == (404, expected)
+        found = json.loads(raw(running.url, "/v1/models")[2])
+        assert [model["id"] for model in found["data"]] == ["first", "org/second"]
+        assert (found["first_id"], found["last_id"], found["has_more"]) == ("first", "org/second", False)
+        assert json.loads(raw(running.url, "/v1/models/org/second")[2])["id"] == "org/second"
+        assert raw(running.url, "/v1/models/third")[0] == 404
 
 
 def test_media(box: ModelKit, tmp_path: Any) -> None:

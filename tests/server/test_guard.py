@@ -3,6 +3,7 @@
 import asyncio
 import json
 from http.client import HTTPConnection
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,10 +12,13 @@ from starlette.types import ASGIApp
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.server.app import make_app
-from mlx_qwen35.server.guard import is_own_host, is_same_origin
+from mlx_qwen35.server.guard import Guard, is_own_host, is_same_origin
+from mlx_qwen35.server.metrics import Metrics
 from mlx_qwen35.server.settings import Settings
+from mlx_qwen35.server.wire import ApiError
 from tests.server.clients import SPELL, asgi, asgi_messages, logging_of, raw
 from tests.server.conftest import Running, serving
+from tests.server.test_metrics import ENGINE
 
 
 def test_the_key(box: ModelKit) -> None:
@@ -26,6 +30,9 @@ def test_the_key(box: ModelKit) -> None:
         assert raw(guarded.url, "/v1/messages", body)[2].startswith('{"type":"error"')
         assert raw(guarded.url, path, body, {"Authorization": "Bearer secret"})[0] == 200
         assert raw(guarded.url, path, body, {"x-api-key": "secret"})[0] == 200
+        # HTTP's schemes have no case.
+        for scheme, status in (("bearer", 200), ("BEARER", 200), ("Basic", 401)):
+            assert raw(guarded.url, "/v1/models", headers={"Authorization": f"{scheme} secret"})[0] == status
         assert raw(guarded.url, "/v1/models")[0] == raw(guarded.url, "/metrics")[0] == 401
         assert raw(guarded.url, "/health")[0] == 200
 
@@ -38,6 +45,31 @@ def test_the_body_has_a_limit(box: ModelKit) -> None:
         connection.request("POST", path, iter([body.encode()]), encode_chunked=True)
         assert connection.getresponse().status == 413
         connection.close()
+
+
+@pytest.mark.parametrize(("sizes", "fits"), [([1000], True), ([400, 300, 300], True), ([400, 300, 301], False)])
+def test_the_parts_of_a_body_count_together(sizes: list[int], fits: bool) -> None:
+    """Of one that does not say its length; each of the parts is small."""
+    parts = [{"type": "http.request", "body": bytes(size), "more_body": True} for size in sizes]
+    read: list[int] = []
+
+    async def receive() -> Any:
+        return parts.pop(0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in sizes:
+            read.append(len((await receive())["body"]))
+
+    async def run() -> None:
+        guard = Guard(app, Settings(("box",), max_body=1000), Metrics(ENGINE), [])
+        await guard({"type": "http", "path": "/", "headers": []}, receive, receive)
+
+    if fits:
+        asyncio.run(run())
+    else:
+        with pytest.raises(ApiError, match="^body: expected at most 1000 bytes$"):
+            asyncio.run(run())
+    assert read == (sizes if fits else sizes[:-1])
 
 
 def test_a_page_of_another_origin_may_not_ask(server: Running) -> None:

@@ -13,7 +13,8 @@ from mlx_qwen35.errors import MediaError, OptionError
 from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts import sources
 from mlx_qwen35.prompts.images import open_image
-from mlx_qwen35.server.media import MediaPolicy, check_number
+from mlx_qwen35.server import media
+from mlx_qwen35.server.media import MediaPolicy, check_number, fetch_images
 from tests.server.pictures import PICTURE, PLACE, refusal, take
 
 # What is allowed at all
@@ -64,6 +65,21 @@ def test_the_number_of_images_is_held_against_the_policy() -> None:
 def test_a_policy_without_sense_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         MediaPolicy(**options)
+
+
+def test_the_least_that_a_policy_may_allow() -> None:
+    policy = MediaPolicy(max_bytes=1, max_images=0, max_redirects=0, timeout=0.001)
+    check_number(0, policy)
+    with pytest.raises(MediaError, match="expected at most 0 images in one request, found 1"):
+        check_number(1, policy)
+
+
+@pytest.mark.parametrize("url", ["http://example.com/a.png", "HTTPS://example.com/a.png"])
+def test_an_open_network_is_asked_within_the_policy(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(media, "fetch_remote", lambda source, **limits: (asked.append((source, limits)), PICTURE)[1])
+    assert take(url, MediaPolicy(allow_remote=True, max_bytes=7, timeout=2.5, max_redirects=4)) == PICTURE
+    assert asked == [(url, {"max_bytes": 7, "timeout": 2.5, "max_redirects": 4, "place": PLACE})]
 
 
 # data: URLs
@@ -287,3 +303,54 @@ def test_a_link_put_there_after_the_check_is_not_followed(
     monkeypatch.setattr(Path, "resolve", lambda path, strict=False: path)
     with pytest.raises(MediaError):
         take("/".join(parts), local(directory))
+
+
+# Messages
+
+URL = f"data:image/png;base64,{base64.b64encode(PICTURE).decode()}"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": URL}},
+        {"type": "input_image", "image_url": URL},
+        {"type": "image", "image": URL},
+    ],
+)
+def test_images_of_messages_are_fetched_where_they_stand(part: dict[str, Any]) -> None:
+    """All else is passed on as it is."""
+    text = {"type": "text", "text": "hi"}
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": [text, part, "no mapping", part], "name": "Ada"},
+        {"role": "assistant"},
+        {"role": "user", "content": [part]},
+        "no message",
+    ]
+    image = {"type": "image", "image": PICTURE}
+    assert fetch_images(messages, MediaPolicy(max_images=3)) == [
+        messages[0],
+        {"role": "user", "content": [text, image, "no mapping", image], "name": "Ada"},
+        messages[2],
+        {"role": "user", "content": [image]},
+        "no message",
+    ]
+
+
+def test_images_are_counted_over_all_messages_and_none_too_many_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr(media, "fetch", lambda source, policy, place: fetched.append(place))
+    part = {"type": "image_url", "image_url": {"url": URL}}
+    messages = [{"role": "user", "content": [part]}, {"role": "user", "content": [{"type": "text"}, part, part]}]
+    expected = r"^messages\[1\].content\[2\]: expected at most 2 images in one request, found 3$"
+    with pytest.raises(MediaError, match=expected):
+        fetch_images(messages, MediaPolicy(max_images=2))
+    assert fetched == ["messages[0].content[0]", "messages[1].content[1]"]
+
+
+def test_an_image_that_may_not_be_fetched_is_named() -> None:
+    part = {"type": "image_url", "image_url": {"url": "ftp://example.com/a.png"}}
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": [{"type": "text"}, part]}]
+    with pytest.raises(MediaError, match=r"^messages\[1\].content\[1\]: expected a data: URL, found a URL with scheme"):
+        fetch_images(messages, MediaPolicy())

@@ -185,8 +185,18 @@ def test_a_full_queue_refuses_before_anything_is_prepared(box: ModelKit, monkeyp
         assert prepared == []
         place.release()
         place.release()
-        assert raw(running.url, path, body | {"messages": [{"role": "nobody", "content": "hi"}]})[0] == 400
+        # Refused while the place is held, not before it is taken.
+        assert raw(running.url, path, body | {"temperature": -1})[0] == 400
+        assert len(prepared) == 1
         assert raw(running.url, path, body)[0] == 200
+
+
+def test_a_request_that_gets_only_some_of_its_places_gives_them_back(box: ModelKit) -> None:
+    with serving(box, max_rows=2, max_waiting=0) as running:
+        path, body = "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+        for _ in range(2):
+            assert raw(running.url, path, body | {"n": 3})[0] == 429
+        assert raw(running.url, path, body | {"n": 2})[0] == 200
 
 
 def test_slow_preparation_does_not_hold_shutting_down_up(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,40 @@
 """Bodies that are no requests, in every protocol."""
 
+import asyncio
 import json
 import socket
 import struct
 import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import Field
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
 
+from mlx_qwen35.errors import (
+    EngineFullError,
+    GenerationCancelled,
+    KitClosedError,
+    MediaError,
+    OptionError,
+    PromptError,
+)
+from mlx_qwen35.server import wire
+from mlx_qwen35.server.generation import RequestTimeoutError
 from mlx_qwen35.server.protocols import PROTOCOLS
+from mlx_qwen35.server.wire import (
+    ApiError,
+    ClientGoneError,
+    WireObject,
+    api_error,
+    event_stream,
+    parse_body,
+    sse,
+    unless_gone,
+)
 from tests.server.clients import RED_CIRCLE, SPELL, eventually, logging_of, raw, seen
 from tests.server.conftest import Running
 from tools.load.attacks import make_attacks
@@ -91,3 +116,264 @@ def test_a_client_that_leaves_inside_its_body_is_no_failure(
         eventually(lambda: counts() != before)
         assert counts() == {**before, "499": before.get("499", 0) + 1}
     assert not caplog.records
+
+
+# The pieces, without a server
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "message", "param"),
+    [
+        (ApiError(418, "teapot", "short and stout", "spout"), 418, "teapot", "short and stout", "spout"),
+        (EngineFullError("3 wait"), 429, "rate_limit_error", "the server is busy: 3 wait", None),
+        (KitClosedError("closed"), 503, "overloaded_error", "the server is shutting down", None),
+        (GenerationCancelled("cancelled"), 503, "overloaded_error", "the server is shutting down", None),
+        (RequestTimeoutError("too late"), 504, "timeout_error", "too late", None),
+        (OptionError("top_p: too high: 2"), 400, "invalid_request_error", "top_p: too high: 2", "top_p"),
+        (MediaError("messages[0].content[1]: no"), 400, "invalid_request_error", "messages[0].content[1]: no", "messages[0].content[1]"),  # noqa: E501
+        (PromptError("no place: of a field"), 400, "invalid_request_error", "no place: of a field", None),
+        (PromptError("no place at all"), 400, "invalid_request_error", "no place at all", None),
+        (PromptError("alone"), 400, "invalid_request_error", "alone", None),
+    ],
+)  # fmt: skip
+def test_what_a_client_is_told_of_an_error(
+    caplog: pytest.LogCaptureFixture, error: Exception, status: int, kind: str, message: str, param: str | None
+) -> None:
+    found = api_error(error)
+    assert (found.status, found.kind, str(found), found.param) == (status, kind, message, param)
+    assert found.headers == ({"Retry-After": "2"} if status in (429, 503) else {})
+    assert not caplog.records
+
+
+def test_a_fault_of_the_server_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    fault = ZeroDivisionError("of this server's own making")
+    found = api_error(fault)
+    assert (found.status, found.kind, found.param) == (500, "api_error", None)
+    assert str(found) == "the server failed on this request"
+    (record,) = caplog.records
+    assert (record.name, record.levelname, record.getMessage()) == (wire.__name__, "ERROR", "a request failed")
+    assert record.exc_info is not None
+    assert record.exc_info[1] is fault
+
+
+@pytest.mark.parametrize(
+    ("data", "event", "text"),
+    [
+        ({"a": "é", "b": [1, None]}, None, 'data: {"a":"é","b":[1,null]}\n\n'),
+        ({}, "ping", "event: ping\ndata: {}\n\n"),
+        ("[DONE]", None, "data: [DONE]\n\n"),
+    ],
+)
+def test_a_server_sent_event(data: Any, event: str | None, text: str) -> None:
+    assert sse(data, event) == text
+
+
+class Inner(WireObject):
+    text: str
+
+
+class Body(WireObject):
+    number: int
+    inner: list[Inner] = Field(default_factory=list)
+    names: dict[str, str] = Field(default_factory=dict)
+
+
+class Asked:
+    """A request with a body, from a client that stays until it is told to leave."""
+
+    def __init__(self, body: bytes | Exception = b"") -> None:
+        self._body = body
+        self.left = False
+
+    async def body(self) -> bytes:
+        if isinstance(self._body, Exception):
+            raise self._body
+        return self._body
+
+    async def is_disconnected(self) -> bool:
+        return self.left
+
+
+def parsed(body: bytes | Exception) -> Body:
+    return asyncio.run(parse_body(Asked(body), Body))  # type: ignore[arg-type]
+
+
+def test_a_body_is_what_its_model_says() -> None:
+    body = '{"number": 3, "inner": [{"text": "é"}], "names": {"a": "\\uD83D\\uDE00"}}'
+    assert parsed(body.encode()) == Body(number=3, inner=[Inner(text="é")], names={"a": "😀"})
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "param"),
+    [
+        (b'{"number": "3"}', "number: input should be a valid integer", "number"),
+        (b'{"number": 3, "inner": [{"text": 4}]}', "inner.0.text: input should be a valid string", "inner.0.text"),
+        (b'{"number": 3, "other": 4}', "other: unknown or unsupported field", "other"),
+        (b'{"inner": [], "other": 4}', "number: field required; other: unknown or unsupported field", "number"),
+        (b"[]", "body: input should be a valid dictionary or instance of Body", None),
+        (b"{", "body: expected a JSON object (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))", None),  # noqa: E501
+        (b"\xff", "body: expected a JSON object ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte)", None),  # noqa: E501
+    ],
+)  # fmt: skip
+def test_a_body_that_is_no_request_is_refused_with_every_place(body: bytes, message: str, param: str | None) -> None:
+    with pytest.raises(ApiError) as error:
+        parsed(body)
+    assert (error.value.status, error.value.kind) == (400, "invalid_request_error")
+    assert (str(error.value), error.value.param) == (message, param)
+
+
+@pytest.mark.parametrize("half", ["\\ud800", "\\uDC00", "\\UD800", "\\uD83D\\u0041"])
+def test_half_a_surrogate_pair_is_refused(half: str) -> None:
+    """It could be read, and never be written again."""
+    with pytest.raises(ApiError, match=r"^body: expected a JSON object \("):
+        parsed(f'{{"number": 3, "names": {{"a": "{half}"}}}}'.encode())
+
+
+def test_a_body_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(ApiError, match=r"^body: expected a JSON object \("):
+        parsed(b"[" * 200_000)
+
+
+def test_no_more_than_twenty_problems_are_named() -> None:
+    with pytest.raises(ApiError) as error:
+        parsed(json.dumps({"number": 1, **{f"x{n}": n for n in range(30)}}).encode())
+    assert str(error.value) == "; ".join(f"x{n}: unknown or unsupported field" for n in range(20))
+
+
+def test_a_client_that_leaves_inside_its_body_is_gone() -> None:
+    with pytest.raises(ClientGoneError):
+        parsed(ClientDisconnect())
+
+
+class Source:
+    """Parts and the events that they are made of; what was closed is remembered."""
+
+    def __init__(self, *parts: str | BaseException) -> None:
+        self.parts = parts
+        self.closed: list[str] = []
+
+    async def _iterate(self, name: str) -> AsyncIterator[Any]:
+        try:
+            for part in self.parts:
+                if isinstance(part, BaseException):
+                    raise part
+                yield part
+        finally:
+            self.closed.append(name)
+
+    def respond(self, use: "Callable[[StreamingResponse], Any]") -> Any:
+        async def run() -> Any:
+            events = self._iterate("events")
+            await anext(events)
+            parts = self._iterate("parts")
+            response = await event_stream(
+                Asked(),
+                events,
+                parts,
+                lambda error: f"! {error.status} {error}",  # type: ignore[arg-type]
+            )
+            assert isinstance(response, StreamingResponse)
+            return await use(response)
+
+        return asyncio.run(run())
+
+
+async def read_all(response: StreamingResponse) -> tuple[dict[str, str], list[Any]]:
+    return dict(response.headers), [part async for part in response.body_iterator]
+
+
+def test_a_stream_is_sent_part_by_part_and_closed() -> None:
+    source = Source("a", "b", "c")
+    headers, parts = source.respond(read_all)
+    assert parts == ["a", "b", "c"]
+    assert headers["content-type"].startswith("text/event-stream")
+    assert (headers["cache-control"], headers["x-accel-buffering"]) == ("no-cache", "no")
+    assert source.closed == ["parts", "events"]
+
+
+def test_an_error_after_the_first_part_is_one_more_part() -> None:
+    source = Source("a", OptionError("b: no"))
+    assert source.respond(read_all)[1] == ["a", "! 400 b: no"]
+    assert source.closed == ["parts", "events"]
+
+
+def test_an_error_before_the_first_part_is_raised() -> None:
+    async def no_parts() -> AsyncIterator[str]:
+        raise OptionError("b: no")
+        yield ""
+
+    async def run() -> None:
+        await event_stream(Asked(), no_parts(), no_parts(), str)  # type: ignore[arg-type]
+
+    with pytest.raises(OptionError, match="^b: no$"):
+        asyncio.run(run())
+
+
+def test_a_reader_that_leaves_closes_the_work_and_is_told_nothing() -> None:
+    source = Source("a", "b", "c")
+
+    async def read_one(response: StreamingResponse) -> Any:
+        body = response.body_iterator
+        part = await anext(aiter(body))
+        await body.aclose()  # type: ignore[attr-defined]
+        return part
+
+    assert source.respond(read_one) == "a"
+    assert source.closed == ["parts", "events"]
+
+
+def test_work_is_waited_for_while_the_client_stays() -> None:
+    async def run() -> tuple[int, int]:
+        before = len(asyncio.all_tasks())
+
+        async def work() -> int:
+            await asyncio.sleep(0)
+            return 7
+
+        found = await unless_gone(Asked(), work())  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        return found, len(asyncio.all_tasks()) - before
+
+    assert asyncio.run(run()) == (7, 0)
+
+
+def test_work_is_cancelled_when_the_client_leaves() -> None:
+    """Soon after it did: the connection is looked at five times a second."""
+    cancelled: list[bool] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def run() -> None:
+        asked = Asked()
+        asyncio.get_running_loop().call_later(0.05, setattr, asked, "left", True)
+        await asyncio.wait_for(unless_gone(asked, work()), 30)  # type: ignore[arg-type]
+
+    with pytest.raises(ClientGoneError):
+        asyncio.run(run())
+    assert cancelled == [True]
+
+
+def test_who_is_cancelled_while_the_client_stays_is_cancelled() -> None:
+    cancelled: list[bool] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.append(True)
+
+    async def run() -> None:
+        task = asyncio.create_task(unless_gone(Asked(), work()))  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert cancelled == [True]

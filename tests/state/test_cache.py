@@ -154,6 +154,17 @@ def test_state_survives_mlx_lm_s_own_files(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.array(cache.keys_and_values()[0]), np.array(filled(7).keys_and_values()[0]))
 
 
+def test_a_restored_state_knows_all_of_its_images() -> None:
+    """So that one which is cut back in front of the last of them does not pass for text."""
+    media = media_of(1, (1, 2), 1, (1, 2), 1)
+    cache = AttentionCache.from_state(filled(7, media).state)
+    assert cache.media is not None
+    assert cache.media.layout.spans == media.layout.spans
+    assert cache.media_ahead() is None
+    cache.trim(3)
+    assert cache.media_ahead() is cache.media
+
+
 def test_media_needs_a_cache_that_can_carry_it() -> None:
     media = media_of((2, 2))
     with pytest.raises(CacheError, match="expected an attention layer among these caches"):

@@ -143,6 +143,17 @@ def test_a_file_that_cannot_be_written(saved: tuple[ModelKit, Path], tmp_path: P
         saved[0].save_session(tmp_path / "nowhere" / "chat.session")
 
 
+def test_a_write_that_fails_at_its_end_leaves_nothing_behind(saved: tuple[ModelKit, Path], tmp_path: Path) -> None:
+    """Where something stands in the place of the file that cannot be replaced."""
+    folder = tmp_path / "folder"
+    (folder / "kept").mkdir(parents=True)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SessionError, match=r"folder: cannot be written \("):
+        saved[0].save_session(folder)
+    assert sorted(tmp_path.iterdir()) == before
+    assert list(folder.iterdir()) == [folder / "kept"]
+
+
 def refused(kit: ModelKit, path: Path, message: str) -> None:
     """The file is refused, and the kit is as it was."""
     before = len(kit.prompt_cache), kit.prompt_cache.nbytes
@@ -189,6 +200,15 @@ def test_a_damaged_file_is_refused(saved: tuple[ModelKit, Path], fresh: Callable
         path.write_bytes(damaged)
         refused(kit, path, "does not match its checksum")
     path.write_bytes(whole.replace(b'\\"turn\\": ', b'\\"turn\\":1'))
+    refused(kit, path, "does not match its checksum")
+
+
+def test_numbers_of_another_type_are_refused(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
+    """The same bits, which the header calls whole numbers."""
+    kit, path = fresh(), saved[1]
+    whole = path.read_bytes()
+    assert b'"F32"' in whole
+    path.write_bytes(whole.replace(b'"F32"', b'"I32"'))
     refused(kit, path, "does not match its checksum")
 
 

@@ -19,6 +19,7 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationResult
 from mlx_qwen35.errors import GenerationCancelled, OptionError, SessionError
 from mlx_qwen35.prompts.prompt import Prompt, find_branch_points
+from mlx_qwen35.state import prefix_cache
 from mlx_qwen35.state.prefix import Reading, images_of
 from mlx_qwen35.state.prefix_cache import PrefixCache
 from tests.conftest import Bench
@@ -449,6 +450,25 @@ def test_the_longest_of_several_lines_is_taken(benches: Callable[[Shape], Bench]
     assert start == 14
 
 
+def test_of_lines_that_begin_alike_one_that_is_in_memory_is_taken(
+    benches: Callable[[Shape], Bench], tmp_path: Path
+) -> None:
+    """Also if it was kept last: nobody waits for the disk for what is in memory too."""
+    bench = benches(DENSE)
+    lines = [branching(bench, [*TEXT[:14], number, number, number], None, (14,)) for number in (1, 2, 3)]
+    probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
+    read_all(bench, probe, lines[0], step=64)
+    cache = PrefixCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
+    for line in lines[:2]:
+        read_all(bench, cache, line, step=64)
+    assert cache.disk_bytes > 0
+    assert [prefix.state is None for prefix in cache._prefixes] == [True, False]
+    found = cache.begin(lines[2], on_ready=lambda: None)
+    assert found is not None
+    assert found.start == 14
+    cache.close()
+
+
 def test_nothing_is_kept_inside_an_image(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:
     """A prompt that is cancelled in the middle of an image is kept up to the last place before it."""
     kit = fresh()
@@ -552,6 +572,37 @@ def test_the_disk_is_bounded_too(benches: Callable[[Shape], Bench], tmp_path: Pa
     cache.close()
     with pytest.raises(SessionError, match="cannot be written"):
         PrefixCache(bench.model.make_cache, 1, directory=tmp_path / "nowhere", fingerprint="m")
+
+
+def test_bytes_on_disk_are_those_of_the_files(
+    benches: Callable[[Shape], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a file went because its prefix is in memory again, where the disk has room for one of two."""
+    bench = benches(DENSE)
+    monkeypatch.setattr(prefix_cache, "_DISK_FACTOR", 1)
+    lines = [branching(bench, [number, *TEXT[:19]], None, ()) for number in (1, 2)]
+    probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
+    read_all(bench, probe, lines[0], step=64)
+    cache = PrefixCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
+    for line in (*lines, lines[0]):
+        read_all(bench, cache, line, step=64)
+        assert cache.disk_bytes == sum(file.stat().st_size for file in tmp_path.glob("*/*"))
+    assert [(prefix.state is None, prefix.file is None) for prefix in cache._prefixes] == [(True, False), (False, True)]
+    cache.close()
+
+
+def test_what_is_asked_again_in_part_is_the_last_to_go(benches: Callable[[Shape], Bench]) -> None:
+    """A line that begins like a kept one, up to a place that none was kept at, is no prefix of its own."""
+    bench = benches(DENSE)
+    first, other, third = (branching(bench, [number, *TEXT[:19]], None, ()) for number in (1, 2, 3))
+    probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
+    read_all(bench, probe, first, step=64)
+    cache = PrefixCache(bench.model.make_cache, int(2.5 * probe.nbytes), fingerprint="m")
+    beginning = branching(bench, [1, *TEXT[:9]], None, ())
+    for line in (first, other, beginning, third):
+        assert read_all(bench, cache, line, step=64)[2] == 0
+    assert len(cache) == 2
+    assert [begin(cache, line).start for line in (first, third, other)] == [19, 19, 0]
 
 
 # Random conversations.

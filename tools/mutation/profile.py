@@ -7,9 +7,13 @@ a model come last, because most mutants do not live to see them.
 import gc
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 
-settings.register_profile("mutation", phases=(Phase.explicit, Phase.generate), derandomize=True, database=None)
+# No deadline: a mutant that was only slow for a moment is not a mutant that was caught.
+settings.register_profile(
+    "mutation", phases=(Phase.explicit, Phase.generate), derandomize=True, database=None, deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
 
 MODELS = {"kit", "kits", "benches", "box", "server"}
 

@@ -7,13 +7,21 @@ from typing import Any, Generic, TypeVar
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.server.generation import GenerationRequest, StreamEvent
 from mlx_qwen35.server.service import PreparedRequest
-from mlx_qwen35.server.wire import ApiError, Strict
+from mlx_qwen35.server.stored import StoredResponses
+from mlx_qwen35.server.wire import ApiError, WireObject
 
 
-class PromptBody(Strict):
+class PromptBody(WireObject):
     """The body of a request that has a prompt."""
 
     model: str | None = None
+
+    def resolve(self, stored: StoredResponses) -> None:
+        """Put in what the body refers to.
+
+        Raises:
+            ApiError: 404: it is not there.
+        """
 
     def generation_requests(self) -> list[GenerationRequest]:
         """One for each prompt.
@@ -40,12 +48,14 @@ class AnswerContext(Generic[Body]):
     Args:
         model: Its name, as answers show it.
         tokenizer: For the texts of single tokens.
+        stored: Where responses are kept.
     """
 
     body: Body
     prepared: PreparedRequest
     model: str
     tokenizer: Tokenizer
+    stored: StoredResponses
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """OpenAI's chat completions: `POST /v1/chat/completions`."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, Tag
 
 from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.answers.tool_calls import ToolCall
@@ -18,6 +18,8 @@ from mlx_qwen35.server.generation import (
 )
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
 from mlx_qwen35.server.protocols.common import (
+    ELSEWHERE,
+    LABELS,
     Effort,
     ObjectFormat,
     SamplingFields,
@@ -30,20 +32,22 @@ from mlx_qwen35.server.protocols.common import (
     openai_error,
     progress_comment,
     token_logprob,
-    with_effort,
 )
-from mlx_qwen35.server.wire import Items, Strict, invalid_request, sse
+from mlx_qwen35.server.protocols.response_tools import HostedTool, kind_of
+from mlx_qwen35.server.wire import Items, WireObject, invalid_request, sse
 
 
-class CallFunction(Strict):
+class CallFunction(WireObject):
     """A call's function; `arguments` is JSON text."""
 
     name: str
     arguments: str | dict[str, JsonValue] = "{}"
 
 
-class MessageToolCall(Strict):
+class MessageToolCall(WireObject):
     """A call that an earlier answer made."""
+
+    without_effect: ClassVar = frozenset({"extra_content"})
 
     id: str | None = None
     type: Literal["function"] = "function"
@@ -51,61 +55,70 @@ class MessageToolCall(Strict):
     index: int | None = None
 
 
-class Message(Strict):
+class Message(WireObject):
     """One message; reasoning under either of its names."""
+
+    without_effect: ClassVar = frozenset({"name", "annotations", "refusal", "reasoning_details", "cache_control"})
+    refused: ClassVar = {
+        "audio": "only text and images are read",
+        "function_call": "send tool_calls, and the results as messages of role tool",
+    }
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Items[dict[str, JsonValue]] | None = None
     tool_calls: Items[MessageToolCall] | None = None
     tool_call_id: str | None = None
-    name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-    annotations: list[JsonValue] | None = Field(None, max_length=0)
 
 
-class Function(Strict):
+class Function(WireObject):
     """A function's description; `parameters` is a JSON schema."""
+
+    without_effect: ClassVar = frozenset({"strict"})
 
     name: str
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
-    strict: bool | None = None
 
 
-class Tool(Strict):
+class FunctionTool(WireObject):
     """A function that the answer may call."""
 
-    type: Literal["function"]
+    without_effect: ClassVar = frozenset({"strict", "cache_control"})
+
+    type: Literal["function"] = "function"
     function: Function
 
 
-class NamedFunction(Strict):
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("function")] | Annotated[HostedTool, Tag("hosted")],
+    kind_of(("function",), "function", "hosted"),
+]
+
+
+class NamedFunction(WireObject):
     """A function's name."""
 
     name: str
 
 
-class NamedTool(Strict):
+class NamedTool(WireObject):
     """The one function that has to be called."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
-class JsonSchema(Strict):
+class JsonSchema(WireObject):
     """A named JSON schema."""
 
-    name: str
+    without_effect: ClassVar = frozenset({"strict", "description", "name"})
+
     schema_: dict[str, JsonValue] = Field(alias="schema")
-    description: str | None = None
-    strict: bool | None = None
 
 
-class SchemaFormat(Strict):
+class SchemaFormat(WireObject):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
@@ -117,6 +130,14 @@ ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discr
 
 class ChatCompletionRequest(SamplingFields):
     """The body of a request."""
+
+    without_effect: ClassVar = LABELS | {"prediction", "verbosity", "web_search_options", "modalities"}
+    refused: ClassVar = {
+        **ELSEWHERE,
+        "audio": "only text is written",
+        "functions": "send tools",
+        "function_call": "send tool_choice",
+    }
 
     messages: Items[Message] = Field(min_length=1)
     tools: Items[Tool] | None = None
@@ -131,13 +152,6 @@ class ChatCompletionRequest(SamplingFields):
     enable_thinking: bool | None = None
     thinking_budget: int | None = Field(None, ge=0)
     chat_template_kwargs: dict[str, JsonValue] | None = None
-    # Labels, and settings that are always so here: accepted because they change nothing.
-    metadata: dict[str, str] | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    store: Literal[False] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    modalities: Items[Literal["text"]] | None = None
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""
@@ -152,18 +166,18 @@ class ChatCompletionRequest(SamplingFields):
             if enable_thinking not in (None, wanted) or not isinstance(wanted, bool):
                 raise invalid_request("chat_template_kwargs.enable_thinking: expected one bool")
             enable_thinking = wanted
-        enable_thinking, budget = with_effort(self.reasoning_effort, enable_thinking, self.thinking_budget)
         choice = self.tool_choice or "auto"
-        functions = [tool.function for tool in self.tools or ()]
+        functions = [tool.function for tool in self.tools or () if isinstance(tool, FunctionTool)]
         return [
             GenerationRequest(
-                prompt=[message_of(message, f"messages[{at}]") for at, message in enumerate(self.messages)],
+                prompt=[message_of(message) for message in self.messages],
                 tools=[function_tool(found.name, found.description, found.parameters) for found in functions],
                 tool_choice={"name": choice.function.name} if isinstance(choice, NamedTool) else choice,
                 parallel_tool_calls=self.parallel_tool_calls is not False,
                 enable_thinking=enable_thinking,
                 template=template,
-                thinking_budget=budget,
+                effort=self.reasoning_effort,
+                thinking_budget=self.thinking_budget,
                 schema=self._schema(),
                 n=self.n or 1,
                 options={
@@ -181,16 +195,18 @@ class ChatCompletionRequest(SamplingFields):
         return {} if isinstance(self.response_format, ObjectFormat) else None
 
 
-def message_of(message: Message, place: str) -> dict[str, Any]:
-    """A message as `ModelKit.process_prompt` takes it.
-
-    Raises:
-        ApiError: It names its speaker, which the chat template would not tell the model.
-    """
-    if message.name is not None and message.role != "tool":
-        raise invalid_request(f"{place}.name: unknown or unsupported field", f"{place}.name")
-    kept = message.model_dump(exclude_none=True, exclude={"name", "tool_call_id", "annotations"})
-    return {**kept, "content": kept.get("content", "" if message.role == "assistant" else None)}
+def message_of(message: Message) -> dict[str, Any]:
+    """A message as `ModelKit.process_prompt` takes it."""
+    kept: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.role == "assistant":
+        kept["content"] = "" if message.content is None else message.content
+        if message.tool_calls:
+            functions = [call.function for call in message.tool_calls]
+            kept["tool_calls"] = [{"function": {"name": one.name, "arguments": one.arguments}} for one in functions]
+        kept |= {
+            name: value for name in ("reasoning_content", "reasoning") if (value := getattr(message, name)) is not None
+        }
+    return kept
 
 
 def tool_call(call: ToolCall) -> dict[str, Any]:

@@ -13,28 +13,39 @@ from mlx_qwen35.answers.tool_calls import ToolCall
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.server.generation import ProgressEvent, Usage
 from mlx_qwen35.server.protocols.base import GenerationBody
-from mlx_qwen35.server.wire import ApiError, Items, Strict, invalid_request
+from mlx_qwen35.server.wire import ApiError, Items, WireObject, invalid_request
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-# The model thinks or does not; a lower effort is a limit on the tokens of its reasoning.
-BUDGETS = {"low": 1024, "medium": 8192}
+# Labels, and services that are not here.
+LABELS = frozenset({
+    "user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier",
+})  # fmt: skip
+# What other servers have, and answers would be others without.
+ELSEWHERE = {
+    **dict.fromkeys(
+        ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar"),
+        "send response_format with a JSON schema",
+    ),
+    **dict.fromkeys(("stop_token_ids", "bad_words"), "send stop or logit_bias"),
+    **dict.fromkeys(("min_tokens", "ignore_eos", "use_beam_search", "best_of", "echo", "suffix"), "not supported"),
+}
 # JSON has no infinity; OpenAI writes this for what cannot come.
 IMPOSSIBLE = -9999.0
 
 
-class TextFormat(Strict):
+class TextFormat(WireObject):
     """Free text."""
 
     type: Literal["text"]
 
 
-class ObjectFormat(Strict):
+class ObjectFormat(WireObject):
     """Any JSON object."""
 
     type: Literal["json_object"]
 
 
-class StreamOptions(Strict):
+class StreamOptions(WireObject):
     """What a stream holds beside the answer."""
 
     include_usage: bool = False
@@ -55,8 +66,6 @@ class SamplingFields(GenerationBody):
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
     stop: str | Items[str] | None = None
-    # A label, accepted because it has no effect anywhere.
-    user: str | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -84,15 +93,6 @@ class SamplingFields(GenerationBody):
                 raise invalid_request("logit_bias: expected token ids as keys", "logit_bias")
             options["logit_bias"] = {int(token): bias for token, bias in self.logit_bias.items()}
         return options
-
-
-def with_effort(effort: str | None, enable_thinking: bool | None, budget: int | None) -> tuple[bool | None, int | None]:
-    """Whether to think, and for how many tokens at most, where a request names an effort too."""
-    if effort is None:
-        return enable_thinking, budget
-    if effort in ("none", "minimal"):
-        return False, budget
-    return True, BUDGETS.get(effort) if budget is None else budget
 
 
 def function_tool(name: str, description: str | None, parameters: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,7 +10,9 @@ from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.server.generation import DeltaEvent, FinishEvent, GenerationRequest, ProgressEvent, StreamEvent
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
 from mlx_qwen35.server.protocols.common import (
+    ELSEWHERE,
     IMPOSSIBLE,
+    LABELS,
     SamplingFields,
     completion_head,
     openai_error,
@@ -25,6 +27,10 @@ MAX_PROMPTS = 16
 class CompletionRequest(SamplingFields):
     """The body of a request; control tokens in a prompt's text are control tokens."""
 
+    without_effect: ClassVar = LABELS
+    refused: ClassVar = {name: hint for name, hint in ELSEWHERE.items() if name != "best_of"}
+
+    best_of: Literal[1] | None = None
     prompt: str | Items[str] | Items[int] | Items[Items[int]]
     max_tokens: int | None = 16
     logprobs: int | None = Field(None, ge=0, le=20)

@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, Tag
 
 from mlx_qwen35.answers.tool_calls import ToolCall
 from mlx_qwen35.server.generation import (
@@ -17,93 +17,18 @@ from mlx_qwen35.server.generation import (
     Usage,
 )
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody, PromptBody
-from mlx_qwen35.server.protocols.common import Effort, arguments_json, function_tool, new_id, with_effort
-from mlx_qwen35.server.wire import ApiError, Items, Strict, invalid_request, sse
+from mlx_qwen35.server.protocols.common import Effort, arguments_json, function_tool, new_id
+from mlx_qwen35.server.protocols.message_blocks import Message, TextBlock, is_changing, messages_of
+from mlx_qwen35.server.protocols.response_tools import kind_of
+from mlx_qwen35.server.wire import ApiError, Dropped, Items, WireObject, invalid_request, sse
 
 
-class CacheControl(Strict):
-    """A hint, accepted without effect: all prompts are cached."""
-
-    type: Literal["ephemeral"]
-    ttl: str | None = None
-
-
-class Block(Strict):
-    """A part of a message."""
-
-    cache_control: CacheControl | None = None
-
-
-class TextBlock(Block):
-    """Text."""
-
-    type: Literal["text"]
-    text: str
-    citations: None = None
-
-
-class Base64Source(Strict):
-    """An image's bytes."""
-
-    type: Literal["base64"]
-    media_type: str
-    data: str
-
-
-class UrlSource(Strict):
-    """An image's address."""
-
-    type: Literal["url"]
-    url: str
-
-
-class ImageBlock(Block):
-    """An image."""
-
-    type: Literal["image"]
-    source: Annotated[Base64Source | UrlSource, Field(discriminator="type")]
-
-
-class ThinkingBlock(Block):
-    """Reasoning of an earlier answer."""
-
-    type: Literal["thinking"]
-    thinking: str
-    signature: str | None = None
-
-
-class ToolUseBlock(Block):
-    """A call that an earlier answer made."""
-
-    type: Literal["tool_use"]
-    id: str
-    name: str
-    input: dict[str, JsonValue]
-
-
-class ToolResultBlock(Block):
-    """What a function returned."""
-
-    type: Literal["tool_result"]
-    tool_use_id: str
-    content: str | Items[Annotated[TextBlock | ImageBlock, Field(discriminator="type")]] | None = None
-    is_error: bool | None = None
-
-
-AnyBlock = Annotated[
-    TextBlock | ImageBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")
-]
-
-
-class Message(Strict):
-    """One message."""
-
-    role: Literal["user", "assistant"]
-    content: str | Items[AnyBlock]
-
-
-class Tool(Block):
+class OwnTool(WireObject):
     """A function that the answer may call."""
+
+    without_effect: ClassVar = frozenset({
+        "cache_control", "eager_input_streaming", "strict", "defer_loading", "input_examples", "allowed_callers",
+    })  # fmt: skip
 
     name: str
     input_schema: dict[str, JsonValue]
@@ -111,7 +36,19 @@ class Tool(Block):
     type: Literal["custom"] | None = None
 
 
-class ToolChoice(Strict):
+class ServerTool(Dropped):
+    """A tool of Anthropic's: it is run, or at least described, elsewhere."""
+
+    type: str
+
+
+Tool = Annotated[
+    Annotated[OwnTool, Tag("own")] | Annotated[ServerTool, Tag("server")],
+    kind_of((None, "custom"), None, "server", known="own"),
+]
+
+
+class ToolChoice(WireObject):
     """Whether a function may, must or must not be called."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -119,35 +56,36 @@ class ToolChoice(Strict):
     disable_parallel_tool_use: bool = False
 
 
-class Thinking(Strict):
+class Thinking(WireObject):
     """Whether the answer begins with reasoning, and for how many tokens; "adaptive" leaves that to the effort."""
+
+    without_effect: ClassVar = frozenset({"display"})
 
     type: Literal["enabled", "adaptive", "disabled"]
     budget_tokens: int | None = Field(default=None, ge=0)
 
 
-class JsonFormat(Strict):
+class JsonFormat(WireObject):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
     schema_: dict[str, JsonValue] = Field(alias="schema")
 
 
-class OutputConfig(Strict):
+class OutputConfig(WireObject):
     """How much to think, and the form of the answer."""
 
     effort: Effort | None = None
     format: JsonFormat | None = None
 
 
-class Metadata(Strict):
-    """A label, accepted without effect."""
-
-    user_id: str | None = None
-
-
 class CountRequest(PromptBody):
     """The body of a request to count tokens: all that a prompt is made of."""
+
+    without_effect: ClassVar = frozenset({
+        "cache_control", "context_management", "metadata", "service_tier", "container", "mcp_servers", "betas",
+        "inference_geo", "speed", "diagnostics", "fallbacks", "user_profile_id",
+    })  # fmt: skip
 
     model: str
     messages: Items[Message] = Field(min_length=1)
@@ -156,16 +94,16 @@ class CountRequest(PromptBody):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
-    cache_control: CacheControl | None = None
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""
         messages: list[dict[str, Any]] = []
         if self.system:
-            parts = self.system if isinstance(self.system, str) else "\n\n".join(block.text for block in self.system)
-            messages.append({"role": "system", "content": parts})
+            texts = [self.system] if isinstance(self.system, str) else [block.text for block in self.system]
+            kept = "\n\n".join(text for text in texts if not is_changing(text))
+            messages.append({"role": "system", "content": kept})
         for message in self.messages:
-            messages += _translate(message)
+            messages += messages_of(message)
         choice: str | dict[str, str] = "auto"
         if self.tool_choice is not None:
             if (self.tool_choice.type == "tool") != (self.tool_choice.name is not None):
@@ -174,20 +112,20 @@ class CountRequest(PromptBody):
             choice = names.get(self.tool_choice.type) or {"name": self.tool_choice.name or ""}
         # Anthropic's default: reasoning only when it is asked for.
         thinking, output = self.thinking or Thinking(type="disabled"), self.output_config or OutputConfig()
-        enable_thinking: bool | None = False
-        budget = thinking.budget_tokens
-        if thinking.type != "disabled":
-            enable_thinking, budget = with_effort(output.effort, True, budget)
+        thinks = thinking.type != "disabled"
         return [
             GenerationRequest(
                 prompt=messages,
                 tools=[
-                    function_tool(tool.name, tool.description or None, tool.input_schema) for tool in self.tools or ()
+                    function_tool(tool.name, tool.description or None, tool.input_schema)
+                    for tool in self.tools or ()
+                    if isinstance(tool, OwnTool)
                 ],
                 tool_choice=choice,
                 parallel_tool_calls=not (self.tool_choice and self.tool_choice.disable_parallel_tool_use),
-                enable_thinking=enable_thinking,
-                thinking_budget=budget,
+                enable_thinking=thinks,
+                effort=output.effort if thinks else None,
+                thinking_budget=thinking.budget_tokens if thinks else None,
                 schema=output.format.schema_ if output.format else None,
             )
         ]
@@ -201,8 +139,6 @@ class MessagesRequest(CountRequest, GenerationBody):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    metadata: Metadata | None = None
-    service_tier: Literal["auto", "standard_only"] | None = None
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""
@@ -214,45 +150,6 @@ class MessagesRequest(CountRequest, GenerationBody):
             "top_k": self.top_k,
         }
         return [replace(wanted, options=options) for wanted in super().generation_requests()]
-
-
-def _translate(message: Message) -> list[dict[str, Any]]:
-    """One message in OpenAI's form, in which every result of a function is a message of its own."""
-    if isinstance(message.content, str):
-        return [{"role": message.role, "content": message.content}]
-    out: list[dict[str, Any]] = []
-    parts: list[dict[str, Any]] = []
-    calls: list[dict[str, Any]] = []
-    reasoning: list[str] = []
-    for block in message.content:
-        place = f"{message.role} message"
-        if isinstance(block, ThinkingBlock | ToolUseBlock) != (message.role == "assistant") and not isinstance(
-            block, TextBlock
-        ):
-            raise invalid_request(f"messages: a {block.type} block cannot stand in a {place}")
-        if isinstance(block, ThinkingBlock):
-            reasoning.append(block.thinking)
-        elif isinstance(block, ToolUseBlock):
-            calls.append({"type": "function", "function": {"name": block.name, "arguments": block.input}})
-        elif isinstance(block, ToolResultBlock):
-            content = block.content if isinstance(block.content, str) else [_part(b) for b in block.content or ()]
-            out.append({"role": "tool", "content": content or ""})
-        else:
-            parts.append(_part(block))
-    if message.role == "user":
-        return [*out, *([{"role": "user", "content": parts}] if parts else [])]
-    answer: dict[str, Any] = {"role": "assistant", "content": "".join(part["text"] for part in parts)}
-    if reasoning:
-        answer["reasoning_content"] = "\n".join(reasoning)
-    return [{**answer, **({"tool_calls": calls} if calls else {})}]
-
-
-def _part(block: TextBlock | ImageBlock) -> dict[str, Any]:
-    if isinstance(block, TextBlock):
-        return {"type": "text", "text": block.text}
-    source = block.source
-    url = source.url if isinstance(source, UrlSource) else f"data:{source.media_type};base64,{source.data}"
-    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _usage(usage: Usage) -> dict[str, int]:

@@ -1,84 +1,188 @@
 """The items that a conversation consists of in OpenAI's responses, and the messages that they stand for."""
 
+import base64
+import binascii
+import zlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, Tag, TypeAdapter
 
-from mlx_qwen35.server.wire import Items, Strict, invalid_request
+from mlx_qwen35.server.protocols.response_tools import TEXT, flat_name, kind_of
+from mlx_qwen35.server.stored import StoredResponses
+from mlx_qwen35.server.wire import Dropped, Items, WireObject, invalid_request
+
+# In front of a reasoning that a client keeps for the server.
+_SEALED = "mlx-qwen35:"
 
 
-class TextPart(Strict):
+class TextPart(WireObject):
     """Text of a message."""
 
-    type: Literal["input_text", "output_text", "text"]
-    text: str
-    annotations: list[JsonValue] | None = None
-    logprobs: Items[JsonValue] | None = None
+    without_effect: ClassVar = frozenset({"annotations", "logprobs"})
+
+    type: Literal["input_text", "output_text", "text", "refusal"]
+    text: str = ""
+    refusal: str = ""
 
 
-class ImagePart(Strict):
+class ImagePart(WireObject):
     """An image of a message."""
+
+    without_effect: ClassVar = frozenset({"detail"})
+    refused: ClassVar = {"file_id": "files are not stored here; send the image as image_url"}
 
     type: Literal["input_image"]
     image_url: str
-    detail: Literal["auto", "low", "high"] | None = None
 
 
-class MessageItem(Strict):
+Parts = str | Items[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+
+
+class MessageItem(WireObject):
     """A message."""
+
+    without_effect: ClassVar = frozenset({"phase"})
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Items[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: Parts
     id: str | None = None
     status: str | None = None
-    phase: str | None = None
 
 
-class CallItem(Strict):
+class CallItem(WireObject):
     """A call that an earlier answer made."""
 
     type: Literal["function_call"]
     call_id: str
     name: str
     arguments: str
+    namespace: str | None = None
     id: str | None = None
     status: str | None = None
 
 
-class CallOutputItem(Strict):
-    """What a function returned."""
+class CustomCallItem(WireObject):
+    """A call with free text that an earlier answer made."""
 
-    type: Literal["function_call_output"]
+    type: Literal["custom_tool_call"]
     call_id: str
-    output: str | Items[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    name: str
+    input: str
+    namespace: str | None = None
     id: str | None = None
     status: str | None = None
 
 
-class ReasoningText(Strict):
+class CallOutputItem(WireObject):
+    """What a function, or a tool with free text, returned."""
+
+    type: Literal["function_call_output", "custom_tool_call_output"]
+    call_id: str
+    output: Parts
+    id: str | None = None
+    status: str | None = None
+
+
+class ReasoningText(WireObject):
     """A piece of reasoning."""
 
-    type: Literal["reasoning_text", "summary_text"]
+    type: Literal["reasoning_text", "summary_text", "text"]
     text: str
 
 
-class ReasoningItem(Strict):
+class ReasoningItem(WireObject):
     """Reasoning of an earlier answer."""
 
     type: Literal["reasoning"]
     id: str | None = None
     summary: Items[ReasoningText] = Field(default_factory=list)
     content: Items[ReasoningText] | None = None
-    encrypted_content: None = None
+    encrypted_content: str | None = None
     status: str | None = None
 
+    @property
+    def text(self) -> str:
+        """The reasoning, from wherever the client kept it."""
+        parts = self.content or self.summary
+        return "\n".join(part.text for part in parts) if parts else unsealed(self.encrypted_content or "")
 
-Item = MessageItem | CallItem | CallOutputItem | ReasoningItem
+
+class ReferenceItem(WireObject):
+    """An item of a stored response, by its id."""
+
+    type: Literal["item_reference"]
+    id: str
 
 
-def messages_of(items: Sequence[Item]) -> list[dict[str, Any]]:
+class HostedItem(Dropped):
+    """What a tool that is not run here did in an earlier answer."""
+
+    type: Literal[
+        "web_search_call", "file_search_call", "computer_call", "computer_call_output", "code_interpreter_call",
+        "image_generation_call", "local_shell_call", "local_shell_call_output", "shell_call", "shell_call_output",
+        "apply_patch_call", "apply_patch_call_output", "mcp_call", "mcp_list_tools", "mcp_approval_request",
+        "mcp_approval_response", "tool_search_call", "tool_search_output", "compaction", "additional_tools",
+    ]  # fmt: skip
+
+
+_KINDS = (
+    "message", "function_call", "custom_tool_call", "function_call_output", "custom_tool_call_output", "reasoning",
+    "item_reference",
+)  # fmt: skip
+Item = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[CallItem, Tag("function_call")]
+    | Annotated[CustomCallItem, Tag("custom_tool_call")]
+    | Annotated[CallOutputItem, Tag("function_call_output")]
+    | Annotated[CallOutputItem, Tag("custom_tool_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[ReferenceItem, Tag("item_reference")]
+    | Annotated[HostedItem, Tag("hosted")],
+    kind_of(_KINDS, "message", "hosted"),
+]
+_ITEMS: TypeAdapter[list[Any]] = TypeAdapter(list[Item])
+
+
+def sealed(reasoning: str) -> str:
+    """A reasoning as `encrypted_content`: for clients to keep and send back, not to read. It is no secret."""
+    return _SEALED + base64.b64encode(zlib.compress(reasoning.encode())).decode()
+
+
+def unsealed(text: str) -> str:
+    """The reasoning that `sealed` made this of; empty for what another server made."""
+    try:
+        packed = base64.b64decode(text.removeprefix(_SEALED), validate=True)
+        unpacker = zlib.decompressobj()
+        # No longer than a reasoning gets.
+        return unpacker.decompress(packed, 2**24).decode() if text.startswith(_SEALED) else ""
+    except (binascii.Error, zlib.error, ValueError):
+        return ""
+
+
+def resolved(items: Sequence[Any], before: str | None, stored: StoredResponses) -> list[Any]:
+    """The items of a whole conversation: those of an earlier response, and what is referred to in its place.
+
+    Args:
+        before: `previous_response_id`.
+    Raises:
+        ApiError: 404: something is not stored.
+    """
+    raw: list[Any] = []
+    if before is not None:
+        earlier = stored.get(before, "previous_response_id")
+        raw = [*earlier.items, *earlier.response["output"]]
+    found = _ITEMS.validate_python(raw)
+    for at, item in enumerate(items):
+        if isinstance(item, ReferenceItem):
+            found += _ITEMS.validate_python([stored.item(item.id, f"input[{at}].id")])
+        else:
+            found.append(item)
+    return found
+
+
+def messages_of(items: Sequence[Any]) -> list[dict[str, Any]]:
     """Items as chat messages: reasoning, text and calls in a row become one message of the assistant."""
     out: list[dict[str, Any]] = []
 
@@ -87,19 +191,23 @@ def messages_of(items: Sequence[Item]) -> list[dict[str, Any]]:
             out.append({"role": "assistant", "content": ""})
         return out[-1]
 
+    def call(item: CallItem | CustomCallItem, arguments: Any) -> None:
+        function = {"name": flat_name(item.name, item.namespace), "arguments": arguments}
+        answer().setdefault("tool_calls", []).append({"type": "function", "function": function})
+
     for at, item in enumerate(items):
         if isinstance(item, ReasoningItem):
-            text = "\n".join(part.text for part in item.content or item.summary)
-            if text:
-                answer()["reasoning_content"] = text
+            if item.text:
+                answer()["reasoning_content"] = item.text
         elif isinstance(item, CallItem):
-            call = {"type": "function", "function": {"name": item.name, "arguments": item.arguments}}
-            answer().setdefault("tool_calls", []).append(call)
+            call(item, item.arguments)
+        elif isinstance(item, CustomCallItem):
+            call(item, {TEXT: item.input})
         elif isinstance(item, CallOutputItem):
             out.append({"role": "tool", "content": _content(item.output)})
-        elif item.role == "assistant":
+        elif isinstance(item, MessageItem) and item.role == "assistant":
             answer()["content"] += item.content if isinstance(item.content, str) else _text(item.content, at)
-        else:
+        elif isinstance(item, MessageItem):
             role = "system" if item.role == "developer" else item.role
             out.append({"role": role, "content": _content(item.content)})
     return out
@@ -115,14 +223,19 @@ def _text(parts: Sequence[TextPart | ImagePart], at: int) -> str:
         if isinstance(part, ImagePart):
             place = f"input[{at}].content[{number}]"
             raise invalid_request(f"{place}: expected text, found an image; an answer cannot hold one", place)
-    return "".join(part.text for part in parts if isinstance(part, TextPart))
+    return "".join(part.text or part.refusal for part in parts if isinstance(part, TextPart))
 
 
 def _content(content: str | list[Any]) -> Any:
     if isinstance(content, str):
         return content
     return [
-        {"type": "text", "text": part.text} if isinstance(part, TextPart)
+        {"type": "text", "text": part.text or part.refusal} if isinstance(part, TextPart)
         else {"type": "image_url", "image_url": {"url": part.image_url}}
         for part in content
     ]  # fmt: skip
+
+
+def as_json(items: Sequence[Any]) -> list[dict[str, JsonValue]]:
+    """Items as they are stored."""
+    return [item.model_dump(mode="json", exclude_none=True) for item in items]

@@ -1,10 +1,10 @@
-"""OpenAI's responses, without storing them: `POST /v1/responses`."""
+"""OpenAI's responses: `POST /v1/responses`."""
 
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, PrivateAttr
 
 from mlx_qwen35.answers.tool_calls import ToolCall
 from mlx_qwen35.server.generation import (
@@ -21,111 +21,104 @@ from mlx_qwen35.server.protocols.common import (
     Effort,
     ObjectFormat,
     TextFormat,
-    arguments_json,
-    function_tool,
     new_id,
     openai_error,
     progress_comment,
-    with_effort,
 )
-from mlx_qwen35.server.protocols.response_items import Item, MessageItem, messages_of
-from mlx_qwen35.server.wire import ApiError, Items, Strict, sse
+from mlx_qwen35.server.protocols.response_items import Item, MessageItem, as_json, messages_of, resolved, sealed
+from mlx_qwen35.server.protocols.response_tools import Functions, NamedTool, Tool
+from mlx_qwen35.server.stored import StoredResponse, StoredResponses
+from mlx_qwen35.server.wire import ApiError, Items, WireObject, invalid_request, sse
 
 
-class FunctionTool(Strict):
-    """A function that the answer may call."""
-
-    type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: dict[str, JsonValue] | None = None
-    strict: bool | None = None
-
-
-class NamedTool(Strict):
-    """The one function that has to be called."""
-
-    type: Literal["function"]
-    name: str
-
-
-class SchemaFormat(Strict):
+class SchemaFormat(WireObject):
     """JSON that follows a schema."""
 
+    without_effect: ClassVar = frozenset({"strict", "description", "name"})
+
     type: Literal["json_schema"]
-    name: str
     schema_: dict[str, JsonValue] = Field(alias="schema")
-    description: str | None = None
-    strict: bool | None = None
 
 
-class TextSettings(Strict):
+class TextSettings(WireObject):
     """The form of the answer's text."""
+
+    without_effect: ClassVar = frozenset({"verbosity"})
 
     format: Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
 
 
-class Reasoning(Strict):
+class Reasoning(WireObject):
     """How much to think."""
 
+    # A summary: the answer has the whole reasoning.
+    without_effect: ClassVar = frozenset({"summary", "generate_summary", "context"})
+
     effort: Effort | None = None
-    # Accepted: the answer has the whole reasoning, of which nobody needs a summary.
-    summary: Literal["auto"] | None = None
 
 
 class ResponsesRequest(GenerationBody):
     """The body of a request."""
 
-    input: str | Items[Item]
+    without_effect: ClassVar = frozenset({
+        "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier",
+        "client_metadata", "stream_options", "max_tool_calls", "truncation", "prompt_cache_options",
+    })  # fmt: skip
+    refused: ClassVar = {
+        "background": "send the request without it and wait for the answer",
+        "conversation": "send the conversation itself, or previous_response_id",
+        "prompt": "prompts are not stored here; send input and instructions",
+        "top_logprobs": "use /v1/chat/completions, which has them",
+    }
+
+    input: str | Items[Item] = Field(default_factory=list)
     instructions: str | None = None
-    tools: Items[FunctionTool] | None = None
+    previous_response_id: str | None = None
+    store: bool | None = None
+    tools: Items[Tool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     text: TextSettings | None = None
     reasoning: Reasoning | None = None
+    include: Items[str] | None = None
+    metadata: dict[str, JsonValue] | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
-    # Labels, and settings that are always so here: accepted because they change nothing.
-    store: Literal[False] | None = None
-    truncation: Literal["disabled"] | None = None
-    include: Items[Literal["reasoning.encrypted_content"]] | None = None
-    metadata: dict[str, str] | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    background: Literal[False] | None = None
+
+    _items: list[Any] = PrivateAttr(default_factory=list)
+
+    def resolve(self, stored: StoredResponses) -> None:
+        """See `PromptBody`."""
+        own = [MessageItem(role="user", content=self.input)] if isinstance(self.input, str) else self.input
+        self._items = resolved(own, self.previous_response_id, stored)
+
+    @property
+    def items(self) -> list[Any]:
+        """The whole conversation, after `resolve`."""
+        return self._items
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""
-        items: list[Item] = (
-            [MessageItem(role="user", content=self.input)] if isinstance(self.input, str) else self.input
-        )
-        messages = messages_of(items)
+        messages = messages_of(self._items)
         if self.instructions:
-            if messages and messages[0]["role"] == "system":
-                content = messages[0]["content"]
-                before = [{"type": "text", "text": f"{self.instructions}\n\n"}]
-                first = f"{self.instructions}\n\n{content}" if isinstance(content, str) else before + content
-                messages[0] = {"role": "system", "content": first}
-            else:
-                messages.insert(0, {"role": "system", "content": self.instructions})
-        enable_thinking, budget = with_effort(self.reasoning.effort if self.reasoning else None, None, None)
+            messages.insert(0, {"role": "system", "content": self.instructions})
+        if not messages:
+            raise invalid_request("input: expected at least one message, found none", "input")
         wanted = self.text.format if self.text else None
         schema = (
             wanted.schema_ if isinstance(wanted, SchemaFormat) else {} if isinstance(wanted, ObjectFormat) else None
         )
-        choice = self.tool_choice or "auto"
+        functions = Functions(self.tools or ())
+        choice = functions.choose(self.tool_choice)
         options = {"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p}
         return [
             GenerationRequest(
                 prompt=messages,
-                tools=[function_tool(tool.name, tool.description, tool.parameters) for tool in self.tools or ()],
-                tool_choice={"name": choice.name} if isinstance(choice, NamedTool) else choice,
+                tools=functions.functions,
+                tool_choice=choice,
                 parallel_tool_calls=self.parallel_tool_calls is not False,
-                enable_thinking=enable_thinking,
-                thinking_budget=budget,
+                effort=self.reasoning.effort if self.reasoning else None,
                 schema=schema,
                 options=options,
             )
@@ -145,8 +138,10 @@ def _usage(usage: Usage) -> dict[str, Any]:
 class _Response:
     """A response that is being written: its items so far, and the server-sent events about them."""
 
-    def __init__(self, body: ResponsesRequest, model: str) -> None:
-        self._body, self._model = body, model
+    def __init__(self, context: AnswerContext[ResponsesRequest]) -> None:
+        self._body, self._model, self._stored = context.body, context.model, context.stored
+        self._functions = Functions(context.body.tools or ())
+        self._seals = "reasoning.encrypted_content" in (context.body.include or ())
         self._id, self._created = new_id("resp_"), int(time.time())
         self._output: list[dict[str, Any]] = []
         self._number = -1
@@ -161,10 +156,11 @@ class _Response:
             "status": status, "error": None, "incomplete_details": incomplete, "output": self._output,
             "instructions": body.instructions, "metadata": body.metadata or {},
             "parallel_tool_calls": body.parallel_tool_calls is not False, "temperature": body.temperature,
-            "top_p": body.top_p, "max_output_tokens": body.max_output_tokens, "store": False,
-            "tool_choice": "auto" if body.tool_choice is None else body.model_dump()["tool_choice"],
-            "tools": [tool.model_dump() for tool in body.tools or ()],
-            "text": body.text.model_dump(by_alias=True, exclude_none=True) if body.text
+            "top_p": body.top_p, "max_output_tokens": body.max_output_tokens, "store": self._stores,
+            "previous_response_id": body.previous_response_id,
+            "tool_choice": "auto" if body.tool_choice is None else body.model_dump(exclude_none=True)["tool_choice"],
+            "tools": [tool.model_dump(exclude_none=True) for tool in body.tools or ()],
+            "text": body.text.model_dump(by_alias=True, exclude_none=True) if body.text and body.text.format
             else {"format": {"type": "text"}},
             "usage": None if end is None else _usage(end.usage),
         }  # fmt: skip
@@ -180,23 +176,21 @@ class _Response:
             return [*self._text("reasoning", event.reasoning), *self._text("message", event.text)]
         return self._call(event.call) if isinstance(event, ToolCallEvent) else []
 
+    @property
+    def _stores(self) -> bool:
+        return self._body.store is not False and self._stored.enabled
+
     def _call(self, call: ToolCall) -> list[str]:
-        arguments = arguments_json(call)
-        item = {
-            "type": "function_call",
-            "id": new_id("fc_"),
-            "call_id": new_id("call_"),
-            "name": call.name,
-            "arguments": "",
-            "status": "in_progress",
-        }
-        events = [*self.close("completed"), self._added(item)]
+        item, key, value = self._functions.item(call)
+        events = [*self.close("completed"), self._added({**item, key: ""})]
         where = {"item_id": item["id"], "output_index": len(self._output) - 1}
-        events.append(self.event("response.function_call_arguments.delta", **where, delta=arguments))
-        item |= {"arguments": arguments, "status": "completed"}
-        done = {**where, "name": call.name, "arguments": arguments}
-        events.append(self.event("response.function_call_arguments.done", **done))
-        events.append(self.event("response.output_item.done", output_index=where["output_index"], item=item))
+        kind = "response.function_call_arguments" if key == "arguments" else "response.custom_tool_call_input"
+        events.append(self.event(f"{kind}.delta", **where, delta=value))
+        done = {**item, key: value, "status": "completed"}
+        self._output[-1] = done
+        name = {"name": item["name"]} if key == "arguments" else {}
+        events.append(self.event(f"{kind}.done", **where, **name, **{key: value}))
+        events.append(self.event("response.output_item.done", output_index=where["output_index"], item=done))
         return events
 
     def _added(self, item: dict[str, Any]) -> str:
@@ -240,6 +234,8 @@ class _Response:
         part, where = item["content"][0], self._where()
         extra: dict[str, Any] = {"logprobs": []} if self._open == "message" else {}
         item["status"] = status
+        if self._seals and self._open == "reasoning":
+            item["encrypted_content"] = sealed(part["text"])
         events = [
             self.event(f"{self._prefix()}.done", **where, text=part["text"], **extra),
             self.event("response.content_part.done", **where, part=part),
@@ -248,23 +244,30 @@ class _Response:
         self._open = None
         return events
 
+    def finish(self, end: FinishEvent) -> tuple[list[str], dict[str, Any]]:
+        """The last events but one, and the whole response, which is stored unless the client does not want that."""
+        status = "incomplete" if end.reason == "length" else "completed"
+        events = self.close(status)
+        response = self.head(status, end)
+        if self._stores:
+            self._stored.add(StoredResponse(response, as_json(self._body.items)))
+        return events, response
+
 
 async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[ResponsesRequest]) -> dict[str, Any]:
     """The answer as one object."""
-    response, end = _Response(context.body, context.model), None
+    response, end = _Response(context), None
     async for event in events:
         response.add(event)
         if isinstance(event, FinishEvent):
             end = event
     assert end is not None
-    status = "incomplete" if end.reason == "length" else "completed"
-    response.close(status)
-    return response.head(status, end)
+    return response.finish(end)[1]
 
 
 async def stream(events: AsyncIterator[StreamEvent], context: AnswerContext[ResponsesRequest]) -> AsyncIterator[str]:
     """The answer as server-sent events."""
-    response, begun = _Response(context.body, context.model), False
+    response, begun = _Response(context), False
     async for event in events:
         if not begun:
             begun = True
@@ -275,14 +278,14 @@ async def stream(events: AsyncIterator[StreamEvent], context: AnswerContext[Resp
         for part in response.add(event):
             yield part
         if isinstance(event, FinishEvent):
-            status = "incomplete" if event.reason == "length" else "completed"
-            for part in response.close(status):
+            parts, whole_response = response.finish(event)
+            for part in parts:
                 yield part
-            yield response.event(f"response.{status}", response=response.head(status, event))
+            yield response.event(f"response.{whole_response['status']}", response=whole_response)
 
 
 def _error_event(error: ApiError) -> str:
-    return sse({"type": "error", **openai_error(error)["error"]}, "error")
+    return sse({**openai_error(error)["error"], "type": "error"}, "error")
 
 
 RESPONSES = ApiProtocol("/v1/responses", ResponsesRequest, whole, stream, openai_error, _error_event)

@@ -1,0 +1,94 @@
+"""Responses that clients come back to by their ids, within bounds of number and memory."""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_qwen35.server.wire import ApiError
+
+
+@dataclass(frozen=True)
+class StoredResponse:
+    """One response, and the conversation that it ends.
+
+    Args:
+        response: As it was answered.
+        items: Of the whole conversation before it, as JSON.
+    """
+
+    response: dict[str, Any]
+    items: Sequence[dict[str, Any]]
+
+
+class StoredResponses:
+    """The newest responses; the oldest go first. Any thread.
+
+    Args:
+        most: At most so many; 0 stores nothing.
+        most_bytes: Of their JSON, together.
+    """
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._most, self._most_bytes = most, most_bytes
+        self._stored: OrderedDict[str, tuple[StoredResponse, int]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is stored."""
+        return self._most > 0
+
+    def add(self, stored: StoredResponse) -> None:
+        """Remember a response by its id."""
+        size = len(json.dumps([stored.response, stored.items]))
+        with self._lock:
+            self._stored[stored.response["id"]] = stored, size
+            self._bytes += size
+            while self._stored and (len(self._stored) > self._most or self._bytes > self._most_bytes):
+                _, (_, gone) = self._stored.popitem(last=False)
+                self._bytes -= gone
+
+    def get(self, name: str, place: str = "id") -> StoredResponse:
+        """A response by its id.
+
+        Raises:
+            ApiError: 404: it was never stored, or is gone.
+        """
+        with self._lock:
+            if name not in self._stored:
+                raise _gone("response", name, place)
+            self._stored.move_to_end(name)
+            return self._stored[name][0]
+
+    def item(self, name: str, place: str) -> dict[str, Any]:
+        """An item of a stored conversation by its id.
+
+        Raises:
+            ApiError: 404: there is none.
+        """
+        with self._lock:
+            for stored, _ in reversed(self._stored.values()):
+                for item in (*stored.response["output"], *stored.items):
+                    if item.get("id") == name:
+                        return dict(item)
+        raise _gone("item", name, place)
+
+    def remove(self, name: str) -> None:
+        """Forget a response.
+
+        Raises:
+            ApiError: 404: there is none.
+        """
+        with self._lock:
+            if name not in self._stored:
+                raise _gone("response", name, "id")
+            self._bytes -= self._stored.pop(name)[1]
+
+
+def _gone(what: str, name: str, place: str) -> ApiError:
+    message = f"{place}: no {what} {name[:80]!r} is stored; it is gone, or was never stored (see --max-stored)"
+    return ApiError(404, "not_found_error", message, place)

@@ -1,0 +1,88 @@
+"""What a weight file says of its tensors, and whether all of it is there."""
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from mlx_qwen35.checkpoints.headers import TensorHeader, activation_size, read_headers, weight_bytes
+from mlx_qwen35.errors import CheckpointError
+
+
+def header(name: str, dtype: str = "F32", nbytes: int = 8) -> TensorHeader:
+    return TensorHeader(name, dtype, (2,), nbytes)
+
+
+def written(path: Path, entries: Any, data: bytes = b"") -> Path:
+    text = json.dumps(entries).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def test_every_tensor_of_every_file(tmp_path: Path) -> None:
+    one, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file({"x": np.zeros((2, 3), np.float32), "y": np.zeros(5, np.int8)}, one, metadata={"format": "pt"})
+    save_file({"z": np.zeros((4, 0), np.float16)}, other)
+    found = {tensor.name: tensor for tensor in read_headers([one, other])}
+    assert found == {
+        "x": TensorHeader("x", "F32", (2, 3), 24),
+        "y": TensorHeader("y", "I8", (5,), 5),
+        "z": TensorHeader("z", "F16", (4, 0), 0),
+    }
+
+
+@pytest.mark.parametrize("missing", [1, 7, 8, 9, 39])
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, missing: int) -> None:
+    """By a byte as well as by all of its data, with how much there should be."""
+    path = tmp_path / "a.safetensors"
+    save_file({"x": np.zeros(10, np.float32)}, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-missing])
+    expected = rf"expected {len(whole)} bytes, found {len(whole) - missing}; it is cut short$"
+    with pytest.raises(CheckpointError, match=expected):
+        list(read_headers([path]))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"1234567"),
+        lambda path: path.write_bytes(struct.pack("<Q", 2**40) + b"{}"),
+        lambda path: path.write_bytes(struct.pack("<Q", 10) + b"{}"),
+        lambda path: path.write_bytes(struct.pack("<Q", 2) + b"\xff\xff"),
+        lambda path: written(path, ["x"]),
+        lambda path: written(path, {"x": {"dtype": "F32", "shape": [1]}}),
+        lambda path: written(path, {"x": {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]}}, bytes(4)),
+        lambda path: written(path, {"x": {"dtype": "F32", "shape": ["a"], "data_offsets": [0, 4]}}, bytes(4)),
+        lambda path: written(path, {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}, bytes(4)),
+        lambda path: written(path, {"x": 5}),
+    ],
+)
+def test_what_is_no_such_file_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    path = tmp_path / "a.safetensors"
+    make(path)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: expected a safetensors file, found something else$"):
+        list(read_headers([path]))
+
+
+def test_activations_have_the_size_of_the_widest_norm() -> None:
+    """Whatever else is stored, quantised or not, and in whatever order."""
+    norms = [header("model.norm.weight", "BF16"), header("a.q_norm.weight", "F32"), header("b.norm.weight", "F16")]
+    for order in (norms, norms[::-1]):
+        assert activation_size(order) == 4
+    assert activation_size([norms[0], header("x.weight", "F32"), header("a.norm.bias", "F32")]) == 2
+    assert activation_size([header("a.norm.weight", "U32")]) == 2
+    assert activation_size([]) == 2
+
+
+def test_weights_are_what_is_loaded() -> None:
+    """Without the MTP module, under each of its names."""
+    headers = [header("model.norm.weight", nbytes=3), header("lm_head.weight", nbytes=5)]
+    unused = [header(f"{prefix}fc.weight", nbytes=1000) for prefix in ("mtp.", "model.mtp.", "language_model.mtp.")]
+    assert weight_bytes([*unused, *headers]) == 8

@@ -1,0 +1,121 @@
+"""Pieces that protocols share, each as it is written."""
+
+import json
+from typing import Any
+
+import pytest
+
+from mlx_qwen35.answers.results import TokenLogprob
+from mlx_qwen35.answers.tool_calls import ToolCall
+from mlx_qwen35.server.generation import Usage
+from mlx_qwen35.server.protocols.common import (
+    SamplingFields,
+    arguments_json,
+    completion_head,
+    completion_usage,
+    function_tool,
+    new_id,
+    openai_error,
+    progress_comment,
+    token_logprob,
+    with_effort,
+)
+from mlx_qwen35.server.wire import ApiError
+from tests.server.protocols.events import CALL, CALL_JSON, NOW, id_of, progress
+
+SAMPLING = {
+    "temperature": 0.5, "top_p": 0.25, "top_k": 20, "min_p": 0.125, "repetition_penalty": 1.5, "presence_penalty": 0.75,
+    "frequency_penalty": -0.5, "seed": 3, "stop": ["a", "b"],
+}  # fmt: skip
+
+
+def test_sampling_fields_are_the_kits_options() -> None:
+    assert SamplingFields.model_validate(SAMPLING).sampling() == SAMPLING
+    assert SamplingFields().sampling() == dict.fromkeys(SAMPLING)
+
+
+def test_a_bias_has_token_ids_for_keys() -> None:
+    fields = SamplingFields(logit_bias={"0": 1.5, "007": -100.0, "9" * 11: 2.0})
+    assert fields.sampling() == {**dict.fromkeys(SAMPLING), "logit_bias": {0: 1.5, 7: -100.0, 99_999_999_999: 2.0}}
+    assert SamplingFields(logit_bias={}).sampling()["logit_bias"] == {}
+
+
+@pytest.mark.parametrize("key", ["a", "", "-1", "1.0", " 1", "²", "٣", "9" * 12])
+def test_a_bias_for_what_is_no_token_id_is_refused(key: str) -> None:
+    with pytest.raises(ApiError, match="^logit_bias: expected token ids as keys$") as error:
+        SamplingFields(logit_bias={"1": 1.0, key: 1.0}).sampling()
+    assert (error.value.status, error.value.kind, error.value.param) == (400, "invalid_request_error", "logit_bias")
+
+
+def test_a_stream_has_its_usage_where_it_is_asked_to() -> None:
+    assert not SamplingFields().include_usage
+    for asked in (True, False):
+        assert SamplingFields.model_validate({"stream_options": {"include_usage": asked}}).include_usage is asked
+
+
+@pytest.mark.parametrize(
+    ("effort", "thinks", "budget", "expected"),
+    [
+        (None, None, None, (None, None)),
+        (None, True, 5, (True, 5)),
+        (None, False, 5, (False, 5)),
+        ("none", True, 5, (False, 5)),
+        ("minimal", None, None, (False, None)),
+        ("low", False, None, (True, 1024)),
+        ("medium", None, None, (True, 8192)),
+        ("high", None, None, (True, None)),
+        ("low", None, 0, (True, 0)),
+        ("max", None, 7, (True, 7)),
+    ],
+)
+def test_an_effort_decides_and_a_budget_in_tokens_goes_first(
+    effort: str | None, thinks: bool | None, budget: int | None, expected: tuple[bool | None, int | None]
+) -> None:
+    assert with_effort(effort, thinks, budget) == expected
+
+
+def test_a_tool_has_its_keys_in_one_order() -> None:
+    """Prompts are compared token by token: another order is another prompt."""
+    tool = function_tool("f", "What it does.", {"type": "object"})
+    function = '{"name": "f", "description": "What it does.", "parameters": {"type": "object"}}'
+    assert json.dumps(tool) == f'{{"type": "function", "function": {function}}}'
+    assert function_tool("f", None, None) == {"type": "function", "function": {"name": "f"}}
+    assert function_tool("f", "", {})["function"] == {"name": "f", "description": "", "parameters": {}}
+
+
+def test_the_head_of_a_completion() -> None:
+    assert new_id("call_") == id_of("call_", 1)
+    expected = {"id": id_of("cmpl-", 2), "object": "text_completion", "created": NOW, "model": "small"}
+    assert completion_head("cmpl-", "text_completion", "small") == expected
+    assert type(completion_head("a", "b", "c")["created"]) is int
+
+
+def test_progress_is_a_comment() -> None:
+    assert progress_comment(progress(3, 11)) == ": 3 of 11 prompt tokens\n\n"
+
+
+def test_usage_of_several_answers_counts_the_prompt_once() -> None:
+    assert completion_usage([Usage(11, 4, 7, 2), Usage(11, 10, 5, 1)]) == {
+        "prompt_tokens": 11,
+        "completion_tokens": 12,
+        "total_tokens": 23,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+
+
+def test_arguments_are_json_with_letters_as_they_are() -> None:
+    assert arguments_json(CALL) == CALL_JSON
+    assert arguments_json(ToolCall("now", {})) == "{}"
+
+
+@pytest.mark.parametrize(("logprob", "shown"), [(-0.5, -0.5), (0.0, 0.0), (-float("inf"), -9999.0), (-1e9, -9999.0)])
+def test_a_log_probability_is_a_number(logprob: float, shown: float) -> None:
+    assert token_logprob(TokenLogprob(7, "é", logprob)) == {"token": "é", "logprob": shown, "bytes": [195, 169]}
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, None), (401, "invalid_api_key"), (429, "rate_limit_exceeded")])
+def test_openais_form_of_an_error(status: int, code: str | None) -> None:
+    expected: dict[str, Any] = {"message": "no", "type": "some_error", "param": "field", "code": code}
+    assert openai_error(ApiError(status, "some_error", "no", "field")) == {"error": expected}
+    assert openai_error(ApiError(status, "some_error", "no"))["error"]["param"] is None

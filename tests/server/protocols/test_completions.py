@@ -1,0 +1,165 @@
+"""Plain completions as they come in and go out, field by field."""
+
+from typing import Any
+
+import pytest
+
+from mlx_qwen35.server.generation import GenerationRequest, Usage
+from mlx_qwen35.server.protocols.completions import COMPLETIONS, CompletionRequest
+from mlx_qwen35.server.wire import ApiError
+from tests.server.protocols.events import (
+    NOW,
+    TOPS,
+    context,
+    delta,
+    finish,
+    id_of,
+    progress,
+    read,
+    streamed,
+    whole,
+)
+from tests.server.protocols.test_common import SAMPLING
+
+
+def translated(prompt: Any, **fields: Any) -> list[GenerationRequest]:
+    return CompletionRequest.model_validate({"prompt": prompt, **fields}).generation_requests()
+
+
+def test_a_request_with_nothing_but_a_prompt() -> None:
+    options = {**dict.fromkeys(SAMPLING), "max_tokens": 16, "logprobs": False, "top_logprobs": 0}
+    assert translated("hi") == [GenerationRequest("hi", n=1, options=options)]
+
+
+def test_a_request_with_everything() -> None:
+    found = translated("hi", **SAMPLING, n=3, max_tokens=9, logprobs=4, logit_bias={"3": 1.0})
+    options = {**SAMPLING, "logit_bias": {3: 1.0}, "max_tokens": 9, "logprobs": True, "top_logprobs": 4}
+    assert found == [GenerationRequest("hi", n=3, options=options)]
+    assert translated("hi", logprobs=0)[0].options["logprobs"] is True
+    assert translated("hi", max_tokens=None)[0].options["max_tokens"] is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("hi", ["hi"]),
+        ([1, 2], [[1, 2]]),
+        (["a", "b"], ["a", "b"]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+        (["a"] * 16, ["a"] * 16),
+    ],
+)
+def test_prompts_are_texts_or_token_ids(prompt: Any, prompts: list[Any]) -> None:
+    assert [found.prompt for found in translated(prompt)] == prompts
+
+
+@pytest.mark.parametrize("prompt", ["", [], ["a"] * 17, [[1]] * 17])
+def test_no_prompt_and_too_many_are_refused(prompt: Any) -> None:
+    with pytest.raises(ApiError, match="^prompt: expected 1 to 16 prompts$") as error:
+        translated(prompt)
+    assert (error.value.status, error.value.param) == (400, "prompt")
+
+
+# Answers
+
+HEAD = {"id": id_of("cmpl-", 1), "object": "text_completion", "created": NOW, "model": "small"}
+USAGE = {
+    "prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18, "prompt_tokens_details": {"cached_tokens": 4}
+}  # fmt: skip
+SCORED = [delta("ab", logprob=-0.25, top_logprobs=TOPS), delta("", token=8, logprob=-1.0, top_logprobs=TOPS[:1])]
+SCORED += [delta("c", token=9, logprob=-2.0, top_logprobs=TOPS[:1])]
+
+
+def choice(text: str = "", *, index: int = 0, reason: str | None = None, logprobs: Any = None, **more: Any) -> Any:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason, **more}
+
+
+def answered(events: list[Any], *, prompts: int = 1, lengths: tuple[int, ...] = (11,), **fields: Any) -> Any:
+    asked = context(COMPLETIONS, {"prompt": ["hi"] * prompts, **fields}, prompts=prompts, lengths=lengths)
+    return whole(COMPLETIONS, events, asked)
+
+
+def test_a_whole_answer() -> None:
+    found = answered([progress(0), delta("a"), delta("b"), finish("length")])
+    assert found == {**HEAD, "choices": [choice("ab", reason="length")], "usage": USAGE}
+
+
+def test_reasoning_of_a_whole_answer() -> None:
+    found = answered([delta(reasoning="so"), delta("a", " it"), finish()])
+    assert found["choices"] == [choice("a", reason="stop", reasoning_content="so it")]
+
+
+def test_each_prompt_counts_once() -> None:
+    """Two answers to each of two prompts, which come in any order."""
+    events = [
+        delta("c", index=2), delta("a", index=0), delta("d", index=3), delta("b", index=1),
+        finish(usage=Usage(30, 20, 4), index=3), finish(usage=Usage(30, 10, 3), index=2),
+        finish("length", Usage(11, 8, 2), index=1), finish(usage=Usage(11, 4, 1), index=0),
+    ]  # fmt: skip
+    found = answered(events, prompts=2, lengths=(11, 30), n=2)
+    reasons = ["stop", "length", "stop", "stop"]
+    assert found["choices"] == [choice("abcd"[at], index=at, reason=reasons[at]) for at in range(4)]
+    assert found["usage"] == {
+        "prompt_tokens": 41, "completion_tokens": 10, "total_tokens": 51, "prompt_tokens_details": {"cached_tokens": 14}
+    }  # fmt: skip
+
+
+def test_log_probabilities_of_a_whole_answer() -> None:
+    found = answered([*SCORED, finish()], logprobs=2)
+    logprobs = {
+        "tokens": ["<7>", "<8>", "<9>"],
+        "token_logprobs": [-0.25, -1.0, -2.0],
+        "top_logprobs": [{"é": -0.25, "b": -9999.0}, {"é": -0.25}, {"é": -0.25}],
+        "text_offset": [0, 2, 2],
+    }
+    assert found["choices"] == [choice("abc", reason="stop", logprobs=logprobs)]
+
+
+def test_log_probabilities_without_candidates() -> None:
+    found = answered([delta("ab", logprob=-0.25), delta("c", token=8, logprob=-1.0), finish()], logprobs=0)
+    expected = {"tokens": ["<7>", "<8>"], "token_logprobs": [-0.25, -1.0], "text_offset": [0, 2]}
+    assert found["choices"][0]["logprobs"] == expected
+
+
+def parts(events: list[Any], **fields: Any) -> list[Any]:
+    asked = context(COMPLETIONS, {"prompt": "hi", "stream": True, **fields})
+    return [read(part) for part in streamed(COMPLETIONS, events, asked)]
+
+
+def piece(text: str = "", **fields: Any) -> dict[str, Any]:
+    return {**HEAD, "choices": [choice(text, **fields)]}
+
+
+def test_a_streamed_answer() -> None:
+    events = [progress(4), delta(reasoning="so"), delta("a", index=1), delta("b"), finish("length", index=1), finish()]
+    assert parts(events, n=2) == [
+        ": 4 of 11 prompt tokens",
+        piece(reasoning_content="so"),
+        piece("a", index=1),
+        piece("b"),
+        piece(index=1, reason="length"),
+        piece(reason="stop"),
+        "data: [DONE]",
+    ]
+
+
+def test_log_probabilities_of_a_stream() -> None:
+    """Of one token at a time; where each begins is counted from the beginning of its own answer."""
+    found = parts([delta("xyz", index=1, logprob=-3.0), *SCORED, finish(index=1), finish()], n=2, logprobs=2)
+    one = {"tokens": ["<7>"], "token_logprobs": [-3.0], "top_logprobs": None, "text_offset": [0]}
+    assert found[0] == piece("xyz", index=1, logprobs=one)
+    one |= {"token_logprobs": [-0.25], "top_logprobs": [{"é": -0.25, "b": -9999.0}]}
+    assert found[1] == piece("ab", logprobs=one)
+    assert [part["choices"][0]["logprobs"]["text_offset"] for part in found[2:4]] == [[2], [2]]
+
+
+def test_a_stream_ends_with_its_usage_where_it_is_asked_to() -> None:
+    found = parts([delta("a"), finish()], stream_options={"include_usage": True})
+    assert found == [
+        piece("a"), piece(reason="stop"), {**HEAD, "choices": [], "usage": USAGE}, "data: [DONE]"
+    ]  # fmt: skip
+
+
+def test_an_error_in_a_stream() -> None:
+    part = COMPLETIONS.error_event(ApiError(504, "timeout_error", "too late"))
+    assert read(part) == {"error": {"message": "too late", "type": "timeout_error", "param": None, "code": None}}

@@ -1,0 +1,266 @@
+"""OpenAI's responses as they come in and go out, field by field."""
+
+from typing import Any
+
+import pytest
+
+from mlx_qwen35.server.generation import GenerationRequest
+from mlx_qwen35.server.protocols.responses import RESPONSES, ResponsesRequest
+from mlx_qwen35.server.wire import ApiError
+from tests.server.protocols.events import (
+    CALL_JSON,
+    NOW,
+    called,
+    context,
+    delta,
+    finish,
+    id_of,
+    progress,
+    read,
+    streamed,
+    whole,
+)
+
+ASK = [{"role": "user", "content": "hi"}]
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+def translated(asked: Any = "hi", **fields: Any) -> GenerationRequest:
+    (found,) = ResponsesRequest.model_validate({"input": asked, **fields}).generation_requests()
+    return found
+
+
+def test_a_request_with_nothing_but_input() -> None:
+    options = {"max_tokens": None, "temperature": None, "top_p": None}
+    assert translated() == GenerationRequest(ASK, tools=[], options=options)
+
+
+def test_a_request_with_everything() -> None:
+    tools = [{"type": "function", "name": "f", "description": "What it does.", "parameters": SCHEMA, "strict": True}]
+    found = translated(
+        instructions="Be kind.", tools=tools, tool_choice={"type": "function", "name": "f"}, parallel_tool_calls=False,
+        text={"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}, reasoning={"effort": "low"},
+        max_output_tokens=9, temperature=0.5, top_p=0.25, metadata={"a": "b"}, store=False,
+    )  # fmt: skip
+    function = {"name": "f", "description": "What it does.", "parameters": SCHEMA}
+    assert found == GenerationRequest(
+        [{"role": "system", "content": "Be kind."}, *ASK],
+        tools=[{"type": "function", "function": function}],
+        tool_choice={"name": "f"},
+        parallel_tool_calls=False,
+        enable_thinking=True,
+        thinking_budget=1024,
+        schema=SCHEMA,
+        options={"max_tokens": 9, "temperature": 0.5, "top_p": 0.25},
+    )
+
+
+@pytest.mark.parametrize("choice", ["auto", "none", "required"])
+@pytest.mark.parametrize("parallel", [None, True])
+def test_choices(choice: str, parallel: bool | None) -> None:
+    found = translated(tool_choice=choice, parallel_tool_calls=parallel)
+    assert (found.tool_choice, found.parallel_tool_calls) == (choice, True)
+
+
+def test_forms_of_an_answer() -> None:
+    for text in (None, {}, {"format": None}, {"format": {"type": "text"}}):
+        assert translated(text=text).schema is None
+    assert translated(text={"format": {"type": "json_object"}}).schema == {}
+
+
+def test_reasoning_only_as_far_as_it_is_asked_for() -> None:
+    for reasoning, expected in ((None, None), ({}, None), ({"effort": "none"}, False), ({"effort": "high"}, True)):
+        assert translated(reasoning=reasoning).enable_thinking is expected
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_instructions_stand_before_a_system_item(role: str) -> None:
+    both = {"role": "system", "content": "Be kind.\n\nBe short."}
+    assert translated([{"role": role, "content": "Be short."}, *ASK], instructions="Be kind.").prompt == [both, *ASK]
+    item = {"role": role, "content": [{"type": "input_text", "text": "Be short."}]}
+    parts = [{"type": "text", "text": "Be kind.\n\n"}, {"type": "text", "text": "Be short."}]
+    assert translated([item, *ASK], instructions="Be kind.").prompt == [{"role": "system", "content": parts}, *ASK]
+    assert translated([item], instructions="").prompt == [{"role": "system", "content": parts[1:]}]
+
+
+def test_instructions_stand_before_everything_else() -> None:
+    later = [*ASK, {"role": "system", "content": "Be short."}]
+    kind = {"role": "system", "content": "Be kind."}
+    assert translated(later, instructions="Be kind.").prompt == [kind, *later]
+    assert translated([], instructions="Be kind.").prompt == [kind]
+
+
+def test_items_in_a_row_are_one_message_of_the_assistant() -> None:
+    def item(content: Any) -> dict[str, Any]:
+        return {"type": "message", "role": "assistant", "content": content}
+
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a": 1}'}
+    thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "short"}]}
+    full = [{"type": "reasoning_text", "text": "so"}, {"type": "reasoning_text", "text": "it is"}]
+    pieces = item([{"type": "output_text", "text": "b"}, {"type": "output_text", "text": "c"}])
+    output = {"type": "function_call_output", "call_id": "c", "output": "4"}
+    seen = [{"type": "input_text", "text": "see:"}, {"type": "input_image", "image_url": "data:x"}]
+    items = [
+        *ASK, {**thought, "content": full}, item("a"), pieces, call, call, output, {**output, "output": seen}, thought,
+        call, {"role": "user", "content": seen}, item("d"),
+    ]  # fmt: skip
+    shown = [{"type": "text", "text": "see:"}, {"type": "image_url", "image_url": {"url": "data:x"}}]
+    made = {"type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    assert translated(items).prompt == [
+        *ASK,
+        {"role": "assistant", "content": "abc", "reasoning_content": "so\nit is", "tool_calls": [made, made]},
+        {"role": "tool", "content": "4"},
+        {"role": "tool", "content": shown},
+        {"role": "assistant", "content": "", "reasoning_content": "short", "tool_calls": [made]},
+        {"role": "user", "content": shown},
+        {"role": "assistant", "content": "d"},
+    ]
+
+
+def test_reasoning_without_a_word_is_no_message() -> None:
+    assert translated([*ASK, {"type": "reasoning"}, {"type": "reasoning", "content": []}]).prompt == ASK
+
+
+# Answers
+
+USAGE = {
+    "input_tokens": 11, "input_tokens_details": {"cached_tokens": 4}, "output_tokens": 7,
+    "output_tokens_details": {"reasoning_tokens": 2}, "total_tokens": 18,
+}  # fmt: skip
+
+
+def response(status: str = "completed", output: list[Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """The object, of a request with nothing but input unless told otherwise."""
+    return {
+        "id": id_of("resp_", 1), "object": "response", "created_at": NOW, "model": "small", "status": status,
+        "error": None, "incomplete_details": None, "output": output or [], "instructions": None, "metadata": {},
+        "parallel_tool_calls": True, "temperature": None, "top_p": None, "max_output_tokens": None, "store": False,
+        "tool_choice": "auto", "tools": [], "text": {"format": {"type": "text"}}, "usage": USAGE, **fields,
+    }  # fmt: skip
+
+
+def message(number: int, text: str, status: str = "completed") -> dict[str, Any]:
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {
+        "type": "message", "id": id_of("msg_", number), "role": "assistant", "status": status, "content": [part]
+    }  # fmt: skip
+
+
+def reasoning(number: int, text: str, status: str = "completed") -> dict[str, Any]:
+    part = {"type": "reasoning_text", "text": text}
+    return {
+        "type": "reasoning", "id": id_of("rs_", number), "summary": [], "content": [part], "status": status
+    }  # fmt: skip
+
+
+def function_call(number: int, arguments: str = CALL_JSON, status: str = "completed") -> dict[str, Any]:
+    """Its id, and behind that the one which its output has to name."""
+    return {
+        "type": "function_call", "id": id_of("fc_", number), "call_id": id_of("call_", number + 1),
+        "name": "get_weather", "arguments": arguments, "status": status,
+    }  # fmt: skip
+
+
+def answered(*events: Any, **fields: Any) -> dict[str, Any]:
+    return whole(RESPONSES, events, context(RESPONSES, {"input": "hi", **fields}))
+
+
+def test_a_whole_answer() -> None:
+    events = [progress(0), delta(reasoning="so"), delta("a", " it"), delta("b"), called(), delta("c"), finish()]
+    items = [reasoning(2, "so it"), message(3, "ab"), function_call(4), message(6, "c")]
+    assert answered(*events) == response(output=items)
+
+
+def test_a_whole_answer_that_is_too_long() -> None:
+    found = answered(delta("a"), finish("length"))
+    reason = {"reason": "max_output_tokens"}
+    assert found == response("incomplete", [message(2, "a", "incomplete")], incomplete_details=reason)
+
+
+def test_an_answer_says_what_was_asked() -> None:
+    tool = {"type": "function", "name": "f", "description": None, "parameters": SCHEMA, "strict": True}
+    asked = {
+        "instructions": "Be kind.", "metadata": {"a": "b"}, "parallel_tool_calls": False, "temperature": 0.5,
+        "top_p": 0.25, "max_output_tokens": 9, "tools": [tool], "tool_choice": {"type": "function", "name": "f"},
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}},
+    }  # fmt: skip
+    assert answered(finish(), **asked) == response(**asked)
+    assert answered(finish(), tool_choice="required")["tool_choice"] == "required"
+
+
+def parts(*events: Any) -> list[Any]:
+    found = [read(part) for part in streamed(RESPONSES, events, context(RESPONSES, {"input": "hi", "stream": True}))]
+    numbered = [data for part in found if not isinstance(part, str) for name, data in [part] if name == data["type"]]
+    assert [data.pop("sequence_number") for data in numbered] == list(range(len(numbered)))
+    return [part if isinstance(part, str) else part[1] for part in found]
+
+
+def event(kind: str, **data: Any) -> dict[str, Any]:
+    return {"type": f"response.{kind}", **data}
+
+
+def begun() -> list[Any]:
+    head = response("in_progress", usage=None)
+    return [event("created", response=head), event("in_progress", response=head)]
+
+
+def written(at: int, kind: str, full: dict[str, Any], *deltas: str) -> list[Any]:
+    """The events of an item of text."""
+    part = full["content"][0]
+    extra = {"logprobs": []} if full["type"] == "message" else {}
+    where = {"item_id": full["id"], "output_index": at, "content_index": 0}
+    return [
+        event("output_item.added", output_index=at, item={**full, "content": [], "status": "in_progress"}),
+        event("content_part.added", **where, part={**part, "text": ""}),
+        *(event(f"{kind}.delta", **where, delta=text, **extra) for text in deltas),
+        event(f"{kind}.done", **where, text=part["text"], **extra),
+        event("content_part.done", **where, part=part),
+        event("output_item.done", output_index=at, item=full),
+    ]
+
+
+def made(at: int, number: int) -> list[Any]:
+    """The events of a call."""
+    full = function_call(number)
+    where = {"item_id": full["id"], "output_index": at}
+    return [
+        event("output_item.added", output_index=at, item=function_call(number, "", "in_progress")),
+        event("function_call_arguments.delta", **where, delta=CALL_JSON),
+        event("function_call_arguments.done", **where, name="get_weather", arguments=CALL_JSON),
+        event("output_item.done", output_index=at, item=full),
+    ]
+
+
+def test_a_streamed_answer() -> None:
+    """An item at a time, each opened, filled and closed."""
+    events = [
+        progress(4), progress(8), delta(reasoning="so"), delta("a", " it"), delta("b"), called(), called(), finish()
+    ]  # fmt: skip
+    items = [reasoning(2, "so it"), message(3, "ab"), function_call(4), function_call(6)]
+    comments = [": 4 of 11 prompt tokens", ": 8 of 11 prompt tokens"]
+    assert parts(*events) == [
+        *begun(), *comments,
+        *written(0, "reasoning_text", items[0], "so", " it"),
+        *written(1, "output_text", items[1], "a", "b"),
+        *made(2, 4),
+        *made(3, 6),
+        event("completed", response=response(output=items)),
+    ]  # fmt: skip
+
+
+def test_a_stream_that_is_too_long() -> None:
+    item = message(2, "a", "incomplete")
+    reason = {"reason": "max_output_tokens"}
+    end = event("incomplete", response=response("incomplete", [item], incomplete_details=reason))
+    assert parts(delta("a"), finish("length")) == [*begun(), *written(0, "output_text", item, "a"), end]
+
+
+def test_a_stream_without_a_word() -> None:
+    assert parts(delta(), finish()) == [*begun(), event("completed", response=response())]
+
+
+def test_an_error_in_a_stream() -> None:
+    """An event of its own kind, by which OpenAI's client knows it."""
+    part = RESPONSES.error_event(ApiError(429, "rate_limit_error", "later", "field"))
+    expected = {"type": "error", "message": "later", "param": "field", "code": "rate_limit_exceeded"}
+    assert read(part) == ("error", expected)
