@@ -14,14 +14,14 @@ OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; nothing heavy is imported to build it."""
-    from mlx_qwen35.cli import bench, chat, convert, doctor, generate, serve
+    from mlx_qwen35.cli import bench, chat, convert, doctor, generate, launch, serve
 
     parser = argparse.ArgumentParser(
         prog="mlx-qwen35", description="Run Qwen3.5, text and images, on Apple silicon with MLX."
     )
     parser.add_argument("--version", action="version", version=f"mlx-qwen35 {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (chat, generate, serve, convert, doctor, bench):
+    for command in (chat, generate, serve, launch, convert, doctor, bench):
         command.add_parser(commands)
     return parser
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 2 for what the user can mend, after one line on stderr; 130 after Ctrl-C. Anything
         unexpected keeps its traceback.
     """
-    options = build_parser().parse_args(arguments)
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     # A progress bar of transformers for every load says nothing to a user of this command.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
@@ -53,6 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _forget_output()
         return USER_ERROR
     return OK
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; `launch` has what stands behind -- as `arguments`."""
+    own, further = list(arguments), []
+    if own[:1] == ["launch"] and "--" in own:
+        at = own.index("--")
+        own, further = own[:at], own[at + 1 :]
+    options = build_parser().parse_args(own)
+    if further:
+        options.arguments = further
+    return options
 
 
 def _forget_output() -> None:

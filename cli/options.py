@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mlx_qwen35.model_kit import ModelKit
 
 MODEL_VARIABLE = "MLX_QWEN35_MODEL"
+KEY_VARIABLE = "MLX_QWEN35_API_KEY"
 
 
 def add_model_name(parser: argparse.ArgumentParser) -> None:

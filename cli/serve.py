@@ -2,15 +2,19 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlx_qwen35.cli.options import add_model_flags, load_kit, model_of, size
+from mlx_qwen35.cli.options import KEY_VARIABLE, add_model_flags, load_kit, model_of, size
 from mlx_qwen35.errors import OptionError
 
-KEY_VARIABLE = "MLX_QWEN35_API_KEY"
+if TYPE_CHECKING:
+    from mlx_qwen35.server.settings import Settings
+
+PORT = 8080
 
 
 def add_parser(commands: Any) -> None:
@@ -20,7 +24,7 @@ def add_parser(commands: Any) -> None:
     )
     add_model_flags(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine only")
-    parser.add_argument("--port", type=int, default=8080, help="default: 8080; 0 takes a free one")
+    parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}; 0 takes a free one")
     parser.add_argument(
         "--api-key", help=f"let in only who sends this key; better in {KEY_VARIABLE}, where others cannot see it"
     )
@@ -38,6 +42,10 @@ def add_parser(commands: Any) -> None:
         "--allowed-hosts", nargs="+", default=[], metavar="NAME",
         help="further names that clients may call this machine by, * for any; always: localhost, .local, addresses",
     )  # fmt: skip
+    parser.add_argument(
+        "--allowed-origins", nargs="+", type=origins, default=[], metavar="ORIGIN",
+        help="pages of other origins that may ask, like https://chat.example; * for any; default: none",
+    )  # fmt: skip
     parser.add_argument("--strict", action="store_true", help="refuse fields that would change nothing")
     parser.add_argument("--strict-model", action="store_true", help="refuse other names of the model than its own")
     parser.add_argument("--max-stored", type=int, default=256, help="responses that are kept by id; default: 256")
@@ -51,17 +59,26 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def origins(text: str) -> list[str]:
+    """Origins as browsers write them: one, or several with commas between them."""
+    found = [one.strip().rstrip("/").lower() for one in text.split(",")]
+    for one in found:
+        if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+", one):
+            raise argparse.ArgumentTypeError(f"expected an origin like https://chat.example, found {one!r}")
+    return found
+
+
 def run(options: argparse.Namespace) -> None:
     """Serve until interrupted; what is running then is finished.
 
     Raises:
-        OptionError: A flag is out of range, or the server extra is not installed.
+        OptionError: A flag is out of range, the address cannot be had, or the server extra is not installed.
     """
     try:
         from mlx_qwen35.server.app import Server, make_app
+        from mlx_qwen35.server.listening import close, is_open, listen, url_of
         from mlx_qwen35.server.media import MediaPolicy
         from mlx_qwen35.server.service import GenerationService
-        from mlx_qwen35.server.settings import Settings
     except ImportError as error:
         raise OptionError(f"serve: expected the server extra (pip install 'mlx-qwen35[server]'), {error}") from error
     from mlx_qwen35 import Engine
@@ -72,32 +89,54 @@ def run(options: argparse.Namespace) -> None:
     policy = MediaPolicy(
         options.allow_remote_media, directory and directory.expanduser(), max_images=options.max_images
     )
-    api_key = options.api_key or os.environ.get(KEY_VARIABLE)
+    settings = settings_of(options)
+    limits = {name: getattr(options, name) for name in ("max_rows", "max_waiting", "prefill_step_size")}
+    sockets = listen(options.host, options.port)
+    try:
+        if is_open(sockets) and settings.api_key is None:
+            _tell(f"--host {options.host} lets in who reaches this machine, and no key is set; {KEY_VARIABLE} sets one")
+        # When uvicorn has stopped after a signal, it raises that signal once more: as an exception here, so that
+        # engine and kit are closed.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+        with load_kit(options) as kit:
+            engine = Engine(kit, **{name: value for name, value in limits.items() if value is not None})
+            app = make_app(GenerationService(engine, policy, timeout=options.timeout), settings)
+            url = url_of(options.host, sockets[0].getsockname()[1])
+            server = Server(
+                app, engine, patience=min(30.0, options.timeout),
+                on_ready=lambda: tell_addresses(url, settings.names[0]), log_level=options.log_level,
+            )  # fmt: skip
+            try:
+                server.run(sockets)
+            finally:
+                engine.close(timeout=0)
+    finally:
+        close(sockets)
+
+
+def settings_of(options: argparse.Namespace) -> "Settings":
+    """What the flags say about who may ask; names the model."""
+    from mlx_qwen35.server.settings import Settings
+
     options.model = model_of(options)
-    names = options.served_model_name or [Path(options.model).name]
-    hosts = (options.host, *options.allowed_hosts)
-    settings = Settings(
-        names,
-        api_key=api_key,
+    return Settings(
+        options.served_model_name or [Path(options.model).name],
+        api_key=options.api_key or os.environ.get(KEY_VARIABLE) or None,
         max_body=options.max_body,
         strict=options.strict,
         strict_model=options.strict_model,
         max_stored=options.max_stored,
         max_stored_bytes=options.max_stored_bytes,
-        hosts=hosts,
+        hosts=(options.host, *options.allowed_hosts),
+        origins=[one for several in options.allowed_origins for one in several],
     )
-    limits = {name: getattr(options, name) for name in ("max_rows", "max_waiting", "prefill_step_size")}
-    with load_kit(options) as kit:
-        engine = Engine(kit, **{name: value for name, value in limits.items() if value is not None})
-        app = make_app(GenerationService(engine, policy, timeout=options.timeout), settings)
-        patience = min(30.0, options.timeout)
-        server = Server(
-            app, engine, patience=patience, host=options.host, port=options.port, log_level=options.log_level
-        )
-        # When uvicorn has stopped after a signal, it raises that signal once more: as an exception here, so that
-        # engine and kit are closed.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-        try:
-            server.run()
-        finally:
-            engine.close(timeout=0)
+
+
+def tell_addresses(url: str, name: str) -> None:
+    """Where the page is, and what to enter in clients."""
+    _tell(f"{name} answers at {url} (a page to try it; Ctrl-C ends it)")
+    _tell(f"base URL for OpenAI's clients: {url}/v1, for Anthropic's: {url}")
+
+
+def _tell(text: str) -> None:
+    print(f"mlx-qwen35: {text}", file=sys.stderr, flush=True)

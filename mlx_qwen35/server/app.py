@@ -229,15 +229,24 @@ class Server(uvicorn.Server):
 
     Args:
         patience: Seconds until it ends, whatever still runs.
+        on_ready: Called once requests are answered.
     """
 
-    def __init__(self, app: FastAPI, engine: Engine, *, patience: float = 30.0, **options: Any) -> None:
+    def __init__(
+        self, app: FastAPI, engine: Engine, *, patience: float = 30.0, on_ready: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> None:  # fmt: skip
         config = uvicorn.Config(
             app, http=BoundedConnection, ws="none", timeout_graceful_shutdown=max(1, int(patience)), **options
         )
         super().__init__(config)
         # The rest is for cancelled answers to tell their clients.
-        self._engine, self._patience = engine, 0.75 * patience
+        self._engine, self._patience, self._on_ready = engine, 0.75 * patience, on_ready
+
+    async def startup(self, sockets: Any = None) -> None:
+        """As uvicorn's, and whoever waits for it is told."""
+        await super().startup(sockets)
+        self._on_ready()
 
     async def shutdown(self, sockets: Any = None) -> None:
         """As uvicorn's, and the engine's."""

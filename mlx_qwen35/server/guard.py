@@ -4,6 +4,8 @@ import hmac
 import ipaddress
 from collections.abc import Sequence
 
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,6 +21,9 @@ OPEN_PATHS = ("/", "/health")
 NO_ROUTE = "other"
 # Names that nobody can register: of this machine, of its network, and of what runs beside it in containers.
 LOCAL_NAMES = ("localhost", "local", "internal")
+# What the routes take from a page of an origin that is let in, and for how many seconds a browser may remember that.
+METHODS = "GET, POST, DELETE, OPTIONS"
+MAX_AGE = 7200
 
 
 class Guard:
@@ -36,24 +41,29 @@ class Guard:
             await self._app(scope, receive, send)
             return
         label, status = route_label(self._routes, scope), 500
+        refusal = self._foreign(scope)
+        origin = None if refusal else self._let_in(scope)
 
         async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                self._mark(MutableHeaders(scope=message), origin)
             await send(message)
 
-        refusal = self._refusal(scope)
-        app = self._app if refusal is None else error_response(refusal, scope["path"])
+        app = self._app
+        if origin and is_preflight(scope):
+            app = preflight_response(scope)
+        elif refusal := refusal or self._refusal(scope):
+            app = error_response(refusal, scope["path"])
         try:
             await app(scope, receive, counted)
         finally:
             self._metrics.requests.labels(label, str(status)).inc()
 
-    def _refusal(self, scope: Scope) -> ApiError | None:
-        """Why a request may not come in, as far as its headers tell."""
+    def _foreign(self, scope: Scope) -> ApiError | None:
+        """Why a request's host or origin may not ask."""
         headers = dict(scope["headers"])
-        origins = [value for name, value in scope["headers"] if name == b"origin"]
         if not is_own_host(headers.get(b"host", b""), self._settings.hosts):
             name = headers[b"host"].decode("latin-1")
             return ApiError(
@@ -62,8 +72,30 @@ class Guard:
                 f"Host: expected a name of this server's, found {shorten(name)!r}; "
                 "a server that has other names is started with --allowed-hosts",
             )
-        if not is_same_origin(origins, headers.get(b"host", b"")):
-            return ApiError(403, "permission_error", "a page of another origin may not ask")
+        if not is_same_origin(origins_of(scope), headers.get(b"host", b"")) and self._let_in(scope) is None:
+            message = "a page of another origin may not ask, unless --allowed-origins names it"
+            return ApiError(403, "permission_error", message)
+        return None
+
+    def _let_in(self, scope: Scope) -> str | None:
+        """The origin of a page elsewhere that the operator has named; the only one that a request names."""
+        found, allowed = origins_of(scope), self._settings.origins
+        if len(found) != 1 or not found[0]:
+            return None
+        origin = found[0].decode("latin-1")
+        return origin if "*" in allowed or origin.lower() in allowed else None
+
+    def _mark(self, headers: MutableHeaders, origin: str | None) -> None:
+        """Let the browser hand a response to the page, and caches keep it for no other."""
+        if self._settings.origins:
+            headers.add_vary_header("Origin")
+        if origin:
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Expose-Headers"] = "*"
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        """Why a request may not come in, as far as its key and size tell."""
+        headers = dict(scope["headers"])
         if scope["path"] not in OPEN_PATHS and not self._has_key(headers):
             return ApiError(401, "authentication_error", "expected the API key")
         most = self._settings.max_body
@@ -78,6 +110,34 @@ class Guard:
         bearer = headers.get(b"authorization", b"")
         given = bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
         return hmac.compare_digest(given, key.encode())
+
+
+def origins_of(scope: Scope) -> list[bytes]:
+    """The values of all Origin headers, as they came."""
+    return [value for name, value in scope["headers"] if name == b"origin"]
+
+
+def is_preflight(scope: Scope) -> bool:
+    """Whether a browser asks what a page may send, before it sends anything; no key comes with that."""
+    return scope["method"] == "OPTIONS" and any(
+        name == b"access-control-request-method" for name, _ in scope["headers"]
+    )
+
+
+def preflight_response(scope: Scope) -> Response:
+    """That a page may send what it means to; the origin is named by who sends this."""
+    asked = dict(scope["headers"])
+    # Named one by one: the browser takes "*" for everything but Authorization.
+    names = asked.get(b"access-control-request-headers", b"Authorization, Content-Type, X-API-Key").decode("latin-1")
+    headers = {
+        "Access-Control-Allow-Methods": METHODS,
+        "Access-Control-Allow-Headers": names,
+        "Access-Control-Max-Age": str(MAX_AGE),
+        "Vary": "Access-Control-Request-Method, Access-Control-Request-Headers",
+    }
+    if b"access-control-request-private-network" in asked:
+        headers["Access-Control-Allow-Private-Network"] = "true"
+    return Response(status_code=204, headers=headers)
 
 
 def is_own_host(host: bytes, names: Sequence[str]) -> bool:

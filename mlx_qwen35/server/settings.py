@@ -23,6 +23,7 @@ class Settings:
         max_stored: Responses that are kept for clients to come back to, at most.
         max_stored_bytes: Of their JSON, together.
         hosts: Names in the Host header beside those that only this machine and its network have; "*" for any.
+        origins: Of pages elsewhere that may ask, in lower case and without a path; "*" for any.
     """
 
     names: Sequence[str]
@@ -34,3 +35,4 @@ class Settings:
     max_stored: int = MAX_STORED
     max_stored_bytes: int = MAX_STORED_BYTES
     hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()

@@ -3,9 +3,12 @@
 import http.client
 import json
 import signal
+import socket
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,10 +17,22 @@ pytest.importorskip("uvicorn", reason="needs the server extra")
 
 from mlx_qwen35.bench.servers import serving
 from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.cli.main import build_parser
+from mlx_qwen35.cli.serve import origins, settings_of, tell_addresses
 from tests.cli.test_commands import run
 
 SERVE = [sys.executable, "-m", "mlx_qwen35.cli.main", "serve"]
 STOP_SECONDS = 60
+
+
+@contextmanager
+def restored(number: signal.Signals) -> Iterator[None]:
+    """What this process does at a signal is the same after the block."""
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -41,6 +56,9 @@ def test_it_starts_answers_and_stops(tmp_path: Path, how: signal.Signals, status
         log.seek(0)
         lines = log.read().decode().splitlines()
     assert [line for line in lines if "Traceback" in line] == []
+    url = f"http://127.0.0.1:{server.port}"
+    assert f"mlx-qwen35: box answers at {url} (a page to try it; Ctrl-C ends it)" in lines
+    assert f"mlx-qwen35: base URL for OpenAI's clients: {url}/v1, for Anthropic's: {url}" in lines
     assert len([line for line in lines if "no model named" in line]) == 1
     # What did not fit into memory lay here, and is gone with the process.
     assert list(overflow.rglob("*.safetensors")) == []
@@ -81,9 +99,50 @@ def test_what_never_ends_does_not_keep_it_from_ending() -> None:
         (["--max-rows", "0"], "max_rows: expected a whole number of at least 1, found 0"),
         (["--prompt-cache-bytes", "many"], "expected a size like 512MB"),
         (["--allow-local-media", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--allowed-origins", "chat.example"], "expected an origin like https://chat.example, found 'chat.example'"),
+        (["--host", "192.0.2.1"], "--host: expected an address of this machine, found '192.0.2.1'"),
     ],
 )
 def test_a_wrong_flag_ends_with_status_2(flags: list[str], message: str) -> None:
     done = run("serve", "--model", str(BOX), *flags)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_a_busy_port_is_told_before_the_model_is_looked_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        done = run("serve", "--model", "/nowhere", "--port", str(port))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"mlx-qwen35: --port {port}: Address already in use at 127.0.0.1; --port takes another, 0 a free one"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "warned"), [("0.0.0.0", "", True), ("0.0.0.0", "secret", False), ("127.0.0.1", "", False)]
+)
+def test_an_open_server_without_a_key_is_told_in_one_line(host: str, key: str, warned: bool) -> None:
+    with restored(signal.SIGTERM):
+        done = run("serve", "--model", "/nowhere", "--port", "0", "--host", host, MLX_QWEN35_API_KEY=key)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, "/nowhere: expected an existing directory" in lines[-1]) == (2, True)
+    warning = (
+        "mlx-qwen35: --host 0.0.0.0 lets in who reaches this machine, and no key is set; MLX_QWEN35_API_KEY sets one"
+    )
+    assert lines[:-1] == [warning] * warned
+
+
+def test_origins_may_be_one_by_one_or_with_commas() -> None:
+    assert origins("https://Chat.example/,http://localhost:3000") == ["https://chat.example", "http://localhost:3000"]
+    assert origins("*") == ["*"]
+    parsed = build_parser().parse_args(["serve", "--model", "m", "--allowed-origins", "null,*", "http://a"])
+    assert settings_of(parsed).origins == ["null", "*", "http://a"]
+
+
+def test_the_addresses_are_told_once_it_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_addresses("http://[::1]:8080", "Qwen")
+    assert capsys.readouterr().err.splitlines() == [
+        "mlx-qwen35: Qwen answers at http://[::1]:8080 (a page to try it; Ctrl-C ends it)",
+        "mlx-qwen35: base URL for OpenAI's clients: http://[::1]:8080/v1, for Anthropic's: http://[::1]:8080",
+    ]

@@ -88,6 +88,14 @@ async def asgi(
     app: ASGIApp, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b""
 ) -> tuple[int, bytes]:
     """Status and body of one request to an application, without a network."""
+    sent = await asgi_messages(app, method, path, headers, body)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+async def asgi_messages(
+    app: ASGIApp, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b""
+) -> list[Message]:
+    """All that an application answers to one request."""
     fields = {"host": "127.0.0.1", **(headers or {})}
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
@@ -106,7 +114,7 @@ async def asgi(
         sent.append(message)
 
     await app(scope, receive, send)
-    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+    return sent
 
 
 @contextmanager

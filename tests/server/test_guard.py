@@ -13,7 +13,7 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.server.app import make_app
 from mlx_qwen35.server.guard import is_own_host, is_same_origin
 from mlx_qwen35.server.settings import Settings
-from tests.server.clients import SPELL, asgi, logging_of, raw
+from tests.server.clients import SPELL, asgi, asgi_messages, logging_of, raw
 from tests.server.conftest import Running, serving
 
 
@@ -187,3 +187,99 @@ def test_a_name_that_was_made_to_lead_here_is_refused(server: Running) -> None:
         assert (
             "Host: expected a name of this server's, found 'evil.example:8080'" in json.loads(text)["error"]["message"]
         )
+
+
+CHAT = "/v1/chat/completions"
+PAGE = "https://chat.example"
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,x-stainless-lang",
+}
+
+
+def answer(app: ASGIApp, method: str, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
+    """Status and headers."""
+    start = asyncio.run(asgi_messages(app, method, path, headers, b"{}" if method == "POST" else b""))[0]
+    return start["status"], {name.decode(): value.decode() for name, value in start["headers"]}
+
+
+@pytest.fixture
+def shared(server: Running) -> ASGIApp:
+    """A third application, which pages of one other origin may use, with the key."""
+    return make_app(server.service, Settings(("box",), api_key="secret", origins=(PAGE,)))
+
+
+def test_a_preflight_brings_no_key_and_says_what_a_page_may_send(shared: ASGIApp) -> None:
+    status, headers = answer(shared, "OPTIONS", CHAT, {"origin": PAGE, **PREFLIGHT})
+    assert status == 204
+    assert headers["access-control-allow-origin"] == PAGE
+    assert {"GET", "POST", "DELETE"} <= set(headers["access-control-allow-methods"].split(", "))
+    assert headers["access-control-allow-headers"] == PREFLIGHT["access-control-request-headers"]
+    assert int(headers["access-control-max-age"]) > 0
+    assert "origin" in headers["vary"].lower().split(", ")
+    assert "access-control-allow-private-network" not in headers
+    local = {"origin": PAGE, **PREFLIGHT, "access-control-request-private-network": "true"}
+    assert answer(shared, "OPTIONS", CHAT, local)[1]["access-control-allow-private-network"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "key", "status"),
+    [
+        ("GET", "/v1/models", "secret", 200),
+        ("GET", "/health", "", 200),
+        ("POST", CHAT, "secret", 400),
+        ("GET", "/v1/models", "wrong", 401),
+        ("GET", "/nowhere", "secret", 404),
+    ],
+)
+def test_a_page_that_is_let_in_may_read_answers_and_errors(
+    shared: ASGIApp, method: str, path: str, key: str, status: int
+) -> None:
+    found, headers = answer(shared, method, path, {"origin": PAGE.upper(), "x-api-key": key})
+    assert found == status
+    assert headers["access-control-allow-origin"] == PAGE.upper()
+    assert headers["access-control-expose-headers"] == "*"
+    assert headers["vary"] == "Origin"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": PAGE + ".evil.example"},
+        {"origin": "http://chat.example"},
+        {"origin": "null"},
+        {"origin": ""},
+        {"origin": PAGE, "host": "evil.example"},
+    ],
+)
+@pytest.mark.parametrize("method", ["OPTIONS", "GET"])
+def test_every_other_page_stays_outside(shared: ASGIApp, method: str, headers: dict[str, str]) -> None:
+    extra = PREFLIGHT if method == "OPTIONS" else {"x-api-key": "secret"}
+    status, found = answer(shared, method, "/v1/models", headers | extra)
+    assert status == 403
+    assert not [name for name in found if name.startswith("access-control")]
+    assert found["vary"] == "Origin"
+
+
+def test_a_star_lets_in_every_page_under_a_name_of_this_server(server: Running) -> None:
+    app = make_app(server.service, Settings(("box",), origins=("*",)))
+    assert answer(app, "GET", "/v1/models", {"origin": "null"})[1]["access-control-allow-origin"] == "null"
+    assert answer(app, "OPTIONS", CHAT, {"origin": PAGE, **PREFLIGHT})[0] == 204
+    assert answer(app, "GET", "/v1/models", {"origin": PAGE, "host": "evil.example"})[0] == 403
+
+
+def test_without_origins_no_header_speaks_of_them(guarded: ASGIApp) -> None:
+    for headers in ({"origin": PAGE, **PREFLIGHT}, {"x-api-key": "secret"}):
+        _, found = answer(guarded, "OPTIONS", CHAT, headers)
+        assert not [name for name in found if name.startswith("access-control") or name == "vary"]
+
+
+def test_what_asks_for_no_permission_is_no_preflight(shared: ASGIApp) -> None:
+    assert answer(shared, "OPTIONS", CHAT, {"origin": PAGE})[0] == 401
+    assert answer(shared, "OPTIONS", CHAT, {"origin": PAGE, "x-api-key": "secret"})[0] == 405
+
+
+def test_preflights_are_counted_at_their_route(shared: ASGIApp) -> None:
+    answer(shared, "OPTIONS", CHAT, {"origin": PAGE, **PREFLIGHT})
+    assert counts(shared) == {(CHAT, "204"): 1}
