@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlx_qwen35.cli.options import KEY_VARIABLE, add_model_flags, model_of
-from mlx_qwen35.cli.programs import PROGRAMS, Connection, Setup
+from mlx_qwen35.cli.programs import PATIENCE, PROGRAMS, Connection, Setup
 from mlx_qwen35.errors import OptionError
 
 URL = "http://127.0.0.1:8080"
@@ -127,7 +127,10 @@ def started(options: argparse.Namespace, place: Path) -> Iterator[Connection]:
         port = probe.getsockname()[1]
     key = secrets.token_urlsafe(32)
     process = subprocess.Popen(
-        [*SERVE, "--port", str(port), "--log-level", "warning", *server_arguments(options)],
+        [
+            *SERVE, "--port", str(port), "--log-level", "warning", "--timeout", str(PATIENCE // 1000),
+            *server_arguments(options),
+        ],
         env=os.environ | {KEY_VARIABLE: key}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         # A Ctrl-C for the program is none for its server.
         stderr=subprocess.PIPE, process_group=0,

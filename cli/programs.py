@@ -9,6 +9,9 @@ from mlx_qwen35.cli.options import KEY_VARIABLE
 
 PROVIDER = "mlx-qwen35"
 MOST_OUTPUT = 32_000
+# Milliseconds of an answer. Programs expect the first words of a data centre within a few minutes, and some give up
+# while a long prompt is still read here.
+PATIENCE = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def _claude(server: Connection, directory: Path) -> Setup:
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             # A line at the prompt's beginning that changes with every request: nothing behind it could be reused.
             "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
+            "API_TIMEOUT_MS": str(PATIENCE),
             "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(server.context),
             "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(server.most_output),
         },
@@ -80,7 +84,13 @@ def _claude(server: Connection, directory: Path) -> Setup:
 
 
 def _codex(server: Connection, directory: Path) -> Setup:
-    provider = {"name": PROVIDER, "base_url": f"{server.url}/v1", "env_key": KEY_VARIABLE, "wire_api": "responses"}
+    provider = {
+        "name": PROVIDER,
+        "base_url": f"{server.url}/v1",
+        "env_key": KEY_VARIABLE,
+        "wire_api": "responses",
+        "stream_idle_timeout_ms": PATIENCE,
+    }
     settings = {
         "model": server.model,
         "model_provider": PROVIDER,
@@ -104,7 +114,7 @@ def _opencode(server: Connection, directory: Path) -> Setup:
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "name": PROVIDER,
-        "options": {"baseURL": f"{server.url}/v1", "apiKey": f"{{env:{KEY_VARIABLE}}}"},
+        "options": {"baseURL": f"{server.url}/v1", "apiKey": f"{{env:{KEY_VARIABLE}}}", "timeout": PATIENCE},
         "models": {server.model: model},
     }
     name = f"{PROVIDER}/{server.model}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,17 +84,26 @@ def test_one_that_does_not_end_has_no_answer(url: str, tmp_path: Path) -> None:
     assert clients.attempt(trial, url, os.environ, 0.3) == ("", "nothing in 0 s")
 
 
-def test_the_table_of_a_file_is_replaced(tmp_path: Path) -> None:
+def test_the_rows_of_a_file_are_replaced_and_others_stay(tmp_path: Path) -> None:
     path = tmp_path / "clients.md"
-    path.write_text(f"above\n{clients.BEGIN}\nold\n{clients.END}\nbelow\n")
-    clients.write(path, ["| a |", "| b |"])
-    assert path.read_text() == f"above\n{clients.BEGIN}\n\n| a |\n| b |\n\n{clients.END}\nbelow\n"
+    path.write_text(f"above\n{clients.BEGIN}\n\n{clients.END}\nbelow\n")
+    head = ["| client | version |", "|---|---|"]
+    clients.write(path, [*head, "| pi | 1 |", "| curl | 1 |"])
+    clients.write(path, [*head, "| claude | 2 |", "| pi | 2 |"])
+    table = "\n".join([*head, "| claude | 2 |", "| pi | 2 |", "| curl | 1 |"])
+    assert path.read_text() == f"above\n{clients.BEGIN}\n\n{table}\n\n{clients.END}\nbelow\n"
 
 
 def test_every_program_is_asked_something() -> None:
     assert clients.ASKING.keys() == PROGRAMS.keys()
+
+
+def test_every_script_has_the_address() -> None:
     for library in LIBRARIES.values():
-        assert "URL" in library.script
+        script = library.filled("http://here", "secret")
+        assert re.search(r"http://here\b", script)
+        assert not re.search(r"\b(URL|KEY)\b", script)
+        assert ("baseURL: " in script) == (library.language == "node")
 
 
 def test_the_copy_of_the_model_takes_long_prompts() -> None:

@@ -21,7 +21,7 @@ pytest.importorskip("uvicorn", reason="needs the server extra")
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.cli import launch
 from mlx_qwen35.cli.main import parse
-from mlx_qwen35.cli.programs import PROGRAMS, Connection
+from mlx_qwen35.cli.programs import PATIENCE, PROGRAMS, Connection
 from tests.cli.test_commands import run
 
 SECONDS = 300
@@ -285,7 +285,8 @@ def test_the_configurations_are_what_the_programs_parse(tmp_path: Path) -> None:
     opencode = json.loads(PROGRAMS["opencode"].set_up(SERVER, tmp_path).environment["OPENCODE_CONFIG_CONTENT"])
     provider = opencode["provider"]["mlx-qwen35"]
     assert opencode["model"] == opencode["small_model"] == "mlx-qwen35/Qwen"
-    assert provider["options"] == {"baseURL": "http://127.0.0.1:8123/v1", "apiKey": "{env:MLX_QWEN35_API_KEY}"}
+    assert provider["options"]["baseURL"] == "http://127.0.0.1:8123/v1"
+    assert provider["options"]["apiKey"] == "{env:MLX_QWEN35_API_KEY}"
     assert provider["models"]["Qwen"]["limit"] == {"context": 4096, "output": 1024}
     codex = PROGRAMS["codex"].set_up(SERVER, tmp_path).arguments
     settings = tomllib.loads("\n".join(one for one in codex if one != "-c"))
@@ -294,4 +295,5 @@ def test_the_configurations_are_what_the_programs_parse(tmp_path: Path) -> None:
         "base_url": "http://127.0.0.1:8123/v1",
         "env_key": "MLX_QWEN35_API_KEY",
         "wire_api": "responses",
+        "stream_idle_timeout_ms": PATIENCE,
     }

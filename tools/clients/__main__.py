@@ -88,7 +88,7 @@ def programs(url: str, path: str, place: Path) -> Iterator[Trial]:
         program = shutil.which(name, path=path)
         if program is not None:
             told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=120, check=False)
-            version = re.search(r"\d+\.\d+\.\d+\S*", told.stdout)
+            version = re.search(r"\d+\.\d+\.\d+\S*", told.stdout + told.stderr)
             launch = [sys.executable, "-m", "mlx_qwen35.cli.main", "launch", "--url", url, name, "--", *ASKING[name]]
             yield Trial(name, version[0] if version else "?", launch, place)
 
@@ -96,7 +96,7 @@ def programs(url: str, path: str, place: Path) -> Iterator[Trial]:
 def libraries(url: str, python: str | None, npm: Path | None, place: Path) -> Iterator[Trial]:
     """The libraries that are installed."""
     for name, library in LIBRARIES.items():
-        script = library.script.replace("URL", url).replace("KEY", KEY)
+        script = library.filled(url, KEY)
         if library.language == "sh" and shutil.which(library.package):
             told = subprocess.run([library.package, "--version"], capture_output=True, text=True, check=True).stdout
             yield Trial(name, told.split()[1], ["sh", "-c", script], place)
@@ -141,8 +141,9 @@ def attempt(trial: Trial, url: str, environment: Mapping[str, str], seconds: flo
     if status is None:
         return used, f"nothing in {seconds:.0f} s"
     if refused or status or not used:
-        last = (output.strip().splitlines() or [""])[-1][:300]
-        return used, "; ".join([*refused, f"status {status}", last.replace("|", "/")])
+        lines = output.strip().splitlines() or [""]
+        told = next((line for line in lines if "Error" in line), lines[-1])[:300]
+        return used, "; ".join([*refused, f"status {status}", told.replace("|", "/")])
     return used, "answers"
 
 
@@ -155,7 +156,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--npm", type=Path, metavar="DIR", help="below it, packages are installed in */node_modules")
     parser.add_argument("--python", help="interpreter that has the libraries")
     parser.add_argument("--seconds", type=float, default=1800, help="for one client; default: 1800")
-    parser.add_argument("--out", type=Path, help="file whose table is replaced")
+    parser.add_argument("--out", type=Path, help="file whose table gets the rows")
     return parser.parse_args(arguments)
 
 
@@ -195,10 +196,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write(path: Path, rows: Sequence[str]) -> None:
-    """Replace the table of a file."""
+    """Replace the table of a file; the rows of clients that were not run stay."""
     before, _, rest = path.read_text("utf-8").partition(BEGIN)
-    table = "\n".join(rows)
-    path.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}", "utf-8")
+    old, _, after = rest.partition(END)
+    merged = {row.split("|")[1].strip(): row for row in [*rows, *old.split("\n")[3:], *rows] if row.startswith("|")}
+    order = ["client", "---", *PROGRAMS, *LIBRARIES]
+    table = "\n".join(merged[name] for name in sorted(merged, key=order.index))
+    path.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", "utf-8")
 
 
 if __name__ == "__main__":

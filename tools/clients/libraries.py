@@ -1,5 +1,6 @@
 """The lines that connect each library, as docs/clients.md has them, with URL and KEY in place of a server's."""
 
+import re
 from dataclasses import dataclass
 
 
@@ -16,6 +17,10 @@ class Library:
     package: str
     script: str
     language: str = "python"
+
+    def filled(self, url: str, key: str) -> str:
+        """The script for a server."""
+        return re.sub(r"\bKEY\b", key, re.sub(r"\bURL\b", url, self.script))
 
 
 LIBRARIES = {
