@@ -92,12 +92,12 @@ def run(options: argparse.Namespace) -> None:
     settings = settings_of(options)
     limits = {name: getattr(options, name) for name in ("max_rows", "max_waiting", "prefill_step_size")}
     sockets = listen(options.host, options.port)
+    # When uvicorn has stopped after a signal, it raises that signal once more: as an exception here, so that
+    # engine and kit are closed.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
         if is_open(sockets) and settings.api_key is None:
             _tell(f"--host {options.host} lets in who reaches this machine, and no key is set; {KEY_VARIABLE} sets one")
-        # When uvicorn has stopped after a signal, it raises that signal once more: as an exception here, so that
-        # engine and kit are closed.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
         with load_kit(options) as kit:
             engine = Engine(kit, **{name: value for name, value in limits.items() if value is not None})
             app = make_app(GenerationService(engine, policy, timeout=options.timeout), settings)
@@ -111,6 +111,7 @@ def run(options: argparse.Namespace) -> None:
             finally:
                 engine.close(timeout=0)
     finally:
+        signal.signal(signal.SIGTERM, before)
         close(sockets)
 
 

@@ -60,7 +60,8 @@ def make_app(service: GenerationService, settings: Settings) -> FastAPI:
     app.get("/v1/models/{name:path}")(endpoints.one_model)
     app.get("/health")(endpoints.health)
     app.get("/metrics")(endpoints.show_metrics)
-    app.get("/", include_in_schema=False)(endpoints.page)
+    # Claude Code looks with HEAD whether somebody is there.
+    app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)(endpoints.page)
     bodies: dict[str, type[WireObject]] = {protocol.path: protocol.body for protocol in PROTOCOLS}
     bodies[COUNT_PATH] = CountRequest
     app.openapi = lambda: describe(app, bodies)  # type: ignore[method-assign]

@@ -7,8 +7,6 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,16 +21,6 @@ from tests.cli.test_commands import run
 
 SERVE = [sys.executable, "-m", "mlx_qwen35.cli.main", "serve"]
 STOP_SECONDS = 60
-
-
-@contextmanager
-def restored(number: signal.Signals) -> Iterator[None]:
-    """What this process does at a signal is the same after the block."""
-    before = signal.getsignal(number)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -123,8 +111,9 @@ def test_a_busy_port_is_told_before_the_model_is_looked_for() -> None:
     ("host", "key", "warned"), [("0.0.0.0", "", True), ("0.0.0.0", "secret", False), ("127.0.0.1", "", False)]
 )
 def test_an_open_server_without_a_key_is_told_in_one_line(host: str, key: str, warned: bool) -> None:
-    with restored(signal.SIGTERM):
-        done = run("serve", "--model", "/nowhere", "--port", "0", "--host", host, MLX_QWEN35_API_KEY=key)
+    before = signal.getsignal(signal.SIGTERM)
+    done = run("serve", "--model", "/nowhere", "--port", "0", "--host", host, MLX_QWEN35_API_KEY=key)
+    assert signal.getsignal(signal.SIGTERM) == before
     lines = done.stderr.splitlines()
     assert (done.returncode, "/nowhere: expected an existing directory" in lines[-1]) == (2, True)
     warning = (

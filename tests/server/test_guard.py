@@ -283,3 +283,7 @@ def test_what_asks_for_no_permission_is_no_preflight(shared: ASGIApp) -> None:
 def test_preflights_are_counted_at_their_route(shared: ASGIApp) -> None:
     answer(shared, "OPTIONS", CHAT, {"origin": PAGE, **PREFLIGHT})
     assert counts(shared) == {(CHAT, "204"): 1}
+
+
+def test_whether_somebody_is_there_can_be_asked_without_a_key(guarded: ASGIApp) -> None:
+    assert asyncio.run(asgi(guarded, "HEAD", "/")) == (200, b"")
