@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any
+from weakref import ref
 
 import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
@@ -32,6 +33,7 @@ from mlx_qwen35.runtime.thread import MlxThread
 from mlx_qwen35.state.cache import make_caches
 from mlx_qwen35.state.layout import StateLayout
 from mlx_qwen35.state.prefix_cache import PrefixCache
+from mlx_qwen35.state.sequence import MakeCaches
 from mlx_qwen35.vision import VisionAddOn, make_vision_add_on
 
 
@@ -122,7 +124,7 @@ def load(options: LoadOptions) -> Loaded:
             directory=directory,
             fingerprint=checkpoint.fingerprint(options.adapter_path, arithmetic(options.exact, gated_delta)),
             account=_accountant(ledger, ledger.open("kept prefixes")),
-            layout=thread.call(StateLayout.of, model, new_caches),
+            layout=partial(_layout, thread, ref(model), new_caches),
         )
     except BaseException:
         thread.close()
@@ -159,6 +161,14 @@ def _read_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
     return Model.from_checkpoint(
         checkpoint, adapter_path=options.adapter_path, exact=options.exact, gated_delta=options.gated_delta
     )
+
+
+def _layout(thread: MlxThread, model: "ref[Any]", new_caches: MakeCaches) -> StateLayout:
+    """What the model's states look like; asked for when a session comes, and does not keep the model."""
+    found = model()
+    if found is None:
+        raise KitClosedError("this ModelKit was closed: load it again")
+    return thread.call(StateLayout.of, found, new_caches)
 
 
 def _accountant(ledger: Ledger, lease: Lease) -> Callable[[int], int]:

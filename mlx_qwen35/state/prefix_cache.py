@@ -40,7 +40,7 @@ class PrefixCache:
         fingerprint: Of the model and its arithmetic, for what goes to disk.
         directory: Where prefixes go that memory has no room for; None forgets them.
         account: Is told the bytes of memory held whenever they change, and says how many of them are too many.
-        layout: Of the model's states, which files are held against.
+        layout: Gives that of the model's states, which sessions are held against; not called where MLX runs.
     Raises:
         SessionError: The directory cannot be written.
     """
@@ -53,7 +53,7 @@ class PrefixCache:
         fingerprint: str,
         directory: Path | None = None,
         account: Callable[[int], int] = lambda nbytes: 0,
-        layout: StateLayout | None = None,
+        layout: Callable[[], StateLayout] | None = None,
     ) -> None:
         self.budget = budget
         self._make_caches = make_caches
@@ -194,7 +194,8 @@ class PrefixCache:
                 raise SessionError(
                     f"{path}: expected at most {self.budget} bytes (the prompt cache's budget), found {size}"
                 )
-        prefix: Prefix = self._disk.call(read_prefix, path, self._fingerprint, self._make_caches(), self._layout)
+        layout = None if self._layout is None else self._layout()
+        prefix: Prefix = self._disk.call(read_prefix, path, self._fingerprint, self._make_caches(), layout)
         self.insert(prefix)
         return len(prefix)
 
@@ -363,7 +364,7 @@ class PrefixCache:
         state = None
         if room:
             with suppress(SessionError):
-                found = read_prefix(file, self._fingerprint, self._make_caches(), self._layout)
+                found = read_prefix(file, self._fingerprint, self._make_caches())
                 same = np.array_equal(found.input_ids, prefix.input_ids) and found.images == prefix.images
                 state = found.state if same and found.snapshot_tokens == prefix.snapshot_tokens else None
         with self._lock:

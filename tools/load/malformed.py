@@ -53,14 +53,12 @@ def make_malformed() -> list[Malformed]:
             "very deep JSON": b"[" * 100_000,
             "a list": [right],
             "null": None,
-            "an unknown field": {**right, "nonsense": 1},
             "no messages": model,
             "empty messages": {**model, name: []},
             "messages of a wrong type": {**model, name: 5},
             "an unknown role": {**model, name: [{"role": "robot", "content": "Hello!"}]},
             "only an answer": {**model, name: [{"role": "assistant", "content": "Hello!"}]},
             "content of a wrong type": {**model, name: [{"role": "user", "content": 5}]},
-            "no content": {**model, name: [{"role": "user"}]},
             "a part of an unknown type": {**model, name: [{"role": "user", "content": [{"type": "smell"}]}]},
             "half a character": {**model, name: [{"role": "user", "content": "\ud800"}]},
             "a prompt that is too long": {**model, name: [{"role": "user", "content": "cat dog " * 9000}]},
@@ -72,9 +70,13 @@ def make_malformed() -> list[Malformed]:
             "half a token": {**right, limit: 1.5},
             "text for a bool": {**right, "stream": "yes"},
             "tools of a wrong type": {**right, "tools": {"type": "function"}},
-            "a tool without a name": {**right, "tools": [{"type": "function"}]},
+            "a tool without a name": {**right, "tools": [{"input_schema": {}, "function": {}}]},
         }
+        if protocol.name != "chat":
+            # There a message may have none.
+            bodies["no content"] = {**model, name: [{"role": "user"}]}
         if protocol.name == "chat":
+            bodies["an old field"] = {**right, "functions": [{"name": "x"}]}
             schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}
             bodies |= {
                 "a schema that is none": {**right, "response_format": schema},
@@ -94,6 +96,7 @@ def make_malformed() -> list[Malformed]:
                 "a template": {**right, "chat_template_kwargs": {"chat_template": "{{ messages }}"}},
             }
         if protocol.name == "responses":
+            bodies["an answer that is fetched later"] = {**right, "background": True}
             bodies["half a character in a label"] = {**right, "metadata": {"label": "\ud800"}}
         found += [
             Malformed(f"{protocol.name}: {what}", protocol.path, data if isinstance(data, bytes) else json_bytes(data))
@@ -104,7 +107,6 @@ def make_malformed() -> list[Malformed]:
             body = {**model, name: [{"role": "user", "content": content}]}
             found.append(Malformed(f"{protocol.name}: {what}", protocol.path, json_bytes(body)))
         found += [
-            Malformed(f"{protocol.name}: another model", protocol.path, json_bytes({**right, "model": "gpt"}), 404),
             Malformed(f"{protocol.name}: GET", protocol.path, b"", 405, "GET"),
             Malformed(
                 f"{protocol.name}: a body of 1 TB", protocol.path, b"", 413, headers={"Content-Length": "9" * 12}
