@@ -3,13 +3,13 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
 from mlx_qwen35.errors import EngineFullError, GenerationCancelled, KitClosedError, Qwen35Error
 from mlx_qwen35.paths import shorten
@@ -40,6 +40,26 @@ class Dropped(WireObject):
     """A part of a request for which nothing here stands; it is left out, and named."""
 
     type: str
+
+
+class HostedTool(Dropped):
+    """A tool that the servers of a protocol's makers run, such as web_search: not here."""
+
+
+def kind_of(types: Sequence[str | None], default: str | None, other: str, known: str | None = None) -> Discriminator:
+    """Tells the members of a union by their `type`.
+
+    Args:
+        types: Each is the tag of a member, unless `known` is that of all of them.
+        default: Where the type is missing.
+        other: The tag of the member that any other type belongs to.
+    """
+
+    def kind(value: Any) -> str:
+        found = value.get("type", default) if isinstance(value, dict) else getattr(value, "type", default)
+        return (known or str(found)) if found in types else other
+
+    return Discriminator(kind)
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,7 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
     token_logprob,
 )
-from mlx_qwen35.server.protocols.response_tools import HostedTool, kind_of
-from mlx_qwen35.server.wire import Items, WireObject, invalid_request, sse
+from mlx_qwen35.server.wire import HostedTool, Items, WireObject, invalid_request, kind_of, sse
 
 
 class CallFunction(WireObject):

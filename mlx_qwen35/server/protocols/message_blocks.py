@@ -6,8 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, Tag
 
-from mlx_qwen35.server.protocols.response_tools import kind_of
-from mlx_qwen35.server.wire import Dropped, Items, WireObject, invalid_request
+from mlx_qwen35.server.wire import Dropped, Items, WireObject, invalid_request, kind_of
 
 # Of Claude Code: a line that is another one in every request, and a counter of what is left of the context. The model
 # learns nothing from them, and everything behind them would have to be read anew.

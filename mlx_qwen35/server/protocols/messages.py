@@ -19,8 +19,7 @@ from mlx_qwen35.server.generation import (
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody, PromptBody
 from mlx_qwen35.server.protocols.common import Effort, arguments_json, function_tool, new_id
 from mlx_qwen35.server.protocols.message_blocks import Message, TextBlock, is_changing, messages_of
-from mlx_qwen35.server.protocols.response_tools import kind_of
-from mlx_qwen35.server.wire import ApiError, Dropped, Items, WireObject, invalid_request, sse
+from mlx_qwen35.server.wire import ApiError, HostedTool, Items, WireObject, invalid_request, kind_of, sse
 
 
 class OwnTool(WireObject):
@@ -36,14 +35,8 @@ class OwnTool(WireObject):
     type: Literal["custom"] | None = None
 
 
-class ServerTool(Dropped):
-    """A tool of Anthropic's: it is run, or at least described, elsewhere."""
-
-    type: str
-
-
 Tool = Annotated[
-    Annotated[OwnTool, Tag("own")] | Annotated[ServerTool, Tag("server")],
+    Annotated[OwnTool, Tag("own")] | Annotated[HostedTool, Tag("server")],
     kind_of((None, "custom"), None, "server", known="own"),
 ]
 

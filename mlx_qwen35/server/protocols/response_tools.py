@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, JsonValue, Tag
+from pydantic import JsonValue, Tag
 
 from mlx_qwen35.answers.tool_calls import ToolCall
 from mlx_qwen35.server.protocols.common import arguments_json, function_tool, new_id
-from mlx_qwen35.server.wire import Dropped, Items, WireObject, invalid_request
+from mlx_qwen35.server.wire import HostedTool, Items, WireObject, invalid_request, kind_of
 
 # The one parameter of a function that stands for a tool with free text.
 TEXT = "input"
@@ -35,28 +35,6 @@ class CustomTool(WireObject):
     name: str
     description: str | None = None
     format: dict[str, JsonValue] | None = None
-
-
-class HostedTool(Dropped):
-    """A tool that OpenAI's servers run, such as web_search: not here."""
-
-    type: str
-
-
-def kind_of(types: Sequence[str | None], default: str | None, other: str, known: str | None = None) -> Discriminator:
-    """Tells the members of a union by their `type`.
-
-    Args:
-        types: Each is the tag of a member, unless `known` is that of all of them.
-        default: Where the type is missing.
-        other: The tag of the member that any other type belongs to.
-    """
-
-    def kind(value: Any) -> str:
-        found = value.get("type", default) if isinstance(value, dict) else getattr(value, "type", default)
-        return (known or str(found)) if found in types else other
-
-    return Discriminator(kind)
 
 
 _OwnTool = Annotated[
