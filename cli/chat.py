@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_qwen35.cli.options import add_generation_flags, add_model_flags, generation_arguments, load_kit
 from mlx_qwen35.errors import OptionError, Qwen35Error, SessionError
+from mlx_qwen35.prompts.efforts import EFFORTS
 
 if TYPE_CHECKING:
     from mlx_qwen35.cli.conversation import Conversation
@@ -22,6 +23,7 @@ HISTORY = Path("~/.mlx_qwen35/history")
 HELP = """\
 /image PATH      add an image to the next message; dropping a file on the window does the same
 /think on|off    answer with or without reasoning; /think alone switches
+/effort LEVEL    how much to think: none, low, medium, high or max; /effort alone shows it
 /system TEXT     set the system message; /system none removes it, /system alone shows it
 /clear           forget the conversation
 /save FILE       write the conversation, with its images, to a file, and what was read of it to FILE.session
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     from mlx_qwen35.cli.conversation import Conversation
     from mlx_qwen35.cli.screen import Screen
 
-    conversation = Conversation(system=options.system_prompt, thinking=options.think)
+    conversation = Conversation(options.system_prompt, options.think, options.reasoning_effort)
     for path in options.image:
         conversation.attach(path)
     screen = Screen()
@@ -127,6 +129,7 @@ class Chat:
         self._commands: dict[str, Callable[[str], str | None]] = {
             "/image": self._image,
             "/think": self._think,
+            "/effort": self._effort,
             "/system": self._system,
             "/clear": self._clear,
             "/save": self._save,
@@ -180,7 +183,7 @@ class Chat:
 
     def _read_ahead(self) -> None:
         step = self.arguments.get("prefill_step_size")
-        settings = {"enable_thinking": self.conversation.thinking, **({"prefill_step_size": step} if step else {})}
+        settings = {**self.conversation.reasoning(), **({"prefill_step_size": step} if step else {})}
         messages = self.conversation.messages()
 
         def read() -> None:
@@ -198,7 +201,7 @@ class Chat:
         text, reasoning = "", ""
         last = None
         try:
-            prompt = self.kit.process_prompt(self.conversation.messages(), enable_thinking=self.conversation.thinking)
+            prompt = self.kit.process_prompt(self.conversation.messages(), **self.conversation.reasoning())
             chunks = self.kit.stream(prompt, on_progress=self.screen.on_progress, **self.arguments)
             for last in self.screen.stream(chunks):
                 text += last.text
@@ -236,14 +239,20 @@ class Chat:
         states = {"on": True, "off": False, "": not self._thinks()}
         if argument not in states:
             raise OptionError(f"/think: expected on or off, found {argument}")
-        self.conversation.thinking = states[argument]
+        self.conversation.thinking, self.conversation.effort = states[argument], None
         return f"reasoning is {'on' if self.conversation.thinking else 'off'}"
 
     def _thinks(self) -> bool:
         """Whether answers begin with reasoning as things are; the template decides until somebody does."""
-        if self.conversation.thinking is not None:
-            return self.conversation.thinking
-        return self.kit.process_prompt([{"role": "user", "content": "?"}]).in_reasoning
+        question = [{"role": "user", "content": "?"}]
+        return self.kit.process_prompt(question, **self.conversation.reasoning()).in_reasoning
+
+    def _effort(self, argument: str) -> str:
+        if argument and argument not in EFFORTS:
+            raise OptionError(f"/effort: expected one of {', '.join(EFFORTS)}, found {argument}")
+        if argument:
+            self.conversation.thinking, self.conversation.effort = None, argument
+        return f"effort: {self.conversation.effort or 'as the model has it'}"
 
     def _system(self, argument: str) -> str:
         if argument:
@@ -273,7 +282,7 @@ class Chat:
     def _next_prompt(self) -> "Prompt":
         """How the next prompt will begin, whatever the user asks."""
         messages = [*self.conversation.messages(), {"role": "user", "content": "?"}]
-        return self.kit.process_prompt(messages, enable_thinking=self.conversation.thinking)
+        return self.kit.process_prompt(messages, **self.conversation.reasoning())
 
     def _load(self, argument: str) -> str:
         from mlx_qwen35.cli.conversation import Conversation

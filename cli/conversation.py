@@ -24,12 +24,14 @@ class Conversation:
     Args:
         system: System message, if any.
         thinking: Whether answers begin with reasoning; None leaves it to the checkpoint.
+        effort: How much to think, in place of `thinking`; see `ModelKit.process_prompt`.
         turns: Messages after the system message, in OpenAI's form.
         waiting: Images for the next message, as data URLs.
     """
 
     system: str | None = None
     thinking: bool | None = None
+    effort: str | None = None
     turns: list[dict[str, Any]] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
 
@@ -37,6 +39,10 @@ class Conversation:
         """Everything that the model is asked to continue."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, *self.turns]
+
+    def reasoning(self) -> dict[str, Any]:
+        """What `ModelKit.process_prompt` and `prefill_ahead` need to know about reasoning."""
+        return {"enable_thinking": self.thinking, "reasoning_effort": self.effort}
 
     def attach(self, path: str | Path) -> None:
         """Keep an image for the next message; it is read now, so later changes of the file do not matter.
@@ -71,7 +77,10 @@ class Conversation:
         Raises:
             OptionError: The file cannot be written.
         """
-        content = {"format": _FORMAT, "system": self.system, "thinking": self.thinking, "messages": self.turns}
+        content = {
+            "format": _FORMAT, "system": self.system, "thinking": self.thinking, "effort": self.effort,
+            "messages": self.turns,
+        }  # fmt: skip
         target = expand(path, OptionError, "file")
         try:
             target.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -95,7 +104,8 @@ class Conversation:
         known = isinstance(content, dict) and content.get("format") == _FORMAT
         if not known or not isinstance(content.get("messages"), list):
             raise OptionError(f"{source}: expected a chat saved by /save, found something else")
-        return cls(system=content.get("system"), thinking=content.get("thinking"), turns=content["messages"])
+        settings = {name: content.get(name) for name in ("system", "thinking", "effort")}
+        return cls(turns=content["messages"], **settings)
 
 
 def _data_url(source: str | Path) -> str:

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     if options.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": options.system_prompt})
     with load_kit(options) as kit:
-        prompt = kit.process_prompt(messages, enable_thinking=options.think)
+        prompt = kit.process_prompt(messages, enable_thinking=options.think, reasoning_effort=options.reasoning_effort)
         if options.json:
             result = kit.generate(prompt, **generation_arguments(options))
             print(json.dumps(dataclasses.asdict(result), ensure_ascii=False))

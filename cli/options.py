@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlx_qwen35.model_kit import ModelKit
 
+from mlx_qwen35.prompts.efforts import EFFORTS
+
 MODEL_VARIABLE = "MLX_QWEN35_MODEL"
 KEY_VARIABLE = "MLX_QWEN35_API_KEY"
 
@@ -89,6 +91,9 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     thinking = parser.add_mutually_exclusive_group()
     thinking.add_argument("--think", action="store_true", default=None, help="let the answer begin with reasoning")
     thinking.add_argument("--no-think", dest="think", action="store_false", help="answer without reasoning")
+    thinking.add_argument(
+        "--reasoning-effort", choices=EFFORTS, help="how much to think; the template decides what that means"
+    )
 
 
 def load_kit(options: argparse.Namespace) -> "ModelKit":

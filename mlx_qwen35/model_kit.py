@@ -8,13 +8,15 @@ from types import TracebackType
 from typing import Any, Self
 
 import mlx.core as mx
-import numpy as np
 
+from mlx_qwen35.answers.grammars import ThinkingBudget
 from mlx_qwen35.answers.results import GenerationChunk, GenerationResult
 from mlx_qwen35.answers.sampling import (
     LogitsProcessor,
     Sampler,
     SamplingOptions,
+    check_function,
+    check_functions,
     default_max_tokens,
     options_from,
     whole_number,
@@ -24,7 +26,7 @@ from mlx_qwen35.errors import GenerationCancelled, OptionError, PromptError, Ses
 from mlx_qwen35.patches.operations import choose_operations
 from mlx_qwen35.paths import expand
 from mlx_qwen35.prompts.builder import Messages, PromptBuilder
-from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.prompts.prompt import Prompt, common_length
 from mlx_qwen35.runtime.loading import Loaded, LoadOptions, load
 from mlx_qwen35.runtime.memory import Plan
 from mlx_qwen35.runtime.request import Request
@@ -129,6 +131,7 @@ class ModelKit:
         images: Sequence[Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
+        reasoning_effort: str | None = None,
         max_pixels: int | None = None,
         add_generation_prompt: bool = True,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -142,6 +145,8 @@ class ModelKit:
             tools: Function descriptions, for messages.
             enable_thinking: Whether the answer begins with reasoning, for messages; None leaves
                 it to the checkpoint's template.
+            reasoning_effort: "none" or "minimal" (no reasoning), "low", "medium", "high", "xhigh" or "max", for
+                messages: reaches the template if it has such a variable, else limits the reasoning's tokens.
             max_pixels: Pixel budget of each image of this prompt.
             add_generation_prompt, chat_template_kwargs: See `render_messages`.
         Returns:
@@ -152,7 +157,8 @@ class ModelKit:
         """
         self.vision.clear_prediction_state()
         options = {
-            "tools": tools, "enable_thinking": enable_thinking, "chat_template_kwargs": chat_template_kwargs
+            "tools": tools, "enable_thinking": enable_thinking, "reasoning_effort": reasoning_effort,
+            "chat_template_kwargs": chat_template_kwargs,
         }  # fmt: skip
         return self._prompts.build(prompt, images, max_pixels, options, extend=add_generation_prompt)
 
@@ -212,6 +218,7 @@ class ModelKit:
         top_logprobs: int = 0,
         prefill_step_size: int | None = None,
         cache_prompt: bool = True,
+        thinking_budget: int | None = None,
         sampler: Sampler | None = None,
         logits_processors: Sequence[LogitsProcessor] = (),
         **sampling: Any,
@@ -229,6 +236,8 @@ class ModelKit:
                 None for 2048, on the CPU 512.
             cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
                 everything, and remembers nothing.
+            thinking_budget: At most this many tokens of reasoning, which is then closed; None for what the prompt's
+                effort says.
             sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of
                 temperature, top_p, top_k and min_p; as in mlx-lm.
             logits_processors: Change logits (1, V) before a token is chosen, given the tokens (L,) before it: the
@@ -258,8 +267,9 @@ class ModelKit:
             top_logprobs=top_logprobs,
             started=started,
             cache_prompt=bool(cache_prompt),
-            sampler=_callable("sampler", sampler) if sampler is not None else None,
-            processors=_callables("logits_processors", logits_processors),
+            sampler=check_function("sampler", sampler) if sampler is not None else None,
+            thinking_budget=self._thinking_budget(ready, thinking_budget),
+            processors=check_functions("logits_processors", logits_processors),
             patches=self._patches(ready),
         )
 
@@ -273,6 +283,7 @@ class ModelKit:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
+        reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         prefill_step_size: int | None = None,
         on_progress: ProgressCallback | None = None,
@@ -281,7 +292,7 @@ class ModelKit:
 
         Args:
             messages: The conversation so far, the last answer included.
-            tools, enable_thinking, chat_template_kwargs: As the next prompt will have them.
+            tools, enable_thinking, reasoning_effort, chat_template_kwargs: As the next prompt will have them.
             prefill_step_size, on_progress: See `stream`.
         Returns:
             Tokens that the next prompt will not have to read; 0 after a call of a tool, whose result is no question.
@@ -295,15 +306,14 @@ class ModelKit:
         if messages and isinstance(messages[-1], Mapping) and messages[-1].get("tool_calls"):
             return 0
         settings: dict[str, Any] = {
-            "tools": tools, "enable_thinking": enable_thinking, "chat_template_kwargs": chat_template_kwargs
+            "tools": tools, "enable_thinking": enable_thinking, "reasoning_effort": reasoning_effort,
+            "chat_template_kwargs": chat_template_kwargs,
         }  # fmt: skip
         # What the template writes before the question itself, whatever that will be.
         one, other = (
             self.process_prompt([*messages, {"role": "user", "content": question}], **settings) for question in "?!"
         )
-        length = min(len(one.input_ids), len(other.input_ids))
-        different = np.flatnonzero(one.input_ids[:length] != other.input_ids[:length])
-        known = int(different[0]) if len(different) else length
+        known = common_length(one.input_ids, other.input_ids)
         stop = max((point for point in one.branch_points if point <= known), default=0)
         self._prompts.check(one, 0, self.context_length)
         if not self.prompt_cache.budget or not stop:
@@ -371,6 +381,12 @@ class ModelKit:
         new_tokens = min(new_tokens, self.context_length - length)
         return self.guard.plan(length, new_tokens, step_size, self._patches(prompt), self.vision.features.nbytes)
 
+    def _thinking_budget(self, prompt: Prompt, given: int | None) -> ThinkingBudget | None:
+        budget = prompt.thinking_budget if given is None else whole_number("thinking_budget", given, 0)
+        if budget is None or not prompt.in_reasoning:
+            return None
+        return ThinkingBudget(self.tokenizer, budget, in_reasoning=True)
+
     def _patches(self, prompt: Prompt) -> int:
         """Of the largest image that is not encoded yet."""
         unseen = [image for image in prompt.images if not self.vision.has_seen(image)]
@@ -380,15 +396,3 @@ class ModelKit:
 def _step_size(given: int | None) -> int:
     """Tokens of a prompt that are read at once, by default as many as suit the device."""
     return choose_operations().prefill_step_size if given is None else whole_number("prefill_step_size", given, 1)
-
-
-def _callable(name: str, value: Any) -> Any:
-    if not callable(value):
-        raise OptionError(f"{name}: expected a function, found {type(value).__name__}")
-    return value
-
-
-def _callables(name: str, values: Any) -> tuple[Any, ...]:
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise OptionError(f"{name}: expected a list of functions, found {type(values).__name__}")
-    return tuple(_callable(f"{name}[{number}]", value) for number, value in enumerate(values))

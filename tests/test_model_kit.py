@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,8 +30,9 @@ from mlx_qwen35.errors import (
     Qwen35Error,
 )
 from mlx_qwen35.runtime import executor
+from mlx_qwen35.runtime.request import Request
 from tests.parity.cases import CASES
-from tests.tiny import DENSE, IDS, VOCAB_SIZE, Shape
+from tests.tiny import DENSE, IDS, VOCAB_SIZE, Shape, write_checkpoint
 
 USER = {"role": "user", "content": "what is in the picture?"}
 RED, BLUE = Image.new("RGB", (96, 64), "red"), Image.new("RGB", (64, 128), "blue")
@@ -478,3 +480,42 @@ def test_chunks_say_which_tokens_are_reasoning(kit: ModelKit) -> None:
 
     chunks = list(kit.stream(prompt, max_tokens=5, temperature=0.0, logits_processors=[third]))
     assert [chunk.in_reasoning for chunk in chunks] == [True, True, True, False, False]
+
+
+def closed_after(kit: ModelKit, request: Request) -> int | None:
+    """Tokens of reasoning behind which nothing but its end can be said; None if there are none such up to 9."""
+    processors, logits = request.make_processors(), mx.zeros(kit.config.text.vocab_size)
+    start = request.prompt.input_ids[-1:].tolist()
+    for written in range(10):
+        scores = logits
+        for processor in processors:
+            scores = processor(mx.array(start + [7] * written), scores)
+        if mx.any(scores == -mx.inf).item():
+            return written
+    return None
+
+
+def test_reasoning_has_a_limit_in_tokens_or_in_an_effort(kit: ModelKit) -> None:
+    low = kit.process_prompt([USER], reasoning_effort="low")
+    assert low.in_reasoning
+    assert low.thinking_budget == 1024
+    assert closed_after(kit, kit.request(low)) is None
+    request = kit.request(low, thinking_budget=3)
+    assert [closed_after(kit, request), closed_after(kit, request)] == [3, 3]
+    assert closed_after(kit, kit.request(replace(low, thinking_budget=5))) == 5
+    none = kit.process_prompt([USER], reasoning_effort="none")
+    assert (none.in_reasoning, none.thinking_budget) == (False, None)
+    assert closed_after(kit, kit.request(none, thinking_budget=0)) is None
+    with pytest.raises(OptionError, match="thinking_budget: expected a whole number of at least 0, found -1"):
+        kit.request(low, thinking_budget=-1)
+
+
+def test_an_effort_is_the_template_s_own_where_it_has_one(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "model", replace(DENSE, text_only=True))
+    template = directory / "chat_template.jinja"
+    template.write_text("{{ reasoning_effort | default('nothing') }}<|im_start|>user\nhello<|im_end|>\n<think>\n")
+    with ModelKit.load(directory) as knowing:
+        for effort, expected in (("low", "low"), ("max", "xhigh"), (None, "nothing")):
+            prompt = knowing.process_prompt([USER], reasoning_effort=effort)
+            assert knowing.tokenizer.decode(prompt.input_ids.tolist()).startswith(expected + "<|im_start|>")
+            assert prompt.thinking_budget is None

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
@@ -210,3 +210,25 @@ def whole_number(name: str, value: Any, low: int, high: int | None = None) -> in
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise OptionError(f"{name}: expected a whole number {bounds}, found {value!r}")
     return int(value)
+
+
+def check_function(name: str, value: Any) -> Any:
+    """An option that is called.
+
+    Raises:
+        OptionError: It cannot be.
+    """
+    if not callable(value):
+        raise OptionError(f"{name}: expected a function, found {type(value).__name__}")
+    return value
+
+
+def check_functions(name: str, values: Any) -> tuple[Any, ...]:
+    """An option that holds several functions.
+
+    Raises:
+        OptionError: It is no list of them.
+    """
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise OptionError(f"{name}: expected a list of functions, found {type(values).__name__}")
+    return tuple(check_function(f"{name}[{number}]", value) for number, value in enumerate(values))

@@ -1,6 +1,7 @@
 """From whatever a caller asks with, to a prompt: token ids, pixels and positions."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.errors import ContextLengthError, OptionError, PromptError, PromptMismatchError
+from mlx_qwen35.prompts.efforts import understand_effort
 from mlx_qwen35.prompts.images import PreparedImage, check_max_pixels
 from mlx_qwen35.prompts.messages import fill_sources, render_messages
 from mlx_qwen35.prompts.positions import MediaLayout
@@ -53,7 +55,7 @@ class PromptBuilder:
         Args:
             images: In prompt order; for image parts without a source, and for strings and ids.
             max_pixels: Pixel budget of each image of this prompt.
-            options: For `render_messages`; those that are None do not count.
+            options: For `render_messages`, and `reasoning_effort`; those that are None do not count.
             extend: Whether messages end with the beginning of the assistant's turn.
         Raises:
             PromptError, MediaError, OptionError: It cannot be one.
@@ -64,18 +66,14 @@ class PromptBuilder:
             raise PromptError("prompt: expected a list of messages, found a single message")
         items = [] if isinstance(prompt, str) else _as_sequence(prompt)
         context = self._config.text.context_length
+        thinking_budget = None
         if items and isinstance(items[0], Mapping):
-            rendered = render_messages(
-                self._tokenizer,
-                items,
-                add_generation_prompt=extend,
-                context=self._config.text.context_length,
-                **options,
-            )
+            options, thinking_budget = self._with_effort(dict(options))
+            rendered = render_messages(self._tokenizer, items, add_generation_prompt=extend, context=context, **options)
             input_ids, places = rendered.input_ids, rendered.places
             sources = fill_sources(rendered.sources, places, images)
         else:
-            for name in ("tools", "enable_thinking"):
+            for name in ("tools", "enable_thinking", "reasoning_effort"):
                 if options.get(name) is not None:
                     raise OptionError(f"{name}: expected only with messages, found with a finished prompt")
             if isinstance(prompt, str):
@@ -91,7 +89,7 @@ class PromptBuilder:
             self._vision.prepare_image(source, max_pixels=budget, place=place)
             for source, place in zip(sources, places, strict=True)
         )
-        return self._laid_out(input_ids, prepared)
+        return replace(self._laid_out(input_ids, prepared), thinking_budget=thinking_budget)
 
     def check(self, prompt: Prompt, new_tokens: int, context: int) -> None:
         """Whether a prompt, perhaps of another checkpoint's, can be run on this one.
@@ -124,6 +122,14 @@ class PromptBuilder:
                 raise PromptMismatchError(
                     f"prompt.images[{number}]: expected an image prepared for this checkpoint, found one of another's"
                 )
+
+    def _with_effort(self, options: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+        """Options without the effort, which is in the others as the template knows it; and its limit on reasoning."""
+        wanted = options.pop("reasoning_effort", None)
+        if wanted is None:
+            return options, None
+        effort = understand_effort(wanted, self._tokenizer.template_variables)
+        return effort.apply(options), effort.thinking_budget
 
     def _laid_out(self, input_ids: list[int], images: tuple[PreparedImage, ...]) -> Prompt:
         self._refuse_unmatched(input_ids)

@@ -26,6 +26,7 @@ class Prompt:
         in_reasoning: Whether the answer begins inside a `<think>` block.
         branch_points: Numbers of tokens after which a later prompt may go on differently, in order.
         turn_start: From here on the template writes this turn anew once the next one has begun.
+        thinking_budget: At most this many tokens of reasoning in the answer, unless a request says otherwise.
     """
 
     input_ids: NDArray[np.int32]
@@ -34,6 +35,7 @@ class Prompt:
     in_reasoning: bool = False
     branch_points: tuple[int, ...] = ()
     turn_start: int = 0
+    thinking_budget: int | None = None
 
     @property
     def position_ids(self) -> NDArray[np.int32] | None:
@@ -98,6 +100,13 @@ def find_branch_points(
         points = {point for point in points if layout.inside(point) is None}
     turn_start = reasoning[0] if reasoning else messages[-1] if messages else len(input_ids)
     return tuple(sorted(point for point in points if 0 < point <= last)), turn_start
+
+
+def common_length(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
+    """Tokens that two prompts begin with alike."""
+    length = min(len(one), len(other))
+    different = np.flatnonzero(one[:length] != other[:length])
+    return int(different[0]) if len(different) else length
 
 
 def begins_in_reasoning(input_ids: Sequence[int], tokenizer: Tokenizer) -> bool:

@@ -111,6 +111,14 @@ class Tokenizer:
             ids.add(int(self._hf.eos_token_id))
         self.eos_token_ids: frozenset[int] = frozenset(ids)
 
+    @cached_property
+    def template_variables(self) -> frozenset[str]:
+        """What the chat template reads; nothing where it is no template, which whoever renders it is told."""
+        try:
+            return self.template.variables
+        except Exception:
+            return frozenset()
+
     @property
     def chat_template(self) -> str | None:
         """The checkpoint's own Jinja template, if it has one."""

@@ -1,5 +1,6 @@
 """A request: what was asked for, and where it stands."""
 
+import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.prompts.prompt import Prompt
 
 if TYPE_CHECKING:
+    from mlx_qwen35.answers.grammars import ThinkingBudget
     from mlx_qwen35.answers.sampling import LogitsProcessor, Sampler, SamplingOptions
 
 # Progress and chunks, up to the chunk with a finish reason, or to the end of what is only read; or the error that
@@ -35,6 +37,7 @@ class Request:
         started: `time.perf_counter()` when the caller asked.
         cache_prompt: Begin where an earlier prompt was the same, and keep what is read for later ones.
         sampler: Chooses tokens in place of `options`; see `ModelKit.request`.
+        thinking_budget: Ends the reasoning; each run of the request begins with a fresh copy.
         processors: Change logits before a token is chosen; see `ModelKit.request`.
         read_to: Read only so many tokens of the prompt, and write nothing; None reads the prompt and answers it.
         patches: Of the largest image that had not been encoded when the request was made.
@@ -50,6 +53,7 @@ class Request:
     started: float = 0.0
     cache_prompt: bool = True
     sampler: "Sampler | None" = None
+    thinking_budget: "ThinkingBudget | None" = None
     processors: "tuple[LogitsProcessor, ...]" = ()
     read_to: int | None = None
     patches: int = 0
@@ -69,8 +73,9 @@ class Request:
         return self.sampler or self.options.sampler()
 
     def make_processors(self) -> "list[LogitsProcessor]":
-        """Those of the options, then the caller's; the history that they get begins with the prompt's last token."""
-        return [*self.options.logits_processors(prompt_tokens=1), *self.processors]
+        """Of the options, the thinking budget, then the caller's; their history begins with the prompt's last token."""
+        budget = [] if self.thinking_budget is None else [copy.copy(self.thinking_budget)]
+        return [*self.options.logits_processors(prompt_tokens=1), *budget, *self.processors]
 
 
 class Status(Enum):

@@ -4,12 +4,12 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mlx_qwen35 import Engine
-from mlx_qwen35.answers.grammars import Grammars, ThinkingBudget
+from mlx_qwen35.answers.grammars import Grammars
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.answers.sampling import LogitsProcessor
 from mlx_qwen35.answers.schemas import check_size
@@ -32,11 +32,6 @@ from mlx_qwen35.server.preparing import PreparingThreads
 if TYPE_CHECKING:
     from mlx_qwen35.runtime.engine import Reservation
     from mlx_qwen35.runtime.request import Request
-
-# Where the template knows no effort, the model thinks or does not; a lower effort is a limit on the tokens of it.
-BUDGETS = {"low": 1024, "medium": 8192}
-# As Qwen3.8's template names them; the highest stands for all above.
-TEMPLATE_EFFORTS = {"low": "low", "medium": "medium"}
 
 # What an engine hands to a sink.
 EngineEvent = PrefillProgress | GenerationChunk | BaseException
@@ -95,10 +90,7 @@ class GenerationService:
     def template_variables(self) -> frozenset[str]:
         """What a request may set in the chat template: all that the template reads, less what is set here."""
         own = {"messages", "tools", "documents", "add_generation_prompt", "enable_thinking"}
-        try:
-            return self.kit.tokenizer.template.variables - own
-        except Exception:  # it is no template; whoever renders it is told
-            return frozenset()
+        return self.kit.tokenizer.template_variables - own
 
     def reserve(self, answers: int) -> "list[Reservation]":
         """Places in the engine's queue, taken before anything is fetched, decoded or tokenised for them.
@@ -134,7 +126,6 @@ class GenerationService:
         Raises:
             Qwen35Error: Something about it is wrong.
         """
-        wanted = self._with_effort(wanted)
         # Before the template copies them.
         check_size(list(wanted.tools), "tools")
         prompt = self._prompt(wanted)
@@ -151,25 +142,13 @@ class GenerationService:
                 self.kit.request(
                     prompt,
                     seed=seed + index,
+                    thinking_budget=wanted.thinking_budget,
                     logits_processors=self._processors(wanted, prompt.in_reasoning),
                     **options,
                 )
                 for index in range(wanted.n)
             ),
         )
-
-    def _with_effort(self, wanted: GenerationRequest) -> GenerationRequest:
-        """An effort as the checkpoint knows it: a variable of its template, or a limit on its reasoning."""
-        effort = wanted.effort
-        if effort is None:
-            return wanted
-        if effort in ("none", "minimal"):
-            return replace(wanted, enable_thinking=False)
-        if "reasoning_effort" in self.template_variables:
-            template = {"reasoning_effort": TEMPLATE_EFFORTS.get(effort, "xhigh"), **wanted.template}
-            return replace(wanted, enable_thinking=True, template=template)
-        budget = BUDGETS.get(effort) if wanted.thinking_budget is None else wanted.thinking_budget
-        return replace(wanted, enable_thinking=True, thinking_budget=budget)
 
     def _prompt(self, wanted: GenerationRequest) -> Prompt:
         if unknown := sorted(set(wanted.template) - self.template_variables):
@@ -179,17 +158,16 @@ class GenerationService:
         return self.kit.process_prompt(
             fetch_images(wanted.prompt, self.policy),
             tools=list(wanted.tools) or None,
-            enable_thinking=wanted.enable_thinking,
+            # An effort says whether to think as well.
+            enable_thinking=wanted.enable_thinking if wanted.effort is None else None,
+            reasoning_effort=wanted.effort,
             chat_template_kwargs=wanted.template,
         )
 
     def _processors(self, wanted: GenerationRequest, in_reasoning: bool) -> list[LogitsProcessor]:
         """New ones for each answer, whose tokens they follow."""
-        processors: list[LogitsProcessor] = []
-        if wanted.thinking_budget is not None and in_reasoning:
-            processors.append(ThinkingBudget(self.kit.tokenizer, wanted.thinking_budget, in_reasoning=True))
         grammar = self._grammar(wanted, in_reasoning)
-        return processors if grammar is None else [*processors, grammar]
+        return [] if grammar is None else [grammar]
 
     def _grammar(self, wanted: GenerationRequest, in_reasoning: bool) -> LogitsProcessor | None:
         """What holds an answer to a forced tool choice or to a schema."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,23 @@ def test_flags_reach_the_sampler(model: str, kit: ModelKit) -> None:
     }
     assert done.stdout == expected(kit, "hello", **options) + "\n"
     assert done.stdout != expected(kit, "hello", **options | {"seed": 5}) + "\n"
+
+
+def test_an_effort_reaches_the_prompt(
+    model: str, kit: ModelKit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mlx_qwen35.cli.generate.load_kit", lambda _: nullcontext(kit))
+    asked: list[str | None] = []
+    process_prompt = kit.process_prompt
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        asked.append(options.get("reasoning_effort"))
+        return process_prompt(*arguments, **options)
+
+    monkeypatch.setattr(kit, "process_prompt", watched)
+    assert main(["generate", "-p", "hi", "-m", "1", "--reasoning-effort", "low"]) == 0
+    assert main(["generate", "-p", "hi", "-m", "1"]) == 0
+    assert asked == ["low", None]
 
 
 def test_the_model_may_be_named_by_the_environment(model: str) -> None:

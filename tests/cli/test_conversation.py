@@ -47,7 +47,7 @@ def test_a_bad_image_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_saving_keeps_everything_even_if_the_image_file_goes(pictures: list[Path], tmp_path: Path) -> None:
-    conversation = Conversation(system="s", thinking=False)
+    conversation = Conversation(system="s", effort="low")
     conversation.attach(pictures[0])
     conversation.ask("what?")
     conversation.answer("ä 漢", "")

@@ -136,7 +136,7 @@ def test_recorded_requests_are_understood(server: Running, path: Path) -> None:
         return
     body.resolve(StoredResponses())
     (wanted,) = body.generation_requests()
-    prompt = server.service._prompt(server.service._with_effort(wanted))
+    prompt = server.service._prompt(wanted)
     assert len(prompt.input_ids) > 10
 
 

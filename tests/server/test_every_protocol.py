@@ -283,10 +283,10 @@ def requests(server: Running, monkeypatch: pytest.MonkeyPatch) -> list[Request]:
 def is_closed_after(request: Request, tokens: int, kit: ModelKit) -> bool:
     """Whether reasoning of so many tokens is ended, whatever the model would say next."""
     ids = [int(token) for token in request.prompt.input_ids[-1:]]
-    logits = mx.zeros(kit.config.text.vocab_size)
+    logits, processors = mx.zeros(kit.config.text.vocab_size), request.make_processors()
     for history in (ids, ids + kit.tokenizer.encode("a") * tokens):
         scores = logits
-        for processor in request.processors:
+        for processor in processors:
             scores = processor(mx.array(history), scores)
     return bool(mx.any(scores == -mx.inf))
 
