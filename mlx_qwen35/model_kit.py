@@ -22,7 +22,7 @@ from mlx_qwen35.answers.sampling import (
     whole_number,
 )
 from mlx_qwen35.answers.text import check_stop
-from mlx_qwen35.errors import GenerationCancelled, OptionError, PromptError, SessionError
+from mlx_qwen35.errors import GenerationCancelled, PromptError, SessionError
 from mlx_qwen35.patches.operations import choose_operations
 from mlx_qwen35.paths import expand
 from mlx_qwen35.prompts.builder import Messages, PromptBuilder
@@ -230,14 +230,12 @@ class ModelKit:
             max_tokens: At most this many tokens; None for the checkpoint's own limit, or else 4096. It
                 never exceeds what the context, or memory, holds.
             stop: Strings that end the answer.
-            logprobs: Give each token's log probability.
-            top_logprobs: Give this many most likely tokens at each position.
+            logprobs, top_logprobs: Give each token's log probability, and so many most likely tokens in its place.
             prefill_step_size: Tokens of the prompt that are read at once, fewer where memory asks for it;
                 None for 2048, on the CPU 512.
             cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
                 everything, and remembers nothing.
-            thinking_budget: At most this many tokens of reasoning, which is then closed; None for what the prompt's
-                effort says.
+            thinking_budget: At most this many tokens of reasoning; None for what the prompt's effort says.
             sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of
                 temperature, top_p, top_k and min_p; as in mlx-lm.
             logits_processors: Change logits (1, V) before a token is chosen, given the tokens (L,) before it: the
@@ -250,8 +248,6 @@ class ModelKit:
         ready = prompt if isinstance(prompt, Prompt) else self.process_prompt(prompt)
         self._prompts.check(ready, 1, self.context_length)
         vocab_size = self.config.text.vocab_size
-        if not 0 <= whole_number("top_logprobs", top_logprobs, 0) < vocab_size:
-            raise OptionError(f"top_logprobs: expected 0 to {vocab_size - 1}, found {top_logprobs}")
         options = options_from(self.checkpoint.generation_config, sampling)
         options.check_vocabulary(vocab_size)
         if max_tokens is None:
@@ -264,7 +260,7 @@ class ModelKit:
             prefill_step_size=plan.step_size,
             stop=check_stop(stop),
             logprobs=logprobs,
-            top_logprobs=top_logprobs,
+            top_logprobs=whole_number("top_logprobs", top_logprobs, 0, vocab_size - 1),
             started=started,
             cache_prompt=bool(cache_prompt),
             sampler=check_function("sampler", sampler) if sampler is not None else None,

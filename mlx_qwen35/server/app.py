@@ -65,7 +65,7 @@ def make_app(service: GenerationService, settings: Settings) -> FastAPI:
     bodies: dict[str, type[WireObject]] = {protocol.path: protocol.body for protocol in PROTOCOLS}
     bodies[COUNT_PATH] = CountRequest
     app.openapi = lambda: describe(app, bodies)  # type: ignore[method-assign]
-    for kind in (ApiError, Qwen35Error, Exception):
+    for kind in (ApiError, Qwen35Error):
         app.add_exception_handler(kind, _tell)
     app.add_exception_handler(HTTPException, _tell_no_route)
     app.add_exception_handler(ClientGoneError, _tell_nobody)

@@ -13,7 +13,7 @@ from mlx_qwen35.paths import shorten
 from mlx_qwen35.server.metrics import Metrics
 from mlx_qwen35.server.protocols import error_response
 from mlx_qwen35.server.settings import Settings
-from mlx_qwen35.server.wire import ApiError
+from mlx_qwen35.server.wire import ApiError, api_error
 
 # Without a key: whether the server is there, and the page, which asks for the key itself.
 OPEN_PATHS = ("/", "/health")
@@ -40,7 +40,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        label, status = route_label(self._routes, scope), 500
+        label, status = route_label(self._routes, scope), 0
         refusal = self._foreign(scope)
         origin = None if refusal else self._let_in(scope)
 
@@ -58,8 +58,13 @@ class Guard:
             app = error_response(refusal, scope["path"])
         try:
             await app(scope, receive, counted)
+        except Exception as error:
+            # Here, and not by Starlette's outermost handler: a page that is let in may read this error too.
+            if status:
+                raise
+            await error_response(api_error(error), scope["path"])(scope, receive, counted)
         finally:
-            self._metrics.requests.labels(label, str(status)).inc()
+            self._metrics.requests.labels(label, str(status or 500)).inc()
 
     def _foreign(self, scope: Scope) -> ApiError | None:
         """Why a request's host or origin may not ask."""

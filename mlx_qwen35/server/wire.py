@@ -169,14 +169,14 @@ async def event_stream(
     request: Request,
     events: AsyncIterator[Any],
     parts: AsyncIterator[str],
-    error_event: Callable[[ApiError], str],
+    error_event: Callable[[ApiError, int], str],
     headers: Mapping[str, str],
 ) -> Response:
     """A streamed response, once its first part is there: until then an error can still have a status of its own.
 
     Args:
         events: What `parts` are made of; closed with them, which cancels the work when the client leaves.
-        error_event: An error that comes later, as one more part.
+        error_event: An error that comes later, as one more part, given the number of events before it.
         headers: Further ones.
     Raises:
         Exception: Whatever the first part raised.
@@ -184,14 +184,17 @@ async def event_stream(
     first = await unless_gone(request, anext(parts))
 
     async def send() -> AsyncIterator[str]:
+        sent = 0
         try:
             yield first
+            sent += not first.startswith(":")
             async for part in parts:
                 yield part
+                sent += not part.startswith(":")
         except (GeneratorExit, asyncio.CancelledError):
             raise
         except BaseException as error:
-            yield error_event(api_error(error))
+            yield error_event(api_error(error), sent)
         finally:
             await parts.aclose()  # type: ignore[attr-defined]
             await events.aclose()  # type: ignore[attr-defined]

@@ -186,5 +186,8 @@ def test_an_engine_fault_is_told_and_the_next_request_works(
             assert status == 500
             assert "division" not in text
             assert '"error"' in raw(running.url, "/v1/chat/completions", {"messages": SPELL, "stream": True})[2]
+            text = raw(running.url, "/v1/responses", {"input": "Spell the word star.", "stream": True})[2]
+            numbers = [json.loads(line[6:])["sequence_number"] for line in text.splitlines() if line[:6] == "data: "]
+            assert numbers == list(range(len(numbers)))
         assert "ZeroDivisionError" in caplog.text
         assert raw(running.url, "/v1/chat/completions", {"messages": SPELL, "max_tokens": 2})[0] == 200

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import ASGIApp
 
-from mlx_qwen35 import ModelKit
+from mlx_qwen35 import Engine, ModelKit
 from mlx_qwen35.server.app import make_app
 from mlx_qwen35.server.guard import is_own_host, is_same_origin
 from mlx_qwen35.server.settings import Settings
@@ -240,6 +240,15 @@ def test_a_page_that_is_let_in_may_read_answers_and_errors(
     assert headers["access-control-allow-origin"] == PAGE.upper()
     assert headers["access-control-expose-headers"] == "*"
     assert headers["vary"] == "Origin"
+
+
+def test_a_page_that_is_let_in_may_read_that_the_server_failed(
+    shared: ASGIApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Engine, "running", property(lambda _: 1 / 0))
+    found, headers = answer(shared, "GET", "/health", {"origin": PAGE})
+    assert (found, headers["access-control-allow-origin"]) == (500, PAGE)
+    assert "ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.parametrize(

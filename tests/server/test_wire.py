@@ -248,7 +248,7 @@ class Source:
                 Asked(),
                 events,
                 parts,
-                lambda error: f"! {error.status} {error}",  # type: ignore[arg-type]
+                lambda error, sent: f"! {error.status} {error} after {sent}",  # type: ignore[arg-type]
                 {"X-Unused-Fields": "a, b"},
             )
             assert isinstance(response, StreamingResponse)
@@ -272,8 +272,8 @@ def test_a_stream_is_sent_part_by_part_and_closed() -> None:
 
 
 def test_an_error_after_the_first_part_is_one_more_part() -> None:
-    source = Source("a", OptionError("b: no"))
-    assert source.respond(read_all)[1] == ["a", "! 400 b: no"]
+    source = Source(": a comment", "a", ": another", "b", OptionError("b: no"))
+    assert source.respond(read_all)[1][-1] == "! 400 b: no after 2"
     assert source.closed == ["parts", "events"]
 
 

@@ -68,7 +68,7 @@ class ApiProtocol(Generic[Body]):
         whole: The answers as one JSON object.
         stream: The answers as server-sent events; the first one comes with the first event of the answers.
         error: An error as a JSON object.
-        error_event: An error as a server-sent event, in a stream that has begun.
+        error_event: An error as a server-sent event, in a stream of which so many events have been sent.
     """
 
     path: str
@@ -76,4 +76,4 @@ class ApiProtocol(Generic[Body]):
     whole: Callable[[AsyncIterator[StreamEvent], AnswerContext[Body]], Awaitable[dict[str, Any]]]
     stream: Callable[[AsyncIterator[StreamEvent], AnswerContext[Body]], AsyncIterator[str]]
     error: Callable[[ApiError], dict[str, Any]]
-    error_event: Callable[[ApiError], str]
+    error_event: Callable[[ApiError, int], str]

@@ -3,10 +3,9 @@
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue, Tag
+from pydantic import Field, JsonValue
 
 from mlx_qwen35.answers.results import TokenLogprob
-from mlx_qwen35.answers.tool_calls import ToolCall
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.server.generation import (
     DeltaEvent,
@@ -17,6 +16,7 @@ from mlx_qwen35.server.generation import (
     ToolCallEvent,
 )
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
+from mlx_qwen35.server.protocols.chat_tools import AnyCall, Tool, ToolChoice, choose, functions_of, tool_call
 from mlx_qwen35.server.protocols.common import (
     ELSEWHERE,
     LABELS,
@@ -24,34 +24,13 @@ from mlx_qwen35.server.protocols.common import (
     ObjectFormat,
     SamplingFields,
     TextFormat,
-    arguments_json,
     completion_head,
     completion_usage,
-    function_tool,
-    new_id,
     openai_error,
     progress_comment,
     token_logprob,
 )
-from mlx_qwen35.server.wire import HostedTool, Items, WireObject, invalid_request, kind_of, sse
-
-
-class CallFunction(WireObject):
-    """A call's function; `arguments` is JSON text."""
-
-    name: str
-    arguments: str | dict[str, JsonValue] = "{}"
-
-
-class MessageToolCall(WireObject):
-    """A call that an earlier answer made."""
-
-    without_effect: ClassVar = frozenset({"extra_content"})
-
-    id: str | None = None
-    type: Literal["function"] = "function"
-    function: CallFunction
-    index: int | None = None
+from mlx_qwen35.server.wire import Items, WireObject, invalid_request, sse
 
 
 class Message(WireObject):
@@ -65,48 +44,10 @@ class Message(WireObject):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Items[dict[str, JsonValue]] | None = None
-    tool_calls: Items[MessageToolCall] | None = None
+    tool_calls: Items[AnyCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-
-
-class Function(WireObject):
-    """A function's description; `parameters` is a JSON schema."""
-
-    without_effect: ClassVar = frozenset({"strict"})
-
-    name: str
-    description: str | None = None
-    parameters: dict[str, JsonValue] | None = None
-
-
-class FunctionTool(WireObject):
-    """A function that the answer may call."""
-
-    without_effect: ClassVar = frozenset({"strict", "cache_control"})
-
-    type: Literal["function"] = "function"
-    function: Function
-
-
-Tool = Annotated[
-    Annotated[FunctionTool, Tag("function")] | Annotated[HostedTool, Tag("hosted")],
-    kind_of(("function",), "function", "hosted"),
-]
-
-
-class NamedFunction(WireObject):
-    """A function's name."""
-
-    name: str
-
-
-class NamedTool(WireObject):
-    """The one function that has to be called."""
-
-    type: Literal["function"]
-    function: NamedFunction
 
 
 class JsonSchema(WireObject):
@@ -140,7 +81,7 @@ class ChatCompletionRequest(SamplingFields):
 
     messages: Items[Message] = Field(min_length=1)
     tools: Items[Tool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    tool_choice: Literal["auto", "none", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     max_tokens: int | None = None
@@ -165,13 +106,13 @@ class ChatCompletionRequest(SamplingFields):
             if enable_thinking not in (None, wanted) or not isinstance(wanted, bool):
                 raise invalid_request("chat_template_kwargs.enable_thinking: expected one bool")
             enable_thinking = wanted
-        choice = self.tool_choice or "auto"
-        functions = [tool.function for tool in self.tools or () if isinstance(tool, FunctionTool)]
+        functions = functions_of(self.tools or ())
+        choice = choose(functions, self.tool_choice)
         return [
             GenerationRequest(
                 prompt=[message_of(message) for message in self.messages],
-                tools=[function_tool(found.name, found.description, found.parameters) for found in functions],
-                tool_choice={"name": choice.function.name} if isinstance(choice, NamedTool) else choice,
+                tools=functions.described,
+                tool_choice=choice,
                 parallel_tool_calls=self.parallel_tool_calls is not False,
                 enable_thinking=enable_thinking,
                 template=template,
@@ -200,21 +141,11 @@ def message_of(message: Message) -> dict[str, Any]:
     if message.role == "assistant":
         kept["content"] = "" if message.content is None else message.content
         if message.tool_calls:
-            functions = [call.function for call in message.tool_calls]
-            kept["tool_calls"] = [{"function": {"name": one.name, "arguments": one.arguments}} for one in functions]
+            kept["tool_calls"] = [{"function": call.called} for call in message.tool_calls]
         kept |= {
             name: value for name in ("reasoning_content", "reasoning") if (value := getattr(message, name)) is not None
         }
     return kept
-
-
-def tool_call(call: ToolCall) -> dict[str, Any]:
-    """A call as an entry of `tool_calls`."""
-    return {
-        "id": new_id("call_"),
-        "type": "function",
-        "function": {"name": call.name, "arguments": arguments_json(call)},
-    }
 
 
 def logprobs_of(delta: DeltaEvent, tokenizer: Tokenizer) -> dict[str, Any] | None:
@@ -234,13 +165,14 @@ async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[ChatC
     calls: list[list[dict[str, Any]]] = [[] for _ in range(count)]
     scores: list[list[Any]] = [[] for _ in range(count)]
     ends: dict[int, FinishEvent] = {}
+    functions = functions_of(context.body.tools or ())
     async for event in events:
         if isinstance(event, DeltaEvent):
             texts[event.index] += event.text
             reasonings[event.index] += event.reasoning
             scores[event.index] += (logprobs_of(event, context.tokenizer) or {"content": []})["content"]
         elif isinstance(event, ToolCallEvent):
-            calls[event.index].append(tool_call(event.call))
+            calls[event.index].append(tool_call(event.call, functions))
         elif isinstance(event, FinishEvent):
             ends[event.index] = event
     choices = []
@@ -263,7 +195,7 @@ async def stream(
     """The answers as server-sent events."""
     head = completion_head("chatcmpl-", "chat.completion.chunk", context.model)
     count, include_usage = len(context.prepared.requests), context.body.include_usage
-    calls, ends = [0] * count, {}
+    calls, ends, functions = [0] * count, {}, functions_of(context.body.tools or ())
 
     def part(index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> str:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
@@ -285,7 +217,7 @@ async def stream(
                 delta["content"] = event.text
             yield part(event.index, delta, logprobs=logprobs_of(event, context.tokenizer))
         elif isinstance(event, ToolCallEvent):
-            call = {"index": calls[event.index], **tool_call(event.call)}
+            call = {"index": calls[event.index], **tool_call(event.call, functions)}
             calls[event.index] += 1
             yield part(event.index, {"tool_calls": [call]})
         else:
@@ -298,5 +230,10 @@ async def stream(
 
 
 CHAT_COMPLETIONS = ApiProtocol(
-    "/v1/chat/completions", ChatCompletionRequest, whole, stream, openai_error, lambda error: sse(openai_error(error))
+    "/v1/chat/completions",
+    ChatCompletionRequest,
+    whole,
+    stream,
+    openai_error,
+    lambda error, _: sse(openai_error(error)),
 )

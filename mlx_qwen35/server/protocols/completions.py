@@ -140,5 +140,5 @@ async def stream(events: AsyncIterator[StreamEvent], context: AnswerContext[Comp
 
 
 COMPLETIONS = ApiProtocol(
-    "/v1/completions", CompletionRequest, whole, stream, openai_error, lambda error: sse(openai_error(error))
+    "/v1/completions", CompletionRequest, whole, stream, openai_error, lambda error, _: sse(openai_error(error))
 )

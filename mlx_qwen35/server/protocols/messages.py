@@ -266,5 +266,10 @@ def anthropic_error(error: ApiError) -> dict[str, Any]:
 
 
 MESSAGES = ApiProtocol(
-    "/v1/messages", MessagesRequest, whole, stream, anthropic_error, lambda error: sse(anthropic_error(error), "error")
+    "/v1/messages",
+    MessagesRequest,
+    whole,
+    stream,
+    anthropic_error,
+    lambda error, _: sse(anthropic_error(error), "error"),
 )

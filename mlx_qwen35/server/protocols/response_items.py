@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, Tag, TypeAdapter
 
-from mlx_qwen35.server.protocols.response_tools import TEXT, flat_name
+from mlx_qwen35.server.protocols.functions import TEXT, flat_name
 from mlx_qwen35.server.stored import StoredResponses
 from mlx_qwen35.server.wire import Dropped, Items, WireObject, invalid_request, kind_of
 

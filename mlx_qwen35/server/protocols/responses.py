@@ -26,7 +26,7 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
 )
 from mlx_qwen35.server.protocols.response_items import Item, MessageItem, as_json, messages_of, resolved, sealed
-from mlx_qwen35.server.protocols.response_tools import Functions, NamedTool, Tool
+from mlx_qwen35.server.protocols.response_tools import NamedTool, Tool, call_item, choose, functions_of
 from mlx_qwen35.server.stored import StoredResponse, StoredResponses
 from mlx_qwen35.server.wire import ApiError, Items, WireObject, invalid_request, sse
 
@@ -110,13 +110,13 @@ class ResponsesRequest(GenerationBody):
         schema = (
             wanted.schema_ if isinstance(wanted, SchemaFormat) else {} if isinstance(wanted, ObjectFormat) else None
         )
-        functions = Functions(self.tools or ())
-        choice = functions.choose(self.tool_choice)
+        functions = functions_of(self.tools or ())
+        choice = choose(functions, self.tool_choice)
         options = {"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p}
         return [
             GenerationRequest(
                 prompt=messages,
-                tools=functions.functions,
+                tools=functions.described,
                 tool_choice=choice,
                 parallel_tool_calls=self.parallel_tool_calls is not False,
                 effort=self.reasoning.effort if self.reasoning else None,
@@ -141,7 +141,7 @@ class _Response:
 
     def __init__(self, context: AnswerContext[ResponsesRequest]) -> None:
         self._body, self._model, self._stored = context.body, context.model, context.stored
-        self._functions = Functions(context.body.tools or ())
+        self._functions = functions_of(context.body.tools or ())
         self._seals = "reasoning.encrypted_content" in (context.body.include or ())
         self._id, self._created = new_id("resp_"), int(time.time())
         self._output: list[dict[str, Any]] = []
@@ -182,7 +182,7 @@ class _Response:
         return self._body.store is not False and self._stored.enabled
 
     def _call(self, call: ToolCall) -> list[str]:
-        item, key, value = self._functions.item(call)
+        item, key, value = call_item(self._functions, call)
         events = [*self.close("completed"), self._added({**item, key: ""})]
         where = {"item_id": item["id"], "output_index": len(self._output) - 1}
         kind = "response.function_call_arguments" if key == "arguments" else "response.custom_tool_call_input"
@@ -285,8 +285,8 @@ async def stream(events: AsyncIterator[StreamEvent], context: AnswerContext[Resp
             yield response.event(f"response.{whole_response['status']}", response=whole_response)
 
 
-def _error_event(error: ApiError) -> str:
-    return sse({**openai_error(error)["error"], "type": "error"}, "error")
+def _error_event(error: ApiError, number: int) -> str:
+    return sse({**openai_error(error)["error"], "type": "error", "sequence_number": number}, "error")
 
 
 RESPONSES = ApiProtocol("/v1/responses", ResponsesRequest, whole, stream, openai_error, _error_event)

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from mlx_qwen35.server.generation import GenerationRequest, Usage
+from mlx_qwen35.answers.tool_calls import ToolCall
+from mlx_qwen35.server.generation import GenerationRequest, ToolCallEvent, Usage
 from mlx_qwen35.server.protocols.chat_completions import CHAT_COMPLETIONS, ChatCompletionRequest
 from mlx_qwen35.server.wire import ApiError, Unused, unused_fields
 from tests.server.protocols.events import (
@@ -70,6 +71,48 @@ def test_the_one_function_that_has_to_be_called() -> None:
     assert translated(tool_choice={"type": "function", "function": {"name": "f"}}).tool_choice == {"name": "f"}
     for choice in ("auto", "none", "required"):
         assert translated(tool_choice=choice).tool_choice == choice
+
+
+WRITE = {"name": "write", "description": "Writes."}
+WRITE_TOOL = {"type": "custom", "custom": {**WRITE, "format": {"type": "text"}}}
+WRITE_FUNCTION = {
+    "type": "function",
+    "function": {
+        **WRITE,
+        "parameters": {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]},
+    },
+}
+
+
+def test_a_tool_with_free_text_is_a_function_of_one_text() -> None:
+    asked = {"type": "custom", "custom": {"name": "write"}}
+    found = translated(tools=[WRITE_TOOL], tool_choice=asked)
+    assert (found.tools, found.tool_choice) == ([WRITE_FUNCTION], {"name": "write"})
+    grammar = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: /a+/"}}
+    (told,) = translated(tools=[{"type": "custom", "custom": {"name": "write", "format": grammar}}]).tools
+    assert "start: /a+/" in told["function"]["description"]
+
+
+def test_of_many_tools_some_may_be_called() -> None:
+    tools = [WRITE_TOOL, *({"type": "function", "function": {"name": name}} for name in "fg")]
+    some = [
+        {"type": "function", "function": {"name": "g"}},
+        {"type": "custom", "custom": {"name": "write"}},
+        {"type": "other"},
+    ]
+    asked = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": some}}
+    found = translated(tools=tools, tool_choice=asked)
+    assert [tool["function"]["name"] for tool in found.tools] == ["write", "g"]
+    assert found.tool_choice == "required"
+
+
+def test_a_call_with_free_text_in_the_history_is_one_of_the_function() -> None:
+    call = {"id": "call_1", "type": "custom", "custom": {"name": "write", "input": "a\nb"}}
+    history = [*ASK, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    assert translated(messages=history).prompt[-1] == {
+        "role": "assistant", "content": "",
+        "tool_calls": [{"function": {"name": "write", "arguments": {"input": "a\nb"}}}],
+    }  # fmt: skip
 
 
 def test_forms_of_an_answer() -> None:
@@ -280,6 +323,15 @@ def test_log_probabilities_of_a_stream() -> None:
     assert found[1] == piece({"content": "a"}, logprobs={"content": [SCORED]})
 
 
+def test_a_call_with_free_text_comes_back_as_it_was_asked_for() -> None:
+    events = [ToolCallEvent(0, ToolCall("write", {"input": "a"})), finish("tool_calls")]
+    (found,) = answered(events, tools=[WRITE_TOOL])["choices"][0]["message"]["tool_calls"]
+    (shown,) = parts(events, tools=[WRITE_TOOL])[1]["choices"][0]["delta"]["tool_calls"]
+    expected = {"type": "custom", "custom": {"name": "write", "input": "a"}}
+    assert found == {"id": id_of("call_", 1), **expected}
+    assert shown == {"index": 0, "id": id_of("call_", 4), **expected}
+
+
 def test_an_error_in_a_stream() -> None:
-    part = CHAT_COMPLETIONS.error_event(ApiError(504, "timeout_error", "too late"))
+    part = CHAT_COMPLETIONS.error_event(ApiError(504, "timeout_error", "too late"), 1)
     assert read(part) == {"error": {"message": "too late", "type": "timeout_error", "param": None, "code": None}}

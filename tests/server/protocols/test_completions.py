@@ -161,5 +161,5 @@ def test_a_stream_ends_with_its_usage_where_it_is_asked_to() -> None:
 
 
 def test_an_error_in_a_stream() -> None:
-    part = COMPLETIONS.error_event(ApiError(504, "timeout_error", "too late"))
+    part = COMPLETIONS.error_event(ApiError(504, "timeout_error", "too late"), 1)
     assert read(part) == {"error": {"message": "too late", "type": "timeout_error", "param": None, "code": None}}

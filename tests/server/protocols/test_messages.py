@@ -295,4 +295,4 @@ def test_errors_in_anthropics_form() -> None:
     error = ApiError(504, "timeout_error", "too late", "field")
     expected = {"type": "error", "error": {"type": "timeout_error", "message": "too late"}}
     assert MESSAGES.error(error) == expected
-    assert read(MESSAGES.error_event(error)) == ("error", expected)
+    assert read(MESSAGES.error_event(error, 1)) == ("error", expected)

@@ -265,6 +265,12 @@ def test_a_stream_without_a_word() -> None:
 
 def test_an_error_in_a_stream() -> None:
     """An event of its own kind, by which OpenAI's client knows it."""
-    part = RESPONSES.error_event(ApiError(429, "rate_limit_error", "later", "field"))
-    expected = {"type": "error", "message": "later", "param": "field", "code": "rate_limit_exceeded"}
+    part = RESPONSES.error_event(ApiError(429, "rate_limit_error", "later", "field"), 5)
+    expected = {
+        "type": "error",
+        "message": "later",
+        "param": "field",
+        "code": "rate_limit_exceeded",
+        "sequence_number": 5,
+    }
     assert read(part) == ("error", expected)
