@@ -7,6 +7,7 @@ other logits processors: what they forbid must stay forbidden.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from mlx_qwen35.answers.sampling import whole_number
 from mlx_qwen35.answers.schemas import SchemaAnalysis, check_size, list_at, mapping_at
+from mlx_qwen35.answers.tightening import tightened
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 
@@ -25,10 +27,6 @@ _SCHEMA_PLACE = "response_format.json_schema.schema"
 # No white space between the parts of JSON: small models write it until the answer's end.
 _JSON = {"whitespace_flexible": False, "lenient": False}
 _NOT_STRING = {"type": ["null", "boolean", "integer", "number", "array", "object"]}
-# Keywords whose values are no schemas; keywords that bound a number, or say all of it.
-_DATA = frozenset({"enum", "const", "default", "examples"})
-_LIMITS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const"})
-_SAFE_INTEGER = 2**53 - 1
 # What the XML can hold between `<function=` or `<parameter=` and `>`.
 _NAME = re.compile(r"[^<>\n]+")
 # llguidance keeps which parameters were written in a 64-bit number.
@@ -38,6 +36,39 @@ _GRAMMAR_TEXT = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?|
 # Of a function's parameters as a whole; nothing below would enforce them.
 _REFUSED = {"$ref", "allOf", "anyOf", "oneOf", "not", "if", "propertyNames", "patternProperties"}
 _REFUSED |= {"dependentRequired", "dependentSchemas", "minProperties", "maxProperties"}
+
+
+@dataclass(frozen=True)
+class Closing:
+    """How a model that has nothing more to say ends a JSON value in which it may not end its answer.
+
+    What it would give to the end of the answer counts for the token that leads there: it closes a string, then a list
+    or an object. So an answer does not run on with whatever is least unlikely, as those of small models do.
+
+    Args:
+        end: The end-of-sequence tokens.
+        string: The token that closes a string.
+        inside: A token that may stand in a string and nowhere else.
+        others: What leads to the end outside of strings, best first.
+    """
+
+    end: tuple[int, ...]
+    string: int
+    inside: int
+    others: tuple[int, ...]
+
+    def __call__(self, allowed: NDArray[np.bool_], logits: mx.array) -> mx.array:
+        """Logits (1, V) with the wish to end where it can be followed."""
+        if allowed[list(self.end)].any():
+            return logits
+        tokens = (self.string,) if allowed[self.inside] else self.others
+        token = next((token for token in tokens if allowed[token]), None)
+        if token is None:
+            return logits
+        wish = mx.logsumexp(logits[:, mx.array(self.end)], axis=-1)
+        changed = mx.array(logits)
+        changed[:, token] = mx.logaddexp(logits[:, token], wish.astype(logits.dtype))
+        return changed
 
 
 class Constraint:
@@ -51,13 +82,22 @@ class Constraint:
         place: What error messages begin with.
         free: Which ids the reasoning may have, a boolean for each.
         end_think: The token the grammar begins after; None begins at once.
+        closing: For JSON.
     """
 
-    def __init__(self, matcher: "LLMatcher", place: str, free: NDArray[np.bool_], end_think: int | None) -> None:
+    def __init__(
+        self,
+        matcher: "LLMatcher",
+        place: str,
+        free: NDArray[np.bool_],
+        end_think: int | None,
+        closing: Closing | None = None,
+    ) -> None:
         self._matcher = matcher
         self._place = place
         self._free = free
         self._end_think = end_think
+        self._closing = closing
         self._begun = False
         self._ended: mx.array | None = None
         self._masks: tuple[mx.array, mx.array]
@@ -74,20 +114,23 @@ class Constraint:
             before, self._ended = self._ended, tokens[-1] == self._end_think
             mx.async_eval(self._ended)  # type: ignore[no-untyped-call]
             if before is None:
-                self._masks = self._allowed(), mx.array(self._free)
+                self._masks = mx.array(self._allowed()), mx.array(self._free)
             if before is None or not before.item():
                 return _mask_logits(mx.where(self._ended, *self._masks), logits)
             self._end_think, self._begun = None, True
         if self._begun:
             self._matcher.consume_token(int(np.array(tokens[-1])))
         self._begun = True
-        return _mask_logits(self._allowed(), logits)
+        allowed = self._allowed()
+        if self._closing is not None:
+            logits = self._closing(allowed, logits)
+        return _mask_logits(mx.array(allowed), logits)
 
-    def _allowed(self) -> mx.array:
+    def _allowed(self) -> NDArray[np.bool_]:
         packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error():
             raise OptionError(f"{self._place}: {_message(self._matcher.get_error())}")
-        return mx.array(np.unpackbits(packed, count=len(self._free), bitorder="little").view(np.bool_))
+        return np.unpackbits(packed, count=len(self._free), bitorder="little").view(np.bool_)
 
 
 class ThinkingBudget:
@@ -143,6 +186,7 @@ class Grammars:
         self._free = np.zeros(vocab_size, dtype=np.bool_)
         self._free[list(tokenizer._backend.get_vocab().values())] = True
         self._free[eos] = False
+        self._closing = _closing(tokenizer)
 
     def json_schema(self, schema: Mapping[str, Any], *, in_reasoning: bool, place: str = _SCHEMA_PLACE) -> Constraint:
         """JSON that is valid by a schema; properties come in the schema's order.
@@ -155,7 +199,8 @@ class Grammars:
                 enforced.
         """
         check_size(schema, place)
-        return self._constraint(_json(mapping_at(schema, place), place), "", place, in_reasoning)
+        rule = _json(mapping_at(schema, place), place)
+        return self._constraint(rule, "", place, in_reasoning, closing=self._closing)
 
     def json_object(self, *, in_reasoning: bool) -> Constraint:
         """Any JSON object."""
@@ -203,7 +248,13 @@ text[lazy]: /(?s:.*)\n<\/parameter>/
         return self._constraint(start, shared + "".join(rules), "tools", in_reasoning, places)
 
     def _constraint(
-        self, start: str, rules: str, place: str, in_reasoning: bool, places: Mapping[str, str] | None = None
+        self,
+        start: str,
+        rules: str,
+        place: str,
+        in_reasoning: bool,
+        places: Mapping[str, str] | None = None,
+        closing: Closing | None = None,
     ) -> Constraint:
         """A matcher for rules in Lark; `places` says where those parts stand that may not compile."""
         end_think = _control_id(self._tokenizer, "</think>") if in_reasoning else None
@@ -217,7 +268,16 @@ text[lazy]: /(?s:.*)\n<\/parameter>/
                 if alone.is_error():
                     raise OptionError(f"{where}: {_message(alone.get_error())}")
             raise OptionError(f"{place}: {_message(matcher.get_error())}")
-        return Constraint(matcher, place, self._free, end_think)
+        return Constraint(matcher, place, self._free, end_think, closing)
+
+
+def _closing(tokenizer: Tokenizer) -> Closing | None:
+    """None where the tokenizer has no tokens of one character."""
+    marks = [tokenizer.encode(text) for text in '"z}],']
+    if any(len(ids) != 1 for ids in marks):
+        return None
+    quote, letter, *others = (ids[0] for ids in marks)
+    return Closing(tuple(sorted(tokenizer.eos_token_ids)), quote, letter, (*others, quote))
 
 
 def _mask_logits(allowed: mx.array, logits: mx.array) -> mx.array:
@@ -243,21 +303,9 @@ def _literal(text: str) -> str:
 
 def _json(schema: Mapping[str, Any], place: str) -> str:
     try:
-        return f"%json {json.dumps({**_bounded(schema), 'x-guidance': _JSON})}"
+        return f"%json {json.dumps({**tightened(schema), 'x-guidance': _JSON})}"
     except (TypeError, ValueError) as error:
         raise OptionError(f"{place}: {error}") from error
-
-
-def _bounded(node: Any) -> Any:
-    """A schema whose integers have bounds, as in most languages: small models write digits without an end."""
-    if isinstance(node, list):
-        return [_bounded(item) for item in node]
-    if not isinstance(node, Mapping):
-        return node
-    found = {key: value if key in _DATA else _bounded(value) for key, value in node.items()}
-    if found.get("type") == "integer" and not _LIMITS & found.keys():
-        found |= {"minimum": -_SAFE_INTEGER, "maximum": _SAFE_INTEGER}
-    return found
 
 
 def _message(error: str) -> str:

@@ -255,6 +255,56 @@ def test_white_space_comes_to_an_end(tokenizer: Tokenizer, grammars: Grammars) -
     assert not re.findall(r"\s", text)
 
 
+def prefers(tokenizer: Tokenizer, constraint: LogitsProcessor, text: str, ending: float) -> str:
+    """The likeliest token behind a text for a model that likes "z" best, then a comma, then a digit.
+
+    Args:
+        ending: What it gives to the end of the answer; these three have 3, 2 and 1, everything else 0.
+    """
+    logits = mx.zeros((1, WIDTH))
+    for score, mark in enumerate("1,z", 1):
+        logits[:, tokenizer.encode(mark)[0]] = score
+    (end, *_), history = tokenizer.eos_token_ids, [PROMPT]
+    logits[:, end] = ending
+    found = constraint(mx.array(history), logits)
+    for token in (token for letter in text for token in tokenizer.encode(letter)):
+        history.append(token)
+        found = constraint(mx.array(history), logits)
+    return tokenizer.decode([int(mx.argmax(found).item())])
+
+
+@pytest.mark.parametrize(
+    ("text", "goes_on", "ends"),
+    [
+        ('{"a":"x', "z", '"'),
+        ('{"a":"x","b":[1', ",", "]"),
+        ('{"a":"x","b":[', "1", "]"),
+        ('{"a":"x","b":[1],"c":{"d":1}', ",", "}"),
+        ('{"a":"x","b":[1],"c":{"d":1', ",", "}"),
+    ],
+)
+def test_who_would_rather_end_closes_what_is_open(
+    tokenizer: Tokenizer, grammars: Grammars, text: str, goes_on: str, ends: str
+) -> None:
+    properties = {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "integer"}}}
+    schema = {"type": "object", "properties": properties, "required": ["a", "b"], "additionalProperties": True}
+    for ending, expected in ((-5.0, goes_on), (5.0, ends)):
+        found = prefers(tokenizer, grammars.json_schema(schema, in_reasoning=False), text, ending)
+        assert found == expected
+
+
+def test_the_end_of_the_answer_keeps_its_own(tokenizer: Tokenizer, grammars: Grammars) -> None:
+    """Where it may come, nothing is given to others; text that a call holds is not JSON."""
+    (end, *_) = tokenizer.eos_token_ids
+    for constraint in (
+        grammars.json_schema({"type": "string"}, in_reasoning=False), grammars.tool_calls([WEATHER], in_reasoning=False)
+    ):  # fmt: skip
+        assert prefers(tokenizer, constraint, "", 5.0) != tokenizer.decode([end])
+    assert prefers(tokenizer, grammars.json_schema({"type": "string"}, in_reasoning=False), '"x"', 5.0) == (
+        tokenizer.decode([end])
+    )
+
+
 WEATHER = {
     "type": "function",
     "function": {

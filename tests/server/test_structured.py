@@ -1,0 +1,74 @@
+"""Structured output through the official clients' own parsers, from a model that never learnt to write JSON."""
+
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel
+
+from tests.server.clients import PARIS, QUICK, RED_CIRCLE, SPELL, seen
+
+pytest.importorskip("openai", reason="needs the test extra")
+
+
+class Shape(BaseModel):
+    kind: str
+    color: Literal["red", "blue"]
+
+
+class Drawing(BaseModel):
+    title: str
+    shapes: list[Shape]
+    tags: list[str]
+    count: int
+    score: float
+    done: bool
+    note: str | None
+
+
+class GetWeather(BaseModel):
+    city: str
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("model", [Shape, Drawing])
+@pytest.mark.parametrize("messages", [SPELL, seen(RED_CIRCLE)], ids=["text", "picture"])
+def test_chat_completions_are_parsed(client: Any, messages: Any, model: type[BaseModel], temperature: float) -> None:
+    options: dict[str, Any] = {"messages": messages, "response_format": model, "max_tokens": 400, "seed": 1}
+    found = client.chat.completions.parse(model="box", temperature=temperature, extra_body=QUICK, **options)
+    assert isinstance(found.choices[0].message.parsed, model)
+    assert found.choices[0].finish_reason == "stop"
+
+
+def test_a_stream_is_parsed(client: Any) -> None:
+    options: dict[str, Any] = {"messages": SPELL, "response_format": Drawing, "temperature": 0.0, "extra_body": QUICK}
+    with client.chat.completions.stream(model="box", **options) as stream:
+        found = stream.get_final_completion()
+    assert isinstance(found.choices[0].message.parsed, Drawing)
+
+
+def test_calls_are_parsed(client: Any) -> None:
+    openai = pytest.importorskip("openai")
+    tools = [openai.pydantic_function_tool(GetWeather)]
+    options: dict[str, Any] = {"tools": tools, "tool_choice": "required", "temperature": 0.0, "max_tokens": 200}
+    found = client.chat.completions.parse(model="box", messages=PARIS, extra_body=QUICK, **options)
+    (call,) = found.choices[0].message.tool_calls
+    assert isinstance(call.function.parsed_arguments, GetWeather)
+
+
+@pytest.mark.parametrize("model", [Shape, Drawing])
+def test_responses_are_parsed(client: Any, model: type[BaseModel]) -> None:
+    options: dict[str, Any] = {"temperature": 0.0, "reasoning": {"effort": "none"}, "max_output_tokens": 400}
+    found = client.responses.parse(model="box", input="Spell the word star.", text_format=model, **options)
+    assert isinstance(found.output_parsed, model)
+
+
+@pytest.mark.parametrize("model", [Shape, Drawing])
+def test_messages_are_parsed(claude: Any, model: type[BaseModel]) -> None:
+    options: dict[str, Any] = {
+        "messages": SPELL,
+        "output_format": model,
+        "max_tokens": 400,
+        "extra_body": {"temperature": 0},
+    }
+    found = claude.messages.parse(model="box", **options)
+    assert isinstance(found.parsed_output, model)
