@@ -1,6 +1,7 @@
 """Nothing is read twice, and nothing changes by that."""
 
 import dataclasses
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
@@ -244,6 +245,44 @@ def test_a_turn_with_tools_is_known_from_its_question_on(fresh: Callable[..., Mo
     result = ask(kit, [*turn, assistant("found"), user("thanks")])
     assert result.stats.cached_tokens == think
     assert len(kit.prompt_cache) == 1
+
+
+@pytest.fixture(scope="module")
+def preserving(checkpoint_dir: Callable[[Shape], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose template keeps earlier reasoning unless `preserve_thinking` is false, as Qwen3.8's does."""
+    directory = tmp_path_factory.mktemp("preserving") / "model"
+    shutil.copytree(checkpoint_dir(DENSE), directory)
+    template = directory / "chat_template.jinja"
+    drops, keeps = "if loop.index0 > last.query", "preserve_thinking is undefined or preserve_thinking is true or "
+    text = template.read_text()
+    assert text.count(drops) == 1
+    template.write_text(text.replace(drops, drops.replace("if ", f"if {keeps}")))
+    return directory
+
+
+@pytest.mark.parametrize("preserve", [None, True, False])
+def test_reasoning_that_the_template_keeps_is_not_read_again(preserving: Path, preserve: bool | None) -> None:
+    """Nothing of an earlier turn is; and where the template drops it, what stood before it still is not."""
+    settings = {} if preserve is None else {"chat_template_kwargs": {"preserve_thinking": preserve}}
+    messages, before, dropped = [SYSTEM], [], []
+    with ModelKit.load(preserving) as kit:
+        for number in range(4):
+            messages.append(user(f"where is fox number {number}?"))
+            prompt = kit.process_prompt(messages, **settings)
+            ids = prompt.input_ids.tolist()
+            known = next(
+                (at for at, pair in enumerate(zip(before, ids, strict=False)) if len({*pair}) > 1), len(before)
+            )
+            messages.append(assistant(f"there {number}", f"I think {number}"))
+            whole = kit.process_prompt(messages, add_generation_prompt=False, **settings).input_ids.tolist()
+            assert whole[: len(ids)] == ids
+            reply = iter(whole[len(ids) :])
+            answer = kit.generate(prompt, sampler=lambda _, reply=reply: mx.array([next(reply, 0)]))
+            assert answer.finish_reason == "stop"
+            assert answer.stats.cached_tokens == known
+            dropped.append(len(before) - known)
+            before = [*ids, *answer.tokens]
+    assert (dropped == [0] * 4) == (preserve is not False)
 
 
 def test_closing_with_an_open_stream_keeps_nothing(fresh: Callable[..., ModelKit]) -> None:
