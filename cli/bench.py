@@ -34,6 +34,11 @@ def add_parser(commands: Any) -> None:
         "user types. mlx-lm gets the conversation without its images, which it cannot read.",
     )
     add_model_name(turns)
+    turns.add_argument(
+        "--agent",
+        action="store_true",
+        help="a coding agent's tool loop over HTTP instead, with a line that changes and a counter in every request",
+    )
     _add_common(turns, run_turns, against="measure its server too", repeats="runs; times are medians")
     start = measurements.add_parser(
         "start",
@@ -303,6 +308,9 @@ def run_turns(options: argparse.Namespace) -> None:
     def count(text: str) -> int:
         return len(tokenizer.encode(text))
 
+    if options.agent:
+        _run_agent(directory, count, options)
+        return
     images = Checkpoint.open(directory).config.vision is not None
     steps = write_conversation(count, images=images)
     columns = turns.measure(directory, steps, whole_number("--repeats", options.repeats, 1))
@@ -325,6 +333,28 @@ def run_turns(options: argparse.Namespace) -> None:
         table.row(step.turn, step.name, cold[number].prompt_tokens, *cells)
     ratios = [f"{cold[-1].seconds / costs[-1].seconds:.1f} ({name})" for name, costs in columns.items()]
     print(f"\nTime to first token on the last turn, cold against each: {', '.join(ratios)}")
+
+
+def _run_agent(directory: Path, count: Callable[[str], int], options: argparse.Namespace) -> None:
+    from mlx_qwen35.answers.sampling import whole_number
+    from mlx_qwen35.bench import agent
+
+    repeats = whole_number("--repeats", options.repeats, 1)
+    columns = agent.measure(directory, agent.write_requests(count), options.against, repeats)
+    own = next(iter(columns.values()))
+    if options.json:
+        rows = {name: [dataclasses.asdict(cost) for cost in costs] for name, costs in columns.items()}
+        _print_json({"model": str(directory), "repeats": repeats, "requests": rows})
+        return
+    head = ("request", "prompt", "new", *(f"{name}: read, first token" for name in columns))
+    table = Table(head, "rrr" + "r" * len(columns), shown=True)
+    before = 0
+    for number, cost in enumerate(own, 1):
+        cells = [_turn_cell(costs[number - 1]) for costs in columns.values()]
+        table.row(number, cost.prompt_tokens, cost.prompt_tokens - before, *cells)
+        before = cost.prompt_tokens
+    totals = [f"{sum(c.prefilled for c in costs)} ({name})" for name, costs in columns.items()]
+    print(f"\nTokens read in all: {', '.join(totals)}")
 
 
 def _turn_cell(cost: "Cost") -> str:
