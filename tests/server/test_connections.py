@@ -15,7 +15,7 @@ pytest.importorskip("uvicorn", reason="needs the server extra")
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.server import connections
-from mlx_qwen35.server.connections import Timer
+from mlx_qwen35.server.connections import BoundedConnection, Timer
 from tests.server.clients import LONG, eventually, raw
 from tests.server.conftest import Running, serving
 
@@ -23,7 +23,15 @@ from tests.server.conftest import Running, serving
 @pytest.fixture(scope="module")
 def impatient(box: ModelKit) -> Iterator[Running]:
     """A server that waits for headers, and for readers, a moment only."""
+    made = BoundedConnection.connection_made
+
+    def with_little_room(connection: BoundedConnection, transport: asyncio.Transport) -> None:
+        # Else the system takes megabytes of an answer that nobody reads.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        made(connection, transport)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BoundedConnection, "connection_made", with_little_room)
         patch.setattr(connections, "HEADER_SECONDS", 0.5)
         patch.setattr(connections, "UNREAD_SECONDS", 0.5)
         patch.setattr(connections, "MAX_CONNECTIONS", 40)
