@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_qwen35.checkpoints.config import ModelConfig, token_ids
+from mlx_qwen35.checkpoints.generation import read_generation_config
 from mlx_qwen35.checkpoints.reading import check_directory, is_file, read_json
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
@@ -22,7 +23,7 @@ class Checkpoint:
     Args:
         directory: Where it is.
         config: Its validated config.json.
-        generation_config: generation_config.json, validated; empty if there is none.
+        generation_config: What can be used of generation_config.json; empty if there is none.
     """
 
     directory: Path
@@ -38,8 +39,7 @@ class Checkpoint:
         """
         check_directory(directory)
         config = ModelConfig.from_file(directory / "config.json")
-        path = directory / "generation_config.json"
-        generation_config = read_json(path) if path.is_file() else {}
+        generation_config = read_generation_config(directory / "generation_config.json")
         if (directory / "hf_quant_config.json").is_file():
             raise CheckpointError(
                 f"{directory}: only MLX's own quantisation is read, found hf_quant_config.json; "
