@@ -445,3 +445,17 @@ def test_a_tied_checkpoint_may_hold_a_head(
     """Which nothing reads: the embedding is the head."""
     directory = copy_of(WIDE_HEADS, junk_head(layout, *kinds))
     np.testing.assert_array_equal(logits_of(directory), logits_of(checkpoint_dir(WIDE_HEADS)))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"vision_config": {}}, {"image_token_id": None, "vision_start_token_id": None}],
+    ids=["empty", "null ids"],
+)
+def test_vision_tensors_of_a_tower_that_is_not_described_are_left_alone(
+    copy_of: Callable[..., Path], checkpoint_dir: Callable[[Shape], Path], config: dict[str, Any]
+) -> None:
+    directory = copy_of(DENSE, **config)
+    np.testing.assert_array_equal(logits_of(directory), logits_of(checkpoint_dir(DENSE)))
+    with pytest.raises(VisionUnavailableError, match=r"config.json describes no vision tower, or null for the ids"):
+        logits_of(directory, "wide image")
