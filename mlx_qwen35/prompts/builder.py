@@ -74,8 +74,8 @@ class PromptBuilder:
             input_ids, places = rendered.input_ids, rendered.places
             sources = fill_sources(rendered.sources, places, images)
         else:
-            for name in ("tools", "enable_thinking"):
-                if options.get(name) is not None:
+            for name in ("tools", "enable_thinking", "continue_final_message", "chat_template_kwargs"):
+                if options.get(name) not in (None, {}):
                     raise OptionError(f"{name}: expected only with messages, found with a finished prompt")
             if isinstance(prompt, str):
                 self._tokenizer.check_length(prompt, context)
@@ -149,6 +149,12 @@ class PromptBuilder:
                     f"prompt token {input_ids.index(token)}: expected no placeholder for {kind}, found one; "
                     f"{'video is not supported' if kind == 'a video' else 'this checkpoint has no vision'}"
                 )
+
+
+def ask(question: str, images: Any = None) -> list[dict[str, Any]]:
+    """A question, with image parts before it whose sources are passed separately, as messages."""
+    parts = [{"type": "image"} for _ in _as_list(images)]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}] if parts else question}]
 
 
 def _as_list(images: Any) -> list[Any]:

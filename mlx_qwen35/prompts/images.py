@@ -62,7 +62,8 @@ class PreparedImage:
     """One image, ready for the vision tower.
 
     Args:
-        pixel_values: Patches in merge order, float32, (t * h * w, channels * temporal_patch_size * patch_size ** 2).
+        pixel_values: Patches in merge order, float32, (t * h * w, channels * temporal_patch_size * patch_size ** 2);
+            read-only, because prompts share them.
         grid_thw: Patches in time, height and width.
         merged_grid_thw: The same after the spatial merger; their product is the number of tokens.
         content_hash: Equal for equal pixels and grid, whatever the file they came from.
@@ -72,6 +73,9 @@ class PreparedImage:
     grid_thw: tuple[int, int, int]
     merged_grid_thw: tuple[int, int, int]
     content_hash: str
+
+    def __post_init__(self) -> None:
+        self.pixel_values.flags.writeable = False
 
     @property
     def tokens(self) -> int:
