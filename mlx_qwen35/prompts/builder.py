@@ -163,9 +163,8 @@ def _as_list(images: Any) -> list[Any]:
         return []
     # An open file gives lines, and a buffer numbers; an array of three axes is one image.
     single = isinstance(images, (str, bytes, bytearray, memoryview, Path)) or hasattr(images, "read")
-    if single or not isinstance(images, Iterable) or (is_array(images) and len(images.shape) <= 3):
-        return [images]
-    return list(images)
+    single = single or (is_array(images) and len(images.shape) <= 3)
+    return [images] if single or not isinstance(images, Iterable) else list(images)
 
 
 def _as_sequence(prompt: Any) -> list[Any]:

@@ -8,6 +8,7 @@ import warnings
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,9 +150,7 @@ def _formats(data: bytes) -> tuple[str, ...]:
 
     if _brand(data) == "HEIC":
         with suppress(ImportError):
-            from pillow_heif import register_heif_opener
-
-            register_heif_opener()
+            import_module("pillow_heif").register_heif_opener()
     # Pillow loads its plug-ins when they are first needed.
     Image.init()
     return FORMATS + tuple(name for name in OPTIONAL_FORMATS if name in Image.OPEN)

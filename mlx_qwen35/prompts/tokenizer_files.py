@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mlx_qwen35.checkpoints.config import MODEL_TYPES
 from mlx_qwen35.checkpoints.reading import is_file, read_json
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
@@ -28,9 +29,10 @@ def load_tokenizer(directory: Path) -> Any:
     from transformers import AutoConfig, AutoTokenizer
 
     options: dict[str, Any] = {}
-    if is_file(directory / "config.json"):
-        # It decides on the class, by the model's type alone; the rest of it transformers may refuse.
-        options["config"] = AutoConfig.for_model(read_json(directory / "config.json").get("model_type"))
+    model_type = read_json(directory / "config.json").get("model_type") if is_file(directory / "config.json") else None
+    if model_type in MODEL_TYPES:
+        # It decides on the class, by this alone; the rest of the file transformers may refuse.
+        options["config"] = AutoConfig.for_model(model_type)
     try:
         with _without_marks(directory) as readable:
             found = AutoTokenizer.from_pretrained(
