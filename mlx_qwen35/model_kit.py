@@ -231,19 +231,11 @@ class ModelKit(SessionFiles):
             OptionError, ContextLengthError, PromptError, MediaError, InsufficientMemoryError: It cannot be.
         """
         started = time.perf_counter()
-        if isinstance(prompt, Prompt) and continue_final_message:
-            raise OptionError("continue_final_message: expected only with messages, found with a finished prompt")
-        ready = (
-            prompt
-            if isinstance(prompt, Prompt)
-            else self.process_prompt(prompt, continue_final_message=continue_final_message)
-        )
+        ready = self._ready(prompt, continue_final_message)
         self._prompts.check(ready, 1, self.context_length)
-        vocab_size = self.config.text.vocab_size
-        if not 0 <= whole_number("top_logprobs", top_logprobs, 0) < vocab_size:
-            raise OptionError(f"top_logprobs: expected 0 to {vocab_size - 1}, found {top_logprobs}")
+        self._check_candidates(top_logprobs)
         options = options_from(self.checkpoint.generation_config, sampling)
-        options.check_vocabulary(vocab_size)
+        options.check_vocabulary(self.config.text.vocab_size)
         if max_tokens is None:
             max_tokens = default_max_tokens(self.checkpoint.generation_config) or MAX_TOKENS
         plan = self._plan(ready, whole_number("max_tokens", max_tokens, 1), _step_size(prefill_step_size))
@@ -342,6 +334,18 @@ class ModelKit(SessionFiles):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _ready(self, prompt: Any, continue_final_message: bool) -> Prompt:
+        if not isinstance(prompt, Prompt):
+            return self.process_prompt(prompt, continue_final_message=continue_final_message)
+        if continue_final_message:
+            raise OptionError("continue_final_message: expected only with messages, found with a finished prompt")
+        return prompt
+
+    def _check_candidates(self, top_logprobs: Any) -> None:
+        most = self.config.text.vocab_size - 1
+        if whole_number("top_logprobs", top_logprobs, 0) > most:
+            raise OptionError(f"top_logprobs: expected 0 to {most}, found {top_logprobs}")
 
     def _consume(self, request: Request, on_progress: ProgressCallback | None) -> Iterator[GenerationChunk]:
         for item in stream(self._loop, request):
