@@ -44,7 +44,7 @@ def _named_by_index(directory: Path) -> list[Path]:
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{path}: expected weight_map, found none")
     names = sorted({str(name) for name in weight_map.values()})
-    outside = [name for name in names if name != Path(name).name or not name.endswith(".safetensors")]
+    outside = [name for name in names if not _may_be_beside(name)]
     if outside:
         raise CheckpointError(f"{path}: expected names of safetensors files beside it, found {shorten(outside[0])!r}")
     named = [directory / name for name in names]
@@ -57,6 +57,11 @@ def _named_by_index(directory: Path) -> list[Path]:
         return []
     shown = shorten(", ".join(shorten(path.name) for path in missing), 500)
     raise CheckpointError(f"{directory}: expected {len(named)} weight files, {len(missing)} missing: {shown}")
+
+
+def _may_be_beside(name: str) -> bool:
+    """Whether it is a name that a weight file in the same directory could have."""
+    return name == Path(name).name and name.endswith(".safetensors") and "\0" not in name and len(name) < 256
 
 
 def _single_or_sharded(directory: Path) -> list[Path]:
