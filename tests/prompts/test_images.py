@@ -490,10 +490,10 @@ def test_heic_is_read_where_a_plug_in_reads_it(
 
     class Heif(PngImageFile):
         format = "HEIF"
-        is_animated = True
 
         def __init__(self, file: Any, name: str) -> None:
             super().__init__(io.BytesIO(file.read()[12:]), name)
+            self.is_animated = True
 
     def register() -> None:
         monkeypatch.setitem(Image.OPEN, "HEIF", (Heif, lambda prefix: prefix[4:8] == b"ftyp"))

@@ -70,6 +70,8 @@ def test_variables_that_contradict_an_argument_are_refused(
         render_messages(tokenizer, [USER], **options, chat_template_kwargs=further)
 
 
+NEVER_TRIMS = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.content is string %}{{ m.content }}
+{%- else %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"""
 CONTINUED: dict[str, Any] = {
     "a text": "The answer is 4",
     "spaces at its end": "The answer is \n\n  ",
@@ -83,7 +85,7 @@ CONTINUED: dict[str, Any] = {
 
 @pytest.mark.parametrize("content", CONTINUED.values(), ids=CONTINUED)
 @pytest.mark.parametrize("reasoning", [None, "hm"])
-@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("template", [*TEMPLATES.values(), NEVER_TRIMS], ids=[*TEMPLATES, "never trims"])
 def test_an_answer_is_continued_where_transformers_continues_it(
     tokenizer: Tokenizer, template: str, content: Any, reasoning: str | None
 ) -> None:
