@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, features
-from PIL.PngImagePlugin import PngImageFile
 
 from mlx_qwen35.checkpoints.config import ModelConfig, VisionConfig
 from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
@@ -488,15 +487,13 @@ def test_heic_is_read_where_a_plug_in_reads_it(
     image = noise(96, 64)
     data = b"\0\0\0\x18ftypheic" + encoded(image)
 
-    class Heif(PngImageFile):
-        format = "HEIF"
-
-        def __init__(self, file: Any, name: str) -> None:
-            super().__init__(io.BytesIO(file.read()[12:]), name)
-            self.is_animated = True
+    def heif(file: Any, name: str) -> Any:
+        picture: Any = Image.open(io.BytesIO(file.read()[12:])).copy()
+        picture.format, picture.is_animated = "HEIF", True
+        return picture
 
     def register() -> None:
-        monkeypatch.setitem(Image.OPEN, "HEIF", (Heif, lambda prefix: prefix[4:8] == b"ftyp"))
+        monkeypatch.setitem(Image.OPEN, "HEIF", (heif, lambda prefix: prefix[4:8] == b"ftyp"))
         monkeypatch.setattr(Image, "ID", [*Image.ID, "HEIF"])
 
     module: Any = ModuleType("pillow_heif")
