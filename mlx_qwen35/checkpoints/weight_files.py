@@ -24,8 +24,7 @@ def find_weight_files(directory: Path, *, vision: bool) -> list[Path]:
         CheckpointError: There are none, or the index names one that is not there.
     """
     found = _named_by_index(directory) or _single_or_sharded(directory)
-    parts = [parts_in(path) for path in found]
-    if vision and all(some and "vision_tower" not in some for some in parts):
+    if vision and not any(map(_may_hold_vision, found)):
         others = [path for path in files_with_vision(directory) if path not in found]
         found += [path for path in others if "language_model" not in parts_in(path)]
     return found
@@ -71,6 +70,12 @@ def _single_or_sharded(directory: Path) -> list[Path]:
         hint = f" (only {', '.join(others)}; pickled weights are not read)" if others else ""
         raise CheckpointError(f"{directory}: expected model*.safetensors, found none{hint}")
     return found
+
+
+def _may_hold_vision(path: Path) -> bool:
+    """A damaged file may, too: whoever reads it says what is wrong with it."""
+    parts = parts_in(path)
+    return not parts or "vision_tower" in parts
 
 
 def parts_in(path: Path) -> set[str]:

@@ -31,8 +31,8 @@ MAX_SOURCE_PIXELS = 178_956_970
 MAX_SOURCE_BYTES = 512 * 2**20
 # Pillow's names of what is documented. It knows twenty more, some of which start programs (EPS) or have crashed.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-# Where Pillow was built with the one, and where a package brings the other.
-OPTIONAL_FORMATS = ("AVIF", "HEIF")
+# By their files' brands, Pillow's names, and what reads them where it is there.
+_OPTIONAL_FORMATS = {"AVIF": ("AVIF", "PIL.AvifImagePlugin"), "HEIC": ("HEIF", "pillow_heif")}
 # Larger JPEG files than any camera's are decoded at a half, a quarter or an eighth of their size, as the format
 # allows; no smaller than this many times what the model sees, in each direction.
 FULL_SIZE_PIXELS = 2**26
@@ -145,15 +145,20 @@ def read_header(data: bytes, place: str, label: str) -> "Image":
 
 
 def _formats(data: bytes) -> tuple[str, ...]:
-    """What may be decoded here."""
+    """What a file may be decoded as here."""
     from PIL import Image
 
-    if _brand(data) == "HEIC":
-        with suppress(ImportError):
-            import_module("pillow_heif").register_heif_opener()
-    # Pillow loads its plug-ins when they are first needed.
-    Image.init()
-    return FORMATS + tuple(name for name in OPTIONAL_FORMATS if name in Image.OPEN)
+    brand = _brand(data)
+    if brand is None:
+        return FORMATS
+    name, module = _OPTIONAL_FORMATS[brand]
+    with suppress(ImportError):
+        plug_in = import_module(module)
+        if brand == "HEIC":
+            plug_in.register_heif_opener()
+        elif not getattr(plug_in, "SUPPORTED", True):
+            return FORMATS
+    return (*FORMATS, name) if name in Image.OPEN else FORMATS
 
 
 def _damaged(error: Exception, place: str, label: str) -> MediaError:
