@@ -45,6 +45,8 @@ def run(options: argparse.Namespace) -> None:
         }
         for name, value in rows.items():
             print(f"{name + ':':<14}{value}")
+        for note in report.notes:
+            print(note)
     checks = [] if options.no_check else self_check(options.model)
     if options.json:
         whole = {**dataclasses.asdict(report), "checks": [dataclasses.asdict(check) for check in checks]}

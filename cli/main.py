@@ -3,11 +3,13 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from mlx_qwen35 import __version__
-from mlx_qwen35.errors import Qwen35Error
+from mlx_qwen35.errors import CheckpointWarning, Qwen35Error
 
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
@@ -37,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A progress bar of transformers for every load says nothing to a user of this command.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        options.run(options)
+        with _plain_warnings():
+            options.run(options)
         sys.stdout.flush()
     except Qwen35Error as error:
         print(f"mlx-qwen35: {' '.join(str(error).split())}", file=sys.stderr)
@@ -53,6 +56,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _forget_output()
         return USER_ERROR
     return OK
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show warnings about a checkpoint as errors are shown, without the place in the code."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **further: Any) -> None:
+            if issubclass(category, CheckpointWarning):
+                print(f"mlx-qwen35: {message}", file=sys.stderr)
+            else:
+                others(message, category, *place, **further)
+
+        warnings.showwarning = show
+        yield
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

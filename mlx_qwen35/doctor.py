@@ -1,17 +1,26 @@
 """What a checkpoint is, what it needs, and whether it works here."""
 
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
+from mlx_qwen35.checkpoints.explaining import explain
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.headers import activation_size, read_headers, weight_bytes
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.layouts import canonical_name, recognise_layout
+from mlx_qwen35.checkpoints.reading import is_file, read_json
+from mlx_qwen35.checkpoints.weight_files import INDEX, parts_in
+from mlx_qwen35.errors import CheckpointError, CheckpointWarning
+from mlx_qwen35.prompts.images import ImagePreprocessor
+from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.runtime.estimates import attention_bytes_per_token, gdn_state_bytes
 
 _LIBRARIES = ("mlx-qwen35", "mlx", "mlx-lm", "mlx-vlm", "transformers")
@@ -34,6 +43,7 @@ class Report:
         dtypes: Number of tensors of each stored type.
         vision, mtp: Whether their tensors are there.
         cache_bytes_per_token, state_bytes: What one sequence takes: per token, and once.
+        notes: Whatever else there is to say, in sentences.
     """
 
     directory: Path
@@ -48,6 +58,7 @@ class Report:
     state_bytes: int
     context_length: int
     versions: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def memory(self, tokens: int) -> int:
         """Bytes for the weights and one sequence of this many tokens, without transients."""
@@ -55,13 +66,26 @@ class Report:
 
 
 def examine(path_or_hub_id: str | Path, *, revision: str | None = None) -> Report:
-    """Read configuration and tensor headers; no weights are loaded.
+    """Read configuration, tensor headers and tokenizer; no weights are loaded.
 
     Raises:
-        CheckpointError: It is not there, or its files are damaged.
+        CheckpointError: It is not there, or no checkpoint; says what it is.
     """
-    checkpoint = Checkpoint.open(find_checkpoint(path_or_hub_id, revision=revision))
-    headers = list(read_headers(checkpoint.weight_files()))
+    directory = find_checkpoint(path_or_hub_id, revision=revision)
+    try:
+        return _report(directory)
+    except CheckpointError as error:
+        words = explain(directory)
+        raise type(error)(f"{error}{'. ' + words if words else ''}") from error
+
+
+def _report(directory: Path) -> Report:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CheckpointWarning)
+        checkpoint = Checkpoint.open(directory)
+        tokenizer = Tokenizer(directory, checkpoint.eos_token_ids, checkpoint.config.text.vocab_size)
+    files = checkpoint.weight_files()
+    headers = list(read_headers(files))
     names = [canonical_name(header.name) for header in headers]
     config = checkpoint.config
     size = activation_size(headers)
@@ -78,7 +102,49 @@ def examine(path_or_hub_id: str | Path, *, revision: str | None = None) -> Repor
         state_bytes=gdn_state_bytes(config.text, size),
         context_length=config.text.context_length,
         versions={name: version(name) for name in _LIBRARIES},
+        notes=(*_about_files(checkpoint, files), *_about_text(tokenizer), *(str(item.message) for item in caught)),
     )
+
+
+def _about_files(checkpoint: Checkpoint, files: list[Path]) -> Iterator[str]:
+    """What lies there otherwise than transformers would write it."""
+    directory, config = checkpoint.directory, checkpoint.config
+    named = is_file(directory / INDEX) and read_json(directory / INDEX).get("weight_map")
+    if named and not {path.name for path in files} & set(map(str, named.values())):
+        yield f"{INDEX} names other files than those that are there, and does not count."
+    towers = [path.name for path in files if parts_in(path) == {"vision_tower"}]
+    if towers:
+        yield f"The vision tower lies in {', '.join(towers)}."
+    holds_vision = any("vision_tower" in parts_in(path) for path in files)
+    if config.vision is None:
+        yield "It answers text alone: its config.json describes no vision tower, or null for the ids of its tokens."
+    elif not holds_vision:
+        yield "It answers text alone: config.json describes a vision tower, and none of its files holds one."
+    else:
+        try:
+            ImagePreprocessor(directory, config.vision)
+        except CheckpointError as error:
+            yield f"It answers text alone: {error}."
+
+
+def _about_text(tokenizer: Tokenizer) -> Iterator[str]:
+    """What its chat template does."""
+    if tokenizer.chat_template is None:
+        yield "It has no chat template, and completes finished prompts alone."
+        return
+    try:
+        variables = tokenizer.template.variables
+    except TemplateError as error:
+        yield f"Its chat template is none ({error})."
+        return
+    words = {
+        "enable_thinking": "can be told whether to think",
+        "reasoning_effort": "knows efforts",
+        "preserve_thinking": "can keep the reasoning of earlier answers",
+        "tools": "describes tools",
+    }
+    able = [text for name, text in words.items() if name in variables]
+    yield f"Its chat template {', '.join(able) if able else 'knows neither tools nor reasoning'}."
 
 
 def self_check(path_or_hub_id: str | Path, *, revision: str | None = None) -> list[CheckResult]:

@@ -75,3 +75,7 @@ class EngineFullError(Qwen35Error):
 
 class KitClosedError(Qwen35Error):
     """A ModelKit or an engine was used after ``close()``."""
+
+
+class CheckpointWarning(UserWarning):
+    """Something of a checkpoint is left out, and it is loaded all the same."""

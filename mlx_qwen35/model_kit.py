@@ -1,5 +1,6 @@
 """ModelKit: one loaded checkpoint, and everything a caller does with it."""
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,16 +23,16 @@ from mlx_qwen35.answers.sampling import (
     whole_number,
 )
 from mlx_qwen35.answers.text import check_stop
-from mlx_qwen35.errors import GenerationCancelled, PromptError, SessionError
+from mlx_qwen35.errors import GenerationCancelled, OptionError, PromptError
 from mlx_qwen35.patches.operations import choose_operations
-from mlx_qwen35.paths import expand
-from mlx_qwen35.prompts.builder import Messages, PromptBuilder
+from mlx_qwen35.prompts.builder import Messages, PromptBuilder, ask
 from mlx_qwen35.prompts.prompt import Prompt, common_length
 from mlx_qwen35.runtime.loading import Loaded, LoadOptions, load
 from mlx_qwen35.runtime.memory import Plan
 from mlx_qwen35.runtime.request import Request
+from mlx_qwen35.runtime.sessions import SessionFiles
 from mlx_qwen35.runtime.stream import stream
-from mlx_qwen35.runtime.teacher_forcing import teacher_forced
+from mlx_qwen35.runtime.teacher_forcing import score
 from mlx_qwen35.vision import IMAGE_CACHE_BYTES
 
 ProgressCallback = Callable[[int, int], bool | None]
@@ -39,7 +40,7 @@ ProgressCallback = Callable[[int, int], bool | None]
 MAX_TOKENS = 4096
 
 
-class ModelKit:
+class ModelKit(SessionFiles):
     """A Qwen3.5 checkpoint that answers text and image prompts with one set of weights.
 
     Made by `ModelKit.load`. Any thread may call it; the work runs on one thread that the kit
@@ -134,13 +135,15 @@ class ModelKit:
         reasoning_effort: str | None = None,
         max_pixels: int | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """Turn a request into token ids, pixels and positions.
 
         Args:
-            prompt: Messages in OpenAI's form; or a finished string, in which control tokens count;
-                or token ids with one placeholder per image or expanded runs.
+            prompt: Messages in OpenAI's form; or a finished string, in which control tokens count, and which the
+                model completes as it is; or token ids (an array, or what a tokenizer gives) with one placeholder
+                per image or expanded runs.
             images: Images in prompt order, for a string, for ids, or for image parts without a source.
             tools: Function descriptions, for messages.
             enable_thinking: Whether the answer begins with reasoning, for messages; None leaves
@@ -148,7 +151,7 @@ class ModelKit:
             reasoning_effort: "none" or "minimal" (no reasoning), "low", "medium", "high", "xhigh" or "max", for
                 messages: reaches the template if it has such a variable, else limits the reasoning's tokens.
             max_pixels: Pixel budget of each image of this prompt.
-            add_generation_prompt, chat_template_kwargs: See `render_messages`.
+            add_generation_prompt, continue_final_message, chat_template_kwargs: See `render_messages`.
         Returns:
             A prompt that can be run any number of times.
         Raises:
@@ -158,7 +161,7 @@ class ModelKit:
         self.vision.clear_prediction_state()
         options = {
             "tools": tools, "enable_thinking": enable_thinking, "reasoning_effort": reasoning_effort,
-            "chat_template_kwargs": chat_template_kwargs,
+            "chat_template_kwargs": chat_template_kwargs, "continue_final_message": continue_final_message or None,
         }  # fmt: skip
         return self._prompts.build(prompt, images, max_pixels, options, extend=add_generation_prompt)
 
@@ -172,22 +175,9 @@ class ModelKit:
             InsufficientMemoryError: There is no room for it.
         """
         self._prompts.check(prompt, 0, self.context_length)
-        length = len(prompt.input_ids)
-        step = length if prefill_step_size is None else whole_number("prefill_step_size", prefill_step_size, 1)
-
-        def run() -> mx.array:
-            cache = self.vision.fill(self.model.make_cache(), prompt)
-            return teacher_forced(self.model, prompt.input_ids, cache, step)
-
-        patches = max((math.prod(image.grid_thw) for image in prompt.images), default=0)
-        nbytes = self.guard.held(length) + self.guard.passing(length, step, patches)
-        # Twice: as chunks, and put together.
-        nbytes += 2 * 4 * length * self.config.text.vocab_size
-        lease = self.ledger.take("logits", nbytes, place="prompt")
-        try:
-            return self._thread.call(run)
-        finally:
-            lease.release()
+        if prefill_step_size is not None:
+            whole_number("prefill_step_size", prefill_step_size, 1)
+        return score(self._loaded, prompt, prefill_step_size or len(prompt.input_ids))
 
     def stream(
         self,
@@ -219,6 +209,7 @@ class ModelKit:
         prefill_step_size: int | None = None,
         cache_prompt: bool = True,
         thinking_budget: int | None = None,
+        continue_final_message: bool = False,
         sampler: Sampler | None = None,
         logits_processors: Sequence[LogitsProcessor] = (),
         **sampling: Any,
@@ -236,6 +227,7 @@ class ModelKit:
             cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
                 everything, and remembers nothing.
             thinking_budget: At most this many tokens of reasoning; None for what the prompt's effort says.
+            continue_final_message: Go on with the last of the messages, the assistant's, where its text ends.
             sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of
                 temperature, top_p, top_k and min_p; as in mlx-lm.
             logits_processors: Change logits (1, V) before a token is chosen, given the tokens (L,) before it: the
@@ -245,14 +237,12 @@ class ModelKit:
             OptionError, ContextLengthError, PromptError, MediaError, InsufficientMemoryError: It cannot be.
         """
         started = time.perf_counter()
-        ready = prompt if isinstance(prompt, Prompt) else self.process_prompt(prompt)
+        ready = self._ready(prompt, continue_final_message)
         self._prompts.check(ready, 1, self.context_length)
         vocab_size = self.config.text.vocab_size
         options = options_from(self.checkpoint.generation_config, sampling)
         options.check_vocabulary(vocab_size)
-        if max_tokens is None:
-            max_tokens = default_max_tokens(self.checkpoint.generation_config) or MAX_TOKENS
-        plan = self._plan(ready, whole_number("max_tokens", max_tokens, 1), _step_size(prefill_step_size))
+        plan = self._plan(ready, self._most_tokens(max_tokens), _step_size(prefill_step_size))
         return Request(
             prompt=ready,
             options=options,
@@ -270,8 +260,25 @@ class ModelKit:
         )
 
     def generate(self, prompt: Prompt | Messages | str | Sequence[int], **options: Any) -> GenerationResult:
-        """The whole answer at once; arguments and errors as in `request`."""
+        """The whole answer at once; arguments and errors as in `request`.
+
+        A string is completed as it is: without the chat template the model knows no question in it. See `chat`.
+        """
         return GenerationResult.from_chunks(list(self.stream(prompt, **options)))
+
+    def chat(self, question: str | Messages, *, images: Any = None, **options: Any) -> GenerationResult:
+        """The answer to a question, or to a whole conversation, through the chat template.
+
+        Args:
+            question: What the user says; or messages, as for `process_prompt`.
+            images: Pictures that stand before the question; for messages see `process_prompt`.
+            options: Those of `process_prompt` and of `request`.
+        Raises:
+            See `request`.
+        """
+        messages = ask(question, images) if isinstance(question, str) else question
+        rendering = {name: options.pop(name) for name in _RENDERING & options.keys()}
+        return self.generate(self.process_prompt(messages, images=images, **rendering), **options)
 
     def prefill_ahead(
         self,
@@ -320,33 +327,6 @@ class ModelKit:
             raise AssertionError("a request that only reads writes nothing")
         return stop
 
-    def save_session(self, path: str | Path, prompt: Prompt | None = None) -> int:
-        """Write what was read of a conversation to a file, so that another process need not read it again.
-
-        Args:
-            prompt: A prompt of the conversation; None for the one that was used last.
-        Returns:
-            The number of tokens it holds.
-        Raises:
-            SessionError: Nothing of it was read, or the file cannot be written.
-            KitClosedError: After `close`.
-        """
-        self._thread.check()
-        return self.prompt_cache.save(expand(path, SessionError, "session"), prompt)
-
-    def load_session(self, path: str | Path) -> int:
-        """Take up what `save_session` wrote; later prompts begin where it left off, to the bit.
-
-        Returns:
-            The number of tokens it holds.
-        Raises:
-            SessionError: The file is of another model or version, cut short, damaged, or larger than the
-                prompt cache may be. Nothing has changed then.
-            KitClosedError: After `close`.
-        """
-        self._thread.check()
-        return self.prompt_cache.load(expand(path, SessionError, "session"))
-
     def close(self) -> None:
         """Release the weights, everything that was read, and the thread; the kit cannot be used afterwards."""
         self.model = None
@@ -359,6 +339,13 @@ class ModelKit:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _ready(self, prompt: Any, continue_final_message: bool) -> Prompt:
+        if not isinstance(prompt, Prompt):
+            return self.process_prompt(prompt, continue_final_message=continue_final_message)
+        if continue_final_message:
+            raise OptionError("continue_final_message: expected only with messages, found with a finished prompt")
+        return prompt
 
     def _consume(self, request: Request, on_progress: ProgressCallback | None) -> Iterator[GenerationChunk]:
         for item in stream(self._loop, request):
@@ -377,6 +364,11 @@ class ModelKit:
         new_tokens = min(new_tokens, self.context_length - length)
         return self.guard.plan(length, new_tokens, step_size, self._patches(prompt), self.vision.features.nbytes)
 
+    def _most_tokens(self, given: int | None) -> int:
+        if given is None:
+            return default_max_tokens(self.checkpoint.generation_config) or MAX_TOKENS
+        return whole_number("max_tokens", given, 1)
+
     def _thinking_budget(self, prompt: Prompt, given: int | None) -> ThinkingBudget | None:
         budget = prompt.thinking_budget if given is None else whole_number("thinking_budget", given, 0)
         if budget is None or not prompt.in_reasoning:
@@ -387,6 +379,10 @@ class ModelKit:
         """Of the largest image that is not encoded yet."""
         unseen = [image for image in prompt.images if not self.vision.has_seen(image)]
         return max((math.prod(image.grid_thw) for image in unseen), default=0)
+
+
+# What `chat` hands to `process_prompt`.
+_RENDERING = set(inspect.signature(ModelKit.process_prompt).parameters) - {"self", "prompt", "images"}
 
 
 def _step_size(given: int | None) -> int:

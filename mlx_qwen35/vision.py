@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_qwen35.checkpoints.config import DENSE_TYPES, MOE_TYPES, ModelConfig
+from mlx_qwen35.checkpoints.weight_files import files_with_vision
 from mlx_qwen35.errors import CheckpointError, ConfigError, VisionUnavailableError
 from mlx_qwen35.prompts.images import ImageMemory, ImagePreprocessor, PreparedImage
 from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out
@@ -113,12 +114,9 @@ class VisionAddOn:
         self.features = FeatureCache(cache_bytes, (memory or ImageMemory()).features)
         self.unavailable: str | None = None
         if config.vision is None:
-            self.unavailable = "its config.json describes no vision tower"
+            self.unavailable = "its config.json describes no vision tower, or null for the ids of its tokens"
         elif tower is None:
-            self.unavailable = (
-                "it holds no vision weights, although config.json describes a vision tower "
-                "(a text-only conversion drops them)"
-            )
+            self.unavailable = _missing_weights(directory)
         else:
             try:
                 self._preprocessor = ImagePreprocessor(directory, config.vision, cache_bytes, memory)
@@ -219,6 +217,18 @@ class MoeVisionAddOn(VisionAddOn):
     """Vision for a Qwen3.5 mixture of experts; its tower is mlx-vlm's qwen3_5_moe."""
 
     model_types = MOE_TYPES
+
+
+def _missing_weights(directory: Path) -> str:
+    unused = [path.name for path in files_with_vision(directory)]
+    if unused:
+        return (
+            f"the vision weights in {', '.join(unused)} are not used, because the file holds other weights too and "
+            "is not one of the checkpoint's"
+        )
+    return (
+        "it holds no vision weights, although config.json describes a vision tower (a text-only conversion drops them)"
+    )
 
 
 def make_vision_add_on(

@@ -8,6 +8,7 @@ from mlx_lm.models import qwen3_5 as upstream
 
 from mlx_qwen35.patches.mrope import rotate
 from mlx_qwen35.patches.operations import UPSTREAM, Operations
+from mlx_qwen35.patches.yarn import set_yarn
 
 
 class PatchedAttention(upstream.Attention):  # type: ignore[misc]
@@ -16,6 +17,8 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
     def __init__(self, args: Any) -> None:
         super().__init__(args)
         self._operations: Operations = args.operations
+        if args.yarn is not None:
+            set_yarn(self.rope, args.rotary_dims, args.rope_theta, args.yarn)
 
     @property
     def operations(self) -> Operations:

@@ -21,6 +21,7 @@ from mlx_qwen35.checkpoints.build import load_weights
 from mlx_qwen35.checkpoints.config import LayerType, ModelConfig
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.layouts import check_tensors, to_canonical
+from mlx_qwen35.checkpoints.rope import RopeConfig, YarnConfig
 from mlx_qwen35.errors import AdapterError
 from mlx_qwen35.patches.attention import PatchedAttention
 from mlx_qwen35.patches.compiled_step import CompiledStep
@@ -37,7 +38,8 @@ class TextModelArgs(upstream.TextModelArgs):  # type: ignore[misc]
     """mlx-lm's arguments plus what it does not read from a checkpoint."""
 
     layer_types: tuple[LayerType, ...] = ()
-    mrope_section: tuple[int, int, int] | None = None
+    mrope_section: tuple[int, int, int] = (0, 0, 0)
+    yarn: YarnConfig | None = None
     rotary_dims: int = 0
     exact: bool = False
     gated_delta: GatedDelta = "native"
@@ -73,14 +75,26 @@ class TextModelArgs(upstream.TextModelArgs):  # type: ignore[misc]
             shared_expert_intermediate_size=moe.shared_expert_intermediate_size if moe else 0,
             moe_intermediate_size=moe.moe_intermediate_size if moe else 0,
             norm_topk_prob=True,
-            rope_parameters=dict(text.rope.parameters),
+            rope_parameters=_rope_parameters(text.rope),
             layer_types=text.layer_types,
             mrope_section=text.rope.mrope_section,
             rotary_dims=text.rope.rotary_dims,
+            yarn=text.rope.yarn,
             exact=exact,
             gated_delta=gated_delta,
             operations=choose_operations(exact=exact),
         )
+
+
+def _rope_parameters(rope: RopeConfig) -> dict[str, Any]:
+    """What mlx-lm's own RoPE factory reads, in its names; see `patches.yarn` for what it has no name for."""
+    parameters: dict[str, Any] = {
+        "type": "default", "rope_theta": rope.theta, "partial_rotary_factor": rope.partial_rotary_factor,
+    }  # fmt: skip
+    if rope.yarn is not None:
+        names = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow")
+        parameters |= {"type": "yarn", **{name: getattr(rope.yarn, name) for name in names}}
+    return parameters
 
 
 # mlx-lm derives a layer's kind from its index alone. `layer_types` decides here, so each
@@ -171,7 +185,6 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
         return sharded is None
 
     def _angles(self, position_ids: mx.array) -> tuple[mx.array, mx.array]:
-        assert self._mrope_section is not None, "config.py requires it where there is vision"
         return multimodal_angles(self.self_attn.rope, self._rotary_dims, self._mrope_section, position_ids)
 
 

@@ -29,6 +29,7 @@ from mlx_qwen35.errors import (
     PromptMismatchError,
     Qwen35Error,
 )
+from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.runtime import executor
 from mlx_qwen35.runtime.request import Request
 from tests.parity.cases import CASES
@@ -519,3 +520,64 @@ def test_an_effort_is_the_template_s_own_where_it_has_one(tmp_path: Path) -> Non
             prompt = knowing.process_prompt([USER], reasoning_effort=effort)
             assert knowing.tokenizer.decode(prompt.input_ids.tolist()).startswith(expected + "<|im_start|>")
             assert prompt.thinking_budget is None
+
+
+def test_a_question_may_be_asked_in_short(kit: ModelKit) -> None:
+    """Through the template, where `generate` completes the string as it is."""
+    messages = [{"role": "user", "content": "hello"}]
+    expected = kit.generate(kit.process_prompt(messages, enable_thinking=False), max_tokens=5)
+    assert kit.chat("hello", enable_thinking=False, max_tokens=5).tokens == expected.tokens
+    assert kit.chat(messages, enable_thinking=False, max_tokens=5).tokens == expected.tokens
+    assert kit.generate("hello", max_tokens=5).stats.prompt_tokens < expected.stats.prompt_tokens
+
+
+@pytest.mark.parametrize("images", [RED, [RED], [RED, RED]], ids=["one", "a list", "two"])
+def test_a_question_in_short_may_be_about_pictures(kit: ModelKit, images: Any) -> None:
+    count = len(images) if isinstance(images, list) else 1
+    parts: list[Any] = [{"type": "image", "image": RED}] * count
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "what?"}]}]
+    expected = kit.generate(messages, max_tokens=4)
+    assert kit.chat("what?", images=images, max_tokens=4).tokens == expected.tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"temprature": 1}, "unknown option temprature"), ({"continue_final_message": True}, "an assistant's message to")],
+)
+def test_bad_options_of_a_question_in_short_are_refused(kit: ModelKit, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((OptionError, PromptError), match=message):
+        kit.chat("hello", **options)
+
+
+def test_an_answer_is_continued_from_where_it_ends(kit: ModelKit) -> None:
+    """Token by token as it went on before, where the text splits into the same tokens."""
+    question: dict[str, Any] = {"role": "user", "content": "hello"}
+    prompt = kit.process_prompt([question], enable_thinking=False)
+    text = "the quick brown fox"
+    ids = [*prompt.input_ids.tolist(), *kit.tokenize(text)]
+    expected = kit.generate(ids, max_tokens=6).tokens
+    messages = [question, {"role": "assistant", "content": text}]
+    assert kit.process_prompt(messages, continue_final_message=True).input_ids.tolist() == ids
+    assert kit.generate(messages, continue_final_message=True, max_tokens=6).tokens == expected
+    assert kit.chat(messages, continue_final_message=True, max_tokens=6).tokens == expected
+    assert next(kit.stream(messages, continue_final_message=True, max_tokens=6)).token == expected[0]
+
+
+def test_only_messages_have_a_last_one_to_continue(kit: ModelKit) -> None:
+    for prompt in ("hello", [1, 2], kit.process_prompt("hello")):
+        with pytest.raises(OptionError, match="continue_final_message: expected only with messages, found with a fin"):
+            kit.generate(prompt, continue_final_message=True)
+    with pytest.raises(OptionError, match="chat_template_kwargs: expected only with messages, found with a finished"):
+        kit.process_prompt("hello", chat_template_kwargs={"preserve_thinking": True})
+
+
+def test_the_ids_of_a_prompt_cannot_be_written_to(kit: ModelKit) -> None:
+    """Kept prefixes are matched by them. Nor can its pictures, which other prompts share."""
+    prompt = kit.process_prompt([IDS["<|image_pad|>"]], images=[RED])
+    for array in (prompt.input_ids, prompt.images[0].pixel_values):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+    given = np.array([1, 2], np.int32)
+    own = Prompt(given)
+    given[0] = 5
+    assert own.input_ids.tolist() == [1, 2]

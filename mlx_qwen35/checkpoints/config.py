@@ -1,16 +1,19 @@
 """config.json as frozen dataclasses.
 
-A field that decides a shape or the arithmetic has no default here: a wrong guess
-gives wrong answers without a sign. Every problem of a file is reported at once.
+What transformers' config classes have a default for has that default here, except sizes: a wrong guess of one of
+those gives wrong answers without a sign, or none at all. Every problem of a file is reported at once.
+
+Defaults: transformers 5.24, models/qwen3_5/configuration_qwen3_5.py and qwen3_5_moe likewise.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from mlx_qwen35.checkpoints.fields import Fields, shown
 from mlx_qwen35.checkpoints.reading import read_json
+from mlx_qwen35.checkpoints.rope import MAX_POSITIONS, RopeConfig, read_rope
 from mlx_qwen35.errors import ConfigError
-from mlx_qwen35.paths import shorten
 
 LayerType = Literal["linear_attention", "full_attention"]
 
@@ -18,27 +21,33 @@ DENSE_TYPES = ("qwen3_5", "qwen3_5_text")
 MOE_TYPES = ("qwen3_5_moe", "qwen3_5_moe_text")
 MODEL_TYPES = DENSE_TYPES + MOE_TYPES
 
-# Beyond what any model has: what is built from such numbers would take all memory before a tensor is missed.
-MAX_SIZE = 2**24
+# Beyond what any model has, as `MAX_SIZE`.
 MAX_LAYERS = 1024
 MAX_PATCH = 256
-MAX_POSITIONS = 2**31 - 1
 
+_FULL_ATTENTION_INTERVAL = 4
+_RMS_NORM_EPS = 1e-6
+_MAX_POSITION_EMBEDDINGS = 32768
+_MEDIA_TOKENS = {
+    "image_token_id": 248056, "video_token_id": 248057, "vision_start_token_id": 248053, "vision_end_token_id": 248054,
+}  # fmt: skip
+_VISION_IDS = ("image_token_id", "vision_start_token_id", "vision_end_token_id")
+_VISION_THETA = 10_000.0
 
-@dataclass(frozen=True)
-class RopeConfig:
-    """Rotary embedding of the attention layers.
-
-    Args:
-        rotary_dims: Leading dimensions of each head that rotate; even.
-        mrope_section: Frequencies that follow (time, height, width); sums to rotary_dims / 2.
-            None in a checkpoint without vision that does not name it.
-        parameters: The `rope_parameters` of the checkpoint, for mlx-lm's own RoPE factory.
-    """
-
-    rotary_dims: int
-    mrope_section: tuple[int, int, int] | None
-    parameters: dict[str, Any]
+# Settings of this and neighbouring families with the values that mean what Qwen3.5 computes; others would be ignored.
+_TEXT_ARITHMETIC: dict[str, tuple[object, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "output_gate_type": ("swish", "silu"),
+    "attn_output_gate": (True,),
+    "norm_topk_prob": (True,),
+    "decoder_sparse_step": (1,),
+    "mlp_only_layers": ([], None),
+    "mlp_bias": (False, None),
+    "use_qk_norm": (True, None),
+    "use_sliding_window": (False, None),
+    "attn_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
+}
 
 
 @dataclass(frozen=True)
@@ -76,11 +85,10 @@ class TextConfig:
     @property
     def context_length(self) -> int:
         """Tokens that a sequence may have; YaRN stretches what the model was trained on."""
-        parameters = self.rope.parameters
-        if parameters.get("rope_type", parameters.get("type")) != "yarn":
+        yarn = self.rope.yarn
+        if yarn is None:
             return self.max_position_embeddings
-        stretched = parameters["factor"] * parameters["original_max_position_embeddings"]
-        return max(self.max_position_embeddings, int(stretched))
+        return max(self.max_position_embeddings, int(yarn.factor * yarn.original_max_position_embeddings))
 
 
 @dataclass(frozen=True)
@@ -147,35 +155,28 @@ class ModelConfig:
         model_type = raw.get("model_type")
         if model_type not in MODEL_TYPES:
             raise ConfigError(
-                f"{place}: model_type: expected one of {', '.join(MODEL_TYPES)}, found {_shown(model_type)}"
+                f"{place}: model_type: expected one of {', '.join(MODEL_TYPES)}, found {shown(model_type)}"
             )
-        fields = _Fields(place)
+        fields = Fields(place)
         for section in (raw, raw.get("text_config")):
             # MLX writes its own settings under this name too, without a method.
             foreign = section.get("quantization_config") if isinstance(section, dict) else None
             if isinstance(foreign, dict) and "quant_method" in foreign:
                 raise ConfigError(
                     f"{place}: quantization_config: only MLX's own quantisation is read, found "
-                    f"{_shown(foreign['quant_method'])}; use the unquantised checkpoint, or an MLX conversion"
+                    f"{shown(foreign['quant_method'])}; use the unquantised checkpoint, or an MLX conversion"
                 )
         text_raw = raw.get("text_config", raw)
         if not isinstance(text_raw, dict):
-            raise ConfigError(f"{place}: text_config: expected an object, found {_shown(text_raw)}")
+            raise ConfigError(f"{place}: text_config: expected an object, found {shown(text_raw)}")
         text = _text(fields, text_raw, "text_config." if "text_config" in raw else "", model_type)
         vision, media_tokens = None, None
-        if isinstance(raw.get("vision_config"), dict):
+        if _has_vision(raw):
             vision = _vision(fields, raw["vision_config"])
-            media_tokens = MediaTokens(
-                image_token_id=fields.token(raw, "image_token_id"),
-                video_token_id=None if raw.get("video_token_id") is None else fields.token(raw, "video_token_id"),
-                vision_start_token_id=fields.token(raw, "vision_start_token_id"),
-                vision_end_token_id=fields.token(raw, "vision_end_token_id"),
-            )
-            if text.rope.mrope_section is None:
-                fields.problem("text_config.rope_parameters.mrope_section: missing, needed for vision")
+            media_tokens = _media_tokens(fields, raw, text.vocab_size)
         # Both levels exist in the wild; the top one is what transformers obeys.
-        tie_source = raw if "tie_word_embeddings" in raw else text_raw
-        tied = fields.boolean(tie_source, "", "tie_word_embeddings")
+        tie_source = raw if raw.get("tie_word_embeddings") is not None else text_raw
+        tied = fields.boolean(tie_source, "", "tie_word_embeddings", default=False)
         fields.raise_if_any()
         return cls(
             model_type=cast(str, model_type),
@@ -190,85 +191,13 @@ class ModelConfig:
 
 def token_ids(value: object) -> frozenset[int]:
     """The ids in a field that holds None, one id or a list of ids."""
-    if isinstance(value, int):
-        return frozenset({value})
-    if isinstance(value, list):
-        return frozenset(item for item in value if isinstance(item, int))
-    return frozenset()
+    items = value if isinstance(value, list) else [value]
+    return frozenset(item for item in items if isinstance(item, int) and not isinstance(item, bool))
 
 
-class _Fields:
-    """Reads typed fields and collects what is wrong with them."""
-
-    def __init__(self, place: str) -> None:
-        self.place = place
-        self.problems: list[str] = []
-
-    def problem(self, text: str) -> None:
-        self.problems.append(text)
-
-    def raise_if_any(self) -> None:
-        if self.problems:
-            raise ConfigError(f"{self.place}: " + "; ".join(self.problems))
-
-    def integer(self, source: dict[str, Any], prefix: str, name: str, *, least: int = 1, most: int = MAX_SIZE) -> int:
-        value = source.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            if least <= value <= most:
-                return value
-            self._bad(prefix + name, f"{least} to {most}", value)
-        else:
-            self._bad(prefix + name, "an integer", value)
-        return max(least, 1)
-
-    def token(self, source: dict[str, Any], name: str) -> int:
-        return self.integer(source, "", name, least=0)
-
-    def size(self, source: dict[str, Any], prefix: str, name: str) -> int:
-        """A size that may also be written as a list of equal numbers, as patch sizes are."""
-        value = source.get(name)
-        if isinstance(value, list) and value and value.count(value[0]) == len(value):
-            source = {name: value[0]}
-        return self.integer(source, prefix, name, most=MAX_PATCH)
-
-    def number(self, source: dict[str, Any], prefix: str, name: str, *, most: float = 1e12) -> float:
-        value = source.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if 0 < value <= most:
-                return float(value)
-            self._bad(prefix + name, f"a number above 0, at most {most:g}", value)
-        else:
-            self._bad(prefix + name, "a number", value)
-        return 1.0
-
-    def boolean(self, source: dict[str, Any], prefix: str, name: str) -> bool:
-        value = source.get(name)
-        if isinstance(value, bool):
-            return value
-        self._bad(prefix + name, "true or false", value)
-        return False
-
-    def only(self, source: dict[str, Any], prefix: str, name: str, allowed: tuple[object, ...]) -> None:
-        """Refuse a setting that would change the arithmetic if it were ignored."""
-        if name in source and source[name] not in allowed:
-            expected = " or ".join(repr(item) for item in allowed)
-            self.problem(f"{prefix}{name}: only {expected} is supported, found {_shown(source[name])}")
-
-    def _bad(self, name: str, expected: str, value: object) -> None:
-        found = "nothing" if value is None else _shown(value)
-        self.problem(f"{name}: expected {expected}, found {found}")
-
-
-def _shown(value: object) -> str:
-    return shorten(repr(value))
-
-
-def _text(fields: _Fields, raw: dict[str, Any], prefix: str, model_type: str) -> TextConfig:
-    fields.only(raw, prefix, "hidden_act", ("silu",))
-    fields.only(raw, prefix, "attn_output_gate", (True,))
-    fields.only(raw, prefix, "norm_topk_prob", (True,))
-    fields.only(raw, prefix, "decoder_sparse_step", (1,))
-    fields.only(raw, prefix, "mlp_only_layers", ([], None))
+def _text(fields: Fields, raw: dict[str, Any], prefix: str, model_type: str) -> TextConfig:
+    for name, allowed in _TEXT_ARITHMETIC.items():
+        fields.only(raw, prefix, name, allowed)
     moe = None
     if model_type in MOE_TYPES:
         moe = MoeConfig(
@@ -278,6 +207,9 @@ def _text(fields: _Fields, raw: dict[str, Any], prefix: str, model_type: str) ->
             shared_expert_intermediate_size=fields.integer(raw, prefix, "shared_expert_intermediate_size"),
         )
     head_dim = fields.integer(raw, prefix, "head_dim")
+    positions = fields.integer(
+        raw, prefix, "max_position_embeddings", default=_MAX_POSITION_EMBEDDINGS, most=MAX_POSITIONS
+    )
     value_heads = fields.integer(raw, prefix, "linear_num_value_heads")
     key_heads = fields.integer(raw, prefix, "linear_num_key_heads")
     if key_heads and value_heads % key_heads:
@@ -292,93 +224,75 @@ def _text(fields: _Fields, raw: dict[str, Any], prefix: str, model_type: str) ->
         num_attention_heads=fields.integer(raw, prefix, "num_attention_heads"),
         num_key_value_heads=fields.integer(raw, prefix, "num_key_value_heads"),
         head_dim=head_dim,
-        attention_bias=fields.boolean(raw, prefix, "attention_bias"),
+        attention_bias=fields.boolean(raw, prefix, "attention_bias", default=False),
         linear_num_key_heads=key_heads,
         linear_num_value_heads=value_heads,
         linear_key_head_dim=fields.integer(raw, prefix, "linear_key_head_dim"),
         linear_value_head_dim=fields.integer(raw, prefix, "linear_value_head_dim"),
         linear_conv_kernel_dim=fields.integer(raw, prefix, "linear_conv_kernel_dim"),
-        rms_norm_eps=fields.number(raw, prefix, "rms_norm_eps", most=1.0),
-        max_position_embeddings=fields.integer(raw, prefix, "max_position_embeddings", most=MAX_POSITIONS),
+        rms_norm_eps=fields.number(raw, prefix, "rms_norm_eps", default=_RMS_NORM_EPS, most=1.0),
+        max_position_embeddings=positions,
         layer_types=_layer_types(fields, raw, prefix),
-        rope=_rope(fields, raw, prefix, head_dim),
+        rope=read_rope(fields, raw, prefix, head_dim, positions),
         moe=moe,
     )
 
 
-def _layer_types(fields: _Fields, raw: dict[str, Any], prefix: str) -> tuple[LayerType, ...]:
+def _layer_types(fields: Fields, raw: dict[str, Any], prefix: str) -> tuple[LayerType, ...]:
     """The kind of each layer: `layer_types` decides; older files give only the interval."""
     layers = fields.integer(raw, prefix, "num_hidden_layers", most=MAX_LAYERS)
     kinds: tuple[LayerType, ...] = ("linear_attention", "full_attention")
     found = raw.get("layer_types")
     if found is None:
-        interval = max(fields.integer(raw, prefix, "full_attention_interval"), 1)
+        interval = fields.integer(raw, prefix, "full_attention_interval", default=_FULL_ATTENTION_INTERVAL)
         return tuple(kinds[(index + 1) % interval == 0] for index in range(layers))
     if not isinstance(found, list) or len(found) != layers or not all(kind in kinds for kind in found):
-        fields.problem(f"{prefix}layer_types: expected {layers} entries of {' or '.join(kinds)}, found {_shown(found)}")
+        fields.problem(f"{prefix}layer_types: expected {layers} entries of {' or '.join(kinds)}, found {shown(found)}")
         return ()
     return tuple(found)
 
 
-def _rope(fields: _Fields, raw: dict[str, Any], prefix: str, head_dim: int) -> RopeConfig:
-    parameters = raw.get("rope_parameters")
-    if not isinstance(parameters, dict):
-        fields.problem(f"{prefix}rope_parameters: expected an object, found {_shown(parameters)}")
-        return RopeConfig(2, None, {})
-    prefix = f"{prefix}rope_parameters."
-    # transformers writes the factor beside rope_parameters in some versions.
-    parameters = {"partial_rotary_factor": raw.get("partial_rotary_factor"), **parameters}
-    rope_type = parameters.get("rope_type", parameters.get("type"))
-    if rope_type not in ("default", "yarn"):
-        fields.problem(f"{prefix}rope_type: only 'default' and 'yarn' are supported, found {_shown(rope_type)}")
-    elif rope_type == "yarn":
-        _check_yarn(fields, parameters, prefix)
-    fields.only(parameters, prefix, "mrope_interleaved", (True,))
-    fields.number(parameters, prefix, "rope_theta")
-    rotary_dims = int(head_dim * fields.number(parameters, prefix, "partial_rotary_factor", most=1.0))
-    section = parameters.get("mrope_section")
-    if section is not None and (not _is_section(section) or 2 * sum(section) != rotary_dims):
-        fields.problem(
-            f"{prefix}mrope_section: expected three numbers that sum to {rotary_dims // 2} "
-            f"(head_dim x partial_rotary_factor / 2), found {_shown(section)}"
-        )
-        section = None
-    return RopeConfig(
-        rotary_dims=rotary_dims,
-        mrope_section=tuple(section) if section is not None else None,
-        parameters=parameters,
+def _has_vision(raw: dict[str, Any]) -> bool:
+    """Whether a tower is described, and no id of its tokens is null: text-only conversions write that, or `{}`."""
+    return bool(raw.get("vision_config")) and not any(name in raw and raw[name] is None for name in _VISION_IDS)
+
+
+def _media_tokens(fields: Fields, raw: dict[str, Any], vocab_size: int) -> MediaTokens:
+    # Below the vocabulary's size, as none of the defaults is for a model with a smaller one.
+    ids = {
+        name: fields.integer(raw, "", name, default=default, least=0, most=vocab_size - 1)
+        for name, default in _MEDIA_TOKENS.items()
+        if name in _VISION_IDS or raw.get(name) is not None
+    }
+    return MediaTokens(
+        image_token_id=ids["image_token_id"],
+        video_token_id=ids.get("video_token_id"),
+        vision_start_token_id=ids["vision_start_token_id"],
+        vision_end_token_id=ids["vision_end_token_id"],
     )
 
 
-def _is_section(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(isinstance(part, int) and not isinstance(part, bool) and part >= 0 for part in value)
-    )
-
-
-def _check_yarn(fields: _Fields, parameters: dict[str, Any], prefix: str) -> None:
-    """Refuse the YaRN settings in which mlx-lm and transformers disagree."""
-    fields.number(parameters, prefix, "factor")
-    fields.integer(parameters, prefix, "original_max_position_embeddings", most=MAX_POSITIONS)
-    for name in ("attention_factor", "mscale", "mscale_all_dim"):
-        fields.only(parameters, prefix, name, (None,))
-    fields.only(parameters, prefix, "truncate", (True,))
-
-
-def _vision(fields: _Fields, raw: dict[str, Any]) -> VisionConfig:
+def _vision(fields: Fields, raw: Any) -> VisionConfig:
     prefix = "vision_config."
+    if not isinstance(raw, dict):
+        fields.problem(f"vision_config: expected an object, found {shown(raw)}")
+        raw = {}
     fields.only(raw, prefix, "deepstack_visual_indexes", ([], None))
     fields.only(raw, prefix, "hidden_act", ("gelu_pytorch_tanh",))
+    hidden_size = fields.integer(raw, prefix, "hidden_size")
+    num_heads = fields.integer(raw, prefix, "num_heads")
+    fields.only(raw, prefix, "head_dim", (None, hidden_size // num_heads))
+    fields.only(raw, prefix, "rope_theta", (None, _VISION_THETA))
+    if isinstance(raw.get("rope_parameters"), dict):
+        fields.only(raw["rope_parameters"], f"{prefix}rope_parameters.", "rope_theta", (None, _VISION_THETA))
     return VisionConfig(
         depth=fields.integer(raw, prefix, "depth", most=MAX_LAYERS),
-        hidden_size=fields.integer(raw, prefix, "hidden_size"),
+        hidden_size=hidden_size,
         intermediate_size=fields.integer(raw, prefix, "intermediate_size"),
-        num_heads=fields.integer(raw, prefix, "num_heads"),
+        num_heads=num_heads,
         in_channels=fields.integer(raw, prefix, "in_channels"),
-        patch_size=fields.size(raw, prefix, "patch_size"),
-        temporal_patch_size=fields.size(raw, prefix, "temporal_patch_size"),
+        patch_size=fields.size(raw, prefix, "patch_size", most=MAX_PATCH),
+        temporal_patch_size=fields.size(raw, prefix, "temporal_patch_size", most=MAX_PATCH),
         spatial_merge_size=fields.integer(raw, prefix, "spatial_merge_size", most=MAX_PATCH),
         out_hidden_size=fields.integer(raw, prefix, "out_hidden_size"),
         num_position_embeddings=fields.integer(raw, prefix, "num_position_embeddings"),

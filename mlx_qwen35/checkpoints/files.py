@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mlx_qwen35.checkpoints.config import ModelConfig, token_ids
-from mlx_qwen35.checkpoints.reading import check_directory, is_file, read_json
+from mlx_qwen35.checkpoints.generation import read_generation_config
+from mlx_qwen35.checkpoints.reading import check_directory
+from mlx_qwen35.checkpoints.weight_files import find_weight_files
 from mlx_qwen35.errors import CheckpointError
-from mlx_qwen35.paths import shorten
 
 # The small trained checkpoint that comes with the package; see docs/box.md.
 BOX = Path(__file__).parent.parent / "box"
@@ -22,7 +23,7 @@ class Checkpoint:
     Args:
         directory: Where it is.
         config: Its validated config.json.
-        generation_config: generation_config.json, validated; empty if there is none.
+        generation_config: What can be used of generation_config.json; empty if there is none.
     """
 
     directory: Path
@@ -38,8 +39,7 @@ class Checkpoint:
         """
         check_directory(directory)
         config = ModelConfig.from_file(directory / "config.json")
-        path = directory / "generation_config.json"
-        generation_config = read_json(path) if path.is_file() else {}
+        generation_config = read_generation_config(directory / "generation_config.json")
         if (directory / "hf_quant_config.json").is_file():
             raise CheckpointError(
                 f"{directory}: only MLX's own quantisation is read, found hf_quant_config.json; "
@@ -53,36 +53,8 @@ class Checkpoint:
         return self.config.eos_token_ids | token_ids(self.generation_config.get("eos_token_id"))
 
     def weight_files(self) -> list[Path]:
-        """The safetensors files: those that the index names, or model*.safetensors without one.
-
-        Raises:
-            CheckpointError: There are none, or the index names one that is not there.
-        """
-        index_path = self.directory / "model.safetensors.index.json"
-        if index_path.is_file():
-            weight_map = read_json(index_path).get("weight_map")
-            if not isinstance(weight_map, dict):
-                raise CheckpointError(f"{index_path}: expected weight_map, found none")
-            names = sorted({str(name) for name in weight_map.values()})
-            outside = [name for name in names if name != Path(name).name or not name.endswith(".safetensors")]
-            if outside:
-                raise CheckpointError(
-                    f"{index_path}: expected names of safetensors files beside it, found {shorten(outside[0])!r}"
-                )
-            named = [self.directory / name for name in names]
-            missing = [shorten(path.name) for path in named if not is_file(path)]
-            if missing:
-                raise CheckpointError(
-                    f"{self.directory}: expected {len(named)} weight files, {len(missing)} missing: "
-                    f"{shorten(', '.join(missing), 500)}"
-                )
-            return named
-        found = sorted(filter(is_file, self.directory.glob("model*.safetensors")))
-        if not found:
-            others = sorted(path.name for path in self.directory.glob("*.bin"))
-            hint = f" (only {', '.join(others)}; pickled weights are not read)" if others else ""
-            raise CheckpointError(f"{self.directory}: expected model*.safetensors, found none{hint}")
-        return found
+        """The safetensors files; see `find_weight_files`."""
+        return find_weight_files(self.directory, vision=self.config.vision is not None)
 
     def fingerprint(self, adapter_path: str | Path | None = None, arithmetic: str = "") -> str:
         """A digest that tells this model from others: its config, and samples of all of its weights and its adapter.

@@ -60,8 +60,8 @@ def read_json(path: Path) -> dict[str, Any]:
             data = file.read(MAX_TEXT_BYTES + 1)
         if len(data) > MAX_TEXT_BYTES:
             raise ConfigError(f"{path}: expected at most {MAX_TEXT_BYTES} bytes, found more")
-        # A byte order mark is not JSON, but some editors write one.
-        value = json.loads(data.decode("utf-8-sig"))
+        # In any encoding of Unicode: a byte order mark is not JSON, but some editors write one.
+        value = json.loads(data.decode(json.detect_encoding(data)))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
     except RecursionError:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.errors import ContextLengthError, OptionError, PromptError, PromptMismatchError
+from mlx_qwen35.prompts.arrays import is_array, to_numpy
 from mlx_qwen35.prompts.efforts import understand_effort
 from mlx_qwen35.prompts.images import PreparedImage, check_max_pixels
 from mlx_qwen35.prompts.messages import fill_sources, render_messages
@@ -17,6 +18,8 @@ from mlx_qwen35.prompts.prompt import Prompt, begins_in_reasoning, check_ids, fi
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
+# Options that mean something to a chat template.
+_OF_MESSAGES = ("tools", "enable_thinking", "reasoning_effort", "continue_final_message", "chat_template_kwargs")
 
 
 class ImageSource(Protocol):
@@ -62,8 +65,6 @@ class PromptBuilder:
         """
         images = _as_list(images)
         sources, places = images, [f"images[{index}]" for index in range(len(images))]
-        if isinstance(prompt, Mapping):
-            raise PromptError("prompt: expected a list of messages, found a single message")
         items = [] if isinstance(prompt, str) else _as_sequence(prompt)
         context = self._config.text.context_length
         thinking_budget = None
@@ -73,8 +74,8 @@ class PromptBuilder:
             input_ids, places = rendered.input_ids, rendered.places
             sources = fill_sources(rendered.sources, places, images)
         else:
-            for name in ("tools", "enable_thinking", "reasoning_effort"):
-                if options.get(name) is not None:
+            for name in _OF_MESSAGES:
+                if options.get(name) not in (None, {}):
                     raise OptionError(f"{name}: expected only with messages, found with a finished prompt")
             if isinstance(prompt, str):
                 self._tokenizer.check_length(prompt, context)
@@ -158,16 +159,50 @@ class PromptBuilder:
                 )
 
 
+def ask(question: str, images: Any = None) -> list[dict[str, Any]]:
+    """A question, with image parts before it whose sources are passed separately, as messages."""
+    parts = [{"type": "image"} for _ in _as_list(images)]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}] if parts else question}]
+
+
 def _as_list(images: Any) -> list[Any]:
     """Images as callers pass them: none, one, or several in any iterable."""
     if images is None:
         return []
-    if isinstance(images, (str, bytes, bytearray, Path)) or not isinstance(images, Iterable):
-        return [images]
-    return list(images)
+    # An open file gives lines, and a buffer numbers; an array of three axes is one image.
+    single = isinstance(images, (str, bytes, bytearray, memoryview, Path)) or hasattr(images, "read")
+    single = single or (is_array(images) and len(images.shape) <= 3)
+    return [images] if single or not isinstance(images, Iterable) else list(images)
 
 
 def _as_sequence(prompt: Any) -> list[Any]:
-    if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Iterable):
-        raise PromptError(f"prompt: expected messages, a string or token ids, found {type(prompt).__name__}")
-    return list(prompt)
+    """Messages or ids as a list; ids may be an array of any library, or what a tokenizer gives."""
+    given = _encoded(prompt) if isinstance(prompt, Mapping) else prompt
+    if is_array(given):
+        values = to_numpy(given)
+        if values is None or values.dtype.kind not in "ui" or values.ndim not in (1, 2):
+            raise PromptError(
+                f"prompt: expected token ids of shape (S,), found {tuple(given.shape)} of type {given.dtype}"
+            )
+        given = values.tolist()
+    if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
+        raise PromptError(f"prompt: expected messages, a string or token ids, found {type(given).__name__}")
+    items = list(given)
+    # Tokenizers and processors give a batch, even of one.
+    if given is not prompt and items and isinstance(items[0], list):
+        if len(items) > 1:
+            raise PromptError(f"prompt[0]: expected a token id of one prompt, found a batch of {len(items)}")
+        items = items[0]
+    return items
+
+
+def _encoded(encoding: Mapping[Any, Any]) -> Any:
+    """The ids of a tokenizer's BatchEncoding."""
+    if "input_ids" not in encoding:
+        raise PromptError("prompt: expected a list of messages, found a single message")
+    if "pixel_values" in encoding:
+        raise PromptError("prompt: expected images as images=[...], found pixel_values of a processor")
+    mask = encoding.get("attention_mask")
+    if mask is not None and not np.all(to_numpy(mask) if is_array(mask) else np.asarray(mask)):
+        raise PromptError("prompt: expected token ids without padding, found an attention_mask with zeros")
+    return encoding["input_ids"]

@@ -6,8 +6,9 @@ import math
 import threading
 import warnings
 from collections import OrderedDict
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen35.checkpoints.config import VisionConfig
-from mlx_qwen35.checkpoints.reading import read_json
 from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
 from mlx_qwen35.paths import expand, shorten
+from mlx_qwen35.prompts.arrays import is_array, whole_numbers
+from mlx_qwen35.prompts.image_settings import read_processor_settings
 from mlx_qwen35.prompts.positions import merged_grid
-from mlx_qwen35.prompts.sources import file_url_path, read_data_url, read_file
+from mlx_qwen35.prompts.sources import file_url_path, read_data_url, read_file, read_stream
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,6 +31,8 @@ MAX_SOURCE_PIXELS = 178_956_970
 MAX_SOURCE_BYTES = 512 * 2**20
 # Pillow's names of what is documented. It knows twenty more, some of which start programs (EPS) or have crashed.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+# By their files' brands, Pillow's names, and what reads them where it is there.
+_OPTIONAL_FORMATS = {"AVIF": ("AVIF", "PIL.AvifImagePlugin"), "HEIC": ("HEIF", "pillow_heif")}
 # Larger JPEG files than any camera's are decoded at a half, a quarter or an eighth of their size, as the format
 # allows; no smaller than this many times what the model sees, in each direction.
 FULL_SIZE_PIXELS = 2**26
@@ -59,7 +63,8 @@ class PreparedImage:
     """One image, ready for the vision tower.
 
     Args:
-        pixel_values: Patches in merge order, float32, (t * h * w, channels * temporal_patch_size * patch_size ** 2).
+        pixel_values: Patches in merge order, float32, (t * h * w, channels * temporal_patch_size * patch_size ** 2);
+            read-only, because prompts share them.
         grid_thw: Patches in time, height and width.
         merged_grid_thw: The same after the spatial merger; their product is the number of tokens.
         content_hash: Equal for equal pixels and grid, whatever the file they came from.
@@ -69,6 +74,9 @@ class PreparedImage:
     grid_thw: tuple[int, int, int]
     merged_grid_thw: tuple[int, int, int]
     content_hash: str
+
+    def __post_init__(self) -> None:
+        self.pixel_values.flags.writeable = False
 
     @property
     def tokens(self) -> int:
@@ -81,19 +89,39 @@ def open_image(source: Any, place: str) -> "Image":
     """Decode one image, upright.
 
     Args:
-        source: A path, a `file:` or `data:` URL, encoded bytes, or a PIL image.
+        source: A path, a `file:` or `data:` URL, encoded bytes, a file opened for reading them, a PIL image, or an
+            array of shape (H, W, 3) with whole numbers from 0 to 255: numpy's, MLX's or torch's.
         place: Where it stands in the request, for error messages.
     Returns:
         A PIL image of any mode, EXIF orientation applied.
     Raises:
         MediaError: It is missing, broken, animated, too large, or on the network.
     """
+    decoded = _decoded(source, place)
+    if decoded is not None:
+        return _upright(*decoded)
+    data, label = read_image_bytes(source, place)
+    return _upright(read_header(data, place, label), place, label)
+
+
+def _decoded(source: Any, place: str) -> tuple["Image", str, str] | None:
+    """An image that is pixels already, with its place and a short name; None for an encoded one."""
     from PIL import Image
 
     if isinstance(source, Image.Image):
-        return _upright(source, place, "PIL image")
-    data, label = read_image_bytes(source, place)
-    return _upright(read_header(data, place, label), place, label)
+        return source, place, "PIL image"
+    if not is_array(source):
+        return None
+    label = f"array of shape {tuple(source.shape)}"
+    values = whole_numbers(source, 0, 255)
+    if len(source.shape) != 3 or source.shape[2] != 3 or values is None:
+        raise MediaError(
+            f"{place}: expected an array of shape (H, W, 3) with whole numbers from 0 to 255, found one of shape "
+            f"{tuple(source.shape)} and type {source.dtype}"
+        )
+    if not values.size:
+        raise MediaError(f"{place}: {label}: expected an image, found no pixels")
+    return Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8)), place, label
 
 
 def read_header(data: bytes, place: str, label: str) -> "Image":
@@ -105,7 +133,7 @@ def read_header(data: bytes, place: str, label: str) -> "Image":
         with _FILTERS, warnings.catch_warnings():
             # Pillow only warns below twice its limit. The header is enough to refuse.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data), formats=FORMATS)
+            return Image.open(io.BytesIO(data), formats=_formats(data))
     except Image.DecompressionBombError as error:
         raise MediaError(f"{place}: {label}: {error}") from error
     except UnidentifiedImageError as error:
@@ -114,6 +142,23 @@ def read_header(data: bytes, place: str, label: str) -> "Image":
         ) from error
     except Exception as error:  # whatever a decoder stumbles over
         raise _damaged(error, place, label) from error
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    """What a file may be decoded as here."""
+    from PIL import Image
+
+    brand = _brand(data)
+    if brand is None:
+        return FORMATS
+    name, module = _OPTIONAL_FORMATS[brand]
+    with suppress(ImportError):
+        plug_in = import_module(module)
+        if brand == "HEIC":
+            plug_in.register_heif_opener()
+        elif not getattr(plug_in, "SUPPORTED", True):
+            return FORMATS
+    return (*FORMATS, name) if name in Image.OPEN else FORMATS
 
 
 def _damaged(error: Exception, place: str, label: str) -> MediaError:
@@ -129,8 +174,8 @@ def _upright(image: "Image", place: str, label: str) -> "Image":
     if not width or not height:
         raise MediaError(f"{place}: {label}: expected an image, found {width} x {height} pixels")
     try:
-        # A phone's JPEG may carry a second image (MPO); the first one is the photograph.
-        animated = image.format != "MPO" and getattr(image, "is_animated", False)
+        # A phone's JPEG or HEIC may carry a second image (MPO); the first one is the photograph.
+        animated = image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False)
         if not animated:
             image.load()
             image = ImageOps.exif_transpose(image)
@@ -144,8 +189,6 @@ def _upright(image: "Image", place: str, label: str) -> "Image":
             f"{place}: {label}: expected a still image, found an animation; "
             "save the frame you mean as an image of its own"
         )
-    if image.mode.startswith(("I", "F")):
-        image = _to_eight_bits(image, place, label)
     return image
 
 
@@ -153,12 +196,15 @@ def read_image_bytes(source: Any, place: str) -> tuple[bytes, str]:
     """The bytes of an image file, undecoded, and a short name for messages.
 
     Args:
-        source, place: See `open_image`, without PIL images.
+        source, place: See `open_image`, without PIL images and arrays.
     Raises:
         MediaError: There is no such file, or it is too large to be an image.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source), f"{len(source)} bytes"
+        return bytes(source), f"{len(bytes(source))} bytes"
+    if hasattr(source, "read"):
+        data = read_stream(source, max_bytes=MAX_SOURCE_BYTES, place=place)
+        return data, f"{len(data)} bytes"
     scheme = source[:5].lower() if isinstance(source, str) else ""
     if scheme == "data:":
         return read_data_url(source, max_bytes=MAX_SOURCE_BYTES, place=place), "data URL"
@@ -177,19 +223,21 @@ def read_image_bytes(source: Any, place: str) -> tuple[bytes, str]:
 
 
 def _describe(data: bytes) -> str:
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-        return "an HEIC file; save it as JPEG or PNG"
+    brand = _brand(data)
+    if brand is not None:
+        packages = {"HEIC": "pillow-heif", "AVIF": "a Pillow that reads it"}
+        return f"an {brand} file; save it as JPEG or PNG, or install {packages[brand]}"
     return "an empty file" if not data else f"{len(data)} bytes beginning {data[:8]!r}"
 
 
-def _to_eight_bits(image: "Image", place: str, label: str) -> "Image":
-    """Scale 16-bit greyscale; Pillow's own conversion clips everything above 255 to white."""
-    from PIL import Image
-
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise MediaError(f"{place}: {label}: expected 8 or 16 bits per channel, found mode {image.mode}")
-    return Image.fromarray((values >> 8).astype(np.uint8))
+def _brand(data: bytes) -> str | None:
+    """Which of the two formats in ISO's container a file is, by its brand; MPEG-4 has others."""
+    if data[4:8] != b"ftyp":
+        return None
+    if data[8:12] in (b"avif", b"avis"):
+        return "AVIF"
+    heic = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+    return "HEIC" if data[8:12] in heic else None
 
 
 def check_max_pixels(value: Any) -> int | None:
@@ -219,7 +267,7 @@ class ImagePreprocessor:
     def __init__(
         self, directory: Path, vision: VisionConfig, recent_bytes: int = 0, memory: ImageMemory | None = None
     ) -> None:
-        settings = _settings(directory)
+        settings = read_processor_settings(directory)
         for name, expected in (
             ("patch_size", vision.patch_size),
             ("temporal_patch_size", vision.temporal_patch_size),
@@ -248,10 +296,10 @@ class ImagePreprocessor:
             MediaError: See `open_image`; or the image is too long and thin for the model, or for `max_pixels`.
             OptionError: `max_pixels` is below the checkpoint's minimum.
         """
-        from PIL import Image
-
-        if isinstance(source, Image.Image):
-            return self._decode(source, max_pixels, place, "PIL image")
+        decoded = _decoded(source, place)
+        if decoded is not None:
+            image, _, label = decoded
+            return self._decode(image, max_pixels, place, label)
         data, label = read_image_bytes(source, place)
         key = (hashlib.blake2b(data, digest_size=32).digest(), max_pixels)
         with self._lock:
@@ -331,40 +379,3 @@ class ImagePreprocessor:
 
             self._processor = Qwen2VLImageProcessorPil(**self._settings)
         return self._processor
-
-
-def _settings(directory: Path) -> dict[str, Any]:
-    """The image processor's settings, from either of the files that transformers writes."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        path = directory / name
-        if path.is_file():
-            found = read_json(path)
-            settings = dict(found.get("image_processor", found))
-            if "patch_size" in settings and ("size" in settings or "max_pixels" in settings):
-                for key in ("image_processor_type", "processor_class", "auto_map"):
-                    settings.pop(key, None)
-                _check_settings(settings, path)
-                return settings
-    raise CheckpointError(
-        f"{directory}: expected preprocessor_config.json with the image sizes that the model was trained on, "
-        "found none; copy it from the original checkpoint"
-    )
-
-
-def _check_settings(settings: dict[str, Any], path: Path) -> None:
-    """Refuse numbers that transformers would stumble over when the first image comes."""
-    size = settings.get("size")
-    if size is not None and not isinstance(size, dict):
-        raise CheckpointError(f"{path}: size: expected an object, found {shorten(repr(size))}")
-    if size is None:
-        edges = {name: settings[name] for name in ("min_pixels", "max_pixels") if settings.get(name) is not None}
-    else:
-        edges = {f"size.{name}": size.get(name) for name in ("shortest_edge", "longest_edge")}
-    for name, value in edges.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-            raise CheckpointError(f"{path}: {name}: expected a number of pixels, found {shorten(repr(value))}")
-    for name in ("image_mean", "image_std"):
-        found = settings.get(name, [0.5])
-        values = found if isinstance(found, list) else [found]
-        if not values or not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
-            raise CheckpointError(f"{path}: {name}: expected numbers from 0 to 1, found {shorten(repr(found))}")

@@ -1,18 +1,25 @@
 """Messages in OpenAI's format, through the checkpoint's chat template, to token ids."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_qwen35.errors import PromptError, PromptMismatchError
+from jinja2 import TemplateError
+
+from mlx_qwen35.errors import OptionError, PromptError, PromptMismatchError
 from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
+# transformers' names for it, in its order; templates read the first.
+REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 IMAGE_PARTS = ("image", "image_url", "input_image")
+# Of private-use characters, as escapes are: no user's text holds it once those are hidden. The space shows whether a
+# template trims what it writes.
+_MARK = "\ue000continue\ue001 "
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ def render_messages(
     tools: Sequence[Mapping[str, Any]] | None = None,
     enable_thinking: bool | None = None,
     add_generation_prompt: bool = True,
+    continue_final_message: bool | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     context: int | None = None,
 ) -> RenderedMessages:
@@ -47,10 +55,12 @@ def render_messages(
         tools: Function descriptions in OpenAI's format.
         enable_thinking: Whether the answer begins with reasoning; None leaves it to the template.
         add_generation_prompt: Whether to end with the beginning of the assistant's turn.
+        continue_final_message: End within the last message, which is the assistant's, where its text ends.
         chat_template_kwargs: Further variables for the template; control tokens in them are text, as in messages.
         context: Tokens that there is room for, so that what is far longer is refused before it is tokenised.
     Raises:
         PromptError: A message is malformed, the template refuses the conversation, or it is far too long.
+        OptionError: A further variable says something else than an argument.
     """
     if tokenizer.chat_template is None:
         raise PromptError("messages: the checkpoint has no chat template; pass a finished prompt or token ids")
@@ -58,21 +68,83 @@ def render_messages(
     sources: list[Any] = []
     places: list[str] = []
     normal = [
-        _message(message, f"messages[{index}]", escapes.hide, sources, places)
+        _message(message, f"messages[{index}]", escapes.hide, lambda: _splits_reasoning(tokenizer), sources, places)
         for index, message in enumerate(_checked_list(messages, "messages"))
     ]
-    further = escapes.hide(dict(chat_template_kwargs or {}), "chat_template_kwargs")
-    options: dict[str, Any] = {**further, "add_generation_prompt": add_generation_prompt}
+    if continue_final_message:
+        normal[-1] = _to_continue(normal[-1], f"messages[{len(normal) - 1}]")
+    options: dict[str, Any] = {"add_generation_prompt": add_generation_prompt and not continue_final_message}
     if enable_thinking is not None:
         options["enable_thinking"] = enable_thinking
     if tools:
-        options["tools"] = [
-            _tool(tool, f"tools[{index}]", escapes.hide) for index, tool in enumerate(_checked_list(tools, "tools"))
-        ]
-    text = _render(tokenizer, normal, options)
+        options["tools"] = _checked_list(tools, "tools")
+    further = dict(chat_template_kwargs or {})
+    _check_agreement(further, {**options, "continue_final_message": bool(continue_final_message)})
+    if tools:
+        options["tools"] = [_tool(tool, f"tools[{index}]", escapes.hide) for index, tool in enumerate(options["tools"])]
+    text = _render(tokenizer, normal, {**escapes.hide(further, "chat_template_kwargs"), **options})
+    if continue_final_message:
+        text = _up_to_the_mark(text)
     if context is not None:
         tokenizer.check_length(text, context)
     return RenderedMessages(tokenizer.encode_rendered(text, escapes), sources, places)
+
+
+def _splits_reasoning(tokenizer: Tokenizer) -> bool:
+    try:
+        return tokenizer.template.splits_reasoning
+    except TemplateError:  # whoever renders it is told
+        return True
+
+
+def _check_agreement(further: dict[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse variables that an argument has another value for; those that it has the same value for go."""
+    if "messages" in further:
+        raise OptionError("chat_template_kwargs['messages']: expected messages as an argument alone, found them here")
+    for name, value in arguments.items():
+        found = further.pop(name, value)
+        if found != value:
+            raise OptionError(
+                f"chat_template_kwargs[{name!r}]: expected {shorten(repr(value))} as the argument has it, "
+                f"found {shorten(repr(found))}"
+            )
+
+
+def _to_continue(message: dict[str, Any], place: str) -> dict[str, Any]:
+    """The last message with a mark where its text ends.
+
+    Raises:
+        PromptError: It is not the assistant's, or has no text that could go on.
+    """
+    if message["role"] != "assistant":
+        raise PromptError(f"{place}: expected an assistant's message to continue, found a {message['role']}'s")
+    if message.get("tool_calls"):
+        raise PromptError(f"{place}: expected a text to continue, found calls of tools")
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": content + _MARK}
+    last = max((index for index, part in enumerate(content or ()) if "text" in part), default=None)
+    if last is None:
+        raise PromptError(f"{place}: expected a text to continue, found none")
+    return {
+        **message,
+        "content": [
+            {**part, "text": part["text"] + _MARK} if index == last else part for index, part in enumerate(content)
+        ],
+    }
+
+
+def _up_to_the_mark(text: str) -> str:
+    """A rendered conversation up to where the last message's text ends.
+
+    Source:
+        transformers 5.24, utils/chat_template_utils.py, render_jinja_template: if the template trims texts, spaces at
+        the end of this one are gone too.
+    """
+    end = text.rfind(_MARK.rstrip())
+    if end < 0:
+        raise PromptError("messages: the checkpoint's chat template leaves out the message that is to be continued")
+    return text[:end] if text.startswith(_MARK, end) else text[:end].rstrip()
 
 
 def _render(tokenizer: Tokenizer, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
@@ -173,7 +245,9 @@ def _found(value: Any) -> str:
     return f"{type(value).__name__} {shorten(repr(value), 60)}"
 
 
-def _message(message: Any, place: str, hide: Any, sources: list[Any], places: list[str]) -> dict[str, Any]:
+def _message(
+    message: Any, place: str, hide: Any, splits: Callable[[], bool], sources: list[Any], places: list[str]
+) -> dict[str, Any]:
     """One message as the templates expect it, with user text hidden."""
     if not isinstance(message, Mapping):
         raise PromptError(f"{place}: expected an object with role and content, found {_found(message)}")
@@ -185,7 +259,7 @@ def _message(message: Any, place: str, hide: Any, sources: list[Any], places: li
     out: dict[str, Any] = {"role": role}
     content = message.get("content")
     if role == "assistant":
-        content, reasoning = _split_reasoning(message, content, place)
+        content, reasoning = _split_reasoning(message, content, place, splits)
         if reasoning is not None:
             out["reasoning_content"] = hide(reasoning)
         calls = message.get("tool_calls")
@@ -202,23 +276,25 @@ def _message(message: Any, place: str, hide: Any, sources: list[Any], places: li
     else:
         parts = _checked_list(content, f"{place}.content")
         out["content"] = [
-            _part(part, f"{place}.content[{number}]", role, hide, sources, places) for number, part in enumerate(parts)
+            _part(part, f"{place}.content[{number}]", hide, sources, places) for number, part in enumerate(parts)
         ]
     return out
 
 
-def _split_reasoning(message: Mapping[str, Any], content: Any, place: str) -> tuple[Any, str | None]:
+def _split_reasoning(
+    message: Mapping[str, Any], content: Any, place: str, splits: Callable[[], bool]
+) -> tuple[Any, str | None]:
     """An earlier answer's reasoning, from its own field or from a `<think>` block in the text.
 
-    Templates look for the block themselves, likewise, but cannot once user text is hidden.
+    Args:
+        splits: Whether the template looks for the block: it would do likewise, but cannot once user text is hidden.
     """
     if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
         content = "".join(str(part["text"]) for part in content)
-    reasoning = message.get("reasoning_content")
-    reasoning = message.get("reasoning") if reasoning is None else reasoning
+    reasoning = next((message[name] for name in REASONING_FIELDS if message.get(name) is not None), None)
     if reasoning is not None and not isinstance(reasoning, str):
         raise PromptError(f"{place}.reasoning_content: expected a string, found {_found(reasoning)}")
-    if reasoning is None and isinstance(content, str) and "</think>" in content:
+    if reasoning is None and isinstance(content, str) and "</think>" in content and splits():
         reasoning = content.split("</think>")[0].rstrip("\n").split("<think>")[-1].lstrip("\n")
         content = content.split("</think>")[-1].lstrip("\n")
     return content, reasoning
@@ -250,7 +326,7 @@ def _tool(tool: Any, place: str, hide: Any) -> Any:
     return hide(dict(tool), place)
 
 
-def _part(part: Any, place: str, role: str, hide: Any, sources: list[Any], places: list[str]) -> dict[str, Any]:
+def _part(part: Any, place: str, hide: Any, sources: list[Any], places: list[str]) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise PromptError(f"{place}: expected an object with a type, found {_found(part)}")
     kind = part_kind(part)
@@ -259,8 +335,6 @@ def _part(part: Any, place: str, role: str, hide: Any, sources: list[Any], place
             raise PromptError(f"{place}.text: expected a string, found {_found(part.get('text'))}")
         return {"type": "text", "text": hide(part["text"])}
     if kind in IMAGE_PARTS:
-        if role in ("system", "assistant"):
-            raise PromptError(f"{place}: expected text, found an image; a {role} message cannot hold one")
         sources.append(image_source(part, place))
         places.append(place)
         return {"type": "image"}

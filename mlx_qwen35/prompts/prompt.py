@@ -20,7 +20,7 @@ class Prompt:
     """One request, ready for the model. Holds no MLX array and may be used any number of times.
 
     Args:
-        input_ids: Shape (S,), int32; one placeholder per merged image patch.
+        input_ids: Shape (S,), int32; one placeholder per merged image patch. Read-only.
         layout: Where the images stand; None without images.
         images: In prompt order.
         in_reasoning: Whether the answer begins inside a `<think>` block.
@@ -36,6 +36,12 @@ class Prompt:
     branch_points: tuple[int, ...] = ()
     turn_start: int = 0
     thinking_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        # A prompt may be run any number of times, and is what kept prefixes are matched by. The caller's array is not.
+        ids = np.array(self.input_ids)
+        ids.flags.writeable = False
+        object.__setattr__(self, "input_ids", ids)
 
     @property
     def position_ids(self) -> NDArray[np.int32] | None:

@@ -10,6 +10,7 @@ import os
 import stat
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from mlx_qwen35.errors import MediaError
@@ -67,6 +68,24 @@ def read_data_url(url: str, *, max_bytes: int, place: str) -> bytes:
         raise MediaError(f"{place}: data URL: expected base64, found {error.object[error.start]!r}") from error
     except binascii.Error as error:
         raise MediaError(f"{place}: data URL: expected base64 ({error})") from error
+
+
+def read_stream(stream: Any, *, max_bytes: int, place: str) -> bytes:
+    """What a file that is open for reading holds, from its beginning where it can go back there.
+
+    Raises:
+        MediaError: It holds text, is closed or larger than the limit.
+    """
+    try:
+        if getattr(stream, "seekable", bool)():
+            stream.seek(0)
+        data = stream.read(max_bytes + 1)
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{place}: the open file cannot be read ({shorten(error)})") from error
+    if not isinstance(data, bytes):
+        raise MediaError(f"{place}: expected a file opened for reading bytes ('rb'), found {type(data).__name__}")
+    check_size(len(data), max_bytes, place, "open file")
+    return data
 
 
 def file_url_path(url: str, place: str) -> str:

@@ -57,6 +57,17 @@ class ChatTemplate:
         """The names that it reads and does not set itself."""
         return frozenset(find_undeclared_variables(self._tree))
 
+    @cached_property
+    def splits_reasoning(self) -> bool:
+        """Whether it takes a `<think>` block in an assistant's text for its reasoning; not all generations do."""
+        question: dict[str, Any] = {"role": "user", "content": "?"}
+        inside = {"role": "assistant", "content": "<think>\na\n</think>\n\nb"}
+        apart = {"role": "assistant", "content": "b", "reasoning_content": "a"}
+        try:
+            return self.render([question, inside]) == self.render([question, apart])
+        except Exception:  # a template may refuse any conversation, with whatever it likes
+            return True
+
     def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """The text of a conversation.
 

@@ -7,15 +7,17 @@ text are spelled out as ordinary text.
 
 import json
 import re
+import warnings
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from mlx_qwen35.errors import CheckpointError, ContextLengthError, PromptError
+from mlx_qwen35.errors import CheckpointError, CheckpointWarning, ContextLengthError, PromptError
 from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.templates import ChatTemplate
+from mlx_qwen35.prompts.tokenizer_files import find_chat_template, incomplete, load_tokenizer
 
 # Private-use characters, which no chat template writes. They bracket the number of a string
 # that `Escapes` took out of a user's text.
@@ -79,27 +81,25 @@ class Tokenizer:
         directory: The checkpoint.
         eos_token_ids: Ids that end an answer according to the checkpoint's configs; the
             tokenizer's own is added.
+        vocab_size: Rows of the model's embedding; added tokens beyond are plain text.
     Raises:
         CheckpointError: The directory holds no fast tokenizer, or none whose tokens are bytes.
     """
 
-    def __init__(self, directory: Path, eos_token_ids: Iterable[int] = ()) -> None:
+    def __init__(self, directory: Path, eos_token_ids: Iterable[int] = (), vocab_size: int | None = None) -> None:
         # Slow to import.
         from tokenizers.decoders import ByteLevel
-        from transformers import AutoTokenizer
 
-        try:
-            self._hf: Any = AutoTokenizer.from_pretrained(
-                str(directory), local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # several libraries read several files here, and raise what they like
-            raise CheckpointError(f"{directory}: the tokenizer cannot be loaded: {shorten(error, 300)}") from error
-        if not getattr(self._hf, "is_fast", False):
-            raise CheckpointError(f"{directory}: expected tokenizer.json, found only a slow tokenizer")
+        self._hf = load_tokenizer(directory)
         self._backend: Any = self._hf.backend_tokenizer
         if not isinstance(self._backend.decoder, ByteLevel):
             found = type(self._backend.decoder).__name__
             raise CheckpointError(f"{directory}: expected a byte-level tokenizer as Qwen's, found a decoder {found}")
+        known = sum(self._backend.token_to_id(character) is not None for character in _byte_alphabet())
+        if known < 256:
+            raise incomplete(directory, known)
+        if vocab_size is not None:
+            self._drop_tokens_from(vocab_size, directory)
         added = self._backend.get_added_tokens_decoder()
         self._control: dict[str, int] = {token.content: token_id for token_id, token in added.items()}
         self._eats_left = {token.content for token in added.values() if token.lstrip}
@@ -110,6 +110,8 @@ class Tokenizer:
         if self._hf.eos_token_id is not None:
             ids.add(int(self._hf.eos_token_id))
         self.eos_token_ids: frozenset[int] = frozenset(ids)
+        # The checkpoint's own Jinja template, if it has one.
+        self.chat_template = find_chat_template(directory, self._hf)
 
     @cached_property
     def template_variables(self) -> frozenset[str]:
@@ -119,11 +121,22 @@ class Tokenizer:
         except Exception:
             return frozenset()
 
-    @property
-    def chat_template(self) -> str | None:
-        """The checkpoint's own Jinja template, if it has one."""
-        template = self._hf.chat_template
-        return template.get("default") if isinstance(template, dict) else template
+    def _drop_tokens_from(self, vocab_size: int, directory: Path) -> None:
+        """Read added tokens without a row in the model as text: whoever added them did not resize it."""
+        from tokenizers import Tokenizer as Backend
+
+        settings = json.loads(self._backend.to_str())
+        kept = [token for token in settings["added_tokens"] if token["id"] < vocab_size]
+        dropped = len(settings["added_tokens"]) - len(kept)
+        if dropped:
+            first = next(token["content"] for token in settings["added_tokens"] if token["id"] >= vocab_size)
+            warnings.warn(
+                f"{directory}: tokenizer.json: expected tokens below {vocab_size} (vocab_size), found {dropped} added "
+                f"beyond, the first {shorten(first)!r}; they are read as plain text",
+                CheckpointWarning,
+                stacklevel=4,
+            )
+            self._backend = Backend.from_str(json.dumps(settings | {"added_tokens": kept}))
 
     def control_id(self, token: str) -> int | None:
         """The id of a control token by its text, None if the checkpoint has no such token."""

@@ -1,5 +1,6 @@
 """Logits of given tokens, for whoever wants to score a text."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
+
+from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.runtime.loading import Loaded
 
 
 def teacher_forced(model: nn.Module, input_ids: NDArray[np.int32], cache: Sequence[Any], step_size: int) -> mx.array:
@@ -23,3 +27,26 @@ def teacher_forced(model: nn.Module, input_ids: NDArray[np.int32], cache: Sequen
     out = mx.concatenate(rows)
     mx.eval(out)
     return out
+
+
+def score(loaded: Loaded, prompt: Prompt, step_size: int) -> mx.array:
+    """`teacher_forced`, on the thread that owns MLX and with the memory that it takes.
+
+    Raises:
+        InsufficientMemoryError: There is no room for it.
+    """
+    length, vocab_size = len(prompt.input_ids), loaded.checkpoint.config.text.vocab_size
+    patches = max((math.prod(image.grid_thw) for image in prompt.images), default=0)
+    nbytes = loaded.guard.held(length) + loaded.guard.passing(length, step_size, patches)
+    # Twice: as chunks, and put together.
+    nbytes += 2 * 4 * length * vocab_size
+
+    def run() -> mx.array:
+        cache = loaded.vision.fill(loaded.model.make_cache(), prompt)
+        return teacher_forced(loaded.model, prompt.input_ids, cache, step_size)
+
+    lease = loaded.ledger.take("logits", nbytes, place="prompt")
+    try:
+        return loaded.thread.call(run)
+    finally:
+        lease.release()

@@ -20,6 +20,7 @@ class GenerationRequest:
         enable_thinking: See `ModelKit.process_prompt`.
         effort: How much to think, in OpenAI's words; None leaves it to `enable_thinking` and `thinking_budget`.
         template: Further variables for the chat template.
+        continue_final_message: Go on with the last message, which is the assistant's.
         thinking_budget: At most this many tokens of reasoning, which is then closed; None for no limit.
         schema: JSON schema that the answer has to follow, {} for any object, None for free text.
         n: How many answers.
@@ -33,6 +34,7 @@ class GenerationRequest:
     enable_thinking: bool | None = None
     effort: str | None = None
     template: Mapping[str, Any] = field(default_factory=dict)
+    continue_final_message: bool = False
     thinking_budget: int | None = None
     schema: Mapping[str, Any] | None = None
     n: int = 1

@@ -161,6 +161,7 @@ class GenerationService:
             # An effort says whether to think as well.
             enable_thinking=wanted.enable_thinking if wanted.effort is None else None,
             reasoning_effort=wanted.effort,
+            continue_final_message=wanted.continue_final_message,
             chat_template_kwargs=wanted.template,
         )
 
@@ -172,6 +173,8 @@ class GenerationService:
     def _grammar(self, wanted: GenerationRequest, in_reasoning: bool) -> LogitsProcessor | None:
         """What holds an answer to a forced tool choice or to a schema."""
         parallel, schema = wanted.parallel_tool_calls, wanted.schema
+        if schema is not None and wanted.continue_final_message:
+            raise OptionError("response_format: expected none where an answer is continued, found one")
         if wanted.tool_choice not in ("auto", "none"):
             if not wanted.tools:
                 raise OptionError("tool_choice: expected tools to choose from, found none")

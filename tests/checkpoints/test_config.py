@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,38 +57,92 @@ def test_yarn_stretches_the_context(positions: int, context: int) -> None:
     "field",
     [
         "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
-        "attention_bias", "linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim",
-        "linear_value_head_dim", "linear_conv_kernel_dim", "rms_norm_eps", "max_position_embeddings",
-        "num_hidden_layers", "rope_parameters.rope_theta", "rope_parameters.partial_rotary_factor",
-        "rope_parameters.mrope_section", "rope_parameters",
+        "linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim",
+        "linear_conv_kernel_dim", "num_hidden_layers",
     ],
 )  # fmt: skip
-def test_a_missing_fact_is_an_error(field: str) -> None:
+def test_a_missing_size_is_an_error(field: str) -> None:
     with pytest.raises(ConfigError, match=rf"text_config\.{field}"):
         ModelConfig.from_dict(changed(DENSE, f"text_config.{field}", None))
 
 
 @pytest.mark.parametrize("field", ["num_experts", "num_experts_per_tok", "moe_intermediate_size"])
-def test_a_missing_fact_of_experts_is_an_error(field: str) -> None:
+def test_a_missing_size_of_experts_is_an_error(field: str) -> None:
     with pytest.raises(ConfigError, match=field):
         ModelConfig.from_dict(changed(MOE, f"text_config.{field}", None))
 
 
 @pytest.mark.parametrize("field", ["depth", "hidden_size", "num_heads", "patch_size", "num_position_embeddings"])
-def test_a_missing_fact_of_vision_is_an_error(field: str) -> None:
+def test_a_missing_size_of_vision_is_an_error(field: str) -> None:
     with pytest.raises(ConfigError, match=rf"vision_config\.{field}"):
         ModelConfig.from_dict(changed(DENSE, f"vision_config.{field}", None))
 
 
+@pytest.mark.parametrize("shape", [DENSE, MOE], ids=lambda shape: shape.name)
+@pytest.mark.parametrize("value", [..., None], ids=["missing", "null"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "attention_bias", "full_attention_interval", "layer_types", "rms_norm_eps", "max_position_embeddings",
+        "hidden_act", "tie_word_embeddings", "eos_token_id",
+    ],
+)  # fmt: skip
+def test_other_fields_take_the_default_of_transformers(shape: Shape, field: str, value: Any) -> None:
+    """Which is asked for it, and refuses a null that it takes to mean something else."""
+    from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
+    from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
+
+    raw = config_of(replace(shape, text_only=True))
+    raw.pop(field, None)
+    defaults = {name: value for name, value in raw.items() if name != "architectures"}
+    if field == "full_attention_interval":
+        raw.pop("layer_types"), defaults.pop("layer_types")
+    expected = (Qwen3_5MoeTextConfig if shape.moe else Qwen3_5TextConfig)(**defaults)
+    if value is None and field != "hidden_act":
+        raw[field] = None
+    config = ModelConfig.from_dict(raw)
+    assert config.text.layer_types == tuple(expected.layer_types)
+    assert config.tie_word_embeddings == expected.tie_word_embeddings
+    names = ("attention_bias", "rms_norm_eps", "max_position_embeddings")
+    assert [getattr(config.text, name) for name in names] == [getattr(expected, name) for name in names]
+
+
 @pytest.mark.parametrize("field", ["image_token_id", "vision_start_token_id", "vision_end_token_id"])
-def test_token_ids_are_never_guessed(field: str) -> None:
-    with pytest.raises(ConfigError, match=field):
-        ModelConfig.from_dict(changed(DENSE, field, None))
+def test_token_ids_are_those_of_transformers_where_the_vocabulary_has_them(field: str) -> None:
+    """They stand for nothing in a smaller one."""
+    from transformers import Qwen3_5Config
+
+    raw = changed(DENSE, field, None)
+    with pytest.raises(ConfigError, match=rf"{field}: expected 0 to 351, found 2480\d\d"):
+        ModelConfig.from_dict(raw)
+    raw["text_config"]["vocab_size"] = 248320
+    tokens = ModelConfig.from_dict(raw).media_tokens
+    assert getattr(tokens, field) == getattr(Qwen3_5Config(), field)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"vision_config": None}, {"vision_config": {}}, {"image_token_id": None}, {"vision_start_token_id": None},
+        {"vision_end_token_id": None}, {"image_token_id": None, "video_token_id": None, "vision_config": {}},
+    ],
+)  # fmt: skip
+def test_an_empty_tower_and_null_ids_are_no_vision(settings: dict[str, Any]) -> None:
+    config = ModelConfig.from_dict(config_of(DENSE) | settings)
+    assert (config.vision, config.media_tokens) == (None, None)
+
+
+def test_a_null_video_id_is_no_video() -> None:
+    config = ModelConfig.from_dict(config_of(DENSE) | {"video_token_id": None})
+    assert config.vision is not None
+    assert config.media_tokens is not None
+    assert config.media_tokens.video_token_id is None
 
 
 def test_all_problems_are_told_at_once() -> None:
     raw = changed(DENSE, "text_config.head_dim", None)
-    del raw["vision_config"]["depth"], raw["tie_word_embeddings"]
+    del raw["vision_config"]["depth"]
+    raw["tie_word_embeddings"] = "no"
     with pytest.raises(ConfigError, match=r"head_dim: .*found nothing.*depth: .*tie_word_embeddings"):
         ModelConfig.from_dict(raw)
 
@@ -97,7 +152,16 @@ def test_all_problems_are_told_at_once() -> None:
     [
         ("model_type", "llama", r"model_type: expected one of qwen3_5, .*found 'llama'"),
         ("text_config.hidden_size", "64", r"hidden_size: expected an integer, found '64'"),
-        ("text_config.hidden_act", "gelu", r"hidden_act: only 'silu' is supported, found 'gelu'"),
+        ("text_config.hidden_act", "gelu", r"hidden_act: only 'silu' or 'swish' is supported, found 'gelu'"),
+        ("text_config.output_gate_type", "sigmoid", r"output_gate_type: only 'swish' or 'silu' is .*'sigmoid'"),
+        ("text_config.output_gate_type", "gelu", r"output_gate_type: only 'swish' or 'silu' is supported"),
+        ("text_config.use_sliding_window", True, r"use_sliding_window: only False or None is supported, found True"),
+        ("text_config.mlp_bias", True, r"mlp_bias: only False"),
+        ("text_config.use_qk_norm", False, r"use_qk_norm: only True"),
+        ("text_config.final_logit_softcapping", 30.0, r"final_logit_softcapping: only None"),
+        ("text_config.rms_norm_eps", float("nan"), r"rms_norm_eps: expected a number above 0, .*found nan"),
+        ("text_config.rms_norm_eps", 0, r"rms_norm_eps: expected a number above 0, at most 1, found 0"),
+        ("text_config.attention_bias", "no", r"attention_bias: expected true or false, found 'no'"),
         ("text_config.attn_output_gate", False, r"attn_output_gate: only True"),
         ("text_config.linear_num_value_heads", 3, r"expected a multiple of linear_num_key_heads \(2\), found 3"),
         ("text_config.layer_types", ["full_attention"], r"layer_types: expected 4 entries"),
@@ -105,7 +169,14 @@ def test_all_problems_are_told_at_once() -> None:
         ("text_config.rope_parameters.rope_type", "dynamic", r"only 'default' and 'yarn' are supported"),
         ("text_config.rope_parameters.mrope_section", [3, 3, 3], r"mrope_section: .*sum to 8"),
         ("text_config.rope_parameters.mrope_interleaved", False, r"mrope_interleaved: only True"),
+        ("text_config.rope_parameters.alpha", 2.0, r"rope_parameters\.alpha: expected one of .*an unknown setting"),
+        ("text_config.rope_parameters.rope_theta", float("nan"), r"rope_theta: expected a number above 0"),
+        ("text_config.rope_parameters.partial_rotary_factor", 0.27, r"expected an even number of dim.*found 17 of 64"),
+        ("text_config.rope_parameters", [1], r"rope_parameters: expected an object, found \[1\]"),
         ("vision_config.deepstack_visual_indexes", [1], r"deepstack_visual_indexes: only \[\] or None"),
+        ("vision_config.rope_parameters", {"rope_theta": 5.0}, r"rope_theta: only None or 10000.0 is supported"),
+        ("vision_config.head_dim", 8, r"vision_config\.head_dim: only None or 16 is supported, found 8"),
+        ("vision_config", [1], r"vision_config: expected an object, found \[1\]"),
         ("text_config", 3, r"text_config: expected an object, found 3"),
     ],
 )
@@ -114,10 +185,9 @@ def test_what_would_change_answers_is_refused(path: str, value: Any, message: st
         ModelConfig.from_dict(changed(DENSE, path, value))
 
 
-@pytest.mark.parametrize("field", ["attention_factor", "mscale", "mscale_all_dim"])
-def test_yarn_settings_that_upstream_reads_differently_are_refused(field: str) -> None:
-    with pytest.raises(ConfigError, match=field):
-        ModelConfig.from_dict(changed(YARN, f"text_config.rope_parameters.{field}", 2.0))
+@pytest.mark.parametrize("name", ["swish", "silu"])
+def test_both_names_of_the_output_gate_are_read(name: str) -> None:
+    assert ModelConfig.from_dict(changed(DENSE, "text_config.output_gate_type", name)).text.layer_types
 
 
 def test_the_interval_decides_only_without_layer_types() -> None:
@@ -140,6 +210,14 @@ def test_tied_embeddings_are_read_at_the_top() -> None:
 def test_eos_ids_of_every_level_count() -> None:
     raw = changed(DENSE, "eos_token_id", [3, 4])
     assert ModelConfig.from_dict(raw).eos_token_ids == {3, 4, IDS["<|endoftext|>"]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
+def test_a_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> None:
+    """Editors on Windows write one, and PowerShell writes UTF-16."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config_of(DENSE) | {"name": "Zürich"}, ensure_ascii=False), encoding=encoding)
+    assert ModelConfig.from_file(path).raw["name"] == "Zürich"
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from PIL import Image
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.cli.main import main
 from mlx_qwen35.cli.options import size
+from mlx_qwen35.errors import CheckpointWarning
 from tests.cli.conftest import UNCOMPILED
 from tests.tiny import DENSE, MOE, Shape
 
@@ -285,3 +288,24 @@ def test_convert_takes_the_flags_of_mlx_lm(model: str, tmp_path: Path) -> None:
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["quantization"]["bits"], config["quantization"]["group_size"]) == (4, 32)
     assert config["quantization_config"] == config["quantization"]
+
+
+def test_what_is_left_out_of_a_checkpoint_is_told_in_a_line(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "own")
+    (directory / "generation_config.json").write_text('{"max_new_tokens": 0}')
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", CheckpointWarning)
+        done = run("generate", "--model", str(directory), "-p", "hi", "--no-think", "-m", "2")
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1)
+    assert done.stderr.startswith(f"mlx-qwen35: {directory}/generation_config.json: max_new_tokens: expected")
+
+
+def test_the_doctor_says_what_else_there_is_to_say(model: str, tmp_path: Path) -> None:
+    shown = run("doctor", model, "--no-check")
+    assert shown.stdout.splitlines()[-1] == "Its chat template can be told whether to think, describes tools."
+    (tmp_path / "a.png").touch()
+    shown = run("doctor", str(tmp_path))
+    assert shown.returncode == 2
+    assert shown.stderr.strip().endswith("Nothing in it is a checkpoint's: it holds a.png.")

@@ -1,10 +1,13 @@
 """Putting the classes in mlx-lm's place, and taking them out again."""
 
+import copy
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx_lm
@@ -14,6 +17,8 @@ import mlx_lm.models.qwen3_5_moe
 import mlx_lm.utils
 import numpy as np
 import pytest
+from mlx.utils import tree_map
+from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_qwen35 import apply_patches, undo_patches
 from mlx_qwen35.patches.qwen3_5 import Model, PatchedDecoderLayer, PatchedTextModel
@@ -125,3 +130,42 @@ def test_alternating_layers_pipeline_by_what_they_are(checkpoint_dir: Callable[[
     assert (model.model.ssm_idx, model.model.fa_idx) == (0, 1)
     model.model.pipeline(mx.distributed.init())
     assert (model.model.ssm_idx, model.model.fa_idx) == (0, 1)
+
+
+# As mlx-lm's own test_models.py::test_all_models writes them: flat, without what has a default.
+SPARSE_CONFIG: dict[str, Any] = {
+    "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100,
+    "linear_num_value_heads": 4, "linear_num_key_heads": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+    "linear_conv_kernel_dim": 3, "rms_norm_eps": 1e-5, "head_dim": 64, "rope_theta": 1000.0,
+    "partial_rotary_factor": 0.5, "max_position_embeddings": 1000,
+}  # fmt: skip
+FEED_FORWARD: dict[str, dict[str, Any]] = {
+    "qwen3_5": {"intermediate_size": 64},
+    "qwen3_5_moe": {
+        "num_experts": 4, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 64,
+        "moe_intermediate_size": 64,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", FEED_FORWARD)
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16], ids=str)
+def test_mlx_lm_builds_from_a_config_of_its_own_tests(model_type: str, dtype: mx.Dtype) -> None:
+    """Shapes and dtypes with and without a cache and in a batch; the model can be copied."""
+    with apply_patches():
+        module = importlib.import_module(f"mlx_lm.models.{model_type}")
+        config = {"model_type": model_type, **SPARSE_CONFIG, **FEED_FORWARD[model_type]}
+        model: Any = module.Model(module.ModelArgs.from_dict(config))
+    assert isinstance(model, Model)
+    assert (model.model_type, len(model.layers)) == (model_type, 4)
+    model.update(tree_map(lambda value: value.astype(dtype), model.parameters()))
+    cache = make_prompt_cache(model)
+    outs = [
+        model(mx.array([[0, 1]])), model(mx.array([[0, 1]]), cache=cache), model(mx.array([[5]]), cache=cache),
+        model(mx.array([[0, 1], [2, 3]])), copy.deepcopy(model)(mx.array([[0, 1]])),
+    ]  # fmt: skip
+    assert [out.shape for out in outs] == [(1, 2, 100), (1, 2, 100), (1, 1, 100), (2, 2, 100), (1, 2, 100)]
+    assert {out.dtype for out in outs} == {dtype}
+    # MLX's CPU backend multiplies experts in float32 only.
+    if dtype == mx.float32 or model_type == "qwen3_5":
+        assert mx.array_equal(outs[0], outs[4]).item()

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mlx_qwen35.errors import ContextLengthError, PromptError, PromptMismatchError
+from mlx_qwen35.errors import ContextLengthError, OptionError, PromptError, PromptMismatchError
 from mlx_qwen35.prompts.messages import fill_sources, render_messages, system_first
 from mlx_qwen35.prompts.prompt import begins_in_reasoning
 from mlx_qwen35.prompts.templates import ChatTemplate
 from mlx_qwen35.prompts.tokenizer import Tokenizer
+from tests.prompts.families import TEMPLATES, with_template
 from tests.tiny import IDS, write_tokenizer
 
 USER = {"role": "user", "content": "hello"}
@@ -41,12 +42,84 @@ def test_the_template_of_the_checkpoint_is_used(tokenizer: Tokenizer) -> None:
     assert text_of(tokenizer, [USER], add_generation_prompt=False).endswith("hello<|im_end|>\n")
 
 
-def test_further_variables_reach_the_template_but_named_options_win(tokenizer: Tokenizer) -> None:
-    closed, opened = text_of(tokenizer, [USER], enable_thinking=False), text_of(tokenizer, [USER])
-    given: dict[str, Any] = {"enable_thinking": False, "add_generation_prompt": False}
+def test_further_variables_reach_the_template(tokenizer: Tokenizer) -> None:
+    closed = text_of(tokenizer, [USER], enable_thinking=False)
+    given: dict[str, Any] = {"enable_thinking": False, "add_generation_prompt": True}
     assert text_of(tokenizer, [USER], chat_template_kwargs=given) == closed
-    assert text_of(tokenizer, [USER], chat_template_kwargs=given, enable_thinking=True) == opened
-    assert given == {"enable_thinking": False, "add_generation_prompt": False}
+    assert text_of(tokenizer, [USER], chat_template_kwargs=given, enable_thinking=False) == closed
+    assert given == {"enable_thinking": False, "add_generation_prompt": True}
+
+
+@pytest.mark.parametrize(
+    ("options", "further", "message"),
+    [
+        ({"enable_thinking": True}, {"enable_thinking": False}, r"'enable_thinking'\]: expected True .*, found False"),
+        ({"enable_thinking": False}, {"enable_thinking": True}, r"'enable_thinking'\]: expected False .*, found True"),
+        ({}, {"add_generation_prompt": False}, r"\['add_generation_prompt'\]: expected True .*, found False"),
+        ({"add_generation_prompt": False}, {"add_generation_prompt": True}, r"expected False as the argument has it"),
+        ({"tools": [{"name": "f"}]}, {"tools": [{"name": "g"}]}, r"'tools'\]: expected .*'f'.* as the argument has"),
+        ({"tools": [{"name": "f"}]}, {"tools": None}, r"\['tools'\]: .*, found None"),
+        ({}, {"continue_final_message": True}, r"\['continue_final_message'\]: expected False .*, found True"),
+        ({}, {"messages": [USER]}, r"\['messages'\]: expected messages as an argument alone"),
+    ],
+)  # fmt: skip
+def test_variables_that_contradict_an_argument_are_refused(
+    tokenizer: Tokenizer, options: dict[str, Any], further: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        render_messages(tokenizer, [USER], **options, chat_template_kwargs=further)
+
+
+NEVER_TRIMS = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.content is string %}{{ m.content }}
+{%- else %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"""
+CONTINUED: dict[str, Any] = {
+    "a text": "The answer is 4",
+    "spaces at its end": "The answer is \n\n  ",
+    "spaces at its beginning": "  The answer is",
+    "nothing": "",
+    "a control token": "so <|im_end|> it ends <|im_",
+    "parts": [{"type": "text", "text": "The answer"}, {"type": "text", "text": " is 4 "}],
+    "the user's own words": "what is 2 + 2?",
+}
+
+
+@pytest.mark.parametrize("content", CONTINUED.values(), ids=CONTINUED)
+@pytest.mark.parametrize("reasoning", [None, "hm"])
+@pytest.mark.parametrize("template", [*TEMPLATES.values(), NEVER_TRIMS], ids=[*TEMPLATES, "never trims"])
+def test_an_answer_is_continued_where_transformers_continues_it(
+    tokenizer: Tokenizer, template: str, content: Any, reasoning: str | None
+) -> None:
+    """Its `continue_final_message`, text by text, with its control tokens in ours spelled out."""
+    last = {"role": "assistant", "content": content}
+    messages = [
+        {"role": "user", "content": "what is 2 + 2?"},
+        last | ({"reasoning_content": reasoning} if reasoning else {}),
+    ]
+    other = with_template(tokenizer, template)
+    expected = tokenizer._hf.apply_chat_template(
+        messages, chat_template=template, continue_final_message=True, tokenize=False
+    )
+    assert text_of(other, messages, continue_final_message=True) == expected
+
+
+def test_what_cannot_be_continued_is_refused(tokenizer: Tokenizer) -> None:
+    call = {"function": {"name": "f", "arguments": {}}}
+    for last, message in (
+        (USER, r"messages\[1\]: expected an assistant's message to continue, found a user's"),
+        (
+            {"role": "assistant", "content": "a", "tool_calls": [call]},
+            r"messages\[1\]: expected a text to continue, .*calls",
+        ),
+        (
+            {"role": "assistant", "content": [{"type": "image", "image": "a"}]},
+            r"expected a text to continue, found none",
+        ),
+    ):
+        with pytest.raises(PromptError, match=message):
+            render_messages(tokenizer, [USER, last], continue_final_message=True)
+    mute = with_template(tokenizer, "{% for m in messages %}{{ m.role }}{% endfor %}")
+    with pytest.raises(PromptError, match="template leaves out the message that is to be continued"):
+        render_messages(mute, [USER, {"role": "assistant", "content": "a"}], continue_final_message=True)
 
 
 def test_rendering_equals_transformers(tokenizer: Tokenizer) -> None:
@@ -186,8 +259,7 @@ def test_separate_images_fill_the_empty_parts() -> None:
         ([{"role": "user", "content": [{"type": "video", "video": "x"}]}], r"type: expected .*found 'video'"),
         ([{"role": "user", "content": [{"type": "text", "text": 3}]}], r"content\[0\]\.text: expected a string"),
         ([{"role": "user", "content": [{"type": "image", "image": "a", "path": "b"}]}], r"expected one image, found 2"),
-        ([{"role": "system", "content": [{"type": "image"}]}, USER], r"a system message cannot hold one"),
-        ([USER, {"role": "assistant", "content": [{"type": "image"}]}], r"an? assistant message cannot hold one"),
+        ([{"role": "system", "content": [{"type": "image"}]}, USER], r"template refused them: System message cannot"),
         ([USER, {"role": "assistant", "content": [{"text": "a"}, {"type": "text"}]}], r"content\[1\]\.text: expected"),
         ([USER, {"role": "assistant", "content": [{"text": "a"}, 5]}], r"content\[1\]: expected an object with a type"),
         ([USER, {"role": "assistant", "content": 0}], r"messages\[1\]\.content: expected a list .*found int 0"),

@@ -1,6 +1,5 @@
 """Chat templates: as transformers renders them, and no longer than they may take."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +9,7 @@ from jinja2.exceptions import SecurityError
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.prompts import templates
 from mlx_qwen35.prompts.templates import ChatTemplate
-
-SHARED = Path(__file__).parents[3] / "shared" / "templates"
-PUBLISHED = sorted(SHARED.glob("*.jinja"))
-OURS = [BOX / "chat_template.jinja"]
+from tests.prompts.families import TEMPLATES
 
 TOOL = {
     "type": "function",
@@ -35,19 +31,19 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("path", [*OURS, *PUBLISHED], ids=lambda path: path.name)
+@pytest.mark.parametrize("source", TEMPLATES.values(), ids=TEMPLATES)
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize(
     "options",
     [{}, {"add_generation_prompt": True}, {"tools": [TOOL], "enable_thinking": False}],
     ids=["", "open", "tools"],
 )
-def test_texts_equal_transformers(path: Path, conversation: str, options: dict[str, Any]) -> None:
+def test_texts_equal_transformers(source: str, conversation: str, options: dict[str, Any]) -> None:
     """Equal texts, or both refuse, against `PreTrainedTokenizerFast.apply_chat_template`."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(BOX)
-    source, messages = path.read_text(), CONVERSATIONS[conversation]
+    messages = CONVERSATIONS[conversation]
     template = ChatTemplate(source, tokenizer.special_tokens_map)
     try:
         expected = tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False, **options)
@@ -56,11 +52,6 @@ def test_texts_equal_transformers(path: Path, conversation: str, options: dict[s
             template.render(messages, **options)
     else:
         assert template.render(messages, **options) == expected
-
-
-@pytest.mark.skipif(bool(PUBLISHED), reason="the published templates are there")
-def test_published_templates_are_not_there() -> None:
-    pytest.skip(f"needs the published templates in {SHARED.name}/")
 
 
 PARTS = [
@@ -157,4 +148,4 @@ def test_variables_are_those_that_a_template_reads() -> None:
     template = ChatTemplate("{% set a = b %}{{ a }}{% for m in messages %}{{ m.c }}{% endfor %}{{ raise_exception }}")
     assert {"b", "messages"} <= template.variables
     assert not {"a", "m", "c"} & template.variables
-    assert "enable_thinking" in ChatTemplate(OURS[0].read_text()).variables
+    assert "enable_thinking" in ChatTemplate(TEMPLATES["like 3.5"]).variables

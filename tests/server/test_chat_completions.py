@@ -4,6 +4,7 @@ import json
 import threading
 from typing import Any
 
+import openai
 import pytest
 
 from mlx_qwen35 import ModelKit
@@ -35,6 +36,28 @@ def test_chat_stream_is_the_same_answer(client: Any) -> None:
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert chunks[-1].usage.prompt_tokens_details.cached_tokens > 0
     assert all(chunk.usage is None for chunk in chunks[:-1])
+
+
+def test_an_answer_goes_on_from_the_assistants_last_words(client: Any, claude: Any, box: ModelKit) -> None:
+    """In chat completions where that is asked for, in Anthropic's protocol always; only what is new comes back."""
+    begun = [*SPELL, {"role": "assistant", "content": "s-t"}]
+    prompt = box.process_prompt(begun, continue_final_message=True)
+    expected = box.generate(prompt, temperature=0.0, max_tokens=9).text
+    assert expected
+    found = chat(client, begun, extra_body={"continue_final_message": True}, max_tokens=9)
+    assert found.choices[0].message.content == expected
+    assert found.usage.prompt_tokens == len(prompt.input_ids)
+    message = claude.messages.create(model="box", messages=begun, max_tokens=9, extra_body={"temperature": 0.0})
+    assert message.content[0].text == expected
+    for wrong, text in (
+        ({"messages": SPELL}, "an assistant's message to continue, found a user's"),
+        (
+            {"messages": begun, "response_format": {"type": "json_object"}},
+            "response_format: expected none where an answer",
+        ),
+    ):
+        with pytest.raises(openai.BadRequestError, match=text):
+            client.chat.completions.create(model="box", extra_body={"continue_final_message": True}, **wrong)
 
 
 def test_images_in_either_order_and_beside_text(client: Any) -> None:

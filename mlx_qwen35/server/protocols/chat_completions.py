@@ -92,6 +92,8 @@ class ChatCompletionRequest(SamplingFields):
     enable_thinking: bool | None = None
     thinking_budget: int | None = Field(None, ge=0)
     chat_template_kwargs: dict[str, JsonValue] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""
@@ -99,6 +101,8 @@ class ChatCompletionRequest(SamplingFields):
             raise invalid_request("max_tokens: found another max_completion_tokens", "max_tokens")
         if self.top_logprobs and not self.logprobs:
             raise invalid_request("top_logprobs: expected logprobs to be true", "top_logprobs")
+        if self.add_generation_prompt not in (None, not self.continue_final_message):
+            raise invalid_request("add_generation_prompt: expected the opposite of continue_final_message")
         template = dict(self.chat_template_kwargs or {})
         enable_thinking = self.enable_thinking
         if "enable_thinking" in template:
@@ -116,6 +120,7 @@ class ChatCompletionRequest(SamplingFields):
                 parallel_tool_calls=self.parallel_tool_calls is not False,
                 enable_thinking=enable_thinking,
                 template=template,
+                continue_final_message=self.continue_final_message,
                 effort=self.reasoning_effort,
                 thinking_budget=self.thinking_budget,
                 schema=self._schema(),

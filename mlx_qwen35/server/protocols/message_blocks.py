@@ -1,7 +1,7 @@
 """The blocks that Anthropic's messages consist of, and the messages that they stand for."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, Tag
@@ -188,6 +188,12 @@ def messages_of(message: Message) -> list[dict[str, Any]]:
     if reasoning:
         answer["reasoning_content"] = "\n".join(reasoning)
     return [{**answer, **({"tool_calls": calls} if calls else {})}]
+
+
+def ends_in_an_answer(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last message, in OpenAI's form, is the beginning of the answer that is wanted."""
+    last = messages[-1] if messages else {"role": "user"}
+    return last["role"] == "assistant" and bool(last["content"].strip()) and not last.get("tool_calls")
 
 
 def _parts(blocks: Sequence[Any]) -> list[dict[str, Any]]:

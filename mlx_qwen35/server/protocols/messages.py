@@ -18,7 +18,7 @@ from mlx_qwen35.server.generation import (
 )
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody, PromptBody
 from mlx_qwen35.server.protocols.common import Effort, arguments_json, function_tool, new_id
-from mlx_qwen35.server.protocols.message_blocks import Message, TextBlock, is_changing, messages_of
+from mlx_qwen35.server.protocols.message_blocks import Message, TextBlock, ends_in_an_answer, is_changing, messages_of
 from mlx_qwen35.server.wire import ApiError, HostedTool, Items, WireObject, invalid_request, kind_of, sse
 
 
@@ -120,6 +120,8 @@ class CountRequest(PromptBody):
                 effort=output.effort if thinks else None,
                 thinking_budget=thinking.budget_tokens if thinks else None,
                 schema=output.format.schema_ if output.format else None,
+                # As Anthropic has it: what the assistant said last is how the answer begins.
+                continue_final_message=ends_in_an_answer(messages),
             )
         ]
 

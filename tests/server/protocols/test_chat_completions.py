@@ -151,6 +151,18 @@ def test_thinking_may_be_said_in_the_templates_variables() -> None:
         assert str(error) == "chat_template_kwargs.enable_thinking: expected one bool"
 
 
+def test_the_last_message_is_continued_where_that_is_asked_for() -> None:
+    """In vLLM's words, whose default for the other field contradicts it only when it is sent."""
+    last = [*ASK, {"role": "assistant", "content": "Once"}]
+    assert not translated(messages=last).continue_final_message
+    for fields in ({}, {"add_generation_prompt": False}):
+        assert translated(messages=last, continue_final_message=True, **fields).continue_final_message
+    assert not translated(messages=last, add_generation_prompt=True).continue_final_message
+    for together in ({"continue_final_message": True, "add_generation_prompt": True}, {"add_generation_prompt": False}):
+        error = refused(messages=last, **together)
+        assert str(error) == "add_generation_prompt: expected the opposite of continue_final_message"
+
+
 def test_an_effort_is_passed_on() -> None:
     """What it means is for the checkpoint's template to say."""
     found = translated(reasoning_effort="low", enable_thinking=False, thinking_budget=3)

@@ -129,6 +129,22 @@ def told(role: str, *blocks: dict[str, Any]) -> list[dict[str, Any]]:
     return prompt[1:]
 
 
+@pytest.mark.parametrize(
+    ("content", "continues"),
+    [
+        ("Once upon", True),
+        ([{"type": "thinking", "thinking": "hm", "signature": ""}, {"type": "text", "text": "Once"}], True),
+        ([{"type": "thinking", "thinking": "hm", "signature": ""}], False),
+        (" ", False),
+        ([{"type": "text", "text": "so"}, {"type": "tool_use", "id": "1", "name": "f", "input": {}}], False),
+    ],
+)
+def test_what_the_assistant_said_last_is_continued(content: Any, continues: bool) -> None:
+    last = {"role": "assistant", "content": content}
+    assert counted(messages=[*ASK, last]).continue_final_message is continues
+    assert not counted(messages=[*ASK, last, *ASK]).continue_final_message
+
+
 def test_text_and_images_of_a_user() -> None:
     images = [
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},

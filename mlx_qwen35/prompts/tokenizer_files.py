@@ -1,0 +1,128 @@
+"""The files of a checkpoint's tokenizer and chat template, as transformers reads them and where it does not."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mlx_qwen35.checkpoints.config import MODEL_TYPES
+from mlx_qwen35.checkpoints.reading import is_file, read_json
+from mlx_qwen35.errors import CheckpointError
+from mlx_qwen35.paths import shorten
+
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Where the template lies in checkpoints that were saved with their processor.
+_TEMPLATE_FILES = ("chat_template.json", "processor_config.json")
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """transformers' fast tokenizer of a checkpoint.
+
+    Raises:
+        CheckpointError: There is no fast tokenizer, or one that the installed libraries do not read.
+    """
+    # Slow to import.
+    from transformers import AutoConfig, AutoTokenizer
+
+    options: dict[str, Any] = {}
+    model_type = read_json(directory / "config.json").get("model_type") if is_file(directory / "config.json") else None
+    if model_type in MODEL_TYPES:
+        # It decides on the class, by this alone; the rest of the file transformers may refuse.
+        options["config"] = AutoConfig.for_model(model_type)
+    try:
+        with _without_marks(directory) as readable:
+            found = AutoTokenizer.from_pretrained(
+                str(readable), local_files_only=True, trust_remote_code=False, **options
+            )
+    except Exception as error:  # several libraries read several files here, and raise what they like
+        reason = _newer_format(directory) or f"the tokenizer cannot be loaded: {shorten(error, 300)}"
+        raise CheckpointError(f"{directory}: {reason}") from error
+    if not getattr(found, "is_fast", False):
+        raise CheckpointError(f"{directory}: expected tokenizer.json, found only a slow tokenizer")
+    return found
+
+
+def incomplete(directory: Path, known: int) -> CheckpointError:
+    """The error of a tokenizer without a token for each byte; transformers makes an empty one of missing files.
+
+    Args:
+        known: Bytes that it has a token for.
+    """
+    if is_file(directory / "tokenizer.json"):
+        found = f"tokenizer.json: expected a token for each of 256 bytes, found {known}; text would be lost"
+        return CheckpointError(f"{directory}: {found}")
+    others = [name for name in ("vocab.json", "merges.txt", "tokenizer.model") if is_file(directory / name)]
+    hint = f" (only {', '.join(others)})" if others else ""
+    return CheckpointError(
+        f"{directory}: expected tokenizer.json, found none{hint}; copy it from the original checkpoint"
+    )
+
+
+def find_chat_template(directory: Path, tokenizer: Any) -> str | None:
+    """The Jinja template of a checkpoint: the tokenizer's own, else one in the processor's files.
+
+    Raises:
+        ConfigError: One of those is not JSON.
+    """
+    templates = [tokenizer.chat_template]
+    templates += [
+        read_json(directory / name).get("chat_template") for name in _TEMPLATE_FILES if is_file(directory / name)
+    ]
+    for template in templates:
+        if isinstance(template, list):
+            template = {entry["name"]: entry["template"] for entry in template if isinstance(entry, dict)}
+        if isinstance(template, dict):
+            template = template.get("default")
+        if isinstance(template, str):
+            return template.removeprefix("\ufeff")
+    return None
+
+
+@contextmanager
+def _without_marks(directory: Path) -> Iterator[Path]:
+    """The directory, or copies of its text files where one begins with a byte order mark."""
+    files = [
+        path for path in sorted(directory.iterdir()) if path.suffix in (".json", ".jinja", ".txt") and is_file(path)
+    ]
+    marked = [path for path in files if _beginning(path).startswith(_MARKS)]
+    if not marked:
+        yield directory
+        return
+    with TemporaryDirectory() as name:
+        for path in files:
+            copy = Path(name) / path.name
+            if path in marked:
+                data = path.read_bytes()
+                copy.write_text(data.decode(json.detect_encoding(data)).removeprefix("\ufeff"), encoding="utf-8")
+            else:
+                copy.symlink_to(path.absolute())
+        yield Path(name)
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(3)
+
+
+def _newer_format(directory: Path) -> str | None:
+    """What to say of a tokenizer.json that is JSON, and that the tokenizers library does not understand."""
+    from tokenizers import Tokenizer
+
+    if not is_file(directory / "tokenizer.json"):
+        return None
+    try:
+        content = json.dumps(read_json(directory / "tokenizer.json"))
+    except CheckpointError as error:
+        return str(error)
+    try:
+        Tokenizer.from_str(content)
+    except Exception as error:  # the library's own errors are plain exceptions
+        return (
+            f"tokenizer.json: expected a format that tokenizers {version('tokenizers')} reads, found another "
+            f"({shorten(error, 200)}); a newer version of tokenizers and transformers may read it"
+        )
+    return None

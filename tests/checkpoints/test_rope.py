@@ -1,0 +1,78 @@
+"""The rotary embedding's settings, in every form that transformers reads."""
+
+from typing import Any
+
+import pytest
+
+from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.errors import ConfigError
+from tests.tiny import DENSE, config_of
+
+# Fields of text_config that take the place of its `rope_parameters`.
+FORMS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "null": {"rope_parameters": None, "rope_scaling": None},
+    "empty": {"rope_parameters": {}},
+    "theta beside": {"rope_theta": 5e5},
+    "both beside": {"rope_theta": 1000.0, "partial_rotary_factor": 0.5},
+    "no theta": {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+    "no type": {"rope_parameters": {"rope_theta": 77.0}},
+    "theta beside and inside": {"rope_theta": 5.0, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}},
+    "the old type": {"rope_theta": 5e5, "rope_scaling": {"type": "yarn", "factor": 2.0}},
+    "the old name": {"rope_scaling": {"rope_type": "default", "rope_theta": 7.0}},
+    "an old type beside the new one": {"rope_parameters": {"rope_type": "default", "type": "yarn", "factor": 2.0}},
+    "a left over factor": {"rope_parameters": {"rope_type": "default", "factor": 2.0}},
+    "yarn": {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}},
+    "yarn of all positions": {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e7}},
+}
+
+YARN: dict[str, Any] = {"rope_type": "yarn", "factor": 2.0}
+
+
+def text_of(form: dict[str, Any]) -> dict[str, Any]:
+    raw = config_of(DENSE)["text_config"]
+    del raw["rope_parameters"]
+    return {**raw, **form}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_every_form_is_read_as_transformers_reads_it(form: dict[str, Any]) -> None:
+    from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
+
+    expected = Qwen3_5TextConfig(**text_of(form)).rope_parameters
+    rope = ModelConfig.from_dict(config_of(DENSE) | {"text_config": text_of(form)}).text.rope
+    assert rope.theta == expected["rope_theta"]
+    assert rope.rotary_dims == 64 * expected["partial_rotary_factor"]
+    assert (rope.yarn is not None) == (expected["rope_type"] == "yarn")
+    if rope.yarn is not None:
+        assert rope.yarn.factor == expected["factor"]
+        assert rope.yarn.original_max_position_embeddings == expected["original_max_position_embeddings"]
+    # Qwen3_5TextRotaryEmbedding's own default.
+    assert rope.mrope_section == (11, 11, 10)
+
+
+def test_qwen2_vl_s_type_is_the_default() -> None:
+    """mlx-lm reads it; transformers refuses it for this model."""
+    form = {"rope_scaling": {"type": "mrope", "mrope_section": [3, 3, 2]}}
+    rope = ModelConfig.from_dict(config_of(DENSE) | {"text_config": text_of(form)}).text.rope
+    assert (rope.yarn, rope.mrope_section) == (None, (3, 3, 2))
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling.rope_type: only 'default' and 'yarn'"),
+        ({"rope_scaling": {"type": "yarn"}}, "rope_scaling.factor: expected a number, found nothing"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2.0}, "rope_parameters": {"rope_theta": 1e7}},
+            r"rope_scaling: expected it alone or with the rope_theta of rope_parameters \(10000000.0\), found 10000.0",
+        ),
+        ({"rope_parameters": YARN | {"attention_factor": 0}}, "attention_factor: expected a number above 0"),
+        ({"rope_parameters": YARN | {"mscale": float("nan")}}, "mscale: expected a number above 0"),
+        ({"rope_parameters": YARN | {"truncate": 1}}, "truncate: expected true or false, found 1"),
+        ({"rope_parameters": YARN | {"rope_theta": 1.0}}, "rope_theta: expected a number other than 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_computed_is_refused(form: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig.from_dict(config_of(DENSE) | {"text_config": text_of(form)})

@@ -1,0 +1,65 @@
+"""YaRN with every setting against transformers' own; needs torch (the parity extra)."""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.patches.attention import PatchedAttention
+from mlx_qwen35.patches.mrope import multimodal_angles
+from mlx_qwen35.patches.qwen3_5 import TextModelArgs
+from tests.tiny import DENSE, config_of
+
+YARNS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "attention_factor": {"attention_factor": 1.7},
+    "attention_factor 1": {"attention_factor": 1.0, "mscale": 0.5, "mscale_all_dim": 0.25},
+    "both scales": {"mscale": 0.707, "mscale_all_dim": 2.0},
+    "one scale": {"mscale": 0.707},
+    "the other scale": {"mscale_all_dim": 0.707},
+    "scales of zero": {"mscale": 0, "mscale_all_dim": 1.0},
+    "not truncated": {"truncate": False},
+    "not truncated, other bounds": {"truncate": False, "beta_fast": 3.0, "beta_slow": 0.2, "attention_factor": 0.8},
+    "truncated": {"truncate": True},
+    "null bounds": {"beta_fast": None, "beta_slow": 0},
+    "a factor of null": {"factor": None},
+    "a factor below 1": {"factor": 0.5},
+    "all positions": {"original_max_position_embeddings": None},
+}  # fmt: skip
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("settings", YARNS.values(), ids=YARNS)
+def test_angles_equal_the_reference(settings: dict[str, Any]) -> None:
+    """Qwen3_5TextRotaryEmbedding, for text and for tokens whose three positions differ; float32, to 2e-5."""
+    torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[parity]'")
+    from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
+    from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5TextRotaryEmbedding
+
+    raw = config_of(DENSE)
+    raw["text_config"]["rope_parameters"] = {
+        "rope_theta": 100.0, "partial_rotary_factor": 0.5, "mrope_section": [6, 5, 5], "rope_type": "yarn",
+        "factor": 4.0, "original_max_position_embeddings": 64, **settings,
+    }  # fmt: skip
+    theirs = {
+        name: value
+        for name, value in raw["text_config"]["rope_parameters"].items()
+        if value is not None or name != "original_max_position_embeddings"
+    }
+    reference = Qwen3_5TextRotaryEmbedding(Qwen3_5TextConfig(**raw["text_config"] | {"rope_parameters": theirs}))
+    positions = np.random.Generator(np.random.PCG64(1)).permutation(60).reshape(3, 2, 10)
+    args = TextModelArgs.from_config(ModelConfig.from_dict(raw), exact=True, gated_delta="native")
+    module = PatchedAttention(args).rope
+    for three in (positions, np.broadcast_to(positions[:1], positions.shape)):
+        cos, sin = reference(torch.zeros(1), torch.from_numpy(three.copy()))
+        found = multimodal_angles(module, args.rotary_dims, args.mrope_section, mx.array(three))
+        for one, other in zip(found, (cos, sin), strict=True):
+            np.testing.assert_allclose(np.array(one[:, 0]), other[..., :16].numpy(), atol=2e-5)
+    # The text path: (1, 0) turned by the first row's own positions, one after the other.
+    cos, sin = reference(torch.zeros(1), torch.arange(3, 8).expand(3, 1, -1))
+    unit = mx.concatenate([mx.ones((1, 1, 5, 16)), mx.zeros((1, 1, 5, 48))], axis=-1)
+    turned = np.array(module(unit, offset=3))[0, 0]
+    np.testing.assert_allclose(turned[:, :16], cos[0, :, :16].numpy(), atol=2e-5)
+    np.testing.assert_allclose(turned[:, 16:32], sin[0, :, :16].numpy(), atol=2e-5)
