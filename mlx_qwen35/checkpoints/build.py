@@ -17,9 +17,11 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: A weight file is damaged, or the tensors do not fit config.json; lists them.
     """
-    # Both are slow to import.
+    # All are slow to import.
     import mlx.nn as nn
     from mlx_lm.utils import infer_quant_config
+
+    from mlx_qwen35.checkpoints.global_scales import add_global_scales
 
     with naming(checkpoint.directory):
         weights = model.sanitize(read_tensors(checkpoint.weight_files()))
@@ -31,6 +33,7 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
             return dict(infer_quant_config(path, module, weights))
 
         nn.quantize(model, class_predicate=stored_quantised)
+        add_global_scales(model, weights)
         model.eval()
         model.load_weights(list(weights.items()))
     _check_backend(model, checkpoint.directory)

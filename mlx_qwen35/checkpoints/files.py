@@ -40,11 +40,6 @@ class Checkpoint:
         config = ModelConfig.from_file(directory / "config.json")
         path = directory / "generation_config.json"
         generation_config = read_json(path) if path.is_file() else {}
-        if (directory / "hf_quant_config.json").is_file():
-            raise CheckpointError(
-                f"{directory}: only MLX's own quantisation is read, found hf_quant_config.json; "
-                "use the unquantised checkpoint, or an MLX conversion"
-            )
         return cls(directory, config, generation_config)
 
     @property

@@ -19,6 +19,9 @@ Layout = Literal["transformers", "mlx-lm", "mlx-vlm"]
 _PREFIXES = (
     ("language_model.mtp.", "mtp."),
     ("model.mtp.", "mtp."),
+    ("model.language_model.visual.", "vision_tower."),
+    ("model.vision_tower.", "vision_tower."),
+    ("visual.", "vision_tower."),
     ("language_model.", "language_model."),
     ("vision_tower.", "vision_tower."),
     ("mtp.", "mtp."),
@@ -34,6 +37,8 @@ _SHIFTED_NORM = re.compile(
     r"(input_layernorm|post_attention_layernorm|q_norm|k_norm|(^|\.)model\.norm"
     r"|^mtp\.(norm|pre_fc_norm_embedding|pre_fc_norm_hidden))\.weight$"
 )
+# What older programs stored although config.json gives it.
+_COMPUTED = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 _EXPERT = re.compile(r"(?P<mlp>.*\.mlp)\.experts\.(?P<expert>\d+)\.(?P<projection>\w+)\.(?P<kind>\w+)$")
 _PACKED_EXPERTS = re.compile(r"(?P<mlp>.*\.mlp)\.experts\.(?P<projection>gate_up_proj|down_proj)(\.(?P<kind>\w+))?$")
 
@@ -75,7 +80,7 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
     """Rename every tensor and bring its value to the convention of mlx-lm and mlx-vlm.
 
     Args:
-        weights: Tensors of one checkpoint, of any layout, quantised or not.
+        weights: Tensors of one checkpoint, of any layout, plain or quantised in MLX's own modes.
     Raises:
         CheckpointError: A name belongs to no layout, two names mean the same tensor, or layouts are mixed.
     Source:
@@ -84,6 +89,8 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
     layout = recognise_layout({name: tuple(value.shape) for name, value in weights.items()})
     renamed: dict[str, mx.array] = {}
     for name, value in weights.items():
+        if name.endswith(_COMPUTED):
+            continue
         new_name = canonical_name(name)
         if new_name in renamed:
             raise CheckpointError(f"tensor {new_name}: found twice, the second time as {name}")
@@ -143,8 +150,12 @@ def _unpack_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
             out[name] = value
             continue
         prefix, kind = f"{match['mlp']}.switch_mlp", match["kind"] or "weight"
+        if kind == "global_scale" and value.ndim == 0:
+            value = mx.broadcast_to(value, weights[name.replace(kind, "weight")].shape[:1])
         if match["projection"] == "down_proj":
             out[f"{prefix}.down_proj.{kind}"] = value
+        elif kind == "global_scale":
+            out[f"{prefix}.gate_proj.{kind}"] = out[f"{prefix}.up_proj.{kind}"] = value
         else:
             gate, up = mx.split(value, 2, axis=1)
             out[f"{prefix}.gate_proj.{kind}"], out[f"{prefix}.up_proj.{kind}"] = gate, up

@@ -14,11 +14,13 @@ import mlx.core as mx
 
 from mlx_qwen35.checkpoints.build import naming, read_tensors
 from mlx_qwen35.checkpoints.config import TextConfig
+from mlx_qwen35.checkpoints.dequantising import plain_weight
 from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.formats import to_mlx
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.layouts import arrange_experts, canonical_name, check_tensors, recognise_layout
-from mlx_qwen35.checkpoints.reading import is_file
+from mlx_qwen35.checkpoints.reading import is_file, read_json
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import expand
 
@@ -51,19 +53,23 @@ def read_mtp_head(checkpoint: Checkpoint, mtp_path: str | Path | None = None) ->
         CheckpointError: `mtp_path` holds no head, a file is damaged, two files hold the same tensor, or the head does
             not fit the decoder; lists every tensor that is missing, surplus or of another shape.
     """
+    config = checkpoint.config.raw
     if mtp_path is None:
         found = _tensors_of(_candidates(checkpoint), alone=False)
     else:
         path = expand(mtp_path, CheckpointError, "mtp_path")
-        files = [path] if is_file(path) else sorted(filter(is_file, find_checkpoint(mtp_path).glob("*.safetensors")))
+        directory = path.parent if is_file(path) else find_checkpoint(mtp_path)
+        files = [path] if is_file(path) else sorted(filter(is_file, directory.glob("*.safetensors")))
         found = _tensors_of(files, alone=True)
+        config = read_json(directory / "config.json") if is_file(directory / "config.json") else {}
         if not found:
             raise CheckpointError(f"{mtp_path}: expected the tensors of an MTP head, found none")
     if not found:
         return None
     files = sorted({path for path, _ in found.values()})
     with naming(", ".join(str(path) for path in files)):
-        tensors = arrange_experts({name: value for name, (_, value) in found.items()})
+        tensors = to_mlx({name: value for name, (_, value) in found.items()}, config)
+        tensors = arrange_experts(_without_global_scales(tensors))
         quantisation = _check_fit(checkpoint.config.text, tensors)
         _to_gains(tensors, by_transformers=_by_transformers(files))
     return MtpHead(tensors, quantisation, tuple(files))
@@ -111,6 +117,18 @@ def _head_name(name: str, *, own: bool) -> str | None:
     if _is_prefixed(name):
         return canonical_name(name)
     return f"mtp.{name}" if own and name.startswith(_OWN_NAMES) else None
+
+
+def _without_global_scales(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
+    """A head is small: what MLX has no layer for becomes plain."""
+    out = dict(tensors)
+    for name in tensors:
+        path, _, part = name.rpartition(".")
+        if part == "global_scale":
+            parts = {kind: out.pop(f"{path}.{kind}") for kind in ("weight", "scales", "global_scale")}
+            dtype = next((v.dtype for name, v in tensors.items() if name.endswith("norm.weight")), mx.bfloat16)
+            out[f"{path}.weight"] = plain_weight(parts, {"group_size": 16, "bits": 4, "mode": "nvfp4"}, dtype)
+    return out
 
 
 def _by_transformers(files: list[Path]) -> bool:

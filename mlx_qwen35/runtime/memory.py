@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_qwen35.checkpoints.build import read_tensors
 from mlx_qwen35.checkpoints.config import ModelConfig
-from mlx_qwen35.checkpoints.headers import activation_size, read_headers, weight_bytes
+from mlx_qwen35.checkpoints.formats import loaded_bytes
+from mlx_qwen35.checkpoints.headers import activation_size, read_headers
 from mlx_qwen35.errors import InsufficientMemoryError
 from mlx_qwen35.runtime.estimates import (
     attention_bytes_per_token,
@@ -57,8 +59,10 @@ class MemoryGuard:
             CheckpointError: A file is damaged.
             InsufficientMemoryError: There is no room for the weights.
         """
+        files = list(files)
         headers = list(read_headers(files))
-        guard = cls(config, weight_bytes(headers), activation_size(headers), limit)
+        weights = loaded_bytes(headers, config.raw, lambda: read_tensors(files))
+        guard = cls(config, weights, activation_size(headers), limit)
         if guard.needs(1, 1) > limit:
             raise InsufficientMemoryError(
                 f"checkpoint: expected at most {gigabytes(limit)} of memory, found weights of "

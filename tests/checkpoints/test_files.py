@@ -334,22 +334,6 @@ def test_files_beside_the_weights_may_hold_the_mtp_module(tmp_path: Path) -> Non
     assert checkpoint.mtp_files() == [tmp_path / "mtp-2.safetensors"]
 
 
-@pytest.mark.parametrize("where", ["quantization_config", "text_config"])
-def test_foreign_quantisation_is_refused_by_name(copy_of: Callable[..., Path], where: str) -> None:
-    fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    config = config_of(DENSE)
-    settings = {where: fp8} if where == "quantization_config" else {where: config[where] | {"quantization_config": fp8}}
-    with pytest.raises(ConfigError, match="only MLX's own quantisation is read, found 'fp8'"):
-        ModelKit.load(copy_of(DENSE, **settings))
-
-
-def test_modelopt_checkpoints_are_refused(copy_of: Callable[..., Path]) -> None:
-    directory = copy_of(DENSE)
-    (directory / "hf_quant_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="found hf_quant_config.json"):
-        ModelKit.load(directory)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
