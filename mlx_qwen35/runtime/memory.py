@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlx_qwen35.checkpoints.build import read_tensors
 from mlx_qwen35.checkpoints.config import ModelConfig
@@ -21,6 +22,11 @@ from mlx_qwen35.runtime.estimates import (
 _SPARE_TOKENS = 255
 # A prompt that can only be read in smaller steps than this is refused.
 SMALLEST_STEP = 64
+
+
+def _all_of(files: Iterable[Path]) -> dict[str, Any]:
+    """Their tensors; which of two of the same name is taken makes no difference here."""
+    return {name: value for path in files for name, value in read_tensors([path]).items()}
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class MemoryGuard:
         """
         files = list(files)
         headers = list(read_headers(files))
-        weights = loaded_bytes(headers, config.raw, lambda: read_tensors(files))
+        weights = loaded_bytes(headers, config.raw, lambda: _all_of(files))
         guard = cls(config, weights, activation_size(headers), limit)
         if guard.needs(1, 1) > limit:
             raise InsufficientMemoryError(
