@@ -304,7 +304,14 @@ def quantisation_of(path: str, module: nn.Module) -> bool | dict[str, Any]:
     """What mlx-lm asks of a quantisation predicate: whether, and how, to quantise the module at a canonical path."""
     if path.startswith("vision_tower.") or not hasattr(module, "to_quantized"):
         return False
-    return {"group_size": 64, "bits": 8, "mode": "affine"} if path.endswith(_GATES) else True
+    if not is_gate(path):
+        return True
+    return {"group_size": 32 if module.weight.shape[-1] % 64 else 64, "bits": 8, "mode": "affine"}
+
+
+def is_gate(path: str) -> bool:
+    """Whether the module at a canonical path is one of those that keep 8 bits."""
+    return path.endswith(_GATES)
 
 
 def _first(kinds: tuple[LayerType, ...], kind: LayerType) -> int | None:

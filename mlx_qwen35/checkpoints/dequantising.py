@@ -1,6 +1,6 @@
 """Quantised layers back to plain ones."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -11,16 +11,21 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_qwen35.checkpoints.unpacking import NVFP4_RANGE
 
 
-def dequantise(model: nn.Module, dtype: mx.Dtype) -> list[str]:
-    """Make every quantised layer of a model a plain one, in place; they are computed when they are used.
+def dequantise(model: nn.Module, dtype: mx.Dtype, only: Callable[[Any], bool] = lambda _: True) -> list[str]:
+    """Make quantised layers of a model plain ones, in place; their weights are computed when they are used.
 
     mlx-lm's `dequantize_model` leaves out the global scales of nvfp4, and gives bfloat16 for what has no biases.
 
+    Args:
+        dtype: Of the weights.
+        only: Which of the quantised layers.
     Returns:
         The paths of the layers.
     """
     plain: list[tuple[str, nn.Module]] = []
     for path, module in model.named_modules():  # type: ignore[no-untyped-call]
+        if "scales" not in module or not only(module):
+            continue
         if isinstance(module, nn.QuantizedLinear):
             new: Any = nn.Linear(1, 1, bias="bias" in module)
         elif isinstance(module, nn.QuantizedEmbedding):

@@ -29,6 +29,8 @@ _PREFIXES = (
     ("model.visual.", "vision_tower."),
     ("lm_head.", "language_model.lm_head."),
     ("model.", "language_model.model."),
+    # Those of an MTP head in a file or a repository of its own.
+    *((name, f"mtp.{name}") for name in ("fc.", "layers.", "norm.", "pre_fc_norm_embedding.", "pre_fc_norm_hidden.")),
 )
 
 # Stored as w in transformers' layout, where the layer multiplies by (1 + w). The gated norm of

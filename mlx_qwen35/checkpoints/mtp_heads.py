@@ -24,9 +24,6 @@ from mlx_qwen35.checkpoints.reading import is_file, read_json
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import expand
 
-# What the names in a file of its own begin with, where they lack the `mtp.`.
-_OWN_NAMES = ("fc.", "layers.", "norm.", "pre_fc_norm_embedding.", "pre_fc_norm_hidden.")
-
 
 @dataclass(frozen=True)
 class MtpHead:
@@ -55,12 +52,12 @@ def read_mtp_head(checkpoint: Checkpoint, mtp_path: str | Path | None = None) ->
     """
     config = checkpoint.config.raw
     if mtp_path is None:
-        found = _tensors_of(_candidates(checkpoint), alone=False)
+        found = _tensors_of(_candidates(checkpoint))
     else:
         path = expand(mtp_path, CheckpointError, "mtp_path")
         directory = path.parent if is_file(path) else find_checkpoint(mtp_path)
         files = [path] if is_file(path) else sorted(filter(is_file, directory.glob("*.safetensors")))
-        found = _tensors_of(files, alone=True)
+        found = _tensors_of(files)
         config = read_json(directory / "config.json") if is_file(directory / "config.json") else {}
         if not found:
             raise CheckpointError(f"{mtp_path}: expected the tensors of an MTP head, found none")
@@ -81,20 +78,11 @@ def _candidates(checkpoint: Checkpoint) -> list[Path]:
     return [*weights, *sorted(path for path in beside if path not in weights)]
 
 
-def _tensors_of(files: list[Path], *, alone: bool) -> dict[str, tuple[Path, mx.array]]:
-    """The head's tensors by canonical name, each with its file.
-
-    Args:
-        alone: The files were named as those of a head, so that names without `mtp.` are its own.
-    """
+def _tensors_of(files: list[Path]) -> dict[str, tuple[Path, mx.array]]:
+    """The head's tensors by canonical name, each with its file."""
     found: dict[str, tuple[Path, mx.array]] = {}
     for path in files:
-        stored = [header.name for header in read_headers([path])]
-        own = alone or "mtp" in path.name
-        names = {name: new for name in stored if (new := _head_name(name, own=own)) is not None}
-        if own and any(_is_prefixed(name) for name in names):
-            # A checkpoint of which the head is a part: `norm.weight` there would be another's.
-            names = {name: new for name, new in names.items() if _is_prefixed(name)}
+        names = _head_names([header.name for header in read_headers([path])])
         if not names:
             continue
         with naming(str(path)):
@@ -109,14 +97,20 @@ def _tensors_of(files: list[Path], *, alone: bool) -> dict[str, tuple[Path, mx.a
     return found
 
 
-def _is_prefixed(name: str) -> bool:
-    return name.startswith(("mtp.", "model.mtp.", "language_model.mtp."))
-
-
-def _head_name(name: str, *, own: bool) -> str | None:
-    if _is_prefixed(name):
-        return canonical_name(name)
-    return f"mtp.{name}" if own and name.startswith(_OWN_NAMES) else None
+def _head_names(stored: list[str]) -> dict[str, str]:
+    """Which of a file's tensors are a head's, with their canonical names."""
+    names: dict[str, str] = {}
+    strange: list[str] = []
+    for name in stored:
+        try:
+            names[name] = canonical_name(name)
+        except CheckpointError:
+            strange.append(name)
+    head = {name: new for name, new in names.items() if new.startswith("mtp.")}
+    if any(name != new and not name.endswith(new) for name, new in head.items()):
+        # Without a prefix in front, so that whatever else is there is the head's too, and one too many.
+        head |= {name: f"mtp.{name}" for name in strange}
+    return head
 
 
 def _without_global_scales(tensors: dict[str, mx.array]) -> dict[str, mx.array]:

@@ -219,6 +219,16 @@ def test_a_named_head_stands_in_place_of_the_checkpoints_own(
     np.testing.assert_array_equal(np.array(head.tensors["mtp.fc.weight"]), np.array(tensors["mtp.fc.weight"]))
 
 
+def test_more_than_a_head_in_a_repository_of_its_own_is_refused(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], source: Callable[[Shape], Path]
+) -> None:
+    """Such as embeddings of its own, which nothing here computes with."""
+    tensors = {name.removeprefix("mtp."): value for name, value in take_out(source(DENSE)).items()}
+    mx.save_safetensors(str(tmp_path / "head.safetensors"), tensors | {"embed_tokens.weight": mx.zeros((4, 64))})
+    with pytest.raises(CheckpointError, match="1 surplus: mtp.embed_tokens.weight"):
+        read(checkpoint_dir(DENSE), tmp_path / "head.safetensors")
+
+
 def test_two_heads_are_refused(source: Callable[[Shape], Path]) -> None:
     directory = source(DENSE)
     mx.save_safetensors(str(directory / "mtp.safetensors"), {"mtp.fc.weight": mx.zeros((64, 128))})
