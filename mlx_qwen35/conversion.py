@@ -91,6 +91,16 @@ def convert(
         raise OptionError(f"dtype: expected {', '.join(DTYPES)}, found {dtype}")
     source = Checkpoint.open(find_checkpoint(path_or_hub_id, revision=revision))
     writer = _Writer(source, quantisation, dequantize, dtype, mtp_path, on_progress)
+    for remark in _fill(target, writer):
+        if report is None:
+            warnings.warn(remark, stacklevel=2)
+        else:
+            report(remark)
+    return target
+
+
+def _fill(target: Path, writer: "_Writer") -> list[str]:
+    """Write a directory that appears only when it is complete; returns what should be known of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     thread = MlxThread()
     # Beside the target, so that the last step is a rename.
@@ -102,12 +112,7 @@ def convert(
         finally:
             thread.close()
         scratch.rename(target)
-    for remark in remarks:
-        if report is None:
-            warnings.warn(remark, stacklevel=2)
-        else:
-            report(remark)
-    return target
+    return remarks
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen35.checkpoints.adapters import adapter_files
 from mlx_qwen35.checkpoints.config import ModelConfig, token_ids
 from mlx_qwen35.checkpoints.reading import check_directory, is_file, read_json
 from mlx_qwen35.errors import CheckpointError
@@ -89,8 +90,7 @@ class Checkpoint:
         """
         digest = hashlib.blake2b(json.dumps(self.config.raw, sort_keys=True).encode(), digest_size=16)
         digest.update(arithmetic.encode())
-        adapter = None if adapter_path is None else Path(adapter_path).expanduser()
-        adapters = [] if adapter is None else [adapter / "adapter_config.json", adapter / "adapters.safetensors"]
+        adapters = [] if adapter_path is None else adapter_files(Path(adapter_path).expanduser())
         for path in [*self.weight_files(), *adapters]:
             size = path.stat().st_size
             digest.update(str(size).encode())
@@ -99,8 +99,3 @@ class Checkpoint:
                     file.seek(offset)
                     digest.update(file.read(2**16))
         return digest.hexdigest()
-
-    def mtp_files(self) -> list[Path]:
-        """Files beside the weights that some conversions put the multi-token-prediction module into."""
-        weights = set(self.weight_files())
-        return sorted(path for path in self.directory.glob("mtp*.safetensors") if path not in weights)

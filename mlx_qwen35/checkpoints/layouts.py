@@ -105,8 +105,8 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
         for name, value in renamed.items():
             if name.endswith("conv1d.weight"):
                 renamed[name] = mx.contiguous(value.moveaxis(2, 1))
-            elif _SHIFTED_NORM.search(name) and not name.startswith("vision_tower."):
-                renamed[name] = value + 1.0
+            else:
+                renamed[name] = to_gain(name, value)
     patches = "vision_tower.patch_embed.proj.weight"
     if config.vision is not None and patches in renamed and renamed[patches].ndim == 5:
         # (out, C, T, P, P) in transformers, (out, T, P, P, C) in mlx-vlm.
@@ -114,6 +114,11 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
         if renamed[patches].shape[1] == channels and renamed[patches].shape[-1] != channels:
             renamed[patches] = mx.contiguous(renamed[patches].transpose(0, 2, 3, 4, 1))
     return renamed
+
+
+def to_gain(name: str, value: mx.array) -> mx.array:
+    """A tensor that transformers stores, by canonical name: norms as MLX multiplies by them, all others unchanged."""
+    return value + 1.0 if _SHIFTED_NORM.search(name) and not name.startswith("vision_tower.") else value
 
 
 def arrange_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:

@@ -323,17 +323,6 @@ def test_every_id_that_either_file_calls_an_end_is_one(
     assert Checkpoint(tmp_path, ModelConfig.from_dict(raw), generation).eos_token_ids == ids
 
 
-def test_files_beside_the_weights_may_hold_the_mtp_module(tmp_path: Path) -> None:
-    """Unless they are among the weights already: none is read twice."""
-    for name in ("model.safetensors", "mtp.safetensors", "mtp-2.safetensors", "other.safetensors"):
-        (tmp_path / name).touch()
-    checkpoint = Checkpoint(tmp_path, ModelConfig.from_dict(config_of(DENSE)), {})
-    assert checkpoint.mtp_files() == [tmp_path / "mtp-2.safetensors", tmp_path / "mtp.safetensors"]
-    index = {"weight_map": {"a": "model.safetensors", "b": "mtp.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert checkpoint.mtp_files() == [tmp_path / "mtp-2.safetensors"]
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
