@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_qwen35.checkpoints import unpacking
 from mlx_qwen35.checkpoints.headers import TensorHeader, weight_bytes
@@ -124,6 +125,7 @@ def to_mlx(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[s
     if not foreign:
         return out
     dtype = _dtype(out, modules, foreign)
+    _drop_orders([modules[path] for path in foreign])
     for path in foreign:
         try:
             parts = _convert(path, modules[path], settings, dtype)
@@ -132,6 +134,26 @@ def to_mlx(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[s
             raise CheckpointError(f"{path}: expected quantised weights, found {shapes} ({error})") from error
         out |= {f"{path}.{part}": value for part, value in parts.items()}
     return {name: _cast(name, value, dtype) for name, value in out.items()}
+
+
+# Read at once, for there may be one for every expert.
+_ORDERS_AT_ONCE = 256
+
+
+def _drop_orders(modules: list[unpacking.Parts]) -> None:
+    """Leave out which group each input belongs to where the groups follow one another, in place."""
+    names = ("g_idx", "weight_g_idx")
+    ordered = [(parts, name) for parts in modules for name in names if name in parts]
+    for start in range(0, len(ordered), _ORDERS_AT_ONCE):
+        some = ordered[start : start + _ORDERS_AT_ONCE]
+        mx.eval([parts[name] for parts, name in some])
+        for parts, name in some:
+            order, scale = np.array(parts[name]), parts.get("scales", parts.get("weight_scale"))
+            # AutoGPTQ has scales (groups, out), compressed-tensors (out, groups).
+            groups = 1 if scale is None or scale.ndim < 2 else scale.shape[-2 if name == "g_idx" else -1]
+            follow = np.arange(order.size) // max(1, -(-order.size // max(groups, 1)))
+            if np.array_equal(order, follow) or (order == -1).all():
+                del parts[name]
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -145,10 +167,10 @@ def _split(name: str) -> tuple[str, str]:
 
 def _check_method(settings: Settings, weights: Mapping[str, mx.array], foreign: set[str]) -> None:
     method = settings.raw.get("quant_method")
-    if method is None or method in METHODS or foreign:
+    if method is None or method in METHODS:
         return
     # Left over beside plain weights, or beside MLX's own, it says nothing.
-    strange = [name for name, value in weights.items() if not _is_plain(name, value)]
+    strange = sorted(foreign) + [name for name, value in weights.items() if not _is_plain(name, value)]
     if strange:
         raise CheckpointError(
             f"quantization_config: expected quant_method {', '.join(METHODS)}, found {shorten(repr(method))}, "

@@ -103,7 +103,7 @@ def gptq(
 
     Args:
         zeros: `qzeros`, (groups, out x bits / 32).
-        order: `g_idx`, the group of each input.
+        order: `g_idx`, the group of each input, unless they follow one another.
         offset: What zeros were stored less: 1, or 0 in the second version of the format.
     Source:
         AutoGPTQ 0.7.1, nn_modules/qlinear/qlinear_cuda_old.py.
@@ -112,9 +112,6 @@ def gptq(
     # A zero of 0 was stored as -1.
     zeros = mx.remainder(unpack(zeros, bits) + offset, 2**bits)
     words = mx.contiguous(weight.swapaxes(-1, -2))
-    into, groups = words.shape[-1] * 32 // bits, scales.shape[-2]
-    if order is not None and mx.array_equal(order, mx.arange(into) // (-(-into // groups))).item():
-        order = None
     scales = mx.contiguous(scales.swapaxes(-1, -2))
     return affine(words, scales, mx.contiguous(zeros.swapaxes(-1, -2)), bits, dtype, order)
 
@@ -124,6 +121,8 @@ def packed_integers(
 ) -> Parts:
     """compressed-tensors' pack-quantized: signed integers plus half their range, zero points packed along the outputs.
 
+    Args:
+        order: The group of each input, unless they follow one another.
     Source:
         compressed-tensors 0.20, compressors/pack_quantized.
     """
@@ -133,8 +132,6 @@ def packed_integers(
         zeros = mx.full(scales.shape, float(2 ** (bits - 1)))
     else:
         zeros = unpack_columns(zero, bits, scales.shape[-2])
-    if order is not None and mx.array_equal(order, mx.sort(order)).item():
-        order = None
     return affine(weight, scales, zeros, bits, dtype, order)
 
 

@@ -59,7 +59,7 @@ class MemoryGuard:
 
     @classmethod
     def of(cls, config: ModelConfig, files: Iterable[Path], limit: int) -> "MemoryGuard":
-        """From a checkpoint's files, before they are loaded.
+        """From a checkpoint's files, before they are loaded; only on the thread that owns MLX.
 
         Raises:
             CheckpointError: A file is damaged.

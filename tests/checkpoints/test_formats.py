@@ -170,6 +170,17 @@ def test_a_format_that_nobody_reads_is_refused_by_name(tmp_path: Path, checkpoin
         ModelKit.load(directory)
 
 
+def test_tensors_of_a_program_that_packs_otherwise_are_refused(tmp_path: Path, foreign: Foreign) -> None:
+    """AutoRound's have the names of GPTQ's, and zeros that are not less one."""
+    directory = shutil.copytree(foreign(BY_NAME["GPTQ"], DENSE), tmp_path / "copy")
+    settings = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": 4}
+    (directory / "config.json").write_text(json.dumps(config_of(DENSE) | {"quantization_config": settings}))
+    with pytest.raises(
+        CheckpointError, match=r"expected quant_method fp8, .*, found 'auto-round', and tensors such as"
+    ):
+        load(directory)
+
+
 def test_a_missing_scale_is_missed(tmp_path: Path, foreign: Foreign) -> None:
     """A byte matrix without one stays what it is, and does not fit."""
     directory = shutil.copytree(foreign(BY_NAME["NVFP4 of ModelOpt"], DENSE), tmp_path / "copy")
