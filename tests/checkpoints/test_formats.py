@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 from mlx_lm.utils import load_model
 
 from mlx_qwen35 import ModelKit
@@ -18,6 +20,7 @@ from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.dequantising import dequantise, plain_weight
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.formats import Settings, to_mlx
+from mlx_qwen35.checkpoints.global_scales import ScaledLinear, ScaledSwitchLinear
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
 from mlx_qwen35.checkpoints.unpacking import NVFP4_RANGE
 from mlx_qwen35.errors import CheckpointError, InsufficientMemoryError
@@ -78,6 +81,38 @@ def test_every_weight_is_what_it_stands_for(foreign: Foreign, dense_and_moe: Sha
     for name, value in expected.items():
         scale = mx.abs(value).max().item()
         np.testing.assert_allclose(np.array(found[name]), np.array(value), atol=1e-6 * scale, err_msg=name)
+
+
+def test_stacked_experts_may_share_one_global_scale(foreign: Foreign) -> None:
+    """Which gate and up projection then have both, and every expert."""
+    directory = foreign(dataclasses.replace(BY_NAME["NVFP4 of ModelOpt"], stacked=True, half=False), MOE)
+    found = plain_parameters(load(directory))
+    for name, value in tree_flatten(load(directory / "plain").parameters()):
+        np.testing.assert_allclose(np.array(found[name]), np.array(value), atol=1e-6 * mx.abs(value).max().item())
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])
+def test_sums_before_a_global_scale_may_be_beyond_half_precision(dtype: mx.Dtype) -> None:
+    """A linear layer, and experts."""
+    weight = mx.full((2, 32, 64), 0.02)
+    largest = mx.array(0.02)
+    packed, scales = mx.quantize(weight, 16, 4, mode="nvfp4", global_scale=largest)
+    x = mx.full((1, 64), 4.0, dtype)
+    expected = 64 * 4 * 0.02
+    linear = nn.QuantizedLinear(64, 32, bias=True, group_size=16, bits=4, mode="nvfp4")
+    linear.weight, linear.scales, linear.bias = packed[0], scales[0], mx.full(32, 1.0, dtype)
+    layer = ScaledLinear(linear)
+    layer.global_scale = largest
+    assert layer(x).dtype == dtype
+    np.testing.assert_allclose(np.array(layer(x).astype(mx.float32)), expected + 1, rtol=0.01)
+    experts = QuantizedSwitchLinear(64, 32, 2, bias=False, group_size=16, bits=4, mode="nvfp4")
+    experts.weight, experts.scales = packed, scales
+    switch = ScaledSwitchLinear(experts)
+    switch.global_scale = mx.array([0.02, 0.04])
+    found = switch(x[None, None], mx.array([[[0, 1]]]))
+    assert found.dtype == dtype
+    shares = np.array(found.astype(mx.float32)).reshape(2, 32)
+    np.testing.assert_allclose(shares, np.array([[expected], [2 * expected]]) * np.ones(32), rtol=0.01)
 
 
 @pytest.mark.parametrize("kind", PRECISE, ids=lambda kind: kind.name)

@@ -115,6 +115,20 @@ def test_awq_is_what_mlx_lm_makes_of_it() -> None:
         assert mx.array_equal(value, theirs[f"{PATH}.{name}"]).item(), name
 
 
+def test_group_indices_that_say_nothing_change_nothing() -> None:
+    """compressed-tensors writes -1 where groups follow one another."""
+    parts = parts_of("packed-4")
+    del parts["read"]
+    expected = read(parts, config_of("packed-4"))
+    for order in (mx.full(64, -1, mx.int32), (mx.arange(64) // 32).astype(mx.int32)):
+        found = read(parts | {"weight_g_idx": order}, config_of("packed-4"))
+        assert found.keys() == expected.keys()
+        assert mx.array_equal(found["scales"], expected["scales"]).item()
+    turned = read(parts | {"weight_g_idx": (mx.arange(64) // 32).astype(mx.int32)[::-1]}, config_of("packed-4"))
+    halves = [np.array(mx.dequantize(*expected.values(), 32, 4)), np.array(turned["weight"])]
+    assert np.abs(halves[0] - halves[1]).max() > 0.001
+
+
 def test_awq_without_zeros_is_symmetric() -> None:
     parts = parts_of("awq-4")
     del parts["read"], parts["qzeros"]

@@ -200,7 +200,8 @@ def build(kind: Kind, tensors: Mapping[str, Array]) -> tuple[Stored, dict[str, A
 
 def _stacked(name: str, value: Array, kind: Kind) -> tuple[Stored, Array]:
     parts, meant = kind.pack(value)
-    return {name + part.removeprefix("weight"): entry for part, entry in parts.items()}, meant
+    names = {part: part.removeprefix("weight").removeprefix("_") for part in parts}
+    return {f"{name}_{names[part]}" if names[part] else name: entry for part, entry in parts.items()}, meant
 
 
 def _one_by_one(name: str, value: Array, kind: Kind) -> tuple[Stored, Array]:
