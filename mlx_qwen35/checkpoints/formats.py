@@ -117,20 +117,21 @@ def to_mlx(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[s
             modules.setdefault(path, {})[part] = value
         elif part not in _UNUSED:
             out[name] = value
-    foreign = {path for path, parts in modules.items() if _MARKERS & parts.keys()}
+    foreign = {path: parts for path, parts in modules.items() if _MARKERS & parts.keys()}
     settings = Settings.of(config)
     _check_method(settings, weights, foreign)
-    for path in modules.keys() - foreign:
-        out |= {f"{path}.{part}": value for part, value in modules[path].items()}
+    for path, parts in modules.items():
+        if path not in foreign:
+            out |= {f"{path}.{part}": value for part, value in parts.items()}
     if not foreign:
         return out
-    dtype = _dtype(out, modules, foreign)
-    _drop_orders([modules[path] for path in foreign])
-    for path in foreign:
+    dtype = _dtype(out, foreign)
+    _drop_orders(list(foreign.values()))
+    for path, stored in foreign.items():
         try:
-            parts = _convert(path, modules[path], settings, dtype)
+            parts = _convert(path, stored, settings, dtype)
         except (KeyError, ValueError) as error:
-            shapes = {part: tuple(value.shape) for part, value in modules[path].items()}
+            shapes = {part: tuple(value.shape) for part, value in stored.items()}
             raise CheckpointError(f"{path}: expected quantised weights, found {shapes} ({error})") from error
         out |= {f"{path}.{part}": value for part, value in parts.items()}
     return {name: _cast(name, value, dtype) for name, value in out.items()}
@@ -165,12 +166,12 @@ def _split(name: str) -> tuple[str, str]:
     return path, part
 
 
-def _check_method(settings: Settings, weights: Mapping[str, mx.array], foreign: set[str]) -> None:
+def _check_method(settings: Settings, weights: Mapping[str, mx.array], foreign: Mapping[str, Any]) -> None:
     method = settings.raw.get("quant_method")
     if method is None or method in METHODS:
         return
     # Left over beside plain weights, or beside MLX's own, it says nothing.
-    strange = sorted(foreign) + [name for name, value in weights.items() if not _is_plain(name, value)]
+    strange = list(foreign) + [name for name, value in weights.items() if not _is_plain(name, value)]
     if strange:
         raise CheckpointError(
             f"quantization_config: expected quant_method {', '.join(METHODS)}, found {shorten(repr(method))}, "
@@ -229,11 +230,10 @@ def _qweight(parts: unpacking.Parts, settings: Settings, dtype: mx.Dtype) -> unp
 _HALF = (mx.float16, mx.bfloat16)
 
 
-def _dtype(plain: Mapping[str, mx.array], modules: Mapping[str, unpacking.Parts], foreign: set[str]) -> mx.Dtype:
+def _dtype(plain: Mapping[str, mx.array], foreign: Mapping[str, unpacking.Parts]) -> mx.Dtype:
     """What the model computes in: as the norms, or as the scales of integers, where both have half precision."""
     norms = next((v.dtype for name, v in plain.items() if name.endswith("layernorm.weight")), mx.bfloat16)
-    for path in foreign:
-        parts = modules[path]
+    for parts in foreign.values():
         scale = parts.get("scales") if "qweight" in parts else parts.get("weight_scale")
         if norms in _HALF and scale is not None and scale.dtype in _HALF and "weight" not in parts:
             return scale.dtype

@@ -52,7 +52,7 @@ def read_mtp_head(checkpoint: Checkpoint, mtp_path: str | Path | None = None) ->
     """
     config = checkpoint.config.raw
     if mtp_path is None:
-        found = _tensors_of(_candidates(checkpoint))
+        found = _tensors_of(head_files(checkpoint))
     else:
         path = expand(mtp_path, CheckpointError, "mtp_path")
         directory = path.parent if is_file(path) else find_checkpoint(mtp_path)
@@ -72,10 +72,16 @@ def read_mtp_head(checkpoint: Checkpoint, mtp_path: str | Path | None = None) ->
     return MtpHead(tensors, quantisation, tuple(files))
 
 
-def _candidates(checkpoint: Checkpoint) -> list[Path]:
+def head_files(checkpoint: Checkpoint) -> list[Path]:
+    """The files of a checkpoint, or beside its weights, that hold tensors of a head; reads headers only.
+
+    Raises:
+        CheckpointError: A file is damaged.
+    """
     weights = checkpoint.weight_files()
     beside = filter(is_file, checkpoint.directory.glob("*mtp*.safetensors"))
-    return [*weights, *sorted(path for path in beside if path not in weights)]
+    files = [*weights, *sorted(path for path in beside if path not in weights)]
+    return [path for path in files if _head_names([header.name for header in read_headers([path])])]
 
 
 def _tensors_of(files: list[Path]) -> dict[str, tuple[Path, mx.array]]:

@@ -8,7 +8,7 @@ from typing import Any
 from mlx_qwen35.checkpoints.build import read_tensors
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.formats import loaded_bytes
-from mlx_qwen35.checkpoints.headers import activation_size, read_headers
+from mlx_qwen35.checkpoints.headers import activation_size, read_headers, weight_bytes
 from mlx_qwen35.errors import InsufficientMemoryError
 from mlx_qwen35.runtime.estimates import (
     attention_bytes_per_token,
@@ -70,9 +70,12 @@ class MemoryGuard:
         weights = loaded_bytes(headers, config.raw, lambda: _all_of(files))
         guard = cls(config, weights, activation_size(headers), limit)
         if guard.needs(1, 1) > limit:
+            # By more than scales and zeros are written out.
+            grown = weights > 1.3 * weight_bytes(headers)
+            hint = "convert the checkpoint with --bits 8 or 4 first" if grown else "take a smaller or a quantised one"
             raise InsufficientMemoryError(
                 f"checkpoint: expected at most {gigabytes(limit)} of memory, found weights of "
-                f"{gigabytes(guard.weights)}; take a smaller or a quantised one"
+                f"{gigabytes(guard.weights)}{', restored from fewer bits' if grown else ''}; {hint}"
             )
         return guard
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_qwen35.checkpoints.files import BOX, Checkpoint
-from mlx_qwen35.checkpoints.mtp_heads import MtpHead, read_mtp_head
+from mlx_qwen35.checkpoints.mtp_heads import MtpHead, head_files, read_mtp_head
 from mlx_qwen35.errors import CheckpointError
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape
 
@@ -107,6 +107,7 @@ def test_a_head_in_a_file_beside_the_weights_is_found(
         head = read(directory)
         assert_equal(head, read(checkpoint_dir(DENSE)))
         assert head.files == (directory / name,)
+        assert head_files(Checkpoint.open(directory)) == [directory / name]
 
 
 @pytest.mark.parametrize("bits", [None, 4, 8])
@@ -203,6 +204,7 @@ def test_no_head_is_no_error(source: Callable[[Shape], Path]) -> None:
     take_out(directory)
     assert Checkpoint.open(directory).config.raw["text_config"]["mtp_num_hidden_layers"] == 1
     assert read_mtp_head(Checkpoint.open(directory)) is None
+    assert head_files(Checkpoint.open(directory)) == []
     with pytest.raises(CheckpointError, match="expected the tensors of an MTP head, found none"):
         read(directory, directory)
     with pytest.raises(CheckpointError, match="expected an existing directory"):
