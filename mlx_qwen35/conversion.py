@@ -208,8 +208,8 @@ class _Writer:
             )
 
     def _cast(self, path: str, value: mx.array) -> mx.array:
-        # The decay rates go through two exponentials; mlx-lm leaves them alone too. A global scale is no weight.
-        if path.endswith(("A_log", "global_scale")) or not mx.issubdtype(value.dtype, mx.floating):
+        # The decay rates go through two exponentials; mlx-lm leaves them alone too.
+        if path.endswith("A_log") or not mx.issubdtype(value.dtype, mx.floating):
             return value
         return value.astype(DTYPES[self.dtype or ""])
 

@@ -65,7 +65,7 @@ class ScaledSwitchLinear(QuantizedSwitchLinear):  # type: ignore[misc]
 
 def _take_over(new: Any, base: Any, shape: tuple[int, ...]) -> None:
     new.group_size, new.bits, new.mode = base.group_size, base.bits, base.mode
-    new.weight, new.scales = base.weight, base.scales
+    new.weight, new.scales, new.biases = base.weight, base.scales, None
     new.global_scale = mx.zeros(shape)
     if "bias" in base:
         new.bias = base.bias

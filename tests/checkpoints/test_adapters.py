@@ -1,6 +1,7 @@
 """LoRA adapters: applied as mlx-lm applies them, refused where they do not fit."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.errors import AdapterError
 from tests.checkpoints.test_files import logits_of
 from tests.parity.cases import CASES, TOLERANCE
-from tests.tiny import DENSE, Shape
+from tests.tiny import DENSE, Shape, tensors_of
+from tools.checkpoints.kinds import KINDS, build, write
 
 
 def write_adapter(directory: Path, model: Any, **config: Any) -> Path:
@@ -165,3 +167,17 @@ def test_a_full_adapter_is_applied_and_its_names_are_checked(
     mx.save_safetensors(str(tmp_path / "adapters.safetensors"), {f"x.{name}": mx.zeros((128, 64))})
     with pytest.raises(AdapterError, match=f"no such parameters: x.{name}"):
         ModelKit.load(checkpoint_dir(DENSE), adapter_path=tmp_path)
+
+
+def test_dora_on_nvfp4_with_global_scales_is_refused(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """mlx-lm's DoRA restores weights without them; LoRA adds to what the layer computes, whatever that is."""
+    kind = next(kind for kind in KINDS if kind.name == "NVFP4 of ModelOpt")
+    source = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "source")
+    write(build(kind, tensors_of(DENSE))[0], source / "model.safetensors")
+    for name in ("plain", "dora"):
+        adapter = Path(__file__).parent / "peft" / name
+        if name == "plain":
+            assert np.isfinite(logits_of(source, adapter_path=adapter)).all()
+            continue
+        with pytest.raises(AdapterError, match=r"found nvfp4 with global scales: language_model.*gate_proj"):
+            ModelKit.load(source, adapter_path=adapter)
