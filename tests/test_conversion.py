@@ -336,11 +336,19 @@ QUANTISATIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("options", QUANTISATIONS, ids=lambda options: " ".join(map(str, options.values())))
+# Each for a dense model; for experts, one of each mode.
+FOR_EXPERTS: list[dict[str, Any]] = [{"bits": 4}, {"mode": "mxfp4"}, {"mode": "mxfp8"}, {"mode": "nvfp4"}]
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [*((DENSE, options) for options in QUANTISATIONS), *((MOE, options) for options in FOR_EXPERTS)],
+    ids=lambda value: value.name if isinstance(value, Shape) else " ".join(map(str, value.values())),
+)
 def test_every_quantisation_is_read_by_mlx_lm_and_mlx_vlm(
-    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, options: dict[str, Any]
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], shape: Shape, options: dict[str, Any]
 ) -> None:
-    out = convert(checkpoint_dir(dense_and_moe), tmp_path / "out", **options)
+    out = convert(checkpoint_dir(shape), tmp_path / "out", **options)
     assert_parents_read(out)
     tensors, quantization = tensors_of(out), json.loads((out / "config.json").read_text())["quantization"]
     path = "language_model.model.layers.3.self_attn.o_proj"
