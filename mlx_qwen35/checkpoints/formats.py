@@ -18,7 +18,7 @@ from mlx_qwen35.checkpoints.layouts import canonical_name
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
 
-METHODS = ("fp8", "modelopt", "compressed-tensors", "awq", "gptq", "mxfp4", "mxfp8")
+METHODS = ("fp8", "fbgemm_fp8", "modelopt", "compressed-tensors", "awq", "gptq", "mxfp4", "mxfp8")
 
 # One of these among a module's tensors says that they are not MLX's.
 _MARKERS = frozenset({
@@ -168,7 +168,8 @@ def _split(name: str) -> tuple[str, str]:
 
 def _check_method(settings: Settings, weights: Mapping[str, mx.array], foreign: Mapping[str, Any]) -> None:
     method = settings.raw.get("quant_method")
-    if method is None or method in METHODS:
+    # ModelOpt has several names, for what it mixes.
+    if method is None or method in METHODS or str(method).startswith("modelopt_"):
         return
     # Left over beside plain weights, or beside MLX's own, it says nothing.
     strange = list(foreign) + [name for name, value in weights.items() if not _is_plain(name, value)]

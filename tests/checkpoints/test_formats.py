@@ -176,6 +176,25 @@ def test_fp8_in_groups_of_32_is_what_mlx_vlm_makes_of_it(foreign: Foreign) -> No
     assert min(same) > 0.9
 
 
+def test_modelopt_may_mix_nvfp4_and_fp8(tmp_path: Path, foreign: Foreign) -> None:
+    """Under a name of its own; each matrix is what its tensors are."""
+    directory = shutil.copytree(foreign(BY_NAME["NVFP4 of ModelOpt"], DENSE), tmp_path / "mixed")
+    tensors = tensors_of(DENSE)
+    stored, _ = build(BY_NAME["NVFP4 of ModelOpt"], tensors)
+    name = "model.language_model.layers.1.mlp.up_proj"
+    for part in ("weight", "weight_scale", "weight_scale_2", "input_scale"):
+        del stored[f"{name}.{part}"]
+    codes = mx.to_fp8(mx.array(tensors[f"{name}.weight"]) / 0.001)
+    stored |= {f"{name}.weight": ("F8_E4M3", np.array(codes)), f"{name}.weight_scale": ("F32", np.float32(0.001))}
+    write(stored, directory / "model.safetensors")
+    settings = {"quant_method": "modelopt_mixed", "quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": "FP8"}
+    (directory / "config.json").write_text(json.dumps(config_of(DENSE) | {"quantization_config": settings}))
+    layers = load(directory).language_model.model.layers
+    expected = np.array(mx.from_fp8(codes, dtype=mx.float32)) * np.float32(0.001)
+    np.testing.assert_array_equal(np.array(layers[1].mlp.up_proj.weight), expected)
+    assert isinstance(layers[0].mlp.up_proj, ScaledLinear)
+
+
 def test_settings_beside_plain_weights_say_nothing(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
     """Whatever they are, and wherever; left over by somebody who restored the weights."""
     expected = load(checkpoint_dir(DENSE))(TOKENS)
