@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -29,17 +29,24 @@ class Screen:
 
     def on_progress(self, processed: int, total: int) -> None:
         """Show how much of the prompt is read; for `ModelKit.stream`."""
-        if not self.err.is_terminal or (self._bar is None and processed == total):
+        self._show_progress("reading the prompt", "{task.completed}/{task.total} tokens", processed, total)
+
+    def on_written(self, written: int, total: int) -> None:
+        """Show how many bytes of a checkpoint are written; for `convert`."""
+        megabytes = f"{written >> 20}/{total >> 20} MB"
+        self._show_progress("writing", "{task.fields[megabytes]}", written, total, megabytes=megabytes)
+
+    def _show_progress(self, what: str, count: str, done: int, total: int, **fields: Any) -> None:
+        if not self.err.is_terminal or (self._bar is None and done == total):
             return
         if self._bar is None:
-            count = TextColumn("{task.completed}/{task.total} tokens")
-            columns = (TextColumn("reading the prompt"), BarColumn(), count)
+            columns = (TextColumn(what), BarColumn(), TextColumn(count))
             progress = Progress(*columns, console=self.err, transient=True)
             # Known before it shows, so that Ctrl-C at any moment takes it away.
-            self._bar = (progress, progress.add_task("prefill", total=total))
+            self._bar = (progress, progress.add_task(what, total=total, **fields))
             progress.start()
-        self._bar[0].update(self._bar[1], completed=processed)
-        if processed == total:
+        self._bar[0].update(self._bar[1], completed=done, **fields)
+        if done == total:
             self.end_progress()
 
     def end_progress(self) -> None:

@@ -49,6 +49,7 @@ def apply_patches() -> AppliedPatches:
 
     from mlx_qwen35.checkpoints.config import ModelConfig
     from mlx_qwen35.patches.qwen3_5 import Model
+    from mlx_qwen35.patches.saving import keeping_vision
     from mlx_qwen35.patches.versions import check_versions
     from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache, QuantizedAttentionCache
 
@@ -67,6 +68,7 @@ def apply_patches() -> AppliedPatches:
         "MODEL_REMAPPING",
         {**utils.MODEL_REMAPPING, "qwen3_5_text": "qwen3_5", "qwen3_5_moe_text": "qwen3_5_moe"},
     )
+    _replace(utils, "save_config", keeping_vision(utils.save_config))
     return AppliedPatches(applied_here=True)
 
 

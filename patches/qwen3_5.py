@@ -20,6 +20,7 @@ from mlx_qwen35.checkpoints.adapters import load_adapter
 from mlx_qwen35.checkpoints.build import load_weights
 from mlx_qwen35.checkpoints.config import LayerType, ModelConfig
 from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.formats import to_mlx
 from mlx_qwen35.checkpoints.layouts import check_tensors, to_canonical
 from mlx_qwen35.checkpoints.rope import RopeConfig, YarnConfig
 from mlx_qwen35.errors import AdapterError
@@ -278,12 +279,12 @@ class Model(upstream.Model):  # type: ignore[misc]
         return model
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Bring any of the three checkpoint layouts to the names and values of this model.
+        """Bring a checkpoint of any layout and format to the names, values and modes of this model.
 
         Raises:
             CheckpointError: The tensors do not follow one layout.
         """
-        weights = to_canonical(weights, self.args)
+        weights = to_canonical(to_mlx(weights, self.args.raw), self.args)
         # mlx-lm sanitises an empty dict when it plans a distributed load.
         if weights and not any(name.startswith("vision_tower.") for name in weights):
             self.vision_tower = None
@@ -316,7 +317,14 @@ def quantisation_of(path: str, module: nn.Module) -> bool | dict[str, Any]:
     """What mlx-lm asks of a quantisation predicate: whether, and how, to quantise the module at a canonical path."""
     if path.startswith("vision_tower.") or not hasattr(module, "to_quantized"):
         return False
-    return {"group_size": 64, "bits": 8, "mode": "affine"} if path.endswith(_GATES) else True
+    if not is_gate(path):
+        return True
+    return {"group_size": 32 if module.weight.shape[-1] % 64 else 64, "bits": 8, "mode": "affine"}
+
+
+def is_gate(path: str) -> bool:
+    """Whether the module at a canonical path is one of those that keep 8 bits."""
+    return path.endswith(_GATES)
 
 
 def _first(kinds: tuple[LayerType, ...], kind: LayerType) -> int | None:

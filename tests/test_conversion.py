@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,10 +13,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.files import BOX, Checkpoint
+from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
 from mlx_qwen35.conversion import convert
 from mlx_qwen35.errors import CheckpointError, OptionError
 from tests.parity.cases import CASES, TOLERANCE
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, config_of, write_checkpoint
+from tests.tiny import tensors_of as tensors_of_shape
+from tools.checkpoints.kinds import KINDS, build, write
 
 
 def logits_of(directory: Path, name: str) -> np.ndarray:
@@ -109,7 +114,7 @@ def test_quantising_leaves_vision_and_gates_precise(
     quantised, original = tensors_of(out), tensors_of(convert(source, tmp_path / "plain"))
     config = json.loads((out / "config.json").read_text())
     settings = {"bits": bits, "group_size": 64, "mode": "affine"}
-    assert config["quantization"] == settings | dict.fromkeys(gates, settings | {"bits": 8})
+    assert config["quantization"] == settings | {gate: settings | {"bits": 8} for gate in gates if bits != 8}
     assert config["quantization_config"] == config["quantization"]
     names = set()
     for name, value in original.items():
@@ -139,7 +144,8 @@ def test_groups_of_another_size(
     """Gates keep groups of 64; rows that 128 does not divide stay as they are. mlx-lm reads it alike."""
     from mlx_lm.utils import load_model
 
-    out = convert(checkpoint_dir(dense_and_moe), tmp_path / "out", bits=4, group_size=group_size)
+    remarks: list[str] = []
+    out = convert(checkpoint_dir(dense_and_moe), tmp_path / "out", bits=4, group_size=group_size, report=remarks.append)
     tensors, original = tensors_of(out), tensors_of(convert(checkpoint_dir(dense_and_moe), tmp_path / "plain"))
     for name, value in original.items():
         path = name.removesuffix(".weight")
@@ -151,6 +157,15 @@ def test_groups_of_another_size(
         else:
             assert value.shape[-1] // tensors[f"{path}.scales"].shape[-1] == size, path
     assert any(name.endswith("o_proj.scales") for name in tensors)
+    left = sum(
+        name.endswith(".weight") and value.ndim > 1 and "conv1d" not in name and bool(value.shape[-1] % group_size)
+        for name, value in original.items()
+        if name.startswith("language_model.") and name.removesuffix(".weight") not in gates_of(dense_and_moe)
+    )
+    assert [remark.split(":")[0] for remark in remarks] == (
+        [f"{left} matrices stay as they are, because 128 does not divide their rows"] if left else []
+    )
+    assert bool(left) == (group_size == 128)
     tokens = mx.array([CASES["text"].input_ids])
     np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out, "text"))
 
@@ -228,7 +243,13 @@ def test_bad_requests_change_nothing(tmp_path: Path, checkpoint_dir: Callable[[S
     existing.mkdir()
     for options, message in [
         ({"out": existing}, "expected a directory that does not exist yet"),
-        ({"out": tmp_path / "a", "bits": 5}, "bits: expected 4 or 8, found 5"),
+        ({"out": tmp_path / "a", "bits": 7}, "bits: expected 2, 3, 4, 5, 6 or 8, found 7"),
+        ({"out": tmp_path / "a", "bits": 8, "mode": "mxfp4"}, "bits: expected 4, found 8"),
+        ({"out": tmp_path / "a", "mode": "affine"}, "bits: expected .* for mode affine, found none"),
+        ({"out": tmp_path / "a", "mode": "int4"}, "mode: expected affine, mxfp4, mxfp8, nvfp4, found int4"),
+        ({"out": tmp_path / "a", "mode": "nvfp4", "group_size": 32}, "group_size: expected 16, found 32"),
+        ({"out": tmp_path / "a", "recipe": "mixed"}, "recipe: expected mixed_2_6, .*, found mixed"),
+        ({"out": tmp_path / "a", "recipe": "mixed_2_6", "bits": 4}, "recipe: expected no bits and no mode beside it"),
         ({"out": tmp_path / "a", "bits": 4, "group_size": 7}, "group_size: expected 32, 64 or 128, found 7"),
         ({"out": tmp_path / "a", "dtype": "int8"}, "dtype: expected float16, bfloat16, float32, found int8"),
     ]:
@@ -245,7 +266,7 @@ def test_an_interrupted_conversion_leaves_nothing(
     def fail(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlx_qwen35.conversion._save_tensors", fail)
+    monkeypatch.setattr("mlx_qwen35.conversion._Writer._save", fail)
     with pytest.raises(KeyboardInterrupt):
         convert(checkpoint_dir(DENSE), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -290,3 +311,197 @@ def test_a_text_only_conversion_is_read_by_mlx_lm(tmp_path: Path) -> None:
     tokens = mx.array([CASES["text"].input_ids])
     np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out, "text"))
     np.testing.assert_array_equal(logits_of(out, "text"), logits_of(source, "text"))
+
+
+def assert_parents_read(out: Path) -> None:
+    """mlx-lm computes the same to the last bit, mlx-vlm within the usual tolerance.
+
+    In modes other than affine MLX looks embeddings up in bfloat16, and the two parents round differently from there.
+    """
+    from mlx_lm.utils import load_model
+    from mlx_vlm.utils import load_model as load_vlm
+
+    tokens = mx.array([CASES["text"].input_ids])
+    expected = logits_of(out, "text")
+    np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), expected)
+    settings = json.loads((out / "config.json").read_text()).get("quantization", {})
+    tolerance = TOLERANCE if settings.get("mode", "affine") == "affine" else 1e-3
+    assert np.abs(np.array(load_vlm(out)(tokens).logits[0]) - expected).max() <= tolerance * np.abs(expected).max()
+
+
+QUANTISATIONS: list[dict[str, Any]] = [
+    *({"bits": bits} for bits in (2, 3, 4, 5, 6, 8)),
+    *({"mode": mode} for mode in ("mxfp4", "mxfp8", "nvfp4")),
+    {"bits": 3, "group_size": 32, "mode": "affine"},
+]
+
+
+# Each for a dense model; for experts, one of each mode.
+FOR_EXPERTS: list[dict[str, Any]] = [{"bits": 4}, {"mode": "mxfp4"}, {"mode": "mxfp8"}, {"mode": "nvfp4"}]
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [*((DENSE, options) for options in QUANTISATIONS), *((MOE, options) for options in FOR_EXPERTS)],
+    ids=lambda value: value.name if isinstance(value, Shape) else " ".join(map(str, value.values())),
+)
+def test_every_quantisation_is_read_by_mlx_lm_and_mlx_vlm(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], shape: Shape, options: dict[str, Any]
+) -> None:
+    out = convert(checkpoint_dir(shape), tmp_path / "out", **options)
+    assert_parents_read(out)
+    tensors, quantization = tensors_of(out), json.loads((out / "config.json").read_text())["quantization"]
+    path = "language_model.model.layers.3.self_attn.o_proj"
+    width = 32 * tensors[f"{path}.weight"].shape[-1] // 256
+    assert width == options.get("bits", 8 if options.get("mode") == "mxfp8" else 4) == quantization["bits"]
+    assert quantization["mode"] == options.get("mode", "affine")
+
+
+@pytest.mark.parametrize("recipe", ["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"])
+def test_recipes_are_mlx_lm_s_except_for_gates(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], recipe: str
+) -> None:
+    from mlx_lm.convert import mixed_quant_predicate_builder
+    from mlx_lm.utils import load_model, quantize_model
+
+    out = convert(checkpoint_dir(DENSE), tmp_path / "out", recipe=recipe)
+    assert_parents_read(out)
+    model, config = load_model(checkpoint_dir(DENSE))
+    _, config = quantize_model(model, config, 64, 4, quant_predicate=mixed_quant_predicate_builder(recipe, model, 64))
+    theirs = {path: value for path, value in config["quantization"].items() if isinstance(value, dict)}
+    found = json.loads((out / "config.json").read_text())["quantization"]
+    default = {name: found[name] for name in ("group_size", "bits", "mode")}
+    gates = gates_of(DENSE)
+    assert len({value["bits"] for value in theirs.values()}) == 2
+    for path, value in theirs.items():
+        assert found.get(path, default) == ({**value, "bits": 8} if path in gates else value), path
+
+
+def test_what_cannot_be_quantised_is_said(tmp_path: Path) -> None:
+    """The rows of the model in the package are multiples of 32 only."""
+    with pytest.warns(
+        UserWarning, match=r"\d\d matrices stay as they are, because 64 does not .*; group_size 32 divides"
+    ):
+        half = convert(BOX, tmp_path / "half", bits=4)
+    whole = convert(BOX, tmp_path / "whole", bits=4, group_size=32)
+    sizes = [(path / "model.safetensors").stat().st_size for path in (BOX, half, whole)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[2] < 0.7 * sizes[0]
+
+
+def test_nothing_to_quantise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gates alone, which always have 8 bits, do not count."""
+    monkeypatch.setattr("tests.tiny.FFN", 96)
+    shape = replace(DENSE, name="narrow", layer_types=("linear_attention",) * 2, value_heads=2)
+    source = write_checkpoint(tmp_path / "source", shape)
+    with pytest.raises(OptionError, match="group_size: expected one that divides the rows of some matrix, found 128"):
+        convert(source, tmp_path / "out", bits=4, group_size=128)
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_ends_with_everything_written(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    calls: list[tuple[int, int]] = []
+    out = convert(checkpoint_dir(DENSE), tmp_path / "out", bits=4, on_progress=lambda *call: calls.append(call))
+    total = sum(value.nbytes for value in tensors_of(out).values())
+    assert {call[1] for call in calls} == {total}
+    assert [call[0] for call in calls] == sorted({call[0] for call in calls})
+    assert calls[-1] == (total, total)
+
+
+@pytest.mark.parametrize("interval", [1, 2, 3])
+def test_another_interval_is_written_where_mlx_lm_and_mlx_vlm_look(tmp_path: Path, interval: int) -> None:
+    """They do not know layer_types."""
+    kinds = tuple("full_attention" if (i + 1) % interval == 0 else "linear_attention" for i in range(4))
+    source = write_checkpoint(tmp_path / "source", replace(DENSE, name="interval", layer_types=kinds))
+    out = convert(source, tmp_path / "out", bits=8)
+    assert_parents_read(out)
+    assert json.loads((out / "config.json").read_text())["text_config"]["full_attention_interval"] == interval
+
+
+def test_layers_without_an_interval_are_kept_and_the_parents_said_to_fail(tmp_path: Path) -> None:
+    kinds = ("full_attention", "linear_attention", "linear_attention", "full_attention")
+    source = write_checkpoint(tmp_path / "source", replace(DENSE, name="irregular", layer_types=kinds))
+    remarks: list[str] = []
+    out = convert(source, tmp_path / "out", report=remarks.append)
+    assert remarks == ["mlx-lm and mlx-vlm will not load it: its full attention layers do not come at one interval"]
+    np.testing.assert_array_equal(logits_of(out, "text"), logits_of(source, "text"))
+
+
+def foreign(tmp_path: Path, base: Path, shape: Shape, name: str) -> Path:
+    """A checkpoint in the format of another program."""
+    kind = replace(next(kind for kind in KINDS if kind.name == name), half=False)
+    source = shutil.copytree(base, tmp_path / "foreign")
+    write(build(kind, tensors_of_shape(shape))[0], source / "model.safetensors")
+    settings = {"quantization_config": dict(kind.settings)}
+    config = config_of(shape)
+    config["text_config"] |= settings
+    (source / "config.json").write_text(json.dumps(config | settings))
+    (source / "hf_quant_config.json").write_text("{}")
+    return source
+
+
+@pytest.mark.parametrize("name", ["FP8 in blocks", "AWQ", "GPTQ", "compressed-tensors, 4 bits", "NVFP4 of ModelOpt"])
+def test_other_programs_formats_become_mlx_s(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, name: str
+) -> None:
+    source = foreign(tmp_path, checkpoint_dir(dense_and_moe), dense_and_moe, name)
+    remarks: list[str] = []
+    out = convert(source, tmp_path / "out", report=remarks.append)
+    assert_parents_read(out)
+    expected = logits_of(source, "two images")
+    assert np.abs(logits_of(out, "two images") - expected).max() <= TOLERANCE * np.abs(expected).max()
+    config = json.loads((out / "config.json").read_text())
+    packed = name not in ("FP8 in blocks", "NVFP4 of ModelOpt")
+    assert ("quantization" in config) == packed
+    assert "quantization_config" not in config["text_config"]
+    assert not (out / "hf_quant_config.json").exists()
+    assert [remark.split(":")[0].split(" ", 1)[1] for remark in remarks] == (
+        ["layers in nvfp4 became plain"] if name.startswith("NVFP4") else []
+    )
+
+
+def test_fp8_may_be_quantised_again_and_integers_only_if_asked(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    fp8 = foreign(tmp_path, checkpoint_dir(DENSE), DENSE, "FP8 in blocks")
+    assert_parents_read(convert(fp8, tmp_path / "mxfp8", mode="mxfp8"))
+    shutil.rmtree(fp8)
+    awq = foreign(tmp_path, checkpoint_dir(DENSE), DENSE, "AWQ")
+    with pytest.raises(
+        CheckpointError, match=r"expected unquantised weights, found 4 bits \(affine\) in .*; dequantize"
+    ):
+        convert(awq, tmp_path / "no", bits=8)
+    again = convert(awq, tmp_path / "again", bits=8, dequantize=True)
+    assert_parents_read(again)
+    plain = convert(awq, tmp_path / "plain", dequantize=True)
+    assert not any(name.endswith(".scales") for name in tensors_of(plain))
+    expected = logits_of(awq, "text")
+    assert np.abs(logits_of(plain, "text") - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_a_head_from_elsewhere_is_written_instead_of_its_own(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """Quantised as it is, with settings by its path."""
+    from mlx_vlm.split_mtp import split_mtp
+
+    apart = split_mtp(str(checkpoint_dir(DENSE)), str(tmp_path / "mtp"), q_bits=8, q_group_size=32)
+    out = convert(checkpoint_dir(DENSE), tmp_path / "out", bits=4, mtp_path=apart)
+    assert_parents_read(out)
+    head = read_mtp_head(Checkpoint.open(out))
+    assert head is not None
+    assert head.quantisation["mtp.fc"] == {"group_size": 32, "bits": 8, "mode": "affine"}
+    quantization = json.loads((out / "config.json").read_text())["quantization"]
+    assert quantization["mtp.fc"] == head.quantisation["mtp.fc"]
+    assert (quantization["bits"], quantization["group_size"]) == (4, 64)
+
+
+def test_heads_beside_the_weights_are_kept_with_gains(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    source = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    save_file({n: v for n, v in tensors.items() if not n.startswith("mtp.")}, source / "model.safetensors")
+    mtp = {name.removeprefix("mtp."): value for name, value in tensors.items() if name.startswith("mtp.")}
+    save_file(mtp, source / "model-mtp.safetensors")
+    kept = tensors_of(convert(source, tmp_path / "out"))
+    np.testing.assert_array_equal(np.array(kept["mtp.norm.weight"]), mtp["norm.weight"] + 1)
+    np.testing.assert_array_equal(np.array(kept["mtp.fc.weight"]), mtp["fc.weight"])

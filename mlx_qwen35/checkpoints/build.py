@@ -1,11 +1,13 @@
 """Weights of a checkpoint onto a model."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.layouts import canonical_name
+from mlx_qwen35.checkpoints.reading import is_file, read_json
 from mlx_qwen35.errors import CheckpointError
 
 
@@ -17,12 +19,14 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: A weight file is damaged, or the tensors do not fit config.json; lists them.
     """
-    # Both are slow to import.
+    # All are slow to import.
     import mlx.nn as nn
     from mlx_lm.utils import infer_quant_config
 
-    with _named(checkpoint.directory):
-        weights = model.sanitize(read_tensors(checkpoint.weight_files()))
+    from mlx_qwen35.checkpoints.global_scales import add_global_scales
+
+    with naming(checkpoint.directory):
+        weights = model.sanitize(read_checkpoint(checkpoint))
 
         def stored_quantised(path: str, module: nn.Module) -> bool | dict[str, Any]:
             if not hasattr(module, "to_quantized") or f"{path}.scales" not in weights:
@@ -31,19 +35,59 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
             return dict(infer_quant_config(path, module, weights))
 
         nn.quantize(model, class_predicate=stored_quantised)
+        add_global_scales(model, weights)
         model.eval()
         model.load_weights(list(weights.items()))
     _check_backend(model, checkpoint.directory)
 
 
-def read_tensors(files: list[Path]) -> dict[str, Any]:
-    """The tensors of some safetensors files, left on disk until they are used."""
+def read_tensors(files: Iterable[Path], weight_map: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The tensors of some safetensors files, left on disk until they are used.
+
+    Args:
+        weight_map: The name of the file that each tensor is to be taken from, as an index has it.
+    Raises:
+        CheckpointError: Two files hold the same tensor, and no index says which to take.
+    """
     import mlx.core as mx
 
     tensors: dict[str, Any] = {}
+    # By canonical name, because a file that is left over may be of another layout.
+    places: dict[str, tuple[str, Path]] = {}
     for path in files:
-        tensors.update(mx.load(str(path)))  # type: ignore[arg-type]
+        for name, value in mx.load(str(path)).items():  # type: ignore[union-attr]
+            other, first = places.get(_same_everywhere(name), (name, path))
+            if first != path:
+                right = {(weight_map or {}).get(known) for known in (name, other)} & {first.name, path.name}
+                if len(right) != 1:
+                    raise CheckpointError(
+                        f"tensor {name}: expected in one file, found in {first.name} and in {path.name}; move away "
+                        "the file that is left over, or let model.safetensors.index.json name the right one"
+                    )
+                if path.name not in right:
+                    continue
+                del tensors[other]
+            places[_same_everywhere(name)] = (name, path)
+            tensors[name] = value
     return tensors
+
+
+def _same_everywhere(name: str) -> str:
+    try:
+        return canonical_name(name)
+    except CheckpointError:
+        return name  # which is refused, with all others, by who gives it its meaning
+
+
+def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """All tensors of a checkpoint, under the names that they have there, left on disk until they are used.
+
+    Raises:
+        CheckpointError: See `read_tensors`.
+    """
+    index = checkpoint.directory / "model.safetensors.index.json"
+    weight_map = read_json(index).get("weight_map") if is_file(index) else None
+    return read_tensors(checkpoint.weight_files(), weight_map if isinstance(weight_map, dict) else None)
 
 
 def materialise(model: Any, directory: Path, chunk_bytes: int = 2**30) -> Generator[None, None, None]:
@@ -56,7 +100,7 @@ def materialise(model: Any, directory: Path, chunk_bytes: int = 2**30) -> Genera
     from mlx.utils import tree_flatten
 
     chunk: list[Any] = []
-    with _named(directory):
+    with naming(directory):
         for value in dict(tree_flatten(model.parameters())).values():
             chunk.append(value)
             if sum(part.nbytes for part in chunk) >= chunk_bytes:
@@ -83,11 +127,11 @@ def _check_backend(model: Any, directory: Path) -> None:
 
 
 @contextmanager
-def _named(directory: Path) -> Iterator[None]:
-    """Say which checkpoint an error of the loading libraries is about."""
+def naming(place: object) -> Iterator[None]:
+    """Say which checkpoint, or which of its files, an error of the loading libraries is about."""
     try:
         yield
     except CheckpointError as error:
-        raise type(error)(f"{directory}: {error}") from error
+        raise type(error)(f"{place}: {error}") from error
     except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{directory}: the weights cannot be loaded: {error}") from error
+        raise CheckpointError(f"{place}: the weights cannot be loaded: {error}") from error

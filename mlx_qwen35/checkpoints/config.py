@@ -158,14 +158,6 @@ class ModelConfig:
                 f"{place}: model_type: expected one of {', '.join(MODEL_TYPES)}, found {shown(model_type)}"
             )
         fields = Fields(place)
-        for section in (raw, raw.get("text_config")):
-            # MLX writes its own settings under this name too, without a method.
-            foreign = section.get("quantization_config") if isinstance(section, dict) else None
-            if isinstance(foreign, dict) and "quant_method" in foreign:
-                raise ConfigError(
-                    f"{place}: quantization_config: only MLX's own quantisation is read, found "
-                    f"{shown(foreign['quant_method'])}; use the unquantised checkpoint, or an MLX conversion"
-                )
         text_raw = raw.get("text_config", raw)
         if not isinstance(text_raw, dict):
             raise ConfigError(f"{place}: text_config: expected an object, found {shown(text_raw)}")

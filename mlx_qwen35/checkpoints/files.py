@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen35.checkpoints.adapters import adapter_files
 from mlx_qwen35.checkpoints.config import ModelConfig, token_ids
 from mlx_qwen35.checkpoints.generation import read_generation_config
 from mlx_qwen35.checkpoints.reading import check_directory
 from mlx_qwen35.checkpoints.weight_files import find_weight_files
-from mlx_qwen35.errors import CheckpointError
 
 # The small trained checkpoint that comes with the package; see docs/box.md.
 BOX = Path(__file__).parent.parent / "box"
@@ -40,11 +40,6 @@ class Checkpoint:
         check_directory(directory)
         config = ModelConfig.from_file(directory / "config.json")
         generation_config = read_generation_config(directory / "generation_config.json")
-        if (directory / "hf_quant_config.json").is_file():
-            raise CheckpointError(
-                f"{directory}: only MLX's own quantisation is read, found hf_quant_config.json; "
-                "use the unquantised checkpoint, or an MLX conversion"
-            )
         return cls(directory, config, generation_config)
 
     @property
@@ -66,8 +61,7 @@ class Checkpoint:
         """
         digest = hashlib.blake2b(json.dumps(self.config.raw, sort_keys=True).encode(), digest_size=16)
         digest.update(arithmetic.encode())
-        adapter = None if adapter_path is None else Path(adapter_path).expanduser()
-        adapters = [] if adapter is None else [adapter / "adapter_config.json", adapter / "adapters.safetensors"]
+        adapters = [] if adapter_path is None else adapter_files(Path(adapter_path).expanduser())
         for path in [*self.weight_files(), *adapters]:
             size = path.stat().st_size
             digest.update(str(size).encode())
@@ -76,8 +70,3 @@ class Checkpoint:
                     file.seek(offset)
                     digest.update(file.read(2**16))
         return digest.hexdigest()
-
-    def mtp_files(self) -> list[Path]:
-        """Files beside the weights that some conversions put the multi-token-prediction module into."""
-        weights = set(self.weight_files())
-        return sorted(path for path in self.directory.glob("mtp*.safetensors") if path not in weights)

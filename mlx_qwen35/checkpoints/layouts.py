@@ -19,6 +19,9 @@ Layout = Literal["transformers", "mlx-lm", "mlx-vlm"]
 _PREFIXES = (
     ("language_model.mtp.", "mtp."),
     ("model.mtp.", "mtp."),
+    ("model.language_model.visual.", "vision_tower."),
+    ("model.vision_tower.", "vision_tower."),
+    ("visual.", "vision_tower."),
     ("language_model.", "language_model."),
     ("vision_tower.", "vision_tower."),
     ("mtp.", "mtp."),
@@ -26,6 +29,8 @@ _PREFIXES = (
     ("model.visual.", "vision_tower."),
     ("lm_head.", "language_model.lm_head."),
     ("model.", "language_model.model."),
+    # Those of an MTP head in a file or a repository of its own.
+    *((name, f"mtp.{name}") for name in ("fc.", "layers.", "norm.", "pre_fc_norm_embedding.", "pre_fc_norm_hidden.")),
 )
 
 # Stored as w in transformers' layout, where the layer multiplies by (1 + w). The gated norm of
@@ -34,6 +39,8 @@ _SHIFTED_NORM = re.compile(
     r"(input_layernorm|post_attention_layernorm|q_norm|k_norm|(^|\.)model\.norm"
     r"|^mtp\.(norm|pre_fc_norm_embedding|pre_fc_norm_hidden))\.weight$"
 )
+# What older programs stored although config.json gives it.
+_COMPUTED = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 _EXPERT = re.compile(r"(?P<mlp>.*\.mlp)\.experts\.(?P<expert>\d+)\.(?P<projection>\w+)\.(?P<kind>\w+)$")
 _PACKED_EXPERTS = re.compile(r"(?P<mlp>.*\.mlp)\.experts\.(?P<projection>gate_up_proj|down_proj)(\.(?P<kind>\w+))?$")
 
@@ -75,7 +82,7 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
     """Rename every tensor and bring its value to the convention of mlx-lm and mlx-vlm.
 
     Args:
-        weights: Tensors of one checkpoint, of any layout, quantised or not.
+        weights: Tensors of one checkpoint, of any layout, plain or quantised in MLX's own modes.
     Raises:
         CheckpointError: A name belongs to no layout, two names mean the same tensor, or layouts are mixed.
     Source:
@@ -84,6 +91,8 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
     layout = recognise_layout({name: tuple(value.shape) for name, value in weights.items()})
     renamed: dict[str, mx.array] = {}
     for name, value in weights.items():
+        if name.endswith(_COMPUTED):
+            continue
         new_name = canonical_name(name)
         if new_name in renamed:
             raise CheckpointError(f"tensor {new_name}: found twice, the second time as {name}")
@@ -91,13 +100,13 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
     if config.tie_word_embeddings:
         # The embedding is the head; some checkpoints hold a copy all the same.
         renamed = {name: value for name, value in renamed.items() if not name.startswith("language_model.lm_head.")}
-    renamed = _unpack_experts(_stack_experts(renamed))
+    renamed = arrange_experts(renamed)
     if layout == "transformers":
         for name, value in renamed.items():
             if name.endswith("conv1d.weight"):
                 renamed[name] = mx.contiguous(value.moveaxis(2, 1))
-            elif _SHIFTED_NORM.search(name) and not name.startswith("vision_tower."):
-                renamed[name] = value + 1.0
+            else:
+                renamed[name] = to_gain(name, value)
     patches = "vision_tower.patch_embed.proj.weight"
     if config.vision is not None and patches in renamed and renamed[patches].ndim == 5:
         # (out, C, T, P, P) in transformers, (out, T, P, P, C) in mlx-vlm.
@@ -105,6 +114,20 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
         if renamed[patches].shape[1] == channels and renamed[patches].shape[-1] != channels:
             renamed[patches] = mx.contiguous(renamed[patches].transpose(0, 2, 3, 4, 1))
     return renamed
+
+
+def to_gain(name: str, value: mx.array) -> mx.array:
+    """A tensor that transformers stores, by canonical name: norms as MLX multiplies by them, all others unchanged."""
+    return value + 1.0 if _SHIFTED_NORM.search(name) and not name.startswith("vision_tower.") else value
+
+
+def arrange_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """Every expert in the stacks that mlx-lm multiplies by, however they were stored.
+
+    Raises:
+        CheckpointError: An expert is missing.
+    """
+    return _unpack_experts(_stack_experts(weights))
 
 
 def _stack_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
@@ -134,17 +157,28 @@ def _unpack_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
             out[name] = value
             continue
         prefix, kind = f"{match['mlp']}.switch_mlp", match["kind"] or "weight"
+        if kind == "global_scale" and value.ndim == 0:
+            value = mx.broadcast_to(value, weights[name.replace(kind, "weight")].shape[:1])
         if match["projection"] == "down_proj":
             out[f"{prefix}.down_proj.{kind}"] = value
+        elif kind == "global_scale":
+            out[f"{prefix}.gate_proj.{kind}"] = out[f"{prefix}.up_proj.{kind}"] = value
         else:
             gate, up = mx.split(value, 2, axis=1)
             out[f"{prefix}.gate_proj.{kind}"], out[f"{prefix}.up_proj.{kind}"] = gate, up
     return out
 
 
-def check_tensors(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+def check_tensors(
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    *,
+    what: str = "the tensors do not fit config.json",
+) -> None:
     """Compare a model's parameters with a checkpoint's tensors, both by canonical name.
 
+    Args:
+        what: What an error says before the list.
     Raises:
         CheckpointError: They differ; lists every missing, surplus and misshapen tensor.
     """
@@ -161,4 +195,4 @@ def check_tensors(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, t
         if names
     ]
     if problems:
-        raise CheckpointError("the tensors do not fit config.json: " + "; ".join(problems))
+        raise CheckpointError(f"{what}: " + "; ".join(problems))

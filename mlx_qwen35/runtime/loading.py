@@ -144,7 +144,11 @@ def _checked(checkpoint: Checkpoint, max_context: Any, limit: int) -> MemoryGuar
     context = checkpoint.config.text.context_length
     if max_context is not None and whole_number("max_context", max_context, 1) > context:
         raise OptionError(f"max_context: expected at most {context} (the model's context), found {max_context}")
-    guard = MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), limit)
+    thread = MlxThread()
+    try:
+        guard = thread.call(MemoryGuard.of, checkpoint.config, checkpoint.weight_files(), limit)
+    finally:
+        thread.close()
     if max_context is not None:
         guard.step_size(SMALLEST_STEP, max_context, place="max_context")
     return guard

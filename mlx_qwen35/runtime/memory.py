@@ -3,8 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from mlx_qwen35.checkpoints.build import read_tensors
 from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.checkpoints.formats import loaded_bytes
 from mlx_qwen35.checkpoints.headers import activation_size, read_headers, weight_bytes
 from mlx_qwen35.errors import InsufficientMemoryError
 from mlx_qwen35.runtime.estimates import (
@@ -19,6 +22,11 @@ from mlx_qwen35.runtime.estimates import (
 _SPARE_TOKENS = 255
 # A prompt that can only be read in smaller steps than this is refused.
 SMALLEST_STEP = 64
+
+
+def _all_of(files: Iterable[Path]) -> dict[str, Any]:
+    """Their tensors; which of two of the same name is taken makes no difference here."""
+    return {name: value for path in files for name, value in read_tensors([path]).items()}
 
 
 @dataclass(frozen=True)
@@ -51,18 +59,23 @@ class MemoryGuard:
 
     @classmethod
     def of(cls, config: ModelConfig, files: Iterable[Path], limit: int) -> "MemoryGuard":
-        """From a checkpoint's files, before they are loaded.
+        """From a checkpoint's files, before they are loaded; only on the thread that owns MLX.
 
         Raises:
             CheckpointError: A file is damaged.
             InsufficientMemoryError: There is no room for the weights.
         """
+        files = list(files)
         headers = list(read_headers(files))
-        guard = cls(config, weight_bytes(headers), activation_size(headers), limit)
+        weights = loaded_bytes(headers, config.raw, lambda: _all_of(files))
+        guard = cls(config, weights, activation_size(headers), limit)
         if guard.needs(1, 1) > limit:
+            # By more than scales and zeros are written out.
+            grown = weights > 1.3 * weight_bytes(headers)
+            hint = "convert the checkpoint with --bits 8 or 4 first" if grown else "take a smaller or a quantised one"
             raise InsufficientMemoryError(
                 f"checkpoint: expected at most {gigabytes(limit)} of memory, found weights of "
-                f"{gigabytes(guard.weights)}; take a smaller or a quantised one"
+                f"{gigabytes(guard.weights)}{', restored from fewer bits' if grown else ''}; {hint}"
             )
         return guard
 

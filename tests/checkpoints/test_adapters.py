@@ -1,6 +1,7 @@
 """LoRA adapters: applied as mlx-lm applies them, refused where they do not fit."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from mlx.utils import tree_flatten
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.errors import AdapterError
 from tests.checkpoints.test_files import logits_of
-from tests.parity.cases import CASES
-from tests.tiny import DENSE, Shape
+from tests.parity.cases import CASES, TOLERANCE
+from tests.tiny import DENSE, Shape, tensors_of
+from tools.checkpoints.kinds import KINDS, build, write
 
 
 def write_adapter(directory: Path, model: Any, **config: Any) -> Path:
@@ -62,7 +64,9 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path, checkpoint_dir: Ca
     adapter = write_adapter(tmp_path / "adapter", load_model(source)[0])
     weights: dict[str, mx.array] = mx.load(str(adapter / "adapters.safetensors"))  # type: ignore[assignment]
     mx.save_safetensors(str(adapter / "adapters.safetensors"), {name: value[:, :2] for name, value in weights.items()})
-    with pytest.raises(AdapterError, match=r"(?s)adapter: the adapter does not fit: .*adapter shape"):
+    with pytest.raises(
+        AdapterError, match=r"adapter: the adapter does not fit: .*lora_a: expected \(64, 4\), found \(64, 2\)"
+    ):
         ModelKit.load(source, adapter_path=adapter)
 
 
@@ -80,3 +84,100 @@ def test_adapters_with_missing_tensors_are_refused(tmp_path: Path, checkpoint_di
     (adapter / "adapter_config.json").write_text("[1]")
     with pytest.raises(AdapterError, match="expected a JSON object, found list"):
         ModelKit.load(source, adapter_path=adapter)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_an_adapter_made_by_mlx_vlm_is_applied(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, kind: str
+) -> None:
+    """Against mlx-vlm's own model with it."""
+    from mlx_vlm.trainer.peft import apply_lora_layers, get_peft_model, save_adapter
+    from mlx_vlm.utils import load_model
+
+    source = checkpoint_dir(dense_and_moe)
+    layers = ["q_proj", "in_proj_qkv", "down_proj"]
+    model = get_peft_model(load_model(source), layers, rank=4, alpha=8, verbose=False, use_dora=kind == "dora")
+    write_noise(model)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    save_adapter(model, adapter / "adapters.safetensors")
+    assert_as_mlx_vlm(source, adapter, apply_lora_layers(load_model(source), adapter))
+
+
+def test_an_adapter_in_mlx_vlm_s_first_format_is_applied(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    from mlx_vlm.trainer.peft import apply_lora_layers, get_peft_model, save_adapter
+    from mlx_vlm.utils import load_model
+
+    source, adapter = checkpoint_dir(DENSE), tmp_path / "adapter"
+    model = get_peft_model(load_model(source), rank=4, alpha=2.0, verbose=False, legacy=True)
+    write_noise(model)
+    adapter.mkdir()
+    save_adapter(model, adapter / "adapters.safetensors")
+    assert set(json.loads((adapter / "adapter_config.json").read_text())) >= {"rank", "alpha"}
+    assert_as_mlx_vlm(source, adapter, apply_lora_layers(load_model(source), adapter))
+    weights = dict(mx.load(str(adapter / "adapters.safetensors")))
+    mx.eval(weights)
+    half = {name: value for name, value in weights.items() if not name.endswith("layers.3.mlp.up_proj.B")}
+    for changed, message in (
+        (half, "halves of: .*layers.3.mlp.up_proj"),
+        (weights | {"x.A": mx.zeros(4)}, "such layers: x"),
+    ):
+        mx.save_safetensors(str(adapter / "adapters.safetensors"), changed)
+        with pytest.raises(AdapterError, match=message):
+            ModelKit.load(source, adapter_path=adapter)
+
+
+def write_noise(model: Any) -> None:
+    rng = np.random.Generator(np.random.PCG64(5))
+    weights = {
+        name: value + mx.array(rng.normal(0, 0.1, value.shape).astype(np.float32))
+        for name, value in tree_flatten(model.trainable_parameters())
+    }
+    model.load_weights(list(weights.items()), strict=False)
+
+
+def assert_as_mlx_vlm(source: Path, adapter: Path, theirs: Any) -> None:
+    theirs.eval()
+    expected = np.array(theirs(mx.array([CASES["text"].input_ids])).logits[0])
+    found = logits_of(source, adapter_path=adapter)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert np.abs(found - logits_of(source)).max() > 0.1
+
+
+def test_settings_of_no_program_are_refused(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 4}')
+    with pytest.raises(AdapterError, match="expected adapters.safetensors or adapter_model.safetensors, found none"):
+        ModelKit.load(checkpoint_dir(DENSE), adapter_path=tmp_path)
+    mx.save_safetensors(str(tmp_path / "adapters.safetensors"), {"a": mx.zeros(1)})
+    with pytest.raises(AdapterError, match="expected settings of mlx_lm.lora, mlx-vlm or peft, found none of theirs"):
+        ModelKit.load(checkpoint_dir(DENSE), adapter_path=tmp_path)
+
+
+def test_a_full_adapter_is_applied_and_its_names_are_checked(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"fine_tune_type": "full", "num_layers": 1}')
+    name = "language_model.model.layers.3.mlp.up_proj.weight"
+    mx.save_safetensors(str(tmp_path / "adapters.safetensors"), {name: mx.zeros((128, 64))})
+    assert (
+        np.abs(logits_of(checkpoint_dir(DENSE), adapter_path=tmp_path) - logits_of(checkpoint_dir(DENSE))).max() > 0.01
+    )
+    mx.save_safetensors(str(tmp_path / "adapters.safetensors"), {f"x.{name}": mx.zeros((128, 64))})
+    with pytest.raises(AdapterError, match=f"no such parameters: x.{name}"):
+        ModelKit.load(checkpoint_dir(DENSE), adapter_path=tmp_path)
+
+
+def test_dora_on_nvfp4_with_global_scales_is_refused(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """mlx-lm's DoRA restores weights without them; LoRA adds to what the layer computes, whatever that is."""
+    kind = next(kind for kind in KINDS if kind.name == "NVFP4 of ModelOpt")
+    source = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "source")
+    write(build(kind, tensors_of(DENSE))[0], source / "model.safetensors")
+    for name in ("plain", "dora"):
+        adapter = Path(__file__).parent / "peft" / name
+        if name == "plain":
+            assert np.isfinite(logits_of(source, adapter_path=adapter)).all()
+            continue
+        with pytest.raises(AdapterError, match=r"found nvfp4 with global scales: language_model.*gate_proj"):
+            ModelKit.load(source, adapter_path=adapter)

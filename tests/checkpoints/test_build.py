@@ -1,5 +1,6 @@
 """Weights onto a model: in steps, all of them, and for good."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from mlx.utils import tree_flatten
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.build import materialise
 from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.patches.qwen3_5 import Model
-from tests.tiny import DENSE, Shape
+from tests.tiny import DENSE, Shape, tensors_of
 
 
 def test_loading_can_be_interrupted(checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,3 +64,31 @@ def test_a_loaded_model_does_not_train(checkpoint_dir: Callable[[Shape], Path]) 
     """Which would turn dropout on, and every faster way off."""
     model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)))
     assert not any(module.training for _, module in model.named_modules())
+
+
+@pytest.mark.parametrize("name", ["model.language_model.norm.weight", "language_model.model.norm.weight"])
+def test_a_tensor_in_two_files_is_refused_unless_an_index_tells_them_apart(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], name: str
+) -> None:
+    """Under whichever of its names; the last file would win otherwise."""
+    directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "model")
+    mx.save_safetensors(str(directory / "model-old.safetensors"), {name: mx.zeros(64)})
+    with pytest.raises(
+        CheckpointError,
+        match=r"model: tensor .*norm.weight: .* found in model-old.safetensors and in model.safetensors",
+    ):
+        Model.from_checkpoint(Checkpoint.open(directory))
+    expected = dict(mx.load(str(directory / "model.safetensors")))["model.language_model.norm.weight"] + 1
+    weight_map = dict.fromkeys(tensors_of(DENSE), "model.safetensors")
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map | {"another": "model-old.safetensors"}}))
+    model = Model.from_checkpoint(Checkpoint.open(directory))
+    assert mx.array_equal(model.language_model.model.norm.weight, expected).item()
+    del weight_map["model.language_model.norm.weight"]
+    index.write_text(json.dumps({"weight_map": weight_map | {"another": "model-old.safetensors"}}))
+    with pytest.raises(CheckpointError, match="let model.safetensors.index.json name the right one"):
+        Model.from_checkpoint(Checkpoint.open(directory))
+    index.write_text(json.dumps({"weight_map": weight_map | {name: "model-old.safetensors"}}))
+    if name == "model.language_model.norm.weight":
+        model = Model.from_checkpoint(Checkpoint.open(directory))
+        assert mx.array_equal(model.language_model.model.norm.weight, mx.ones(64)).item()

@@ -323,33 +323,6 @@ def test_every_id_that_either_file_calls_an_end_is_one(
     assert Checkpoint(tmp_path, ModelConfig.from_dict(raw), generation).eos_token_ids == ids
 
 
-def test_files_beside_the_weights_may_hold_the_mtp_module(tmp_path: Path) -> None:
-    """Unless they are among the weights already: none is read twice."""
-    for name in ("model.safetensors", "mtp.safetensors", "mtp-2.safetensors", "other.safetensors"):
-        (tmp_path / name).touch()
-    checkpoint = Checkpoint(tmp_path, ModelConfig.from_dict(config_of(DENSE)), {})
-    assert checkpoint.mtp_files() == [tmp_path / "mtp-2.safetensors", tmp_path / "mtp.safetensors"]
-    index = {"weight_map": {"a": "model.safetensors", "b": "mtp.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert checkpoint.mtp_files() == [tmp_path / "mtp-2.safetensors"]
-
-
-@pytest.mark.parametrize("where", ["quantization_config", "text_config"])
-def test_foreign_quantisation_is_refused_by_name(copy_of: Callable[..., Path], where: str) -> None:
-    fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    config = config_of(DENSE)
-    settings = {where: fp8} if where == "quantization_config" else {where: config[where] | {"quantization_config": fp8}}
-    with pytest.raises(ConfigError, match="only MLX's own quantisation is read, found 'fp8'"):
-        ModelKit.load(copy_of(DENSE, **settings))
-
-
-def test_modelopt_checkpoints_are_refused(copy_of: Callable[..., Path]) -> None:
-    directory = copy_of(DENSE)
-    (directory / "hf_quant_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="found hf_quant_config.json"):
-        ModelKit.load(directory)
-
-
 def test_a_bad_generation_config_does_not_keep_a_model_from_loading(copy_of: Callable[..., Path]) -> None:
     directory = copy_of(DENSE)
     settings = {"do_sample": True, "top_p": 0, "top_k": 20.0, "max_new_tokens": 0, "temperature": 1.5, "unknown": 1}

@@ -30,6 +30,9 @@ def equal(one: dict[str, mx.array], other: dict[str, mx.array]) -> bool:
         ("mtp.fc.weight", "mtp.fc.weight"),
         ("language_model.mtp.fc.weight", "mtp.fc.weight"),
         ("model.mtp.norm.weight", "mtp.norm.weight"),
+        ("visual.merger.norm.bias", "vision_tower.merger.norm.bias"),
+        ("model.language_model.visual.merger.norm.bias", "vision_tower.merger.norm.bias"),
+        ("model.vision_tower.merger.norm.bias", "vision_tower.merger.norm.bias"),
     ],
 )
 def test_names(name: str, expected: str) -> None:
@@ -83,6 +86,19 @@ def test_layouts_are_told_apart_by_their_values() -> None:
 def test_a_decoder_without_gdn_is_told_by_its_names() -> None:
     assert recognise_layout({"model.language_model.norm.weight": (4,)}) == "transformers"
     assert recognise_layout({"language_model.model.norm.weight": (4,)}) == "mlx-lm"
+
+
+@pytest.mark.parametrize("prefix", ["visual.", "model.language_model.visual.", "model.vision_tower."])
+def test_a_tower_under_any_of_its_names_is_the_same(prefix: str) -> None:
+    """And frequencies that config.json gives are not parameters."""
+    weights, config = weights_of(DENSE)
+    renamed = {
+        prefix + name.removeprefix("model.visual.") if "visual" in name else name: v for name, v in weights.items()
+    }
+    for name in ("model.language_model.rotary_emb.inv_freq", "model.layers.0.self_attn.rotary_emb.inv_freq"):
+        renamed[name] = mx.ones(8)
+    renamed[f"{prefix}rotary_pos_emb.inv_freq"] = mx.ones(8)
+    assert equal(to_canonical(renamed, config), to_canonical(weights, config))
 
 
 def test_mixed_layouts_are_refused() -> None:

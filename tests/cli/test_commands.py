@@ -288,6 +288,15 @@ def test_convert_takes_the_flags_of_mlx_lm(model: str, tmp_path: Path) -> None:
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["quantization"]["bits"], config["quantization"]["group_size"]) == (4, 32)
     assert config["quantization_config"] == config["quantization"]
+    flags = ["--hf-path", model, "--mlx-path", str(tmp_path / "mx"), "--q-mode", "mxfp4"]
+    assert run("convert", *flags).returncode == 0
+    flags = ["--hf-path", model, "--mlx-path", str(tmp_path / "mixed"), "--quant-predicate", "mixed_3_6"]
+    done = run("convert", *flags, "--q-group-size", "128")
+    assert done.returncode == 0
+    assert "matrices stay as they are, because 128 does not divide their rows" in done.stderr
+    flags = ["--hf-path", str(tmp_path / "mx"), "--mlx-path", str(tmp_path / "plain"), "-d"]
+    assert run("convert", *flags).returncode == 0
+    assert "quantization" not in json.loads((tmp_path / "plain" / "config.json").read_text())
 
 
 def test_what_is_left_out_of_a_checkpoint_is_told_in_a_line(

@@ -31,6 +31,7 @@ PLACES = (
     (mlx_lm.models.qwen3_5_moe, "Model"),
     (mlx_lm.models.qwen3_5_moe, "ModelArgs"),
     (mlx_lm.utils, "MODEL_REMAPPING"),
+    (mlx_lm.utils, "save_config"),
 )
 ORIGINALS = [getattr(module, name) for module, name in PLACES]
 

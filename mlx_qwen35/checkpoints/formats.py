@@ -1,0 +1,262 @@
+"""Checkpoints that other programs quantised: FP8, NVFP4, MXFP4, AWQ, GPTQ and compressed-tensors.
+
+What a module holds says how it is stored, more surely than config.json does, which is read only for what tensors do
+not tell. Whatever MLX has a mode for stays packed; FP8 and groups that MLX does not have become plain weights.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_qwen35.checkpoints import unpacking
+from mlx_qwen35.checkpoints.headers import TensorHeader, weight_bytes
+from mlx_qwen35.checkpoints.layouts import canonical_name
+from mlx_qwen35.errors import CheckpointError
+from mlx_qwen35.paths import shorten
+
+METHODS = ("fp8", "fbgemm_fp8", "modelopt", "compressed-tensors", "awq", "gptq", "mxfp4", "mxfp8")
+
+# One of these among a module's tensors says that they are not MLX's.
+_MARKERS = frozenset({
+    "weight_scale", "weight_scale_inv", "weight_scale_2", "weight_packed", "weight_global_scale", "qweight",
+})  # fmt: skip
+_PARTS = _MARKERS | {
+    "weight",
+    "scales",
+    "biases",
+    "qzeros",
+    "g_idx",
+    "weight_zero_point",
+    "weight_shape",
+    "weight_g_idx",
+}
+# For quantised activations and caches, which nothing here computes with.
+_UNUSED = (
+    "input_scale", "input_global_scale", "input_zero_point", "activation_scale", "output_scale",
+    "q_scale", "k_scale", "v_scale",
+)  # fmt: skip
+# Stacked experts are parameters, not modules: what belongs to them is joined to the name by an underscore.
+_EXPERTS = re.compile(r"(?P<path>.*\.experts\.(gate_up_proj|down_proj))(_(?P<part>\w+))?$")
+_EXPERT_PARTS = {None: "weight", "scale_inv": "weight_scale_inv", "scale": "weight_scale", "scale_2": "weight_scale_2"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What config.json's `quantization_config` says that tensors do not.
+
+    Args:
+        raw: As it is there; empty without one.
+    """
+
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Settings":
+        """From a whole config.json."""
+        text = config.get("text_config")
+        for section in (config, text if isinstance(text, dict) else {}):
+            found = section.get("quantization_config")
+            # MLX writes its own settings under this name too, without a method.
+            if isinstance(found, dict) and "quant_method" in found:
+                return cls(found)
+        return cls({})
+
+    @property
+    def zero_offset(self) -> int:
+        """What GPTQ's zeros were stored less."""
+        return 0 if self.raw.get("checkpoint_format") == "gptq_v2" else 1
+
+    def bits(self, path: str) -> int:
+        """The bits of a module's integers in compressed-tensors."""
+        groups = self.raw.get("config_groups")
+        found = None
+        for group in groups.values() if isinstance(groups, dict) else ():
+            weights = group.get("weights") if isinstance(group, dict) else None
+            bits = weights.get("num_bits") if isinstance(weights, dict) else None
+            targets = group.get("targets") if isinstance(group, dict) else None
+            for target in targets if isinstance(targets, list) else ():
+                if isinstance(bits, int) and _targets(str(target), path):
+                    return bits
+            # A class of modules, which holds for those that no path names.
+            found = bits if found is None else found
+        return found if isinstance(found, int) else 4
+
+
+def _targets(target: str, path: str) -> bool:
+    if target.startswith("re:"):
+        try:
+            return re.match(target.removeprefix("re:"), path) is not None
+        except re.error:
+            return False
+    return path == target or path.endswith(f".{target}")
+
+
+def is_foreign(names: Mapping[str, Any] | list[str]) -> bool:
+    """Whether any of these tensors is stored in a way that MLX does not have."""
+    return any(_split(name)[1] in _MARKERS for name in names)
+
+
+def to_mlx(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[str, mx.array]:
+    """Tensors in MLX's own modes, plain ones unchanged; only on the thread that owns MLX.
+
+    Args:
+        weights: Of one checkpoint, under any names; they stay on disk until they are used.
+        config: Its config.json.
+    Raises:
+        CheckpointError: A module's tensors do not belong together, or are of a kind that is not known.
+    """
+    modules: dict[str, unpacking.Parts] = {}
+    out: dict[str, mx.array] = {}
+    for name, value in weights.items():
+        path, part = _split(name)
+        if part in _PARTS:
+            modules.setdefault(path, {})[part] = value
+        elif part not in _UNUSED:
+            out[name] = value
+    foreign = {path: parts for path, parts in modules.items() if _MARKERS & parts.keys()}
+    settings = Settings.of(config)
+    _check_method(settings, weights, foreign)
+    for path, parts in modules.items():
+        if path not in foreign:
+            out |= {f"{path}.{part}": value for part, value in parts.items()}
+    if not foreign:
+        return out
+    dtype = _dtype(out, foreign)
+    _drop_orders(list(foreign.values()))
+    for path, stored in foreign.items():
+        try:
+            parts = _convert(path, stored, settings, dtype)
+        except (KeyError, ValueError) as error:
+            shapes = {part: tuple(value.shape) for part, value in stored.items()}
+            raise CheckpointError(f"{path}: expected quantised weights, found {shapes} ({error})") from error
+        out |= {f"{path}.{part}": value for part, value in parts.items()}
+    return {name: _cast(name, value, dtype) for name, value in out.items()}
+
+
+# Read at once, for there may be one for every expert.
+_ORDERS_AT_ONCE = 256
+
+
+def _drop_orders(modules: list[unpacking.Parts]) -> None:
+    """Leave out which group each input belongs to where the groups follow one another, in place."""
+    names = ("g_idx", "weight_g_idx")
+    ordered = [(parts, name) for parts in modules for name in names if name in parts]
+    for start in range(0, len(ordered), _ORDERS_AT_ONCE):
+        some = ordered[start : start + _ORDERS_AT_ONCE]
+        mx.eval([parts[name] for parts, name in some])
+        for parts, name in some:
+            order, scale = np.array(parts[name]), parts.get("scales", parts.get("weight_scale"))
+            # AutoGPTQ has scales (groups, out), compressed-tensors (out, groups).
+            groups = 1 if scale is None or scale.ndim < 2 else scale.shape[-2 if name == "g_idx" else -1]
+            follow = np.arange(order.size) // max(1, -(-order.size // max(groups, 1)))
+            if np.array_equal(order, follow) or (order == -1).all():
+                del parts[name]
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A tensor's module and what it is of it."""
+    if match := _EXPERTS.match(name):
+        part = match["part"]
+        return match["path"], _EXPERT_PARTS.get(part, part)
+    path, _, part = name.rpartition(".")
+    return path, part
+
+
+def _check_method(settings: Settings, weights: Mapping[str, mx.array], foreign: Mapping[str, Any]) -> None:
+    method = settings.raw.get("quant_method")
+    # ModelOpt has several names, for what it mixes.
+    if method is None or method in METHODS or str(method).startswith("modelopt_"):
+        return
+    # Left over beside plain weights, or beside MLX's own, it says nothing.
+    strange = list(foreign) + [name for name, value in weights.items() if not _is_plain(name, value)]
+    if strange:
+        raise CheckpointError(
+            f"quantization_config: expected quant_method {', '.join(METHODS)}, found {shorten(repr(method))}, "
+            f"and tensors such as {strange[0]}"
+        )
+
+
+def _is_plain(name: str, value: mx.array) -> bool:
+    if mx.issubdtype(value.dtype, mx.floating):
+        return True
+    return name.endswith((".weight", ".scales")) and value.dtype == (
+        mx.uint32 if name.endswith(".weight") else mx.uint8
+    )
+
+
+def _convert(path: str, parts: unpacking.Parts, settings: Settings, dtype: mx.Dtype) -> unpacking.Parts:
+    scale = parts.get("weight_scale", parts.get("scales"))
+    if "qweight" in parts:
+        return _qweight(parts, settings, dtype)
+    if "weight_scale_2" in parts or "weight_global_scale" in parts:
+        # ModelOpt multiplies by the one, compressed-tensors divides by the other.
+        given = parts.get("weight_scale_2")
+        factor = 1.0 / parts["weight_global_scale"].astype(mx.float32) if given is None else given
+        return unpacking.nvfp4(parts.get("weight_packed", parts.get("weight")), _of(scale), factor)  # type: ignore[arg-type]
+    if "weight_packed" in parts:
+        packed, scale = parts["weight_packed"], _of(scale)
+        if packed.dtype == mx.uint8:
+            return unpacking.mxfp4(packed, scale)
+        zero, order = parts.get("weight_zero_point"), parts.get("weight_g_idx")
+        return unpacking.packed_integers(packed, scale, zero, order, settings.bits(path), dtype)
+    weight, scale = parts["weight"], _of(parts.get("weight_scale_inv", scale))
+    if weight.dtype == mx.int8:
+        return unpacking.int8(weight, scale, parts.get("weight_zero_point"), dtype)
+    if weight.dtype != mx.uint8:
+        raise ValueError(f"expected bytes, found {weight.dtype}")
+    return unpacking.fp8(weight, scale, dtype)
+
+
+def _of(scale: mx.array | None) -> mx.array:
+    if scale is None:
+        raise ValueError("no scale")
+    return scale
+
+
+def _qweight(parts: unpacking.Parts, settings: Settings, dtype: mx.Dtype) -> unpacking.Parts:
+    """AWQ packs outputs, GPTQ inputs: what was not packed has the outputs' size."""
+    weight, scales, zeros = parts["qweight"], parts["scales"], parts.get("qzeros")
+    outputs = scales.shape[-1]
+    if weight.shape[-1] == outputs and zeros is not None:
+        return unpacking.gptq(weight, scales, zeros, parts.get("g_idx"), settings.zero_offset, dtype)
+    if weight.shape[-1] * 8 != outputs:
+        raise ValueError(f"expected {outputs} outputs in words of 8, found {weight.shape[-1]}")
+    return unpacking.awq(weight, scales, zeros, dtype)
+
+
+_HALF = (mx.float16, mx.bfloat16)
+
+
+def _dtype(plain: Mapping[str, mx.array], foreign: Mapping[str, unpacking.Parts]) -> mx.Dtype:
+    """What the model computes in: as the norms, or as the scales of integers, where both have half precision."""
+    norms = next((v.dtype for name, v in plain.items() if name.endswith("layernorm.weight")), mx.bfloat16)
+    for parts in foreign.values():
+        scale = parts.get("scales") if "qweight" in parts else parts.get("weight_scale")
+        if norms in _HALF and scale is not None and scale.dtype in _HALF and "weight" not in parts:
+            return scale.dtype
+    return norms
+
+
+def _cast(name: str, value: mx.array, dtype: mx.Dtype) -> mx.array:
+    """MLX multiplies two kinds of half precision in float32, which would be slow; mlx-lm casts them alike."""
+    if value.dtype == dtype or value.dtype not in _HALF or dtype not in _HALF or "vis" in name:
+        return value
+    return value.astype(dtype)
+
+
+def loaded_bytes(
+    headers: list[TensorHeader], config: Mapping[str, Any], read: Callable[[], Mapping[str, mx.array]]
+) -> int:
+    """Bytes of a checkpoint's tensors once they are loaded, without the MTP head.
+
+    Args:
+        read: Gives them, still on disk; only called if MLX has no such format.
+    """
+    if not is_foreign([header.name for header in headers]):
+        return weight_bytes(headers)
+    tensors = to_mlx(read(), config)
+    return sum(value.nbytes for name, value in tensors.items() if not canonical_name(name).startswith("mtp."))

@@ -1,0 +1,329 @@
+"""Whole checkpoints in the formats of other programs: loaded, weighed, and computing what their weights stand for."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear
+from mlx_lm.utils import load_model
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.checkpoints.dequantising import dequantise, plain_weight
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.formats import Settings, to_mlx
+from mlx_qwen35.checkpoints.global_scales import ScaledLinear, ScaledSwitchLinear
+from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
+from mlx_qwen35.checkpoints.unpacking import NVFP4_RANGE
+from mlx_qwen35.errors import CheckpointError, InsufficientMemoryError
+from mlx_qwen35.patches.qwen3_5 import Model
+from mlx_qwen35.runtime.memory import MemoryGuard
+from tests.parity.cases import CASES, TOLERANCE
+from tests.tiny import DENSE, MOE, Shape, config_of, tensors_of
+from tools.checkpoints.kinds import KINDS, Kind, build, fp8_blocks, write
+
+BY_NAME = {kind.name: kind for kind in KINDS}
+# In float32, so that nothing is rounded but what the format rounds.
+PRECISE = [dataclasses.replace(kind, half=False) for kind in KINDS]
+TOKENS = mx.array([CASES["text"].input_ids])
+
+Foreign = Callable[[Kind, Shape], Path]
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory, checkpoint_dir: Callable[[Shape], Path]) -> Foreign:
+    """From a format and a shape to a checkpoint in it; beside it, in `plain`, what its weights stand for."""
+    root = tmp_path_factory.mktemp("formats")
+    names: dict[tuple[Kind, Shape], Path] = {}
+
+    def get(kind: Kind, shape: Shape) -> Path:
+        key = (dataclasses.replace(kind, settings=()), shape)
+        if key not in names:
+            directory = names[key] = root / str(len(names))
+            stored, meant = build(kind, tensors_of(shape))
+            shutil.copytree(checkpoint_dir(shape), directory)
+            shutil.copytree(checkpoint_dir(shape), directory / "plain")
+            write(stored, directory / "model.safetensors")
+            types = {"float32": "F32", "float16": "F16"}
+            plain = {name: (types[str(value.dtype)], value) for name, value in meant.items()}
+            write(plain, directory / "plain" / "model.safetensors")
+            config = config_of(shape) | {"quantization_config": dict(kind.settings)}
+            (directory / "config.json").write_text(json.dumps(config))
+        return names[key]
+
+    return get
+
+
+def load(directory: Path, **options: Any) -> Model:
+    return Model.from_checkpoint(Checkpoint.open(directory), **options)
+
+
+def plain_parameters(model: Model) -> dict[str, mx.array]:
+    """What the parameters of a model stand for."""
+    dequantise(model, mx.float32)
+    return dict(tree_flatten(model.parameters()))
+
+
+@pytest.mark.parametrize("kind", PRECISE, ids=lambda kind: kind.name)
+def test_every_weight_is_what_it_stands_for(foreign: Foreign, dense_and_moe: Shape, kind: Kind) -> None:
+    directory = foreign(kind, dense_and_moe)
+    found = plain_parameters(load(directory))
+    expected = dict(tree_flatten(load(directory / "plain").parameters()))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        scale = mx.abs(value).max().item()
+        np.testing.assert_allclose(np.array(found[name]), np.array(value), atol=1e-6 * scale, err_msg=name)
+
+
+def test_stacked_experts_may_share_one_global_scale(foreign: Foreign) -> None:
+    """Which gate and up projection then have both, and every expert."""
+    directory = foreign(dataclasses.replace(BY_NAME["NVFP4 of ModelOpt"], stacked=True, half=False), MOE)
+    found = plain_parameters(load(directory))
+    for name, value in tree_flatten(load(directory / "plain").parameters()):
+        np.testing.assert_allclose(np.array(found[name]), np.array(value), atol=1e-6 * mx.abs(value).max().item())
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])
+def test_sums_before_a_global_scale_may_be_beyond_half_precision(dtype: mx.Dtype) -> None:
+    """A linear layer, and experts."""
+    weight = mx.full((2, 32, 64), 0.02)
+    largest = mx.array(0.02)
+    packed, scales = mx.quantize(weight, 16, 4, mode="nvfp4", global_scale=largest)
+    x = mx.full((1, 64), 4.0, dtype)
+    expected = 64 * 4 * 0.02
+    linear = nn.QuantizedLinear(64, 32, bias=True, group_size=16, bits=4, mode="nvfp4")
+    linear.weight, linear.scales, linear.bias = packed[0], scales[0], mx.full(32, 1.0, dtype)
+    layer = ScaledLinear(linear)
+    layer.global_scale = largest
+    assert layer(x).dtype == dtype
+    np.testing.assert_allclose(np.array(layer(x).astype(mx.float32)), expected + 1, rtol=0.01)
+    experts = QuantizedSwitchLinear(64, 32, 2, bias=False, group_size=16, bits=4, mode="nvfp4")
+    experts.weight, experts.scales = packed, scales
+    switch = ScaledSwitchLinear(experts)
+    switch.global_scale = mx.array([0.02, 0.04])
+    found = switch(x[None, None], mx.array([[[0, 1]]]))
+    assert found.dtype == dtype
+    shares = np.array(found.astype(mx.float32)).reshape(2, 32)
+    np.testing.assert_allclose(shares, np.array([[expected], [2 * expected]]) * np.ones(32), rtol=0.01)
+
+
+@pytest.mark.parametrize("kind", PRECISE, ids=lambda kind: kind.name)
+def test_the_guard_knows_what_a_checkpoint_becomes(foreign: Foreign, dense_and_moe: Shape, kind: Kind) -> None:
+    checkpoint = Checkpoint.open(foreign(kind, dense_and_moe))
+    model = Model.from_checkpoint(checkpoint)
+    loaded = sum(value.nbytes for _, value in tree_flatten(model.parameters()))
+    guard = MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), 2**40)
+    assert guard.weights == loaded
+    hint = "restored from fewer bits; convert" if "FP8" in kind.name else "; take a smaller or a quantised one"
+    with pytest.raises(InsufficientMemoryError, match=f"expected at most .*{hint}"):
+        MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), loaded)
+
+
+@pytest.mark.parametrize("name", ["FP8 in blocks", "FP8 in blocks, vision too", "NVFP4 of ModelOpt", "AWQ", "GPTQ"])
+def test_a_kit_answers_with_the_logits_of_the_plain_weights(foreign: Foreign, dense_and_moe: Shape, name: str) -> None:
+    directory = foreign(dataclasses.replace(BY_NAME[name], half=False), dense_and_moe)
+    case, logits = CASES["two images"], []
+    for path in (directory, directory / "plain"):
+        with ModelKit.load(path) as kit:
+            logits.append(np.array(kit.logits(kit.process_prompt(case.input_ids, images=case.images))))
+    assert np.abs(logits[0] - logits[1]).max() <= TOLERANCE * np.abs(logits[1]).max()
+
+
+@pytest.mark.parametrize("name", ["NVFP4 of ModelOpt", "compressed-tensors, NVFP4"])
+def test_nvfp4_computes_what_mlx_vlm_computes(foreign: Foreign, dense_and_moe: Shape, name: str) -> None:
+    from mlx_vlm.utils import load_model as load_vlm
+
+    directory = foreign(BY_NAME[name], dense_and_moe)
+    expected = np.array(load_vlm(directory)(TOKENS).logits)
+    assert np.abs(np.array(load(directory)(TOKENS)) - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_awq_computes_what_mlx_lm_computes(tmp_path: Path, foreign: Foreign) -> None:
+    """To the last bit, in half precision; mlx-lm rounds the decay rates too, so they are stored rounded."""
+    directory = shutil.copytree(foreign(BY_NAME["AWQ"], DENSE), tmp_path / "awq")
+    tensors = dict(mx.load(str(directory / "model.safetensors")))
+    tensors = {name: v.astype(mx.float16) if name.endswith("A_log") else v for name, v in tensors.items()}
+    mx.eval(tensors)
+    mx.save_safetensors(str(directory / "model.safetensors"), tensors)
+    expected = load_model(directory)[0](TOKENS)
+    assert expected.dtype == mx.float16
+    assert mx.array_equal(load(directory, exact=True)(TOKENS), expected).item()
+
+
+def test_fp8_in_groups_of_32_is_what_mlx_vlm_makes_of_it(foreign: Foreign) -> None:
+    """mlx-vlm quantises the blocks again, to mxfp8; converted likewise, the weights here are the same."""
+    from mlx_vlm.utils import load_model as load_vlm
+
+    directory = foreign(BY_NAME["FP8 in blocks"], DENSE)
+    theirs = dict(tree_flatten(load_vlm(directory).parameters()))
+    ours = dict(tree_flatten(load(directory).parameters()))
+    packed = [name.removesuffix(".scales") for name in theirs if name.endswith(".scales")]
+    assert len(packed) > 20
+    same = []
+    for path in packed:
+        # It restores them in bfloat16 first, which may round a value to the next.
+        weight, scales = mx.quantize(ours[f"{path}.weight"], 32, 8, mode="mxfp8")
+        assert mx.array_equal(scales, theirs[f"{path}.scales"]).item(), path
+        same.append((weight.view(mx.uint8) == theirs[f"{path}.weight"].view(mx.uint8)).mean().item())
+    assert min(same) > 0.9
+
+
+def test_modelopt_may_mix_nvfp4_and_fp8(tmp_path: Path, foreign: Foreign) -> None:
+    """Under a name of its own; each matrix is what its tensors are."""
+    directory = shutil.copytree(foreign(BY_NAME["NVFP4 of ModelOpt"], DENSE), tmp_path / "mixed")
+    tensors = tensors_of(DENSE)
+    stored, _ = build(BY_NAME["NVFP4 of ModelOpt"], tensors)
+    name = "model.language_model.layers.1.mlp.up_proj"
+    for part in ("weight", "weight_scale", "weight_scale_2", "input_scale"):
+        del stored[f"{name}.{part}"]
+    codes = mx.to_fp8(mx.array(tensors[f"{name}.weight"]) / 0.001)
+    stored |= {f"{name}.weight": ("F8_E4M3", np.array(codes)), f"{name}.weight_scale": ("F32", np.float32(0.001))}
+    write(stored, directory / "model.safetensors")
+    settings = {"quant_method": "modelopt_mixed", "quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": "FP8"}
+    (directory / "config.json").write_text(json.dumps(config_of(DENSE) | {"quantization_config": settings}))
+    layers = load(directory).language_model.model.layers
+    expected = np.array(mx.from_fp8(codes, dtype=mx.float32)) * np.float32(0.001)
+    np.testing.assert_array_equal(np.array(layers[1].mlp.up_proj.weight), expected)
+    assert isinstance(layers[0].mlp.up_proj, ScaledLinear)
+
+
+def test_settings_beside_plain_weights_say_nothing(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """Whatever they are, and wherever; left over by somebody who restored the weights."""
+    expected = load(checkpoint_dir(DENSE))(TOKENS)
+    for number, settings in enumerate([{"quant_method": "fp8"}, {"quant_method": "bitsandbytes"}, {}, {"bits": 4}]):
+        for section in ("quantization_config", "text_config"):
+            directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / f"{number}-{section}")
+            config = config_of(DENSE)
+            inner = config if section == "quantization_config" else config[section]
+            inner["quantization_config"] = settings
+            (directory / "config.json").write_text(json.dumps(config))
+            (directory / "hf_quant_config.json").write_text("{}")
+            assert mx.array_equal(load(directory)(TOKENS), expected).item()
+
+
+def test_a_format_that_nobody_reads_is_refused_by_name(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "copy")
+    tensors = {name: ("F32", value) for name, value in tensors_of(DENSE).items()}
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    tensors[name] = ("U8", np.zeros((4096, 1), np.uint8))
+    tensors[f"{name}.absmax"] = ("F32", np.zeros(128, np.float32))
+    write(tensors, directory / "model.safetensors")
+    config = config_of(DENSE) | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        CheckpointError,
+        match=r"copy: quantization_config: expected quant_method fp8, .*, found 'bitsandbytes', .*up_proj",
+    ):
+        ModelKit.load(directory)
+
+
+def test_tensors_of_a_program_that_packs_otherwise_are_refused(tmp_path: Path, foreign: Foreign) -> None:
+    """AutoRound's have the names of GPTQ's, and zeros that are not less one."""
+    directory = shutil.copytree(foreign(BY_NAME["GPTQ"], DENSE), tmp_path / "copy")
+    settings = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": 4}
+    (directory / "config.json").write_text(json.dumps(config_of(DENSE) | {"quantization_config": settings}))
+    with pytest.raises(
+        CheckpointError, match=r"expected quant_method fp8, .*, found 'auto-round', and tensors such as"
+    ):
+        load(directory)
+
+
+def test_a_missing_scale_is_missed(tmp_path: Path, foreign: Foreign) -> None:
+    """A byte matrix without one stays what it is, and does not fit."""
+    directory = shutil.copytree(foreign(BY_NAME["NVFP4 of ModelOpt"], DENSE), tmp_path / "copy")
+    stored, _ = build(BY_NAME["NVFP4 of ModelOpt"], tensors_of(DENSE))
+    path = "model.language_model.layers.0.mlp.up_proj"
+    for part in ("weight_scale", "weight_scale_2"):
+        without = {name: entry for name, entry in stored.items() if name != f"{path}.{part}"}
+        write(without, directory / "model.safetensors")
+        with pytest.raises(CheckpointError, match=r"layers.0.mlp.up_proj"):
+            load(directory)
+
+
+@pytest.mark.parametrize("name", ["FP8 in blocks", "NVFP4 of ModelOpt", "GPTQ"])
+def test_a_head_may_be_stored_in_the_formats_too(
+    tmp_path: Path, foreign: Foreign, dense_and_moe: Shape, name: str
+) -> None:
+    """As in Qwen's FP8 checkpoints, whose settings then hold for it."""
+    kind = dataclasses.replace(BY_NAME[name], half=False)
+    directory = shutil.copytree(foreign(kind, dense_and_moe), tmp_path / "copy")
+    tensors = tensors_of(dense_and_moe)
+    # The packers know layers by the decoder's names.
+    mtp = {key.replace("mtp.", "model.language_model."): v for key, v in tensors.items() if key.startswith("mtp.")}
+    stored, meant = build(kind, mtp)
+    write({key.replace("model.language_model.", "mtp."): v for key, v in stored.items()}, directory / "mtp.safetensors")
+    rest, _ = build(kind, {key: value for key, value in tensors.items() if not key.startswith("mtp.")})
+    write(rest, directory / "model.safetensors")
+    head = read_mtp_head(Checkpoint.open(directory))
+    assert head is not None
+    path = "layers.0.self_attn.q_proj"
+    expected = meant[f"model.language_model.{path}.weight"]
+    settings = head.quantisation.get(f"mtp.{path}")
+    assert (settings is not None) == (name == "GPTQ")
+    parts = {part: head.tensors.get(f"mtp.{path}.{part}") for part in ("weight", "scales", "biases")}
+    found = parts["weight"] if settings is None else plain_weight(parts, settings, mx.float32)
+    np.testing.assert_allclose(np.array(found), expected, atol=1e-6 * np.abs(expected).max())
+    apart = read_mtp_head(Checkpoint.open(directory), directory / "mtp.safetensors")
+    assert apart is not None
+    assert apart.tensors.keys() == head.tensors.keys()
+
+
+def test_bits_of_compressed_tensors_are_those_of_the_group_that_names_the_module() -> None:
+    groups = {
+        "group_0": {"targets": ["Linear"], "weights": {"num_bits": 8}},
+        "group_1": {"targets": ["re:.*down_proj"], "weights": {"num_bits": 3}},
+        "group_2": {"targets": ["lm_head"], "weights": {"num_bits": 6}},
+        "group_3": {"targets": ["re:("], "weights": None},
+    }
+    settings = Settings.of({"quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}})
+    paths = {"layers.0.mlp.up_proj": 8, "layers.0.mlp.down_proj": 3, "lm_head": 6, "model.lm_head": 6}
+    assert {path: settings.bits(path) for path in paths} == paths
+    assert Settings.of({"quantization_config": {"config_groups": groups}}).bits("lm_head") == 4
+    for junk in ({}, {"config_groups": []}, {"config_groups": {"a": 1}}, {"config_groups": {"a": {"targets": "b"}}}):
+        assert Settings(junk).bits("lm_head") == 4
+
+
+def test_scales_of_activations_and_caches_are_left_out() -> None:
+    stored, _ = fp8_blocks(np.ones((32, 32), np.float32))
+    weights = {f"model.layers.0.mlp.up_proj.{part}": mx.array(value) for part, (_, value) in stored.items()}
+    for part in ("mlp.up_proj.input_scale", "mlp.up_proj.activation_scale", "self_attn.k_scale", "self_attn.v_scale"):
+        weights[f"model.layers.0.{part}"] = mx.array(1.0)
+    assert set(to_mlx(weights, {})) == {"model.layers.0.mlp.up_proj.weight"}
+
+
+def test_a_config_with_settings_of_another_program_is_read() -> None:
+    raw = config_of(DENSE) | {"quantization_config": {"quant_method": "fp8"}}
+    assert ModelConfig.from_dict(raw).raw == raw
+
+
+def test_mlx_lm_quantises_experts_with_a_scale_of_their_own(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """nvfp4 with `global_scale`, which MLX multiplies by on a GPU only: as plain weights of those values here."""
+    from mlx_lm.utils import quantize_model, save_model
+
+    model, config = load_model(checkpoint_dir(MOE))
+    experts = {name: value for name, value in tree_flatten(model.parameters()) if "switch_mlp" in name}
+    model, config = quantize_model(
+        model, config, 16, 4, mode="nvfp4", global_scale=True, quant_predicate=lambda path, _: "switch_mlp" in path
+    )
+    directory = shutil.copytree(checkpoint_dir(MOE), tmp_path / "out")
+    (directory / "model.safetensors").unlink()
+    save_model(directory, model)
+    (directory / "config.json").write_text(json.dumps(config))
+    parameters = plain_parameters(load(directory))
+    for name, value in experts.items():
+        for expert in range(value.shape[0]):
+            largest = mx.abs(value[expert]).max()
+            packed = mx.quantize(value[expert], 16, 4, mode="nvfp4", global_scale=largest)
+            expected = mx.dequantize(*packed, None, 16, 4, "nvfp4", dtype=mx.float32) * (largest / NVFP4_RANGE)
+            np.testing.assert_allclose(np.array(parameters[name][expert]), np.array(expected), rtol=1e-5, err_msg=name)
+    assert np.isfinite(np.array(load(directory)(TOKENS))).all()
