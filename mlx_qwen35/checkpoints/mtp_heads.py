@@ -1,7 +1,8 @@
 """The multi-token-prediction (MTP) head: found wherever it lies, and brought to the names and values of this package.
 
-A head lies among the decoder's weights, in a file beside them (`mtp.safetensors`, `model-mtp.safetensors`), or in a
-repository of its own, whose tensors have no `mtp.` in front. It may be quantised, in other ways than the decoder.
+A head lies among the decoder's weights, in a file beside them (`mtp.safetensors`, `model-mtp.safetensors`), in such a
+file a folder down, or in a repository of its own, whose tensors have no `mtp.` in front. It may be quantised, in other
+ways than the decoder.
 """
 
 from collections.abc import Mapping
@@ -79,9 +80,13 @@ def head_files(checkpoint: Checkpoint) -> list[Path]:
         CheckpointError: A file is damaged.
     """
     weights = checkpoint.weight_files()
-    beside = filter(is_file, checkpoint.directory.glob("*mtp*.safetensors"))
-    files = [*weights, *sorted(path for path in beside if path not in weights)]
-    return [path for path in files if _head_names([header.name for header in read_headers([path])])]
+    # OptiQ has a folder for what it adds, which counts where there is no head otherwise.
+    for pattern in ("*mtp*.safetensors", "*/*mtp*.safetensors"):
+        beside = sorted(path for path in checkpoint.directory.glob(pattern) if is_file(path) and path not in weights)
+        found = [path for path in [*weights, *beside] if _head_names([h.name for h in read_headers([path])])]
+        if found:
+            return found
+    return []
 
 
 def _tensors_of(files: list[Path]) -> dict[str, tuple[Path, mx.array]]:

@@ -106,8 +106,10 @@ def _by_mlx_lm(model: Path, directory: Path, *, dora: bool) -> Path:
 
 
 def _noisy(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """The same in every run: what an adapter begins with is drawn by MLX, magnitudes are the model's."""
     random = np.random.Generator(np.random.PCG64(7))
-    return {name: v + mx.array(random.normal(0, 0.05, v.shape).astype(np.float32)) for name, v in weights.items()}
+    noise = {name: mx.array(random.normal(0, 0.05, v.shape).astype(np.float32)) for name, v in sorted(weights.items())}
+    return {name: weights[name] + value if name.endswith(".m") else value for name, value in noise.items()}
 
 
 def _add_noise(model: Any) -> None:
