@@ -13,15 +13,19 @@ from jinja2 import TemplateError
 
 from mlx_qwen35.checkpoints.explaining import explain
 from mlx_qwen35.checkpoints.files import Checkpoint
-from mlx_qwen35.checkpoints.headers import activation_size, read_headers, weight_bytes
+from mlx_qwen35.checkpoints.formats import loaded_bytes
+from mlx_qwen35.checkpoints.headers import TensorHeader, activation_size, read_headers
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.layouts import canonical_name, recognise_layout
+from mlx_qwen35.checkpoints.mtp_heads import head_files
 from mlx_qwen35.checkpoints.reading import is_file, read_json
 from mlx_qwen35.checkpoints.weight_files import INDEX, parts_in
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning
 from mlx_qwen35.prompts.images import ImagePreprocessor
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.runtime.estimates import attention_bytes_per_token, gdn_state_bytes
+from mlx_qwen35.runtime.memory import all_tensors
+from mlx_qwen35.runtime.thread import MlxThread
 
 _LIBRARIES = ("mlx-qwen35", "mlx", "mlx-lm", "mlx-vlm", "transformers")
 
@@ -96,14 +100,24 @@ def _report(directory: Path) -> Report:
         dtypes=dict(Counter(header.dtype for header in headers)),
         quantization=config.raw.get("quantization", config.raw.get("quantization_config")),
         vision=config.vision is not None and any(name.startswith("vision_tower.") for name in names),
-        mtp=any(name.startswith("mtp.") for name in names),
-        parameters_bytes=weight_bytes(headers),
+        mtp=bool(head_files(checkpoint)),
+        parameters_bytes=_in_memory(checkpoint, headers),
         cache_bytes_per_token=attention_bytes_per_token(config.text, size),
         state_bytes=gdn_state_bytes(config.text, size),
         context_length=config.text.context_length,
         versions={name: version(name) for name in _LIBRARIES},
         notes=(*_about_files(checkpoint, files), *_about_text(tokenizer), *(str(item.message) for item in caught)),
     )
+
+
+def _in_memory(checkpoint: Checkpoint, headers: list[TensorHeader]) -> int:
+    """Bytes of the weights once they are loaded; those of other programs' formats become others."""
+    thread = MlxThread()
+    try:
+        files = checkpoint.weight_files()
+        return thread.call(loaded_bytes, headers, checkpoint.config.raw, lambda: all_tensors(files))
+    finally:
+        thread.close()
 
 
 def _about_files(checkpoint: Checkpoint, files: list[Path]) -> Iterator[str]:

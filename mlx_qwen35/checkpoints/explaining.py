@@ -13,7 +13,7 @@ from mlx_qwen35.paths import shorten
 # What people take for a Qwen3.5.
 _RELATIVES = {
     "qwen4_exp": "Qwen3.8-Flash-Next is of another architecture, in spite of its name",
-    "qwen3_5_mtp": "it is an MTP head alone, and belongs to a checkpoint of its own",
+    "qwen3_5_mtp": "it is an MTP head alone, and belongs to a checkpoint of its own (--mtp-model)",
     "qwen3_next": "it is of the family before Qwen3.5",
     "qwen3_vl": "it is of the family before Qwen3.5",
     "qwen3_vl_moe": "it is of the family before Qwen3.5",

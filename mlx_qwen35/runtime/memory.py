@@ -24,7 +24,7 @@ _SPARE_TOKENS = 255
 SMALLEST_STEP = 64
 
 
-def _all_of(files: Iterable[Path]) -> dict[str, Any]:
+def all_tensors(files: Iterable[Path]) -> dict[str, Any]:
     """Their tensors; which of two of the same name is taken makes no difference here."""
     return {name: value for path in files for name, value in read_tensors([path]).items()}
 
@@ -67,7 +67,7 @@ class MemoryGuard:
         """
         files = list(files)
         headers = list(read_headers(files))
-        weights = loaded_bytes(headers, config.raw, lambda: _all_of(files))
+        weights = loaded_bytes(headers, config.raw, lambda: all_tensors(files))
         guard = cls(config, weights, activation_size(headers), limit)
         if guard.needs(1, 1) > limit:
             # By more than scales and zeros are written out.

@@ -14,6 +14,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 from mlx_lm.utils import load_model
+from safetensors.numpy import load_file, save_file
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.config import ModelConfig
@@ -23,6 +24,7 @@ from mlx_qwen35.checkpoints.formats import Settings, to_mlx
 from mlx_qwen35.checkpoints.global_scales import ScaledLinear, ScaledSwitchLinear
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
 from mlx_qwen35.checkpoints.unpacking import NVFP4_RANGE
+from mlx_qwen35.doctor import examine
 from mlx_qwen35.errors import CheckpointError, InsufficientMemoryError
 from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.runtime.memory import MemoryGuard
@@ -327,3 +329,20 @@ def test_mlx_lm_quantises_experts_with_a_scale_of_their_own(
             expected = mx.dequantize(*packed, None, 16, 4, "nvfp4", dtype=mx.float32) * (largest / NVFP4_RANGE)
             np.testing.assert_allclose(np.array(parameters[name][expert]), np.array(expected), rtol=1e-5, err_msg=name)
     assert np.isfinite(np.array(load(directory)(TOKENS))).all()
+
+
+def test_the_doctor_weighs_what_a_checkpoint_becomes_and_finds_a_head_beside_it(
+    tmp_path: Path, foreign: Foreign
+) -> None:
+    directory = shutil.copytree(
+        foreign(dataclasses.replace(BY_NAME["FP8 in blocks"], half=False), DENSE), tmp_path / "a"
+    )
+    plain = examine(directory / "plain").parameters_bytes
+    assert examine(directory).parameters_bytes == plain
+    tensors = load_file(directory / "plain" / "model.safetensors")
+    head = {name: tensors.pop(name) for name in list(tensors) if name.startswith("mtp.")}
+    save_file(tensors, directory / "plain" / "model.safetensors")
+    assert not examine(directory / "plain").mtp
+    save_file(head, directory / "plain" / "mtp.safetensors")
+    report = examine(directory / "plain")
+    assert (report.mtp, report.parameters_bytes) == (True, plain)
