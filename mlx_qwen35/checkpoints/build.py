@@ -21,7 +21,7 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
     import mlx.nn as nn
     from mlx_lm.utils import infer_quant_config
 
-    with _named(checkpoint.directory):
+    with naming(checkpoint.directory):
         weights = model.sanitize(read_tensors(checkpoint.weight_files()))
 
         def stored_quantised(path: str, module: nn.Module) -> bool | dict[str, Any]:
@@ -56,7 +56,7 @@ def materialise(model: Any, directory: Path, chunk_bytes: int = 2**30) -> Genera
     from mlx.utils import tree_flatten
 
     chunk: list[Any] = []
-    with _named(directory):
+    with naming(directory):
         for value in dict(tree_flatten(model.parameters())).values():
             chunk.append(value)
             if sum(part.nbytes for part in chunk) >= chunk_bytes:
@@ -83,11 +83,11 @@ def _check_backend(model: Any, directory: Path) -> None:
 
 
 @contextmanager
-def _named(directory: Path) -> Iterator[None]:
-    """Say which checkpoint an error of the loading libraries is about."""
+def naming(place: object) -> Iterator[None]:
+    """Say which checkpoint, or which of its files, an error of the loading libraries is about."""
     try:
         yield
     except CheckpointError as error:
-        raise type(error)(f"{directory}: {error}") from error
+        raise type(error)(f"{place}: {error}") from error
     except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{directory}: the weights cannot be loaded: {error}") from error
+        raise CheckpointError(f"{place}: the weights cannot be loaded: {error}") from error

@@ -91,7 +91,7 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
     if config.tie_word_embeddings:
         # The embedding is the head; some checkpoints hold a copy all the same.
         renamed = {name: value for name, value in renamed.items() if not name.startswith("language_model.lm_head.")}
-    renamed = _unpack_experts(_stack_experts(renamed))
+    renamed = arrange_experts(renamed)
     if layout == "transformers":
         for name, value in renamed.items():
             if name.endswith("conv1d.weight"):
@@ -105,6 +105,15 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
         if renamed[patches].shape[1] == channels and renamed[patches].shape[-1] != channels:
             renamed[patches] = mx.contiguous(renamed[patches].transpose(0, 2, 3, 4, 1))
     return renamed
+
+
+def arrange_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """Every expert in the stacks that mlx-lm multiplies by, however they were stored.
+
+    Raises:
+        CheckpointError: An expert is missing.
+    """
+    return _unpack_experts(_stack_experts(weights))
 
 
 def _stack_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
@@ -142,9 +151,16 @@ def _unpack_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
     return out
 
 
-def check_tensors(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+def check_tensors(
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    *,
+    what: str = "the tensors do not fit config.json",
+) -> None:
     """Compare a model's parameters with a checkpoint's tensors, both by canonical name.
 
+    Args:
+        what: What an error says before the list.
     Raises:
         CheckpointError: They differ; lists every missing, surplus and misshapen tensor.
     """
@@ -161,4 +177,4 @@ def check_tensors(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, t
         if names
     ]
     if problems:
-        raise CheckpointError("the tensors do not fit config.json: " + "; ".join(problems))
+        raise CheckpointError(f"{what}: " + "; ".join(problems))
