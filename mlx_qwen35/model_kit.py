@@ -53,6 +53,7 @@ class ModelKit:
         self.prompt_cache = loaded.prefix_cache
         self.guard = loaded.guard
         self.ledger = loaded.ledger
+        self.speculation = loaded.speculation
         self.context_length = max_context or self.config.text.context_length
         self._loaded = loaded
         self._thread, self._loop = loaded.thread, loaded.loop

@@ -205,7 +205,7 @@ class Batch:
                 row.chooser.rewind(width - len(found))
             tokens.append(found)
             scores.append(values)
-            row.record.steps += 1
+            self._speculation.stepped(row)
             count, by_module = ahead.drafts[number]
             if count:
                 self._speculation.learn(row, count, min(count, len(found) - 1), by_module=by_module)
@@ -235,10 +235,10 @@ class Batch:
 
     def _with_drafts(self, last: mx.array, depth: int) -> tuple[mx.array, list[tuple[int, bool]]]:
         """The last tokens (B, 1) with drafts behind them; of each row how many, and whether they are the module's."""
-        writing = [row for row in self.rows if not row.finished]
+        depth = min(depth, max((row.room for row in self.rows if not row.finished), default=0))
         found = [[] if row.finished else self._speculation.found(row, len(self.rows)) for row in self.rows]
         made = None
-        if depth and self._drafter is not None and not all(found) and writing:
+        if depth > 0 and self._drafter is not None and not all(found):
             made = self._drafter.draft(depth, self.state)
         width = max([0 if made is None else depth, *map(len, found)])
         rows, counts = [], []

@@ -9,6 +9,7 @@ from typing import Any
 from weakref import ref
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from mlx_qwen35.answers.sampling import default_max_tokens, options_from, whole_number
@@ -32,7 +33,7 @@ from mlx_qwen35.runtime.ledger import ImageLeases, Lease, Ledger, process_ledger
 from mlx_qwen35.runtime.loop import Loop
 from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard
 from mlx_qwen35.runtime.scheduler import Scheduler
-from mlx_qwen35.runtime.speculation import Speculation, check_speculation
+from mlx_qwen35.runtime.speculation import Speculate, Speculation, check_speculation
 from mlx_qwen35.runtime.thread import MlxThread
 from mlx_qwen35.state.cache import make_caches
 from mlx_qwen35.state.layout import StateLayout
@@ -124,13 +125,7 @@ def load(options: LoadOptions) -> Loaded:
         vision = make_vision_add_on(
             checkpoint.config, model.vision_tower, checkpoint.directory, options.image_cache_bytes, ImageLeases(ledger)
         )
-        module = thread.call(_read_module, checkpoint) if mode in ("mtp", "auto") and draft_tokens != 0 else None
-        if module is None and mode == "mtp":
-            raise CheckpointError(
-                f'{checkpoint.directory}: expected the weights of an MTP module (mtp.*), which speculate="mtp" needs, '
-                'found none; take a checkpoint that has them, or speculate="lookup"'
-            )
-        speculation = Speculation(mode, draft_tokens, has_module=module is not None)
+        speculation, module, guard = _drafts(thread, checkpoint, mode, draft_tokens, guard, ledger)
         decoder = Decoder(model, module)
         layers_of_module = 0 if module is None else len(module.layers)
         new_caches = partial(make_caches, checkpoint.config.text.layer_types, layers_of_module)
@@ -181,6 +176,30 @@ def _read_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
     return Model.from_checkpoint(
         checkpoint, adapter_path=options.adapter_path, exact=options.exact, gated_delta=options.gated_delta
     )
+
+
+def _drafts(
+    thread: MlxThread, checkpoint: Checkpoint, mode: Speculate, draft_tokens: int | None, guard: MemoryGuard,
+    ledger: Ledger,
+) -> tuple[Speculation, Any, MemoryGuard]:  # fmt: skip
+    """How tokens are guessed, the module that does it, if any, and what all of it takes."""
+    module = thread.call(_read_module, checkpoint) if mode in ("mtp", "auto") and draft_tokens != 0 else None
+    if module is None and mode == "mtp" and draft_tokens != 0:
+        raise CheckpointError(
+            f'{checkpoint.directory}: expected the weights of an MTP module (mtp.*), which speculate="mtp" needs, '
+            'found none; take a checkpoint that has them, or speculate="lookup"'
+        )
+    speculation = Speculation(mode, draft_tokens, has_module=module is not None)
+    if not speculation.is_on:
+        return speculation, None, guard
+    size, layers = 0, 0
+    if module is not None:
+        size = sum(value.nbytes for value in dict(tree_flatten(module.parameters())).values())
+        layers = len(module.layers)
+    guard = guard.with_drafts(speculation.most, size, layers)
+    if size:
+        ledger.take("mtp module", size, place="speculate")
+    return speculation, module, guard
 
 
 def _read_module(checkpoint: Checkpoint) -> Any:

@@ -64,6 +64,9 @@ class Speculation:
         fixed = DRAFT_TOKENS if mode == "mtp" else DEEPEST
         self.most = 0 if mode == "off" else fixed if draft_tokens is None else draft_tokens
         self._regulators = {True: Regulator(), False: Regulator()}
+        # Of all rows.
+        self.steps = 0
+        self.drafted, self.accepted = [0] * DEEPEST, [0] * DEEPEST
 
     @property
     def is_on(self) -> bool:
@@ -101,6 +104,11 @@ class Speculation:
             if kind is by_module or not drafts:
                 regulator.times.add(rows, drafts, seconds)
 
+    def stepped(self, row: HasRecord) -> None:
+        """A row was given tokens."""
+        row.record.steps += 1
+        self.steps += 1
+
     def learn(self, row: HasRecord, drafts: int, right: int, *, by_module: bool) -> None:
         """Of a row's drafts the first `right` were what was chosen."""
         record = row.record
@@ -110,8 +118,9 @@ class Speculation:
         ):
             acceptance.add(drafts, right)
         for place in range(min(drafts, DEEPEST)):
-            record.drafted[place] += 1
-            record.accepted[place] += place < right
+            for counts in (record, self):
+                counts.drafted[place] += 1
+                counts.accepted[place] += place < right
 
 
 def check_speculation(mode: object, draft_tokens: object, *, exact: bool) -> tuple[Speculate, int | None]:
