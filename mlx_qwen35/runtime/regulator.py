@@ -6,12 +6,13 @@ from collections.abc import Sequence
 # Numbers of drafts that are tried: a compiled step is made for each.
 DEPTHS = (1, 2, 3, 5, 7)
 DEEPEST = DEPTHS[-1]
-# What a draft adds to a step, as a share of it, until it was measured: little, so that it is measured.
-_HOPE = 0.1
+# What a draft adds to a step, as a share of it, until one was measured; and how much less than those that were measured
+# further ones add: little, so that they are measured.
+_HOPE, _LESS = 0.1, 0.75
 # Drafts have to promise so much more speed than none.
 _WORTH = 1.03
-# Steps after which what is known is tried again: no drafts while there are some, some while there are none.
-_AGAIN = 64
+# Steps after which another number is tried again, because text and machine change; without drafts twice as many.
+_AGAIN = 32
 # Measured steps of one kind that count; the fastest is taken, because whatever else runs only makes steps longer.
 _MEASURED = 8
 _AT_LEAST = 2
@@ -83,13 +84,24 @@ class Regulator:
         if plain is None or most < 1:
             return 0
         best, speed = 0, _WORTH * count / plain
+        each = _HOPE * plain
         for depth in DEPTHS:
             if depth > most:
                 break
-            seconds = self.times.of(count, depth) or plain * (1 + _HOPE * depth)
+            seconds = self.times.of(count, depth)
+            if seconds is None:
+                seconds = plain + each * depth
+            else:
+                each = _LESS * max(seconds - plain, 0.0) / depth
             found = sum(row.expected(depth) for row in rows) / seconds
             if found > speed:
                 best, speed = depth, found
-        if self._since % _AGAIN < _AT_LEAST:
-            return 0 if best else 1
-        return best
+        return best if self._since % (_AGAIN if best else 2 * _AGAIN) else min(self._other(best), most)
+
+    def _other(self, best: int) -> int:
+        """What to try again in place of the best number: none, or a neighbour of it, in turn."""
+        if best == 0:
+            return DEPTHS[0]
+        place = DEPTHS.index(best)
+        neighbours = (0, *DEPTHS[place + 1 : place + 2], *DEPTHS[max(place - 1, 0) : place])
+        return neighbours[self._since // _AGAIN % len(neighbours)]
