@@ -15,9 +15,11 @@ from mlx_qwen35.errors import OptionError
 
 if TYPE_CHECKING:
     from mlx_qwen35.bench import serve
+    from mlx_qwen35.bench.drafts import Gain, Task
     from mlx_qwen35.bench.speed import Case, Figures
     from mlx_qwen35.bench.turns import Cost
     from mlx_qwen35.model_kit import ModelKit
+    from mlx_qwen35.runtime.speculation import Speculate
 
 PARENTS = ("mlx-lm", "mlx-vlm")
 
@@ -122,6 +124,12 @@ def _add_speed(measurements: Any) -> None:
     speed.add_argument("--batches", type=_numbers, default=None, metavar="N,N", help="rows; 1 is what text prompts are")
     speed.add_argument("--side", type=int, default=512, help="width and height of an image in pixels")
     speed.add_argument("--tokens", type=int, default=32, help="tokens to write")
+    speed.add_argument(
+        "--speculate", type=_modes, default=(), metavar="MODE,MODE",
+        help="measure guessing ahead in place of that: answers with mtp, lookup or auto beside those without, and what "
+        "verifying so many tokens costs",
+    )  # fmt: skip
+    speed.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7")
     speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed")
     counted = "counted runs of each, after one that is not; what takes over a minute is run once"
     _add_common(speed, run_speed, repeats=counted)
@@ -171,6 +179,54 @@ def _numbers(text: str) -> tuple[int, ...]:
     return found
 
 
+def _modes(text: str) -> "tuple[Speculate, ...]":
+    from mlx_qwen35.runtime.speculation import check_speculation
+
+    try:
+        return tuple(check_speculation(mode, None, exact=False)[0] for mode in text.split(","))
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def run_drafts(options: argparse.Namespace, model: Path, repeats: int) -> None:
+    """Print the tables of what guessing ahead gains and costs."""
+    from mlx_qwen35.bench import drafts
+    from mlx_qwen35.model_kit import ModelKit as Kit
+
+    table = Table(("task", "drafts", "tokens/s", "a step", "right"), "llrrr", shown=not options.json)
+
+    def show(task: str, found: "dict[str, Gain]") -> None:
+        for name, gain in found.items():
+            ratio = None if name == "off" else gain.tps / found["off"].tps
+            right = " ".join(f"{share:.0%}" for share in gain.right)
+            table.row(task, name, _cell(f"{gain.tps:.0f}", ratio), f"{gain.tokens_per_step:.2f}", right)
+
+    def make(kit: "ModelKit") -> "Iterator[Task]":
+        return drafts.tasks(
+            kit,
+            lengths=options.lengths or (128, 1024),
+            images=options.images or (1,),
+            batches=options.batches or (2, 4),
+        )
+
+    beside = "mlx-vlm" in options.against
+    results = drafts.measure(
+        model, options.speculate, make, repeats, draft_tokens=options.draft_tokens, beside=beside, on_task=show
+    )
+    with Kit.load(model, prompt_cache_bytes=0) as kit:
+        costs = drafts.verify_costs(kit)
+    if options.json:
+        tasks = {
+            task: {mode: dataclasses.asdict(gain) for mode, gain in found.items()} for task, found in results.items()
+        }
+        _print_json({"repeats": repeats, "tasks": tasks, "verify_seconds": costs})
+    else:
+        print()
+    steps = Table(("tokens of a step", "all stay", "all but one go"), "rrr", shown=not options.json)
+    for width, times in costs.items():
+        steps.row(width, *(_cell(f"{seconds * 1000:.2f} ms", seconds / costs[1][0]) for seconds in times))
+
+
 def run_speed(options: argparse.Namespace) -> None:
     """Print the table of reading and writing speeds."""
     from mlx_qwen35.answers.sampling import whole_number
@@ -187,6 +243,9 @@ def run_speed(options: argparse.Namespace) -> None:
     images = speed.IMAGES if options.images is None else options.images
     batches = speed.BATCHES if options.batches is None else options.batches
     with _source(options) as model:
+        if options.speculate:
+            run_drafts(options, model, repeats)
+            return
 
         def make(kit: "ModelKit") -> "Iterator[Case]":
             return speed.cases(

@@ -98,13 +98,20 @@ class Batch:
         self._decoder, self._speculation, self._vocab_size = decoder, speculation, vocab_size
         self.rows, self.state = rows, state
         self._drafter = Drafter(decoder) if decoder.module is not None else None
-        # When the tokens of the step before were known; None if something else ran since.
-        self._known: float | None = None
         self._ahead = self._begin(tokens)
 
     def step(self, take: Take) -> None:
         """Hand out the tokens that are on their way, and begin the next step."""
-        ahead = self._ahead
+        ahead, began = self._ahead, time.perf_counter()
+        self._advance(ahead, take)
+        # Where the work is done, in this call or in the one before, depends on the device; of two alike it is the same.
+        kinds = [(one.width, any(by_module for _, by_module in one.drafts)) for one in (ahead, self._ahead)]
+        if kinds[0] == kinds[1]:
+            width, by_module = kinds[0]
+            seconds = time.perf_counter() - began
+            self._speculation.took(len(self.rows), width - 1, by_module=by_module, seconds=seconds)
+
+    def _advance(self, ahead: _Ahead, take: Take) -> None:
         depth = self._speculation.depth(self.rows) if self._drafter is not None else 0
         plain = depth == 0 and not any(self._speculation.found(row, len(self.rows)) for row in self.rows)
         if plain and ahead.width == 1:
@@ -139,7 +146,6 @@ class Batch:
             one.drafts + two.drafts,
         )
         self.rows = self.rows + other.rows
-        self._known = None
 
     def remove(self, row: Row, *, keep: bool) -> SequenceState | None:
         """Let a row go; its state if that is to be kept. A row that is left alone gets its own caches back."""
@@ -155,7 +161,6 @@ class Batch:
         self._ahead = _of_rows(self._ahead, rows)
         if self._drafter is not None:
             self._drafter.keep(rows)
-        self._known = None
         if len(rows) == 1:
             self.state = self.state.extract(rows[0])
         else:
@@ -209,11 +214,6 @@ class Batch:
             count, by_module = ahead.drafts[number]
             if count:
                 self._speculation.learn(row, count, min(count, len(found) - 1), by_module=by_module)
-        now = time.perf_counter()
-        if self._known is not None:
-            by_module = any(kind for _, kind in ahead.drafts)
-            self._speculation.took(len(self.rows), width - 1, by_module=by_module, seconds=now - self._known)
-        self._known = now
         return tokens, scores
 
     def _settle(self, ahead: _Ahead, tokens: list[list[int]], kept: list[int]) -> mx.array:
@@ -248,7 +248,7 @@ class Batch:
                 drafts = mx.array([own], mx.uint32)
             elif made is not None:
                 drafts = made[number : number + 1].astype(mx.uint32)
-            counts.append((drafts.shape[1], not own))
+            counts.append((drafts.shape[1], made is not None and not own))
             rows.append(mx.pad(drafts, [(0, 0), (0, width - drafts.shape[1])]))
         return mx.concatenate([last, mx.concatenate(rows)], axis=1) if width else last, counts
 

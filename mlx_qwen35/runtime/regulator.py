@@ -11,7 +11,7 @@ DEEPEST = DEPTHS[-1]
 _HOPE, _LESS = 0.1, 0.75
 # Drafts have to promise so much more speed than none.
 _WORTH = 1.03
-# Steps after which another number is tried again, because text and machine change; without drafts twice as many.
+# Steps after which another number is tried again, because text and machine change; without drafts four times as many.
 _AGAIN = 32
 # Measured steps of one kind that count; the fastest is taken, because whatever else runs only makes steps longer.
 _MEASURED = 8
@@ -96,7 +96,7 @@ class Regulator:
             found = sum(row.expected(depth) for row in rows) / seconds
             if found > speed:
                 best, speed = depth, found
-        return best if self._since % (_AGAIN if best else 2 * _AGAIN) else min(self._other(best), most)
+        return min(self._other(best), most) if self._since % (_AGAIN if best else 4 * _AGAIN) < _AT_LEAST else best
 
     def _other(self, best: int) -> int:
         """What to try again in place of the best number: none, or a neighbour of it, in turn."""

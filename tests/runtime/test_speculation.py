@@ -205,8 +205,10 @@ def test_rows_with_different_patterns_get_what_each_gets_alone(
         prompt[-1]: plain.generate(prompt, max_tokens=length, cache_prompt=False, **GREEDY)
         for prompt, length in zip(prompts, lengths, strict=True)
     }
-    patterns = dict(zip(alone, [PATTERNS[name] for name in list(PATTERNS)[:5]], strict=True))
-    oracle(alone, patterns)
+    names = ("never", "always", "every other", "two of three", "at first")
+    oracle(alone, dict(zip(alone, [PATTERNS[name] for name in names], strict=True)))
+    # The one that is cancelled would go on for long.
+    lengths[0] = 3000
     engine = Engine(kit, max_rows=4)
     callers = {}
     for prompt, length in zip(prompts, lengths, strict=True):
