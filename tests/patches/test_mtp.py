@@ -13,6 +13,7 @@ from mlx_vlm.speculative.drafters.qwen3_5_mtp import ModelConfig as UpstreamConf
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
 from mlx_qwen35.patches.mtp import MultiTokenPrediction
+from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache
 from mlx_qwen35.state.sequence import SequenceState
 from tests.conftest import Bench
@@ -76,6 +77,22 @@ def test_a_step_over_several_tokens_computes_what_single_steps_compute(
         step.settle(length, [length])
         for one, other in zip(step.caches, alone.caches, strict=True):
             assert all(mx.array_equal(a, b).item() for a, b in zip(one.mark(), other.mark(), strict=True))
+
+
+def test_in_bfloat16_too_a_step_computes_what_single_steps_compute_on_the_cpu(
+    checkpoint_dir: Callable[[Shape], Path],
+) -> None:
+    if mx.default_device() != mx.Device(mx.cpu):
+        pytest.skip("other kernels multiply several rows on a GPU")
+    model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)))
+    model.set_dtype(mx.bfloat16)
+    tokens = mx.array(np.random.default_rng(5).integers(0, 300, (1, 9)))
+    alone, step = model.make_cache(), SequenceState(model.make_cache())
+    for caches in (alone, step.caches):
+        model(tokens[:, :5], cache=caches)
+    expected = mx.concatenate([model(tokens[:, at : at + 1], cache=alone) for at in range(5, 9)], axis=1)
+    step.begin_step()
+    assert mx.array_equal(model(tokens[:, 5:], cache=step.caches), expected).item()
 
 
 def test_rows_that_keep_different_numbers_end_where_each_would_alone(benches: Callable[[Shape], Bench]) -> None:
