@@ -64,7 +64,6 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speculate",
         choices=("off", "mtp", "lookup", "auto"),
-        default="off",
         help="guess tokens ahead, which changes no answer: by the checkpoint's MTP module, by what stands in prompt "
         "and answer, by both as far as it pays; default: off",
     )
@@ -117,7 +116,7 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         memory_limit=options.memory_limit,
         exact=options.exact,
         gated_delta=options.gated_delta,
-        speculate=options.speculate,
+        speculate=options.speculate or "off",
         draft_tokens=options.draft_tokens,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.headers import activation_size, read_headers, weight_bytes
 from mlx_qwen35.errors import InsufficientMemoryError
+from mlx_qwen35.patches import cpu
 from mlx_qwen35.runtime.estimates import (
     attention_bytes_per_token,
     encoding_bytes,
@@ -112,6 +113,14 @@ class MemoryGuard:
         text = self.config.text
         passing = prefill_bytes(text, min(step, tokens), tokens, self.dtype_size)
         passing += rows * (1 + self.draft_tokens) * 3 * 4 * text.vocab_size
+        if self.of_module and cpu.on_cpu():
+            # The decoder's last layer is computed for every token, and there its scores are held block by block.
+            passing += min(step, tokens, 2 * cpu.QUERIES) * 2 * text.num_attention_heads * tokens * 4
+        if self.draft_tokens and rows > 1:
+            # Rows that keep different numbers of tokens are moved, by a copy of a layer's keys and one of its values,
+            # with an index of 4 bytes for each element.
+            layer = 2 * text.num_key_value_heads * text.head_dim * (self.dtype_size + 4)
+            passing += rows * (tokens + _SPARE_TOKENS) * layer
         return max(passing, self.encoding(patches))
 
     def encoding(self, patches: int) -> int:
