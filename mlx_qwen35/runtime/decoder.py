@@ -49,15 +49,17 @@ class Decoder:
         Returns:
             Logits (B, L, V); and, for `follow`, hidden states (B, L, hidden_size).
         """
-        state.begin_step(self._own)
+        if tokens.shape[1] > 1:
+            state.begin_step(self._own)
         if self.module is None:
             return self.model(tokens, cache=state.caches), None
         hidden = self._hidden(tokens, state)
         return self.model.language_model.project(hidden), hidden
 
     def settle(self, state: SequenceState, length: int, kept: Sequence[int]) -> None:
-        """Of the `length` tokens of the last step keep the first `kept[row]` of every row."""
-        state.settle(length, kept, self._own)
+        """Of the `length` tokens of the last step keep the first `kept[row]` of every row, at least one."""
+        if length > 1:
+            state.settle(length, kept, self._own)
 
     def follow(self, following: mx.array, hidden: mx.array, kept: Sequence[int], state: SequenceState) -> mx.array:
         """Let the module read pairs.

@@ -1,5 +1,6 @@
 """How many tokens to guess, from how long steps take and from how often guesses were right; knows no array."""
 
+import statistics
 from collections import deque
 from collections.abc import Sequence
 
@@ -10,11 +11,11 @@ DEEPEST = DEPTHS[-1]
 # further ones add: little, so that they are measured.
 _HOPE, _LESS = 0.1, 0.75
 # Drafts have to promise so much more speed than none.
-_WORTH = 1.03
+_WORTH = 1.08
 # Steps after which another number is tried again, because text and machine change; without drafts four times as many.
 _AGAIN = 32
-# Measured steps of one kind that count; the fastest is taken, because whatever else runs only makes steps longer.
-_MEASURED = 8
+# Measured steps of one kind that count, and which share of them: the others are those that other programs made longer.
+_MEASURED, _COUNTED = 15, 0.6
 _AT_LEAST = 2
 # How fast acceptance is forgotten, and how many guesses the first impression counts for.
 _MEMORY, _IMPRESSION = 0.97, 4.0
@@ -64,7 +65,9 @@ class StepTimes:
     def of(self, rows: int, drafts: int) -> float | None:
         """What such a step takes; None if that is not known yet."""
         found = self._seconds.get((rows, drafts), ())
-        return min(found) if len(found) >= _AT_LEAST else None
+        if len(found) < _AT_LEAST:
+            return None
+        return statistics.fmean(sorted(found)[: round(_COUNTED * len(found))])
 
 
 class Regulator:

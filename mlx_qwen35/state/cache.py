@@ -297,7 +297,6 @@ class GatedDeltaCache(ArraysCache):  # type: ignore[misc]
     cache: list[Any]
     # As an attention cache's.
     verifying = False
-    _before: Sequence[mx.array] = ()
     _again: Callable[[Sequence[int]], list[mx.array]] | None = None
 
     def __init__(self, size: int = 2, left_padding: list[int] | None = None) -> None:
@@ -309,7 +308,7 @@ class GatedDeltaCache(ArraysCache):  # type: ignore[misc]
 
     def begin_step(self) -> None:
         """The tokens that are read next may have to be forgotten again."""
-        self.verifying, self._before = True, list(self.cache)
+        self.verifying = True
 
     def verified(self, state: mx.array, conv_input: mx.array, again: Callable[[Sequence[int]], list[mx.array]]) -> None:
         """A layer has read drafts.
@@ -324,12 +323,10 @@ class GatedDeltaCache(ArraysCache):  # type: ignore[misc]
 
     def settle(self, length: int, kept: Sequence[int]) -> None:
         """Of the `length` tokens that each row has read since `begin_step` keep its first `kept[row]`."""
-        if max(kept) == 0:
-            self.cache = list(self._before)
-        elif min(kept) < length:
+        if min(kept) < length:
             assert self._again is not None, "read outside of a step"
             self.cache = self._again(kept)
-        self.verifying, self._before, self._again = False, (), None
+        self.verifying, self._again = False, None
 
     def mark(self) -> tuple[mx.array, ...]:
         """What `roll_back` needs, beside the number of tokens."""

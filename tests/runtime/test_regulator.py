@@ -43,7 +43,8 @@ def run(
 def test_where_drafts_do_not_pay_they_cost_little(cost: float, share: float, rows: int) -> None:
     speed, steps = run(lambda drafts: 1 + cost * drafts, lambda place: share, rows=rows)
     assert speed > 0.97
-    assert sum(drafts == 0 for drafts in steps) > 0.9 * len(steps) or speed > 1
+    # Where a draft is worth what it costs, either is right.
+    assert (cost, share) == (0.9, 0.9) or sum(drafts == 0 for drafts in steps) > 0.9 * len(steps)
 
 
 @pytest.mark.parametrize("rows", [1, 4])
@@ -82,13 +83,15 @@ def test_no_more_drafts_than_there_is_room_for() -> None:
     assert regulator.choose([Acceptance()], most=0) == 0
 
 
-def test_the_fastest_of_the_last_steps_counts_once_there_are_two() -> None:
+def test_the_faster_ones_of_the_last_steps_count_once_there_are_two() -> None:
     times = StepTimes()
     times.add(2, 3, 5.0)
     assert times.of(2, 3) is None
     times.add(2, 3, 4.0)
     assert (times.of(2, 3), times.of(1, 3)) == (4.0, None)
-    for _ in range(8):
+    times.add(2, 3, 90.0)
+    assert times.of(2, 3) == 4.5
+    for _ in range(15):
         times.add(2, 3, 6.0)
     assert times.of(2, 3) == 6.0
 

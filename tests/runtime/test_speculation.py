@@ -134,11 +134,11 @@ def together(kit: ModelKit, prompts: list[Any], options: list[dict[str, Any]]) -
 def test_answers_to_random_prompts_are_those_without_drafts(
     kits: Callable[[Shape], ModelKit], guessing: Load, dense_and_moe: Shape, number: int
 ) -> None:
-    """Eight rows at a time, of different lengths, by a head that guesses at random, and by what repeats itself."""
-    for first in range(0, 24, 6):
-        seeds = range(first, first + 6)
-        prompts = [ids(seed, 3 + seed) + ids(seed, 3) for seed in seeds]
-        options = [OPTIONS[number] | {"seed": seed, "max_tokens": 4 + seed % 8} for seed in seeds]
+    """Four rows at a time, of different lengths, by a head that guesses at random, and by what repeats itself."""
+    for first in range(100 * number, 100 * number + 16, 4):
+        seeds = range(first, first + 4)
+        prompts = [ids(seed, 2 + 3 * (seed % 5)) + ids(seed, 3) for seed in seeds]
+        options = [OPTIONS[number] | {"seed": seed, "max_tokens": 7} for seed in seeds]
         expected = together(kits(dense_and_moe), prompts, options)
         for speculate in ("mtp", "lookup"):
             found = together(guessing(dense_and_moe, speculate), prompts, options)
