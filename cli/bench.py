@@ -199,7 +199,13 @@ def run_drafts(options: argparse.Namespace, model: Path, repeats: int) -> None:
         for name, gain in found.items():
             ratio = None if name == "off" else gain.tps / found["off"].tps
             right = " ".join(f"{share:.0%}" for share in gain.right)
-            table.row(task, name, _cell(f"{gain.tps:.0f}", ratio), f"{gain.tokens_per_step:.2f}", right)
+            table.row(
+                task,
+                name,
+                _cell(f"{gain.tps:.0f}", ratio),
+                f"{gain.tokens_per_step:.2f}" if gain.tokens_per_step else "",
+                right,
+            )
 
     def make(kit: "ModelKit") -> "Iterator[Task]":
         return drafts.tasks(
