@@ -118,12 +118,15 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
             kept: Of each row, how many of its tokens.
         """
         conv_input, *others = read
-        rows = mx.array(list(kept))[:, None] + mx.arange(self.conv_kernel_size - 1)
-        conv_state = mx.take_along_axis(conv_input, rows[..., None], axis=1)
-        most = max(kept)
+        most, behind, mask = max(kept), self.conv_kernel_size - 1, None
+        if min(kept) == most:
+            conv_state = mx.contiguous(conv_input[:, most : most + behind])
+        else:
+            counts = mx.array(list(kept))[:, None]
+            conv_state = mx.take_along_axis(conv_input, (counts + mx.arange(behind))[..., None], axis=1)
+            mask = mx.arange(most) < counts
         if most == 0:
             return [conv_state, before]
-        mask = None if min(kept) == most else mx.arange(most) < mx.array(list(kept))[:, None]
         q, k, v, a, b = (x[:, :most] for x in others)
         _, state = gated_delta_update(q, k, v, a, b, self.A_log, self.dt_bias, before, mask)
         return [conv_state, state]
