@@ -90,11 +90,14 @@ class MemoryGuard:
         return guard
 
     def held(self, tokens: int) -> int:
-        """Bytes of the caches of a sequence; GDN states are kept from before a step too while drafts are verified."""
+        """Bytes of the caches of a sequence; GDN states of before are kept while drafts are verified, on the CPU all."""
         text = self.config.text
         spare = tokens + _SPARE_TOKENS + self.draft_tokens
         buffers = spare * attention_bytes_per_token(text, self.dtype_size, self.of_module)
-        return (2 if self.draft_tokens else 1) * gdn_state_bytes(text, self.dtype_size) + buffers
+        states = 1
+        if self.draft_tokens:
+            states += 1 + self.draft_tokens if cpu.on_cpu() else 1
+        return states * gdn_state_bytes(text, self.dtype_size) + buffers
 
     def needs(self, tokens: int, step: int, patches: int = 0, kept: int = 0) -> int:
         """Bytes for a sequence of `tokens`, read `step` at a time, with images of at most `patches` each.

@@ -13,6 +13,7 @@ from mlx_vlm.speculative.drafters.qwen3_5_mtp import ModelConfig as UpstreamConf
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
 from mlx_qwen35.patches.mtp import MultiTokenPrediction
+from mlx_qwen35.patches.operations import UPSTREAM, CpuOperations, Operations
 from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache
 from mlx_qwen35.state.sequence import SequenceState
@@ -145,6 +146,30 @@ def test_a_gdn_state_behind_rejected_drafts_is_that_of_one_that_never_saw_them(
     whole = read(x, 6)
     same = [mx.array_equal(a, b).item() for a, b in zip(read(x, kept), whole, strict=True)]
     assert all(same) == (kept == 6)
+
+
+@pytest.mark.parametrize("operations", [UPSTREAM, CpuOperations()], ids=["run again", "every state kept"])
+@pytest.mark.parametrize("kept", [[0, 0], [1, 1], [4, 4], [3, 0], [2, 5], [6, 1]])
+def test_both_ways_to_a_gdn_state_inside_a_step_give_that_of_single_tokens(
+    benches: Callable[[Shape], Bench], monkeypatch: pytest.MonkeyPatch, operations: Operations, kept: list[int]
+) -> None:
+    """To the bit, each row for itself."""
+    layer = benches(DENSE).model.language_model.model.layers[0].linear_attn
+    monkeypatch.setattr(layer, "_operations", operations)
+    rng = np.random.default_rng(6)
+    x = mx.array(rng.standard_normal((2, 6, HIDDEN)).astype(np.float32))
+    cache = GatedDeltaCache()
+    layer(mx.array(rng.standard_normal((2, 5, HIDDEN)).astype(np.float32)), None, cache)
+    before = [array[...] for array in cache.cache]
+    _, _, *read = layer.verify(x, *before)
+    found = layer.again(before[1], read, kept)
+    for row, count in enumerate(kept):
+        states = [array[row : row + 1] for array in before]
+        for at in range(count):
+            _, states[1], conv_input, *_ = layer.verify(x[row : row + 1, at : at + 1], *states)
+            states[0] = conv_input[:, 1:]
+        for array, expected in zip(found, states, strict=True):
+            assert mx.array_equal(array[row : row + 1], expected).item()
 
 
 def test_keys_behind_rejected_drafts_are_cut() -> None:
