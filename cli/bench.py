@@ -2,44 +2,30 @@
 
 import argparse
 import dataclasses
-import json
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlx_qwen35.cli.bench_turns import add_turns
 from mlx_qwen35.cli.options import add_model_name, model_of
+from mlx_qwen35.cli.tables import Table, add_common, cell, print_json
 from mlx_qwen35.errors import OptionError
 
 if TYPE_CHECKING:
     from mlx_qwen35.bench import serve
+    from mlx_qwen35.bench.drafts import Gain, Task
     from mlx_qwen35.bench.speed import Case, Figures
-    from mlx_qwen35.bench.turns import Cost
     from mlx_qwen35.model_kit import ModelKit
-
-PARENTS = ("mlx-lm", "mlx-vlm")
+    from mlx_qwen35.runtime.speculation import Speculate
 
 
 def add_parser(commands: Any) -> None:
     """Declare the command and its measurements."""
     parser = commands.add_parser("bench", help="measure", description="Measure what things cost.")
     measurements = parser.add_subparsers(dest="measurement", metavar="MEASUREMENT", required=True)
-    turns = measurements.add_parser(
-        "turns",
-        help="a conversation, turn by turn",
-        description="Tokens read, images encoded and time to first token in every turn of a scripted conversation: "
-        "cold, with nothing kept; warm, with the prompt cache; ahead, where the last answer is read again while the "
-        "user types. mlx-lm gets the conversation without its images, which it cannot read.",
-    )
-    add_model_name(turns)
-    turns.add_argument(
-        "--agent",
-        action="store_true",
-        help="a coding agent's tool loop over HTTP instead, with a line that changes and a counter in every request",
-    )
-    _add_common(turns, run_turns, against="measure its server too", repeats="runs; times are medians")
+    add_turns(measurements)
     start = measurements.add_parser(
         "start",
         help="importing, --help, and the first token of a new process",
@@ -47,54 +33,9 @@ def add_parser(commands: Any) -> None:
         "model and writes one token; other runtimes by their own commands.",
     )
     add_model_name(start)
-    _add_common(start, run_start, repeats="counted runs of each, after one that is not")
+    add_common(start, run_start, repeats="counted runs of each, after one that is not")
     _add_speed(measurements)
     _add_serve(measurements)
-
-
-def _add_common(
-    parser: argparse.ArgumentParser,
-    run: Callable[[argparse.Namespace], None],
-    *,
-    repeats: str,
-    against: str = "measure it too",
-) -> None:
-    """The flags of every measurement."""
-    parser.add_argument("--against", action="append", default=[], choices=PARENTS, help=f"{against}; repeatable")
-    parser.add_argument("--repeats", type=int, default=3, help=repeats)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
-
-
-class Table:
-    """A Markdown table on standard output, row by row as figures come.
-
-    Args:
-        head: A title for each column.
-        align: For each column, "l" for words and "r" for numbers.
-        shown: Whether it is printed at all; JSON takes its place.
-    """
-
-    def __init__(self, head: Sequence[str], align: str, *, shown: bool) -> None:
-        self._shown = shown
-        self.row(*head)
-        if shown:
-            print("|" + "|".join({"l": "---", "r": "--:"}[side] for side in align) + "|")
-
-    def row(self, *cells: object) -> None:
-        """One row; an empty cell is a single space."""
-        if self._shown:
-            print("|" + "|".join(f" {cell} " if str(cell) else " " for cell in cells) + "|", flush=True)
-
-
-def _print_json(report: Mapping[str, object]) -> None:
-    json.dump(report, sys.stdout, indent=1)
-    print()
-
-
-def _cell(text: str, ratio: float | None) -> str:
-    """A figure, and how this package compares, where there is something to compare with."""
-    return text if ratio is None else f"{text} ({ratio:.2f})"
 
 
 def run_start(options: argparse.Namespace) -> None:
@@ -106,7 +47,7 @@ def run_start(options: argparse.Namespace) -> None:
     repeats = whole_number("--repeats", options.repeats, 1)
     found = start.measure(find_checkpoint(model_of(options)), options.against, repeats)
     if options.json:
-        _print_json({"repeats": repeats, "seconds": found})
+        print_json({"repeats": repeats, "seconds": found})
     names = ("mlx-qwen35", *options.against)
     table = Table(("", *names), "l" + "r" * len(names), shown=not options.json)
     for measurement, times in found.items():
@@ -127,9 +68,15 @@ def _add_speed(measurements: Any) -> None:
     speed.add_argument("--batches", type=_numbers, default=None, metavar="N,N", help="rows; 1 is what text prompts are")
     speed.add_argument("--side", type=int, default=512, help="width and height of an image in pixels")
     speed.add_argument("--tokens", type=int, default=32, help="tokens to write")
+    speed.add_argument(
+        "--speculate", type=_modes, default=(), metavar="MODE,MODE",
+        help="measure guessing ahead in place of that: answers with mtp, lookup or auto beside those without, and what "
+        "verifying so many tokens costs",
+    )  # fmt: skip
+    speed.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7")
     speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed")
     counted = "counted runs of each, after one that is not; what takes over a minute is run once"
-    _add_common(speed, run_speed, repeats=counted)
+    add_common(speed, run_speed, repeats=counted)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -176,6 +123,60 @@ def _numbers(text: str) -> tuple[int, ...]:
     return found
 
 
+def _modes(text: str) -> "tuple[Speculate, ...]":
+    from mlx_qwen35.runtime.speculation import check_speculation
+
+    try:
+        return tuple(check_speculation(mode, None, exact=False)[0] for mode in text.split(","))
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def run_drafts(options: argparse.Namespace, model: Path, repeats: int) -> None:
+    """Print the tables of what guessing ahead gains and costs."""
+    from mlx_qwen35.bench import drafts
+    from mlx_qwen35.model_kit import ModelKit as Kit
+
+    table = Table(("task", "drafts", "tokens/s", "a step", "right"), "llrrr", shown=not options.json)
+
+    def show(task: str, found: "dict[str, Gain]") -> None:
+        for name, gain in found.items():
+            ratio = None if name == "off" else gain.tps / found["off"].tps
+            right = " ".join(f"{share:.0%}" for share in gain.right)
+            table.row(
+                task,
+                name,
+                cell(f"{gain.tps:.0f}", ratio),
+                f"{gain.tokens_per_step:.2f}" if gain.tokens_per_step else "",
+                right,
+            )
+
+    def make(kit: "ModelKit") -> "Iterator[Task]":
+        return drafts.tasks(
+            kit,
+            lengths=options.lengths or (128, 1024),
+            images=options.images or (1,),
+            batches=options.batches or (2, 4),
+        )
+
+    beside = "mlx-vlm" in options.against
+    results = drafts.measure(
+        model, options.speculate, make, repeats, draft_tokens=options.draft_tokens, beside=beside, on_task=show
+    )
+    with Kit.load(model, prompt_cache_bytes=0) as kit:
+        costs = drafts.verify_costs(kit)
+    if options.json:
+        tasks = {
+            task: {mode: dataclasses.asdict(gain) for mode, gain in found.items()} for task, found in results.items()
+        }
+        print_json({"repeats": repeats, "tasks": tasks, "verify_seconds": costs})
+    else:
+        print()
+    steps = Table(("tokens of a step", "all stay", "all but one go"), "rrr", shown=not options.json)
+    for width, times in costs.items():
+        steps.row(width, *(cell(f"{seconds * 1000:.2f} ms", seconds / costs[1][0]) for seconds in times))
+
+
 def run_speed(options: argparse.Namespace) -> None:
     """Print the table of reading and writing speeds."""
     from mlx_qwen35.answers.sampling import whole_number
@@ -192,6 +193,9 @@ def run_speed(options: argparse.Namespace) -> None:
     images = speed.IMAGES if options.images is None else options.images
     batches = speed.BATCHES if options.batches is None else options.batches
     with _source(options) as model:
+        if options.speculate:
+            run_drafts(options, model, repeats)
+            return
 
         def make(kit: "ModelKit") -> "Iterator[Case]":
             return speed.cases(
@@ -216,16 +220,16 @@ def run_speed(options: argparse.Namespace) -> None:
             bars({case: {name: f.prompt_tps for name, f in found.items()} for case, found in results.items()})
         )
     if options.json:
-        _print_json({"repeats": repeats, "cases": _with_ratios(results, speed.ratios)})
+        print_json({"repeats": repeats, "cases": _with_ratios(results, speed.ratios)})
 
 
 def _speed_cells(figures: "Figures", ratios: Mapping[str, float]) -> list[str]:
     prompt, first, peak = figures.prompt_tps, figures.first_token, figures.peak
     return [
-        "" if prompt is None else _cell(f"{prompt:.0f} tok/s", ratios.get("prompt")),
+        "" if prompt is None else cell(f"{prompt:.0f} tok/s", ratios.get("prompt")),
         "" if first is None else f"{first * 1000:.0f} ms",
-        _cell(f"{figures.per_token * 1000:.2f} ms", ratios.get("per_token")),
-        "" if peak is None else _cell(f"{peak / 2**20:.0f} MiB", ratios.get("peak")),
+        cell(f"{figures.per_token * 1000:.2f} ms", ratios.get("per_token")),
+        "" if peak is None else cell(f"{peak / 2**20:.0f} MiB", ratios.get("peak")),
     ]
 
 
@@ -254,7 +258,7 @@ def _add_serve(measurements: Any) -> None:
     serve.add_argument("--requests", type=_numbers, default=None, metavar="N,N", help="at once; default: 1,2,4,8")
     serve.add_argument("--prompt-tokens", type=int, default=128, help="tokens of a question, at least")
     serve.add_argument("--tokens", type=int, default=64, help="tokens to write")
-    _add_common(serve, run_serve, repeats="counted runs of each, after one that is not")
+    add_common(serve, run_serve, repeats="counted runs of each, after one that is not")
 
 
 def run_serve(options: argparse.Namespace) -> None:
@@ -276,8 +280,8 @@ def run_serve(options: argparse.Namespace) -> None:
         def show(count: int, found: "dict[str, serve.Figures]") -> None:
             for name, figures in found.items():
                 against = serve.ratios(found, name)
-                speed = _cell(f"{figures.tokens_per_second:.0f} tok/s", against.get("tokens_per_second"))
-                first = _cell(f"{figures.first_token * 1000:.0f} ms", against.get("first_token"))
+                speed = cell(f"{figures.tokens_per_second:.0f} tok/s", against.get("tokens_per_second"))
+                first = cell(f"{figures.first_token * 1000:.0f} ms", against.get("first_token"))
                 table.row(count, name, figures.prompt_tokens, figures.tokens, speed, first)
 
         results = serve.measure(
@@ -290,73 +294,4 @@ def run_serve(options: argparse.Namespace) -> None:
             on_case=show,
         )
     if options.json:
-        _print_json({"repeats": repeats, "requests": _with_ratios(results, serve.ratios)})
-
-
-def run_turns(options: argparse.Namespace) -> None:
-    """Print the table of a conversation's turns."""
-    from mlx_qwen35.answers.sampling import whole_number
-    from mlx_qwen35.bench import parents, turns
-    from mlx_qwen35.bench.conversation import write_conversation
-    from mlx_qwen35.checkpoints.files import Checkpoint
-    from mlx_qwen35.checkpoints.hub import find_checkpoint
-    from mlx_qwen35.prompts.tokenizer import Tokenizer
-
-    directory = find_checkpoint(model_of(options))
-    tokenizer = Tokenizer(directory)
-
-    def count(text: str) -> int:
-        return len(tokenizer.encode(text))
-
-    if options.agent:
-        _run_agent(directory, count, options)
-        return
-    images = Checkpoint.open(directory).config.vision is not None
-    steps = write_conversation(count, images=images)
-    columns = turns.measure(directory, steps, whole_number("--repeats", options.repeats, 1))
-    cold = columns["cold"]
-    for parent in options.against:
-        plain = write_conversation(count, images=images and parent == "mlx-vlm")
-        columns[parent] = parents.measure(parent, directory, plain, options.repeats)
-    if options.json:
-        rows = [
-            {"turn": step.turn, "name": step.name}
-            | {name: dataclasses.asdict(costs[number]) for name, costs in columns.items()}
-            for number, step in enumerate(steps)
-        ]
-        _print_json({"model": str(directory), "repeats": options.repeats, "steps": rows})
-        return
-    head = ("turn", "", "prompt", *(f"{name}: read, images, first token" for name in columns))
-    table = Table(head, "rlr" + "r" * len(columns), shown=True)
-    for number, step in enumerate(steps):
-        cells = [_turn_cell(costs[number]) for costs in columns.values()]
-        table.row(step.turn, step.name, cold[number].prompt_tokens, *cells)
-    ratios = [f"{cold[-1].seconds / costs[-1].seconds:.1f} ({name})" for name, costs in columns.items()]
-    print(f"\nTime to first token on the last turn, cold against each: {', '.join(ratios)}")
-
-
-def _run_agent(directory: Path, count: Callable[[str], int], options: argparse.Namespace) -> None:
-    from mlx_qwen35.answers.sampling import whole_number
-    from mlx_qwen35.bench import agent
-
-    repeats = whole_number("--repeats", options.repeats, 1)
-    columns = agent.measure(directory, agent.write_requests(count), options.against, repeats)
-    own = next(iter(columns.values()))
-    if options.json:
-        rows = {name: [dataclasses.asdict(cost) for cost in costs] for name, costs in columns.items()}
-        _print_json({"model": str(directory), "repeats": repeats, "requests": rows})
-        return
-    head = ("request", "prompt", "new", *(f"{name}: read, first token" for name in columns))
-    table = Table(head, "rrr" + "r" * len(columns), shown=True)
-    before = 0
-    for number, cost in enumerate(own, 1):
-        cells = [_turn_cell(costs[number - 1]) for costs in columns.values()]
-        table.row(number, cost.prompt_tokens, cost.prompt_tokens - before, *cells)
-        before = cost.prompt_tokens
-    totals = [f"{sum(c.prefilled for c in costs)} ({name})" for name, costs in columns.items()]
-    print(f"\nTokens read in all: {', '.join(totals)}")
-
-
-def _turn_cell(cost: "Cost") -> str:
-    images = "" if cost.images_encoded is None else f"{cost.images_encoded}, "
-    return f"{cost.prefilled}, {images}{cost.seconds * 1000:.0f} ms"
+        print_json({"repeats": repeats, "requests": _with_ratios(results, serve.ratios)})

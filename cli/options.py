@@ -63,6 +63,13 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         choices=("native", "chunked", "fast"),
         help="how GDN layers read a prompt; default: the best",
     )
+    parser.add_argument(
+        "--speculate",
+        choices=("off", "mtp", "lookup", "auto"),
+        help="guess tokens ahead, which changes no answer: by the checkpoint's MTP module, by what stands in prompt "
+        "and answer, by both as far as it pays; default: off",
+    )
+    parser.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7")
 
 
 def size(text: str) -> int:
@@ -114,6 +121,8 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         memory_limit=options.memory_limit,
         exact=options.exact,
         gated_delta=options.gated_delta,
+        speculate=options.speculate or "off",
+        draft_tokens=options.draft_tokens,
     )
 
 

@@ -82,12 +82,13 @@ class Screen:
         """One line about the cost of an answer."""
         images = f" ({stats.image_tokens} image)" if stats.image_tokens else ""
         known = f", {stats.cached_tokens} known" if stats.cached_tokens else ""
+        guessed = f", {stats.tokens_per_step:.1f} a step" if any(stats.drafted) else ""
         seen = f", {stats.images_encoded} of {stats.images_encoded + stats.images_reused} images encoded"
         cut = ", cut at --max-tokens" if finish_reason == "length" else ""
         self.say(
             f"[{stats.prompt_tokens} prompt tokens{images}{known}{seen if stats.image_tokens else ''} "
             f"in {stats.time_to_first_token:.2f} s, "
-            f"{stats.completion_tokens} tokens at {stats.generation_tps:.1f} tokens/s{cut}]"
+            f"{stats.completion_tokens} tokens at {stats.generation_tps:.1f} tokens/s{guessed}{cut}]"
         )
 
     def _write(self, text: str) -> None:

@@ -56,6 +56,7 @@ class ModelKit(SessionFiles):
         self.prompt_cache = loaded.prefix_cache
         self.guard = loaded.guard
         self.ledger = loaded.ledger
+        self.speculation = loaded.speculation
         self.context_length = max_context or self.config.text.context_length
         self._loaded = loaded
         self._thread, self._loop = loaded.thread, loaded.loop
@@ -76,6 +77,8 @@ class ModelKit(SessionFiles):
         memory_limit: int | None = None,
         exact: bool = False,
         gated_delta: str | None = None,
+        speculate: str = "off",
+        draft_tokens: int | None = None,
     ) -> Self:
         """Load a checkpoint directory or a hub repository.
 
@@ -99,6 +102,9 @@ class ModelKit(SessionFiles):
                 another way where mlx-lm has no kernel; the difference is in the last digits.
             gated_delta: How GDN layers read a prompt: "native" (mlx-lm's way), "chunked" (matrix products),
                 "fast" (MLX's built-in function); None for native on Metal, chunked elsewhere.
+            speculate: How tokens are guessed ahead, which changes no answer: by the checkpoint's "mtp" module, by
+                "lookup" in prompt and answer, "auto" by both as far as it pays, "off".
+            draft_tokens: So many at once, at most 7; None for 3 with "mtp", else 7.
         Raises:
             OptionError: An option is not what it may be.
             CheckpointError: It is not there, is damaged, or does not fit its config.json.
@@ -107,18 +113,11 @@ class ModelKit(SessionFiles):
             SessionError: prompt_cache_dir cannot be written.
         """
         options = LoadOptions(
-            path_or_hub_id=path_or_hub_id,
-            adapter_path=adapter_path,
-            revision=revision,
-            max_pixels=max_pixels,
-            prompt_cache_bytes=prompt_cache_bytes,
-            prompt_cache_dir=prompt_cache_dir,
-            image_cache_bytes=image_cache_bytes,
-            max_context=max_context,
-            memory_limit=memory_limit,
-            exact=exact,
-            gated_delta=gated_delta,
-        )
+            path_or_hub_id, adapter_path=adapter_path, revision=revision, max_pixels=max_pixels,
+            prompt_cache_bytes=prompt_cache_bytes, prompt_cache_dir=prompt_cache_dir,
+            image_cache_bytes=image_cache_bytes, max_context=max_context, memory_limit=memory_limit, exact=exact,
+            gated_delta=gated_delta, speculate=speculate, draft_tokens=draft_tokens,
+        )  # fmt: skip
         return cls(load(options), max_pixels=max_pixels, max_context=max_context)
 
     def tokenize(self, text: str) -> list[int]:

@@ -1,10 +1,12 @@
 """mlx-lm's GDN layer with a choice of algorithms for reading a prompt."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx_lm.models import qwen3_5 as upstream
-from mlx_lm.models.gated_delta import compute_g, normalize_qk
+from mlx_lm.models.gated_delta import compute_g, gated_delta_ops, gated_delta_update, normalize_qk
 
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.patches.gated_delta import gated_delta_chunked, log_decay
@@ -82,3 +84,66 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
         z = self.in_proj_z(inputs).reshape(B, L, self.num_v_heads, self.head_v_dim)
         out = self._operations.gated_norm(out, z, self.norm)
         return self.out_proj(out.reshape(B, L, -1))  # type: ignore[no-any-return]
+
+    def verify(self, inputs: mx.array, conv_state: mx.array, state: mx.array) -> tuple[mx.array, ...]:
+        """Read a few tokens with the arithmetic of as many steps of one.
+
+        Args:
+            inputs: (B, L, hidden_size).
+            conv_state, state: The layer's states before.
+        Returns:
+            (B, L, hidden_size), the recurrent state after, and what `again` needs: the convolution's inputs, and on a
+            GPU q, k, v, and what decay and beta are made of; elsewhere, where the recurrence is a loop anyhow, the
+            state after each token.
+        Source:
+            mlx-lm 0.32.2, models/qwen3_5.py, GatedDeltaNet.__call__.
+        """
+        B, L, _ = inputs.shape
+        z = self.in_proj_z(inputs).reshape(B, L, self.num_v_heads, self.head_v_dim)
+        a, b = self.in_proj_a(inputs), self.in_proj_b(inputs)
+        conv_input = mx.concatenate([conv_state, self.in_proj_qkv(inputs)], axis=1)
+        q, k, v = mx.split(nn.silu(self.conv1d(conv_input)), [self.key_dim, 2 * self.key_dim], axis=-1)
+        q, k = (x.reshape(B, L, self.num_k_heads, self.head_k_dim) for x in (q, k))
+        v = v.reshape(B, L, self.num_v_heads, self.head_v_dim)
+        q, k = normalize_qk(q, k, inv_scale=self.head_k_dim**-0.5, eps=1e-6)
+        kept: tuple[mx.array, ...] = (q, k, v, a, b)
+        if self._operations.upstream:
+            out, state = gated_delta_update(*kept, self.A_log, self.dt_bias, state)
+        else:
+            g, beta = compute_g(self.A_log, a, self.dt_bias), mx.sigmoid(b)
+            outs, states = [], []
+            for at in range(L):
+                now = slice(at, at + 1)
+                out, state = gated_delta_ops(q[:, now], k[:, now], v[:, now], g[:, now], beta[:, now], state)
+                outs.append(out)
+                states.append(state)
+            out, kept = mx.concatenate(outs, axis=1), tuple(states)
+        out = self.out_proj(self.norm(out, z).reshape(B, L, -1))
+        return out, state, conv_input, *kept
+
+    def again(self, before: mx.array, read: Sequence[mx.array], kept: Sequence[int]) -> list[mx.array]:
+        """The layer's two states as if each row had read only its first tokens, to the bit.
+
+        Args:
+            before: The recurrent state before `verify`.
+            read: What that returned behind the state.
+            kept: Of each row, how many of its tokens.
+        """
+        conv_input, *others = read
+        most, behind, mask = max(kept), self.conv_kernel_size - 1, None
+        if min(kept) == most:
+            conv_state = mx.contiguous(conv_input[:, most : most + behind])
+        else:
+            counts = mx.array(list(kept))[:, None]
+            conv_state = mx.take_along_axis(conv_input, (counts + mx.arange(behind))[..., None], axis=1)
+            mask = mx.arange(most) < counts
+        if not self._operations.upstream:
+            states = [before, *others]
+            if mask is None:
+                return [conv_state, states[most]]
+            return [conv_state, mx.concatenate([states[count][row : row + 1] for row, count in enumerate(kept)])]
+        if most == 0:
+            return [conv_state, before]
+        q, k, v, a, b = (x[:, :most] for x in others)
+        _, state = gated_delta_update(q, k, v, a, b, self.A_log, self.dt_bias, before, mask)
+        return [conv_state, state]

@@ -27,6 +27,12 @@ class Operations:
         """(B, H, L, D), of queries (B, H, L, D), and keys and values (B, Hk, S, D) or what a quantised cache gives."""
         return scaled_dot_product_attention(queries, keys, values, cache=cache, scale=scale, mask=mask)  # type: ignore[no-any-return]
 
+    def attention_in_steps(
+        self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any
+    ) -> mx.array:
+        """The same for a few queries, each computed as if it had come alone: MLX's kernel for GPUs does so."""
+        return self.attention(queries, keys, values, scale=scale, mask=mask)
+
     def gated(self, x: mx.array, gate: mx.array) -> mx.array:
         """x sigmoid(gate), any one shape."""
         return x * mx.sigmoid(gate)
@@ -62,6 +68,18 @@ class CpuOperations(Operations):
         if queries.shape[2] == 1 or hasattr(cache, "bits"):
             return super().attention(queries, keys, values, scale=scale, mask=mask, cache=cache)
         return cpu.attention(queries, keys, values, scale=scale, mask=mask)
+
+    def attention_in_steps(
+        self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any
+    ) -> mx.array:
+        """One after the other, each with the keys that it sees: to the bit what single steps compute."""
+        L, S = queries.shape[2], keys.shape[2]
+        found = []
+        for number, seen in enumerate(range(S - L + 1, S + 1)):
+            own = mask[..., number : number + 1, :seen] if isinstance(mask, mx.array) else None
+            query = queries[:, :, number : number + 1]
+            found.append(self.attention(query, keys[:, :, :seen], values[:, :, :seen], scale=scale, mask=own))
+        return mx.concatenate(found, axis=2)
 
     def gated(self, x: mx.array, gate: mx.array) -> mx.array:
         """In float32."""

@@ -6,6 +6,7 @@ runs mlx-lm's own code; where that is slow, faster code of this package takes it
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models import qwen3_5 as upstream
+from mlx_lm.models.base import gather_last_axis
 from mlx_lm.models.cache import ArraysCache
 from mlx_lm.models.pipeline import PipelineMixin
 
@@ -122,7 +124,8 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
     """mlx-lm's decoder layer, which applies multimodal RoPE to a chunk with an image.
 
     A GDN layer's decode step has the same shapes for every token, so it is one compiled function, unless the model is
-    exact. Of an attention layer the same is true of what comes before its cache, and of what comes after.
+    exact. Of an attention layer the same is true of what comes before its cache, and of what comes after. The few
+    tokens of a step that verifies drafts are read by the same arithmetic, as their caches ask for.
     """
 
     def __init__(self, args: TextModelArgs, layer_type: LayerType) -> None:
@@ -136,7 +139,7 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
         if not args.operations.upstream and not args.num_experts:
             self.mlp = PatchedMLP(args)
         if not args.exact:
-            steps = (self._decode,) if self.is_linear else (self._before, self._after)
+            steps = (self._decode, self._verify) if self.is_linear else (self._before, self._after)
             # The weights are inputs, so that an adapter or another precision is seen.
             self._steps = tuple(CompiledStep(step, inputs=self) for step in steps)
 
@@ -144,6 +147,11 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
         cache = ArraysCache(size=len(states))
         cache.cache = list(states)
         return (super().__call__(x, None, cache), *cache.cache)
+
+    def _verify(self, x: mx.array, *states: mx.array) -> tuple[mx.array, ...]:
+        out, *read = self.linear_attn.verify(self.input_layernorm(x), *states)
+        h = x + out
+        return (h + self.mlp(self.post_attention_layernorm(h)), *read)
 
     def _before(self, x: mx.array, offset: mx.array) -> tuple[mx.array, ...]:
         attention: PatchedAttention = self.self_attn
@@ -158,9 +166,14 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
         if self.is_linear:
             if mask is not None or not self._in_decode(x, cache) or cache[0] is None or cache.lengths is not None:
                 return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
-            (step,) = self._steps
-            x, *cache.cache = step(x, *cache.cache)
-            cache.advance(1)
+            decode, verify = self._steps
+            if x.shape[1] == 1:
+                x, *cache.cache = decode(x, *cache.cache)
+                cache.advance(1)
+                return x
+            before = cache[1]
+            x, state, *read = verify(x, *cache.cache)
+            cache.verified(state, read[0], partial(self.linear_attn.again, before, read))
             return x
         media = media_ahead(cache, x.shape[1])
         if media is not None:
@@ -174,13 +187,18 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
         queries, keys, values, gate = before(x, mx.array(cache.offset))
         keys, values = cache.update_and_fetch(keys, values)
         attention: PatchedAttention = self.self_attn
-        scale = attention.scale
-        out = attention.operations.attention(queries, keys, values, scale=scale, mask=mask, cache=cache)
+        operations, scale = attention.operations, attention.scale
+        if x.shape[1] == 1:
+            out = operations.attention(queries, keys, values, scale=scale, mask=mask, cache=cache)
+        else:
+            out = operations.attention_in_steps(queries, keys, values, scale=scale, mask=mask)
         return after(x, out, gate)  # type: ignore[no-any-return]
 
     def _in_decode(self, x: mx.array, cache: Any) -> bool:
-        """Whether a compiled step will do: one token, and nothing has to be gathered from other machines."""
-        if not self._steps or x.shape[1] != 1 or cache is None or self.training:
+        """Whether a compiled step will do: one token or drafts, and nothing to be gathered from other machines."""
+        if not self._steps or cache is None or self.training:
+            return False
+        if x.shape[1] != 1 and not getattr(cache, "verifying", False):
             return False
         sharded = self.linear_attn.sharding_group if self.is_linear else getattr(self.self_attn.o_proj, "group", None)
         return sharded is None
@@ -228,6 +246,13 @@ class PatchedTextLanguageModel(upstream.TextModel):  # type: ignore[misc]
         if not args.tie_word_embeddings:
             self.lm_head = nn.Linear(args.hidden_size, args.vocab_size, bias=False)
         self.sharding_group = None
+
+    def project(self, hidden: mx.array) -> mx.array:
+        """Logits (B, L, vocab_size) of final hidden states (B, L, hidden_size)."""
+        if self.args.tie_word_embeddings:
+            return self.model.embed_tokens.as_linear(hidden)  # type: ignore[no-any-return, no-untyped-call]
+        logits = self.lm_head(hidden)
+        return logits if self.sharding_group is None else gather_last_axis(logits, self.sharding_group)
 
     def make_cache(self) -> list[Any]:
         """One empty cache per layer of this rank."""

@@ -34,6 +34,9 @@ class GenerationStats:
         time_to_first_token: Seconds from the start of the request, image encoding included.
         peak_memory: Most bytes that MLX has held since the process began.
         prompt_cache_bytes: Bytes that earlier conversations take, before this one is added.
+        steps: Forward passes of the decoder that gave the generated tokens.
+        drafted, accepted: Tokens that were guessed in these passes, by their place behind the first one, and how
+            many of them were right.
     """
 
     prompt_tokens: int
@@ -47,6 +50,14 @@ class GenerationStats:
     time_to_first_token: float
     peak_memory: int
     prompt_cache_bytes: int
+    steps: int = 0
+    drafted: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Of the answer, for each forward pass: 1 without drafts."""
+        return self.completion_tokens / self.steps if self.steps else 1.0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 # Dividing by less than this leaves float32; the most likely token is all that could come out.
 _COLDEST = 1e-5
+# Draws that can be taken back.
+_MOST_REWOUND = 16
 # MLX takes 64 bits.
 _LARGEST_SEED = 2**64 - 1
 # mlx-lm's penalties look back this many tokens; further than any answer is long.
@@ -82,24 +84,8 @@ class SamplingOptions:
         Filters apply in transformers' order: temperature, top_k, top_p, min_p.
         """
         if self.temperature < _COLDEST:
-            return _greedy
-        # A key of its own: mlx's global state is shared by whatever runs at the same time.
-        seed = self.seed if self.seed is not None else int.from_bytes(os.urandom(4), "little")
-        key = mx.random.key(seed)
-
-        def sample(logprobs: mx.array) -> mx.array:
-            nonlocal key
-            key, now = mx.random.split(key)
-            logits = logprobs * (1.0 / self.temperature)
-            if 0 < self.top_k < logits.shape[-1]:
-                logits = apply_top_k(logits, self.top_k)
-            if self.top_p < 1.0:
-                logits = apply_top_p(_normalised(logits), self.top_p)
-            if self.min_p > 0.0:
-                logits = apply_min_p(logits, self.min_p)
-            return mx.random.categorical(logits, key=now)
-
-        return sample
+            return greedy
+        return SeededSampler(self, self.seed if self.seed is not None else int.from_bytes(os.urandom(4), "little"))
 
     def logits_processors(self, prompt_tokens: int) -> list[LogitsProcessor]:
         """Bias and penalties for mlx-lm's generation loop.
@@ -159,8 +145,45 @@ def default_max_tokens(defaults: Mapping[str, Any]) -> int | None:
     return value
 
 
-# One function for all, so that greedy rows of a batch are chosen together.
-def _greedy(logprobs: mx.array) -> mx.array:
+class SeededSampler:
+    """Draws tokens with noise that depends on a seed and on how many tokens were drawn before, and on nothing else.
+
+    Args:
+        options: Temperature above 0, top_k, top_p and min_p.
+    """
+
+    def __init__(self, options: SamplingOptions, seed: int) -> None:
+        self._options = options
+        # Keys of its own: mlx's global state is shared by whatever runs at the same time.
+        self._chain = mx.random.key(seed)
+        self._ahead: list[mx.array] = []
+        self._drawn: list[mx.array] = []
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        """Log probabilities (1, V) to token ids (1,)."""
+        options = self._options
+        if not self._ahead:
+            self._chain, key = mx.random.split(self._chain)
+            self._ahead.append(key)
+        key = self._ahead.pop()
+        self._drawn = [*self._drawn[1 - _MOST_REWOUND :], key]
+        logits = logprobs * (1.0 / options.temperature)
+        if 0 < options.top_k < logits.shape[-1]:
+            logits = apply_top_k(logits, options.top_k)
+        if options.top_p < 1.0:
+            logits = apply_top_p(_normalised(logits), options.top_p)
+        if options.min_p > 0.0:
+            logits = apply_min_p(logits, options.min_p)
+        return mx.random.categorical(logits, key=key)
+
+    def rewind(self, count: int) -> None:
+        """The last `count` draws, at most 16, were not made."""
+        for _ in range(count):
+            self._ahead.append(self._drawn.pop())
+
+
+def greedy(logprobs: mx.array) -> mx.array:
+    """The likeliest token at each place; one function for all, so that rows of a batch are chosen together."""
     return mx.argmax(logprobs, axis=-1)
 
 

@@ -6,9 +6,13 @@ import os
 from mlx_qwen35.checkpoints.config import TextConfig, VisionConfig
 
 
-def attention_bytes_per_token(config: TextConfig, dtype_size: int = 2) -> int:
-    """Bytes that one more token of context takes in the attention caches of one sequence."""
-    layers = config.layer_types.count("full_attention")
+def attention_bytes_per_token(config: TextConfig, dtype_size: int = 2, of_module: int = 0) -> int:
+    """Bytes that one more token of context takes in the attention caches of one sequence.
+
+    Args:
+        of_module: Layers of the MTP module, which have such caches too.
+    """
+    layers = config.layer_types.count("full_attention") + of_module
     return layers * 2 * config.num_key_value_heads * config.head_dim * dtype_size
 
 

@@ -9,31 +9,35 @@ from typing import Any
 from weakref import ref
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from mlx_qwen35.answers.sampling import whole_number
 from mlx_qwen35.checkpoints.build import materialise
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
-from mlx_qwen35.errors import KitClosedError, OptionError
+from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
+from mlx_qwen35.errors import CheckpointError, KitClosedError, OptionError
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, choose_gated_delta
+from mlx_qwen35.patches.mtp import MultiTokenPrediction
 from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.patches.versions import check_versions
 from mlx_qwen35.paths import expand
 from mlx_qwen35.prompts.images import check_max_pixels
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.runtime.admission import MemoryAdmission
+from mlx_qwen35.runtime.decoder import Decoder
 from mlx_qwen35.runtime.estimates import default_limit, machine_memory
 from mlx_qwen35.runtime.executor import Executor
 from mlx_qwen35.runtime.ledger import ImageLeases, Lease, Ledger, process_ledger
 from mlx_qwen35.runtime.loop import Loop
 from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard
 from mlx_qwen35.runtime.scheduler import Scheduler
+from mlx_qwen35.runtime.speculation import Speculate, Speculation, check_speculation
 from mlx_qwen35.runtime.thread import MlxThread
 from mlx_qwen35.state.cache import make_caches
 from mlx_qwen35.state.layout import StateLayout
 from mlx_qwen35.state.prefix_cache import PrefixCache
-from mlx_qwen35.state.sequence import MakeCaches
 from mlx_qwen35.vision import VisionAddOn, make_vision_add_on
 
 
@@ -52,6 +56,8 @@ class LoadOptions:
     memory_limit: Any
     exact: bool
     gated_delta: str | None
+    speculate: Any = "off"
+    draft_tokens: Any = None
 
 
 @dataclass
@@ -73,6 +79,7 @@ class Loaded:
     prefix_cache: PrefixCache
     thread: MlxThread
     loop: Loop
+    speculation: Speculation
 
     def close(self) -> None:
         """Release everything; again, and in a child of the process that loaded it, it does nothing."""
@@ -97,6 +104,7 @@ def load(options: LoadOptions) -> Loaded:
     check_versions()
     check_max_pixels(options.max_pixels)
     gated_delta = choose_gated_delta(options.gated_delta, exact=options.exact)
+    mode, draft_tokens = check_speculation(options.speculate, options.draft_tokens, exact=options.exact)
     budget = options.prompt_cache_bytes
     budget = machine_memory() // 8 if budget is None else whole_number("prompt_cache_bytes", budget, 0)
     whole_number("image_cache_bytes", options.image_cache_bytes, 0)
@@ -117,14 +125,19 @@ def load(options: LoadOptions) -> Loaded:
         vision = make_vision_add_on(
             checkpoint.config, model.vision_tower, checkpoint.directory, options.image_cache_bytes, ImageLeases(ledger)
         )
-        new_caches = partial(make_caches, checkpoint.config.text.layer_types)
+        speculation, module, guard = _drafts(thread, checkpoint, mode, draft_tokens, guard, ledger)
+        decoder = Decoder(model, module)
+        layers_of_module = 0 if module is None else len(module.layers)
+        new_caches = partial(make_caches, checkpoint.config.text.layer_types, layers_of_module)
         prefix_cache = PrefixCache(
             new_caches,
             budget,
             directory=directory,
-            fingerprint=checkpoint.fingerprint(options.adapter_path, arithmetic(options.exact, gated_delta)),
+            fingerprint=checkpoint.fingerprint(
+                options.adapter_path, arithmetic(options.exact, gated_delta, module is not None)
+            ),
             account=_accountant(ledger, ledger.open("kept prefixes")),
-            layout=partial(_layout, thread, ref(model), new_caches),
+            layout=partial(_layout, thread, ref(decoder)),
         )
     except BaseException:
         thread.close()
@@ -133,10 +146,12 @@ def load(options: LoadOptions) -> Loaded:
     ledger.on_pressure(prefix_cache.reclaim)
     ledger.on_pressure(vision.reclaim)
     admission = MemoryAdmission(guard, ledger)
-    executor = Executor(model, vision, tokenizer, prefix_cache, admission, checkpoint.config.text.vocab_size)
+    executor = Executor(
+        decoder, vision, tokenizer, prefix_cache, admission, checkpoint.config.text.vocab_size, speculation
+    )
     loop = Loop(thread, Scheduler(admission), executor)
     ledger.on_release(loop.wake)
-    return Loaded(checkpoint, model, tokenizer, vision, guard, ledger, prefix_cache, thread, loop)
+    return Loaded(checkpoint, model, tokenizer, vision, guard, ledger, prefix_cache, thread, loop, speculation)
 
 
 def _checked(checkpoint: Checkpoint, max_context: Any, limit: int) -> MemoryGuard:
@@ -162,12 +177,47 @@ def _read_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
     )
 
 
-def _layout(thread: MlxThread, model: "ref[Any]", new_caches: MakeCaches) -> StateLayout:
+def _drafts(
+    thread: MlxThread, checkpoint: Checkpoint, mode: Speculate, draft_tokens: int | None, guard: MemoryGuard,
+    ledger: Ledger,
+) -> tuple[Speculation, Any, MemoryGuard]:  # fmt: skip
+    """How tokens are guessed, the module that does it, if any, and what all of it takes."""
+    module = thread.call(_read_module, checkpoint) if mode in ("mtp", "auto") and draft_tokens != 0 else None
+    if module is None and mode == "mtp" and draft_tokens != 0:
+        raise CheckpointError(
+            f'{checkpoint.directory}: expected the weights of an MTP module (mtp.*), which speculate="mtp" needs, '
+            'found none; take a checkpoint that has them, or speculate="lookup"'
+        )
+    speculation = Speculation(mode, draft_tokens, has_module=module is not None)
+    if not speculation.is_on:
+        return speculation, None, guard
+    size, layers = 0, 0
+    if module is not None:
+        size = sum(value.nbytes for value in dict(tree_flatten(module.parameters())).values())
+        layers = len(module.layers)
+    guard = guard.with_drafts(speculation.most, size, layers)
+    if size:
+        ledger.take("mtp module", size, place="speculate")
+    return speculation, module, guard
+
+
+def _read_module(checkpoint: Checkpoint) -> Any:
+    """The MTP module with its weights, if there is one; on the thread that owns MLX."""
+    head = read_mtp_head(checkpoint)
+    if head is None:
+        return None
+    module = MultiTokenPrediction.from_head(checkpoint.config, head)
+    for _ in materialise(module, checkpoint.directory):
+        pass
+    return module
+
+
+def _layout(thread: MlxThread, decoder: "ref[Decoder]") -> StateLayout:
     """What the model's states look like; asked for when a session comes, and does not keep the model."""
-    found = model()
+    found = decoder()
     if found is None:
         raise KitClosedError("this ModelKit was closed: load it again")
-    return thread.call(StateLayout.of, found, new_caches)
+    return thread.call(lambda: StateLayout.of(found.read, found.make_state()))
 
 
 def _accountant(ledger: Ledger, lease: Lease) -> Callable[[int], int]:
@@ -180,7 +230,8 @@ def _accountant(ledger: Ledger, lease: Lease) -> Callable[[int], int]:
     return account
 
 
-def arithmetic(exact: bool, gated_delta: GatedDelta) -> str:
+def arithmetic(exact: bool, gated_delta: GatedDelta, drafts: bool) -> str:
     """What a state depends on beside the weights: another kit may go on from it only if all of this is the same."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "mlx-vlm"))
-    return f"{'exact' if exact else 'compiled'}, {gated_delta}, {mx.default_device()}, {versions}"
+    module = ", with the MTP module" if drafts else ""
+    return f"{'exact' if exact else 'compiled'}{module}, {gated_delta}, {mx.default_device()}, {versions}"

@@ -1,7 +1,7 @@
 """How much memory a request takes, estimated before anything is run."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.formats import loaded_bytes
 from mlx_qwen35.checkpoints.headers import activation_size, read_headers, weight_bytes
 from mlx_qwen35.errors import InsufficientMemoryError
+from mlx_qwen35.patches import cpu
 from mlx_qwen35.runtime.estimates import (
     attention_bytes_per_token,
     encoding_bytes,
@@ -50,12 +51,16 @@ class MemoryGuard:
         weights: Bytes of the loaded model.
         dtype_size: Bytes per element of activations.
         limit: Bytes that the process may use.
+        draft_tokens: Tokens that are guessed at once, at most.
+        of_module: Layers of the MTP module, whose weights are part of `weights`.
     """
 
     config: ModelConfig
     weights: int
     dtype_size: int
     limit: int
+    draft_tokens: int = 0
+    of_module: int = 0
 
     @classmethod
     def of(cls, config: ModelConfig, files: Iterable[Path], limit: int) -> "MemoryGuard":
@@ -79,11 +84,33 @@ class MemoryGuard:
             )
         return guard
 
+    def with_drafts(self, draft_tokens: int, module: int, layers: int) -> "MemoryGuard":
+        """The same where tokens are guessed.
+
+        Args:
+            draft_tokens: At most so many at once.
+            module: Bytes of the MTP module.
+            layers: Of the module.
+        Raises:
+            InsufficientMemoryError: There is no room for the module.
+        """
+        guard = replace(self, weights=self.weights + module, draft_tokens=draft_tokens, of_module=layers)
+        if guard.needs(1, 1) > self.limit:
+            raise InsufficientMemoryError(
+                f"speculate: expected at most {gigabytes(self.limit)} of memory, found weights of "
+                f"{gigabytes(guard.weights)} with the MTP module; leave it out with speculate off"
+            )
+        return guard
+
     def held(self, tokens: int) -> int:
-        """Bytes of the caches of a sequence."""
+        """Bytes of a sequence's caches; GDN states of before are kept while drafts are verified, on the CPU all."""
         text = self.config.text
-        buffers = (tokens + _SPARE_TOKENS) * attention_bytes_per_token(text, self.dtype_size)
-        return gdn_state_bytes(text, self.dtype_size) + buffers
+        spare = tokens + _SPARE_TOKENS + self.draft_tokens
+        buffers = spare * attention_bytes_per_token(text, self.dtype_size, self.of_module)
+        states = 1
+        if self.draft_tokens:
+            states += 1 + self.draft_tokens if cpu.on_cpu() else 1
+        return states * gdn_state_bytes(text, self.dtype_size) + buffers
 
     def needs(self, tokens: int, step: int, patches: int = 0, kept: int = 0) -> int:
         """Bytes for a sequence of `tokens`, read `step` at a time, with images of at most `patches` each.
@@ -100,7 +127,16 @@ class MemoryGuard:
             rows: Sequences that get a token in the same forward pass.
         """
         text = self.config.text
-        passing = prefill_bytes(text, min(step, tokens), tokens, self.dtype_size) + rows * 3 * 4 * text.vocab_size
+        passing = prefill_bytes(text, min(step, tokens), tokens, self.dtype_size)
+        passing += rows * (1 + self.draft_tokens) * 3 * 4 * text.vocab_size
+        if self.of_module and cpu.on_cpu():
+            # The decoder's last layer is computed for every token, and there its scores are held block by block.
+            passing += min(step, tokens, 2 * cpu.QUERIES) * 2 * text.num_attention_heads * tokens * 4
+        if self.draft_tokens and rows > 1:
+            # Rows that keep different numbers of tokens are moved, by a copy of a layer's keys and one of its values,
+            # with an index of 4 bytes for each element.
+            layer = 2 * text.num_key_value_heads * text.head_dim * (self.dtype_size + 4)
+            passing += rows * (tokens + _SPARE_TOKENS) * layer
         return max(passing, self.encoding(patches))
 
     def encoding(self, patches: int) -> int:

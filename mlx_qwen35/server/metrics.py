@@ -1,15 +1,37 @@
 """What an operator watches, for Prometheus."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from mlx_qwen35 import Engine
 from mlx_qwen35.server.generation import DeltaEvent, FinishEvent, StreamEvent
 
 # Seconds: a small model's first token takes the least of them, a long prompt's the most.
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class _Drafts(Collector):
+    """What guessed tokens did, counted by the kit."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """Read whenever the metrics are."""
+        found = self._engine.kit.speculation
+        yield CounterMetricFamily("mlx_qwen35_decode_steps", "Tokens of answers, guessed ones aside.", found.steps)
+        for name, text, counts in (
+            ("drafted", "Tokens that were guessed, by their place in a step.", found.drafted),
+            ("accepted", "Guessed tokens that were right, by their place in a step.", found.accepted),
+        ):
+            family = CounterMetricFamily(f"mlx_qwen35_{name}_tokens", text, labels=["place"])
+            for place, count in enumerate(counts, 1):
+                family.add_metric([str(place)], count)
+            yield family
 
 
 class Metrics:
@@ -50,6 +72,8 @@ class Metrics:
             ("mlx_qwen35_prompt_cache_bytes", "Memory of the prefix cache.", lambda: engine.kit.prompt_cache.nbytes),
         ):
             Gauge(name, text, registry=self.registry).set_function(read)
+
+        self.registry.register(_Drafts(engine))
 
     async def watch(self, events: AsyncIterator[StreamEvent]) -> AsyncIterator[StreamEvent]:
         """Pass the events of a request on, and count."""

@@ -6,7 +6,7 @@ attention takes its RoPE offset from the cache, so text and all decoding run on 
 own code with the right positions, and nothing about a request is kept on the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import mlx.core as mx
@@ -135,6 +135,18 @@ class AttentionCache(SequenceCache):
     def __init__(self, media: PromptMedia | None = None, store: KVCache | None = None) -> None:
         super().__init__(KVCache() if store is None else store, media)
 
+    # Whether the tokens to come are drafts, of which `settle` will say how many stay.
+    verifying = False
+
+    def begin_step(self) -> None:
+        """The tokens that are read next may have to be forgotten again."""
+        self.verifying = True
+
+    def settle(self, length: int, kept: Sequence[int]) -> None:
+        """Of the `length` tokens read since `begin_step` keep the first `kept[0]`."""
+        self.verifying = False
+        self._store.trim(length - kept[0])
+
     def mark(self) -> tuple[mx.array, ...]:
         """Nothing: keys and values are cut."""
         return ()
@@ -202,6 +214,28 @@ class BatchAttentionCache(BatchKVCache):  # type: ignore[misc]
     def __init__(self, left_padding: list[int]) -> None:
         super().__init__(left_padding)
         self.media: list[PromptMedia | None] = [None] * len(left_padding)
+        self._shifted = 0
+
+    verifying = False
+
+    def begin_step(self) -> None:
+        """The tokens that are read next may have to be forgotten again."""
+        self.verifying = True
+
+    def settle(self, length: int, kept: Sequence[int]) -> None:
+        """Of the `length` tokens that each row has read since `begin_step` keep its first `kept[row]`."""
+        self.verifying = False
+        most = max(kept)
+        super().trim(length - most)
+        if min(kept) == most:
+            return
+        # Rows end together, so those that keep less are moved towards the end.
+        self.prepare(right_padding=[most - tokens for tokens in kept])
+        self.finalize()
+        self._shifted += most - min(kept)
+        if self._shifted >= self.step:
+            self._shifted = 0
+            self.filter(list(range(len(kept))))
 
     @classmethod
     def merge(cls, caches: Sequence[AttentionCache]) -> "BatchAttentionCache":
@@ -256,8 +290,14 @@ class BatchAttentionCache(BatchKVCache):  # type: ignore[misc]
 class GatedDeltaCache(ArraysCache):  # type: ignore[misc]
     """The state of a GDN layer: the last inputs of its convolution, and the recurrent state.
 
-    Neither can be rewound: a mark is the arrays themselves, which do not change once they are computed.
+    Neither can be rewound: a mark is the arrays themselves, which do not change once they are computed. Drafts that are
+    verified are read again up to where they were right.
     """
+
+    cache: list[Any]
+    # As an attention cache's.
+    verifying = False
+    _again: Callable[[Sequence[int]], list[mx.array]] | None = None
 
     def __init__(self, size: int = 2, left_padding: list[int] | None = None) -> None:
         super().__init__(size, left_padding)
@@ -266,13 +306,35 @@ class GatedDeltaCache(ArraysCache):  # type: ignore[misc]
         """0: a GDN state does not say how many tokens it has read."""
         return 0
 
+    def begin_step(self) -> None:
+        """The tokens that are read next may have to be forgotten again."""
+        self.verifying = True
+
+    def verified(self, state: mx.array, conv_input: mx.array, again: Callable[[Sequence[int]], list[mx.array]]) -> None:
+        """A layer has read drafts.
+
+        Args:
+            state: The recurrent state behind them.
+            conv_input: The convolution's inputs, those before included.
+            again: Both states, if each row had read so many tokens only.
+        """
+        self.cache = [mx.contiguous(conv_input[:, -self.cache[0].shape[1] :]), state]
+        self._again = again
+
+    def settle(self, length: int, kept: Sequence[int]) -> None:
+        """Of the `length` tokens that each row has read since `begin_step` keep its first `kept[row]`."""
+        if min(kept) < length:
+            assert self._again is not None, "read outside of a step"
+            self.cache = self._again(kept)
+        self.verifying, self._again = False, None
+
     def mark(self) -> tuple[mx.array, ...]:
         """What `roll_back` needs, beside the number of tokens."""
         return tuple(array for array in self.cache if array is not None)
 
     def roll_back(self, tokens: int, mark: tuple[mx.array, ...]) -> None:
         """Back to where `mark` was taken."""
-        self.cache: list[Any] = list(mark) or [None] * len(self.cache)
+        self.cache = list(mark) or [None] * len(self.cache)
 
     def held(self) -> tuple[mx.array, ...]:
         """Nothing beside the marks."""
@@ -312,6 +374,7 @@ def media_ahead(cache: Any, tokens: int) -> PromptMedia | None:
     return cache.media_ahead(tokens) if isinstance(cache, SequenceCache) else None
 
 
-def make_caches(layer_types: Sequence[LayerType]) -> list[Any]:
-    """One empty cache per layer."""
-    return [GatedDeltaCache() if kind == "linear_attention" else AttentionCache() for kind in layer_types]
+def make_caches(layer_types: Sequence[LayerType], of_module: int = 0) -> list[Any]:
+    """One empty cache per layer of the decoder, then one per layer of the MTP module."""
+    caches: list[Any] = [GatedDeltaCache() if kind == "linear_attention" else AttentionCache() for kind in layer_types]
+    return caches + [AttentionCache() for _ in range(of_module)]

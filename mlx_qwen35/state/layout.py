@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 
-from mlx_qwen35.state.sequence import FrozenState, MakeCaches, SequenceState
+from mlx_qwen35.state.sequence import FrozenState, SequenceState
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,15 @@ class StateLayout:
     marks: tuple[tuple[ArrayLayout, ...], ...]
 
     @classmethod
-    def of(cls, model: Callable[..., Any], make_caches: MakeCaches) -> "StateLayout":
-        """From what a model would make of one token; nothing is computed. Only where MLX runs."""
-        state = SequenceState(make_caches())
-        model(mx.zeros((1, 1), mx.int32), cache=state.caches)
+    def of(cls, read: Callable[[mx.array, mx.array, SequenceState], None], state: SequenceState) -> "StateLayout":
+        """From what one token would become; nothing is computed. Only where MLX runs.
+
+        Args:
+            read: Reads tokens (1, L), given those that follow each.
+            state: In which nothing is read yet.
+        """
+        token = mx.zeros((1, 1), mx.int32)
+        read(token, token, state)
         held = tuple(tuple(_layout(array, growing=True) for array in cache.held()) for cache in state.caches)
         marks = tuple(tuple(_layout(array, growing=False) for array in cache.mark()) for cache in state.caches)
         return cls(held, marks)

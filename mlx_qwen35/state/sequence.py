@@ -70,6 +70,20 @@ class SequenceState:
         for cache, state in zip(self.caches, mark.marks, strict=True):
             cache.roll_back(mark.tokens, state)
 
+    def begin_step(self, layers: slice = slice(None)) -> None:
+        """The few tokens that are read next, the same number in every row, may have to be forgotten again.
+
+        Args:
+            layers: Whose caches read them.
+        """
+        for cache in self.caches[layers]:
+            cache.begin_step()
+
+    def settle(self, length: int, kept: Sequence[int], layers: slice = slice(None)) -> None:
+        """Of the `length` tokens that each row has read since `begin_step` keep its first `kept[row]`."""
+        for cache in self.caches[layers]:
+            cache.settle(length, kept)
+
     def snapshot(self) -> Snapshot:
         """A mark that outlives the sequence: its arrays are evaluated."""
         snapshot = self.mark()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mlx_qwen35.bench import serve, speed, start
-from mlx_qwen35.cli.bench import Table
 from mlx_qwen35.cli.main import main
+from mlx_qwen35.cli.tables import Table
 from tests.tiny import DENSE, Shape
 
 OWN, OTHER = serve.Figures(60.0, 0.2, 30, 8), serve.Figures(40.0, 0.25, 30, 8)

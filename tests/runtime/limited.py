@@ -15,6 +15,7 @@ from PIL import Image
 
 from mlx_qwen35 import Engine, ModelKit
 from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
 from mlx_qwen35.runtime.memory import MemoryGuard
 from mlx_qwen35.runtime.request import Event
 from tests.tiny import IDS
@@ -24,10 +25,16 @@ TOKENS = 1500
 OPTIONS: dict[str, Any] = {"temperature": 0.0, "logit_bias": {5: 100.0}}
 
 
-def main(directory: Path, session: Path) -> None:
+def main(directory: Path, session: Path, speculate: str) -> None:
     checkpoint = Checkpoint.open(directory)
-    limit = MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), 10**12).needs(TOKENS, 64)
-    kit = ModelKit.load(directory, memory_limit=limit, prompt_cache_bytes=limit)
+    guard = MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), 10**12)
+    if speculate == "mtp":
+        head = read_mtp_head(checkpoint)
+        assert head is not None
+        guard = guard.with_drafts(3, sum(tensor.nbytes for tensor in head.tensors.values()), 1)
+        del head
+    limit = guard.needs(TOKENS, 64)
+    kit = ModelKit.load(directory, memory_limit=limit, prompt_cache_bytes=limit, speculate=speculate)
     mx.reset_peak_memory()
     held: list[int] = []
 
@@ -88,4 +95,4 @@ def _together(kit: ModelKit, ids: Callable[[int], list[int]], look: Callable[[],
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

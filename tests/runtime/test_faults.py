@@ -145,7 +145,7 @@ class Slow:
 @pytest.fixture
 def slow(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     slow = Slow(kit.model)
-    monkeypatch.setattr(kit._loop._executor, "_model", slow)
+    monkeypatch.setattr(kit._loop._executor._decoder, "model", slow)
     yield slow
     slow.go_on.set()
 
@@ -181,7 +181,7 @@ def test_a_row_that_cannot_join_the_batch_is_told_so(kit: ModelKit, monkeypatch:
 
     engine = Engine(kit)
     with monkeypatch.context() as patch:
-        patch.setattr("mlx_qwen35.runtime.executor._Batch.add", add)
+        patch.setattr("mlx_qwen35.runtime.batch.Batch.add", add)
         callers = [Caller(engine, kit.request(IDS_OF_A_PROMPT, **GREEDY | {"max_tokens": 500})) for _ in range(2)]
         assert any(isinstance(caller.end(), ZeroDivisionError) for caller in callers)
         for caller in callers:
@@ -201,7 +201,7 @@ def test_a_fault_while_reading_keeps_nothing(fresh: Callable[..., ModelKit], mon
 
     model = kit.model
     with monkeypatch.context() as patch:
-        patch.setattr(kit._loop._executor, "_model", second_fails)
+        patch.setattr(kit._loop._executor._decoder, "model", second_fails)
         patch.setattr(second_fails, "make_cache", model.make_cache, raising=False)
         with pytest.raises(ZeroDivisionError):
             kit.generate(IDS_OF_A_PROMPT, max_tokens=2, prefill_step_size=8)
@@ -209,9 +209,13 @@ def test_a_fault_while_reading_keeps_nothing(fresh: Callable[..., ModelKit], mon
     assert kit.generate(IDS_OF_A_PROMPT, max_tokens=2).stats.cached_tokens == 0
 
 
-def test_the_memory_limit_is_never_exceeded(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("speculate", ["off", "mtp"])
+def test_the_memory_limit_is_never_exceeded(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path, speculate: str
+) -> None:
     """By what is held at any event, and by what MLX took at any moment: see limited.py."""
     command = [sys.executable, "-m", "tests.runtime.limited", str(checkpoint_dir(DENSE)), str(tmp_path / "s.session")]
+    command.append(speculate)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     looked, held, peak, limit = done.stdout.split()

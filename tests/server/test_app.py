@@ -181,7 +181,7 @@ def test_an_engine_fault_is_told_and_the_next_request_works(
 ) -> None:
     with serving(box) as running:
         with monkeypatch.context() as patch:
-            patch.setattr("mlx_qwen35.runtime.executor._Batch.step", lambda batch: 1 / 0)
+            patch.setattr("mlx_qwen35.runtime.batch.Batch.step", lambda *_: 1 / 0)
             status, _, text = raw(running.url, "/v1/chat/completions", {"messages": SPELL})
             assert status == 500
             assert "division" not in text

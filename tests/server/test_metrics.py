@@ -13,8 +13,9 @@ from mlx_qwen35.server.generation import StreamEvent, Usage
 from mlx_qwen35.server.metrics import Metrics
 from tests.server.protocols.events import called, delta, finish, progress
 
+DRAFTS = SimpleNamespace(steps=7, drafted=[5, 4], accepted=[3, 1])
 ENGINE: Any = SimpleNamespace(
-    running=2, waiting=3, kit=SimpleNamespace(prompt_cache=SimpleNamespace(nbytes=1000))
+    running=2, waiting=3, kit=SimpleNamespace(prompt_cache=SimpleNamespace(nbytes=1000), speculation=DRAFTS)
 )  # fmt: skip
 
 
@@ -109,3 +110,10 @@ def test_the_events_are_closed_when_nobody_reads_on(clock: SimpleNamespace) -> N
     with pytest.raises(ZeroDivisionError):
         watched(Metrics(ENGINE), failing)
     assert failing.closed
+
+
+def test_what_guesses_did_is_counted_by_their_place() -> None:
+    found = samples(Metrics(ENGINE))
+    assert found["mlx_qwen35_decode_steps_total"] == 7
+    assert [found[f"mlx_qwen35_drafted_tokens_total{{'place': '{place}'}}"] for place in (1, 2)] == [5, 4]
+    assert [found[f"mlx_qwen35_accepted_tokens_total{{'place': '{place}'}}"] for place in (1, 2)] == [3, 1]

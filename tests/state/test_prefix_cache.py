@@ -189,7 +189,7 @@ def test_an_answer_cut_short_is_continued(fresh: Callable[..., ModelKit]) -> Non
 
 def test_an_error_leaves_nothing_behind(fresh: Callable[..., ModelKit], monkeypatch: pytest.MonkeyPatch) -> None:
     kit = fresh()
-    monkeypatch.setattr("mlx_qwen35.runtime.executor._Batch.step", lambda batch: 1 / 0)
+    monkeypatch.setattr("mlx_qwen35.runtime.batch.Batch.step", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ask(kit, [user("hello")])
     monkeypatch.undo()

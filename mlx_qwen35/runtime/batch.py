@@ -1,0 +1,297 @@
+"""Rows that are written together: drafts, one forward pass over them, and what stays of it.
+
+A step reads the last token of every row, and drafts behind it. At each place the row's own processors and sampler
+choose as they would without drafts; drafts stay as far as they are what was chosen. The next step is on its way while
+the tokens of this one are handed out; without drafts it is begun before they are known.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import mlx.core as mx
+
+from mlx_qwen35.answers.text import AnswerText
+from mlx_qwen35.runtime.choosing import Chooser, normalised
+from mlx_qwen35.runtime.decoder import Decoder
+from mlx_qwen35.runtime.drafter import Drafter
+from mlx_qwen35.runtime.request import Job
+from mlx_qwen35.runtime.speculation import Record, Speculation
+from mlx_qwen35.state.prefix import Reading
+from mlx_qwen35.state.sequence import SequenceState
+
+
+@dataclass(eq=False)
+class Row:
+    """What a running job has in memory.
+
+    Args:
+        reading: The prompt's state; that of the row moves into a batch while it is written.
+        record: What drafts did for it.
+        features: Embeddings of the prompt's images that are still to be read, by their index.
+        images_encoded: Images that the vision tower had to look at.
+        began, first: `time.perf_counter()` of the row's beginning, and of its first token.
+        finished: Its answer has ended, and only its place in the batch is left.
+    """
+
+    job: Job
+    reading: Reading
+    text: AnswerText
+    record: Record
+    began: float
+    features: dict[int, mx.array] = field(default_factory=dict)
+    images_encoded: int = 0
+    first: float = 0.0
+    finished: bool = False
+    chooser: Chooser = field(init=False)
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still be written behind the next one."""
+        return self.job.request.max_tokens - len(self.reading.written) - 1
+
+
+# Gets a row's new tokens and what they were chosen from, (V,) each; says how many of them it takes: fewer if the answer
+# ends.
+Take = Callable[[Row, Sequence[int], Sequence[mx.array]], int]
+
+
+@dataclass
+class _Ahead:
+    """A step that is on its way.
+
+    Args:
+        tokens: That it reads, (B, L): the last one of every row, and drafts.
+        logits: (B, L, V).
+        hidden: (B, L, hidden_size), if there is a module.
+        chosen: Of each row (1, L); None where each choice waits for the one before.
+        scores: Log probabilities that they are chosen from, (1, L, V) each; None likewise.
+        drafts: How many of the tokens of each row are drafts, and whether they are the module's.
+    """
+
+    tokens: mx.array
+    logits: mx.array
+    hidden: mx.array | None
+    chosen: list[mx.array | None]
+    scores: list[mx.array | None]
+    drafts: list[tuple[int, bool]]
+
+    @property
+    def width(self) -> int:
+        """Tokens that each row reads."""
+        return self.tokens.shape[1]
+
+
+class Batch:
+    """Rows that get tokens in the same forward pass.
+
+    Args:
+        rows: In the order of the batch, each with its chooser.
+        state: Theirs: a row's own if it is alone, else merged.
+        tokens: The last ones of their prompts, (B, 1).
+    """
+
+    def __init__(
+        self, decoder: Decoder, speculation: Speculation, vocab_size: int, rows: list[Row], state: SequenceState,
+        tokens: mx.array,
+    ) -> None:  # fmt: skip
+        self._decoder, self._speculation, self._vocab_size = decoder, speculation, vocab_size
+        self.rows, self.state = rows, state
+        self._drafter = Drafter(decoder) if decoder.module is not None else None
+        self._ahead = self._begin(tokens)
+
+    def step(self, take: Take) -> None:
+        """Hand out the tokens that are on their way, and begin the next step."""
+        ahead, began = self._ahead, time.perf_counter()
+        self._advance(ahead, take)
+        # Where the work is done, in this call or in the one before, depends on the device; of two alike it is the same.
+        kinds = [(one.width, any(by_module for _, by_module in one.drafts)) for one in (ahead, self._ahead)]
+        if kinds[0] == kinds[1]:
+            width, by_module = kinds[0]
+            seconds = time.perf_counter() - began
+            self._speculation.took(len(self.rows), width - 1, by_module=by_module, seconds=seconds)
+
+    def _advance(self, ahead: _Ahead, take: Take) -> None:
+        depth = self._speculation.depth(self.rows) if self._drafter is not None else 0
+        plain = depth == 0 and not any(self._speculation.found(row, len(self.rows)) for row in self.rows)
+        if plain and ahead.width == 1:
+            # Nothing has to be known before the next one begins.
+            self._ahead = self._begin(self._clipped(_joined(ahead.chosen)))
+            self._note(ahead)
+            tokens, scores = self._chosen(ahead)
+            for number, row in enumerate(self.rows):
+                take(row, tokens[number], scores[number])
+            return
+        tokens, scores = self._chosen(ahead)
+        kept = [max(1, take(row, tokens[number], scores[number])) for number, row in enumerate(self.rows)]
+        following = self._settle(ahead, tokens, kept)
+        self._ahead = self._begin(*self._with_drafts(following, depth))
+
+    def add(self, other: "Batch") -> None:
+        """Take the rows of another batch in."""
+        for batch in (self, other):
+            batch._narrow()
+            if len(batch.rows) == 1:
+                batch.state = SequenceState.merge([batch.state])
+        self.state.extend(other.state)
+        if self._drafter is not None and other._drafter is not None:
+            self._drafter.extend(other._drafter)
+        one, two = self._ahead, other._ahead
+        self._ahead = _Ahead(
+            mx.concatenate([one.tokens, two.tokens]),
+            mx.concatenate([one.logits, two.logits]),
+            None,
+            one.chosen + two.chosen,
+            one.scores + two.scores,
+            one.drafts + two.drafts,
+        )
+        self.rows = self.rows + other.rows
+
+    def remove(self, row: Row, *, keep: bool) -> SequenceState | None:
+        """Let a row go; its state if that is to be kept. A row that is left alone gets its own caches back."""
+        number = self.rows.index(row)
+        self._narrow()
+        rows = [other for other in range(len(self.rows)) if other != number]
+        state = None
+        if keep:
+            state = self.state.extract(number) if rows else self.state
+        self.rows = [self.rows[other] for other in rows]
+        if not rows:
+            return state
+        self._ahead = _of_rows(self._ahead, rows)
+        if self._drafter is not None:
+            self._drafter.keep(rows)
+        if len(rows) == 1:
+            self.state = self.state.extract(rows[0])
+        else:
+            self.state.keep(rows)
+        return state
+
+    def _begin(self, tokens: mx.array, drafts: list[tuple[int, bool]] | None = None) -> _Ahead:
+        """Let the decoder read tokens (B, L), and choose what follows each as far as that can be done at once."""
+        logits, hidden = self._decoder.step(tokens, self.state)
+        choosers = [row.chooser for row in self.rows]
+        chosen: list[mx.array | None]
+        scores: list[mx.array | None]
+        if all(chooser.is_greedy for chooser in choosers):
+            all_scores = normalised(logits)
+            likeliest = choosers[0].sampler(all_scores)
+            scores = [all_scores[number : number + 1] for number in range(len(choosers))]
+            chosen = [likeliest[number : number + 1] for number in range(len(choosers))]
+        else:
+            chosen, scores = [], []
+            for number, chooser in enumerate(choosers):
+                own = slice(number, number + 1)
+                foreseen = tokens.shape[1] == 1 or chooser.foresees
+                found = chooser.choose(tokens[own], logits[own]) if foreseen else (None, None)
+                chosen.append(found[0])
+                scores.append(found[1])
+        ahead = _Ahead(tokens, logits, hidden, chosen, scores, drafts or [(0, False)] * len(choosers))
+        histories = [chooser.history for chooser in choosers if chooser.history is not None]
+        some = [array for array in (*chosen, *scores) if array is not None]
+        mx.async_eval(tokens, logits, hidden, some, histories)  # type: ignore[no-untyped-call]
+        return ahead
+
+    def _chosen(self, ahead: _Ahead) -> tuple[list[list[int]], list[list[mx.array]]]:
+        """For each row the tokens that count, known now: those after right drafts, and the one behind them."""
+        width = ahead.width
+        read: list[list[int]] = ahead.tokens.tolist() if width > 1 else [[]] * len(self.rows)  # type: ignore[assignment]
+        tokens, scores = [], []
+        for number, row in enumerate(self.rows):
+            drafts = read[number][1:]
+            own, given = ahead.chosen[number], ahead.scores[number]
+            if own is None or given is None:
+                place = slice(number, number + 1)
+                found, values = row.chooser.choose_while_right(ahead.tokens[place], drafts, ahead.logits[place])
+            else:
+                found = own.tolist()[0]  # type: ignore[assignment, index]
+                right = next((at for at, draft in enumerate(drafts) if found[at] != draft), len(drafts))
+                found, values = found[: right + 1], [given[0, at] for at in range(right + 1)]
+                row.chooser.rewind(width - len(found))
+            tokens.append(found)
+            scores.append(values)
+            self._speculation.stepped(row)
+            count, by_module = ahead.drafts[number]
+            if count:
+                self._speculation.learn(row, count, min(count, len(found) - 1), by_module=by_module)
+        return tokens, scores
+
+    def _settle(self, ahead: _Ahead, tokens: list[list[int]], kept: list[int]) -> mx.array:
+        """Forget what was read of wrong drafts; returns the last token of every row, (B, 1)."""
+        width = ahead.width
+        for row, own, count in zip(self.rows, tokens, kept, strict=True):
+            row.chooser.rewind(len(own) - count)
+        self._decoder.settle(self.state, width, kept)
+        if self._drafter is not None and ahead.hidden is not None:
+            padded = mx.array([[*own, *[own[-1]] * (width - len(own))] for own in tokens])
+            self._drafter.follow(self._clipped(padded), ahead.hidden, kept, self.state)
+        last = [own[count - 1] for own, count in zip(tokens, kept, strict=True)]
+        return self._clipped(mx.array(last)[:, None])
+
+    def _note(self, ahead: _Ahead) -> None:
+        """For the module: a step without drafts has been chosen from."""
+        if self._drafter is not None and ahead.hidden is not None:
+            self._drafter.note(self._clipped(_joined(ahead.chosen)), ahead.hidden, self.state)
+
+    def _with_drafts(self, last: mx.array, depth: int) -> tuple[mx.array, list[tuple[int, bool]]]:
+        """The last tokens (B, 1) with drafts behind them; of each row how many, and whether they are the module's."""
+        depth = min(depth, max((row.room for row in self.rows if not row.finished), default=0))
+        found = [[] if row.finished else self._speculation.found(row, len(self.rows)) for row in self.rows]
+        made = None
+        if depth > 0 and self._drafter is not None and not all(found):
+            made = self._drafter.draft(depth, self.state)
+        width = max([0 if made is None else depth, *map(len, found)])
+        rows, counts = [], []
+        for number, own in enumerate(found):
+            drafts = mx.zeros((1, 0), mx.uint32)
+            if own:
+                drafts = mx.array([own], mx.uint32)
+            elif made is not None:
+                drafts = made[number : number + 1].astype(mx.uint32)
+            counts.append((drafts.shape[1], made is not None and not own))
+            rows.append(mx.pad(drafts, [(0, 0), (0, width - drafts.shape[1])]))
+        return mx.concatenate([last, mx.concatenate(rows)], axis=1) if width else last, counts
+
+    def _narrow(self) -> None:
+        """Of the step on its way keep what it makes of the last tokens, and forget its drafts; nothing waits then."""
+        ahead, width = self._ahead, self._ahead.width
+        if width > 1:
+            self._decoder.settle(self.state, width, [1] * len(self.rows))
+        for number, row in enumerate(self.rows):
+            own, scores = ahead.chosen[number], ahead.scores[number]
+            if own is None or scores is None:
+                place = slice(number, number + 1)
+                own, scores = row.chooser.choose(ahead.tokens[place, :1], ahead.logits[place, :1])
+            else:
+                row.chooser.rewind(width - 1)
+            ahead.chosen[number], ahead.scores[number] = own[:, :1], scores[:, :1]
+        hidden = None if ahead.hidden is None else ahead.hidden[:, :1]
+        none = [(0, False)] * len(self.rows)
+        ahead = _Ahead(ahead.tokens[:, :1], ahead.logits[:, :1], hidden, ahead.chosen, ahead.scores, none)
+        self._note(ahead)
+        if self._drafter is not None:
+            self._drafter.catch_up(self.state)
+        # The module has read it now.
+        self._ahead = replace(ahead, hidden=None)
+
+    def _clipped(self, tokens: mx.array | None) -> mx.array:
+        """A sampler of the caller's may name a token that the model does not have."""
+        assert tokens is not None
+        return mx.clip(tokens, 0, self._vocab_size - 1).astype(mx.uint32)
+
+
+def _joined(parts: Sequence[mx.array | None]) -> mx.array:
+    found = [part for part in parts if part is not None]
+    return found[0] if len(found) == 1 else mx.concatenate(found)
+
+
+def _of_rows(ahead: _Ahead, rows: list[int]) -> _Ahead:
+    """Some rows of a step of which the module has nothing left to read."""
+    return _Ahead(
+        ahead.tokens[mx.array(rows)],
+        ahead.logits[mx.array(rows)],
+        None,
+        [ahead.chosen[row] for row in rows],
+        [ahead.scores[row] for row in rows],
+        [ahead.drafts[row] for row in rows],
+    )

@@ -1,0 +1,56 @@
+"""What the MTP module knows of the rows of a batch."""
+
+import mlx.core as mx
+
+from mlx_qwen35.runtime.decoder import Decoder
+from mlx_qwen35.state.sequence import SequenceState
+
+# Pairs that wait before the module reads them, while it makes no guesses.
+_MOST_UNREAD = 64
+
+
+class Drafter:
+    """Guesses for the rows of one batch. What it gets wrong costs time and nothing else.
+
+    While no guesses are wanted, the module's pairs only wait: it reads many at once for little more than one.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._unread: list[tuple[mx.array, mx.array]] = []
+        self._seed: mx.array | None = None
+
+    def note(self, following: mx.array, hidden: mx.array, state: SequenceState) -> None:
+        """A token (B, 1) that was chosen behind a hidden state (B, 1, hidden_size)."""
+        self._unread.append((following, hidden))
+        if len(self._unread) >= _MOST_UNREAD:
+            self.catch_up(state)
+
+    def follow(self, following: mx.array, hidden: mx.array, kept: list[int], state: SequenceState) -> None:
+        """A step's tokens and hidden states, of which each row keeps the first few; see `Decoder.follow`."""
+        self.catch_up(state)
+        self._seed = self._decoder.follow(following, hidden, kept, state)
+
+    def catch_up(self, state: SequenceState) -> None:
+        """Read what waits."""
+        if not self._unread:
+            return
+        following, hidden = (mx.concatenate(list(parts), axis=1) for parts in zip(*self._unread, strict=True))
+        self._unread = []
+        self._seed = self._decoder.follow(following, hidden, [following.shape[1]] * len(following), state)
+
+    def draft(self, depth: int, state: SequenceState) -> mx.array | None:
+        """Guesses (B, depth); None while it has read nothing."""
+        self.catch_up(state)
+        return None if self._seed is None else self._decoder.draft(self._seed, depth, state)
+
+    def keep(self, rows: list[int]) -> None:
+        """Keep these rows; what waited was read before."""
+        self._seed = None if self._seed is None else self._seed[rows]
+
+    def extend(self, other: "Drafter") -> None:
+        """Append the rows of another batch; what waited was read before."""
+        if self._seed is None or other._seed is None:
+            self._seed = None
+        else:
+            self._seed = mx.concatenate([self._seed, other._seed])

@@ -1,0 +1,85 @@
+"""Measuring what guessing ahead gains: what is asked, in turns, and what comes out."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.bench import drafts
+from mlx_qwen35.bench.drafts import Quoting, Task, measure, run, tasks, verify_costs
+from mlx_qwen35.cli.main import main
+from tests.tiny import DENSE, Shape
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drafts, "_MOST", 5)
+
+
+def test_tasks(kit: ModelKit) -> None:
+    found = list(tasks(kit, lengths=[100], images=[2], batches=[1, 3]))
+    names = ["behind 100 tokens", "behind 2 images", "3 rows", "sampled at 0.7", "a text quoted word for word"]
+    assert [task.name for task in found] == names
+    assert all(100 <= len(prompt.input_ids) < 250 for prompt in found[0].prompts)
+    assert [len(found[1].prompts[0].images), found[2].rows] == [2, 3]
+
+
+def test_a_quoted_text_is_what_its_answer_says(kit: ModelKit) -> None:
+    prompt = kit.process_prompt([5, 6, 7, 8, 9, 10, 11])
+    answer = kit.generate(prompt, max_tokens=6, temperature=0.0, logits_processors=[Quoting(prompt)])
+    assert answer.tokens == (5, 6, 7, 8, 9, 10)
+
+
+def test_figures_of_several_rows(kit: ModelKit) -> None:
+    gain = run(kit, Task("two", (kit.process_prompt([5, 6, 7]),), 2, {"temperature": 0.0}))
+    assert gain.tps > 0
+    assert (gain.tokens_per_step, gain.right) == (1.0, ())
+
+
+def test_an_error_of_a_row_is_told(kit: ModelKit) -> None:
+    def fails(tokens: mx.array, logits: mx.array) -> mx.array:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(kit, Task("one", (kit.process_prompt([5, 6, 7]),), 1, {"logits_processors": [fails]}))
+
+
+def test_turns_with_and_without_and_beside_mlx_vlm(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    def one(kit: ModelKit) -> list[Task]:
+        return [Task("one", (kit.process_prompt([5, 6, 7, 8]),), 1, {"temperature": 0.0})]
+
+    found = measure(checkpoint_dir(DENSE), ("mtp",), lambda kit: iter(one(kit)), 1, draft_tokens=2, beside=True)
+    assert list(found["one"]) == ["off", "mtp", "mlx-vlm"]
+    assert all(gain.tps > 0 for gain in found["one"].values())
+    assert len(found["one"]["mtp"].right) == 2
+
+
+def test_steps_are_measured_with_all_tokens_kept_and_with_one(kit: ModelKit) -> None:
+    found = verify_costs(kit, (1, 2), repeats=1)
+    assert list(found) == [1, 2]
+    assert all(seconds > 0 for times in found.values() for seconds in times)
+
+
+def test_the_command_prints_two_tables(
+    checkpoint_dir: Callable[[Shape], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafts, "_QUESTIONS", ("Count from 1 to 9.",))
+    arguments = ["bench", "speed", "--model", str(checkpoint_dir(DENSE)), "--speculate", "lookup", "--repeats", "1"]
+    arguments += ["--lengths", "20", "--images", "1", "--batches", "2"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("| behind 20 tokens |") for line in lines) == 2
+    assert [line.split("|")[1].strip() for line in lines[-4:]] == ["1", "2", "4", "8"]
+    assert main([*arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["tasks"]["2 rows"]) == {"off", "lookup"}
+    assert set(report["verify_seconds"]) == {"1", "2", "4", "8"}
+
+
+def test_another_mode_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "speed", "--speculate", "fast"])
+    assert "expected one of off, mtp, lookup, auto, found 'fast'" in capsys.readouterr().err

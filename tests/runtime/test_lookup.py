@@ -1,0 +1,38 @@
+"""What is found of the tokens to come in those that stand there already."""
+
+import pytest
+
+from mlx_qwen35.runtime.lookup import Lookup
+
+
+@pytest.mark.parametrize(
+    ("tokens", "most", "found"),
+    [
+        ([1, 2, 3, 4, 5, 1, 2, 3], 2, [4, 5]),
+        ([1, 2, 3, 4, 5, 1, 2, 3], 7, [4, 5, 1, 2, 3, 4, 5]),
+        ([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], 1, [5]),
+        ([7, 7, 7, 7], 3, [7, 7, 7]),
+        ([1, 2, 3, 4], 3, []),
+        ([1, 2], 3, []),
+        ([], 3, []),
+        ([1, 2, 3, 4, 1, 2, 3], 0, []),
+    ],
+)
+def test_what_followed_the_last_tokens_before(tokens: list[int], most: int, found: list[int]) -> None:
+    assert Lookup(tokens).find(most) == found
+
+
+def test_a_longer_match_may_be_asked_for() -> None:
+    text = Lookup([9, 1, 2, 3, 4, 8, 1, 2, 3])
+    assert text.find(1) == [4]
+    assert text.find(1, matching=4) == []
+    assert Lookup([8, 1, 2, 3, 4, 8, 1, 2, 3]).find(1, matching=4) == [4]
+
+
+def test_tokens_of_the_answer_count_at_once() -> None:
+    text = Lookup([1, 2, 3])
+    for token in (4, 1, 2):
+        text.add(token)
+        assert text.find(2) == []
+    text.add(3)
+    assert text.find(2) == [4, 1]

@@ -1,0 +1,378 @@
+"""Drafts save time and change nothing: every answer is that of a kit that guesses nothing."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.answers.grammars import Grammars, ThinkingBudget
+from mlx_qwen35.answers.results import GenerationResult
+from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.errors import CheckpointError, InsufficientMemoryError, OptionError
+from mlx_qwen35.runtime.batch import Batch
+from mlx_qwen35.runtime.drafter import Drafter
+from mlx_qwen35.runtime.engine import Engine
+from mlx_qwen35.state.sequence import FrozenState
+from tests.parity.cases import CASES
+from tests.runtime.test_engine import Caller, is_chunk
+from tests.tiny import DENSE, VOCAB_SIZE, Shape
+
+GREEDY: dict[str, Any] = {"temperature": 0.0}
+SAMPLED: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "top_k": 50}
+OPTIONS: list[dict[str, Any]] = [
+    GREEDY,
+    GREEDY | {"repetition_penalty": 1.3, "logit_bias": {7: 2.0}},
+    SAMPLED,
+    SAMPLED | {"presence_penalty": 0.5, "frequency_penalty": 0.2},
+]
+Load = Callable[..., ModelKit]
+
+
+@pytest.fixture(scope="module")
+def guessing(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Load]:
+    """From a shape and options to a kit that guesses; its head is random, so it is wrong nearly always."""
+    loaded: dict[Any, ModelKit] = {}
+
+    def get(shape: Shape = DENSE, speculate: str = "mtp", draft_tokens: int | None = None) -> ModelKit:
+        key = (shape.name, speculate, draft_tokens)
+        if key not in loaded:
+            loaded[key] = ModelKit.load(checkpoint_dir(shape), speculate=speculate, draft_tokens=draft_tokens)
+        return loaded[key]
+
+    yield get
+    for kit in loaded.values():
+        kit.close()
+
+
+@pytest.fixture
+def plain(kit: ModelKit) -> ModelKit:
+    """A kit that guesses nothing."""
+    return kit
+
+
+# Whether a guess is right, by its place in the answer.
+Right = Callable[[int], bool]
+
+
+@pytest.fixture
+def oracle(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, GenerationResult], dict[int, Right]], None]:
+    """In place of the module: knows answers by the last token of their prompts, and is right where it is told to be."""
+
+    def put(answers: dict[int, GenerationResult], right: dict[int, Right]) -> None:
+        rows: list[Any] = []
+        with_drafts = Batch._with_drafts
+
+        def ask(batch: Batch, *args: Any) -> Any:
+            rows[:] = batch.rows
+            return with_drafts(batch, *args)
+
+        def draft(drafter: Drafter, depth: int, state: Any) -> mx.array:
+            drafter.catch_up(state)
+            drafts = []
+            for row in rows:
+                name, place = int(row.reading.prompt.input_ids[-1]), len(row.reading.written)
+                known = [*answers[name].tokens[place:], *[0] * depth][:depth]
+                drafts.append([(token + (not right[name](place + at))) % VOCAB_SIZE for at, token in enumerate(known)])
+            return mx.array(drafts, mx.uint32)
+
+        monkeypatch.setattr(Batch, "_with_drafts", ask)
+        monkeypatch.setattr(Drafter, "draft", draft)
+
+    return put
+
+
+def ids(seed: int, length: int) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(0, 300, length)]
+
+
+def same(one: GenerationResult, other: GenerationResult) -> None:
+    assert one.tokens == other.tokens
+    assert (one.text, one.reasoning, one.finish_reason) == (other.text, other.reasoning, other.finish_reason)
+
+
+def newest(kit: ModelKit) -> FrozenState:
+    """What the kit remembers of its last request."""
+    state = next(reversed(kit.prompt_cache._prefixes)).state
+    assert state is not None
+    return state
+
+
+def same_states(one: ModelKit, other: ModelKit) -> None:
+    """To the bit, of the decoder's layers, at every snapshot."""
+    first, second = newest(one), newest(other)
+    assert [s.tokens for s in first.snapshots] == [s.tokens for s in second.snapshots]
+    tokens, layers = first.snapshots[-1].tokens, len(one.config.text.layer_types)
+
+    def compare() -> None:
+        for held, wanted in zip(first.held[:layers], second.held[:layers], strict=True):
+            for array, expected in zip(held, wanted, strict=True):
+                assert mx.array_equal(array[..., :tokens, :], expected[..., :tokens, :]).item()
+        for snapshot, like in zip(first.snapshots, second.snapshots, strict=True):
+            for mark, wanted in zip(snapshot.marks[:layers], like.marks[:layers], strict=True):
+                assert all(mx.array_equal(a, b).item() for a, b in zip(mark, wanted, strict=True))
+
+    one._thread.call(compare)
+
+
+def together(kit: ModelKit, prompts: list[Any], options: list[dict[str, Any]]) -> list[GenerationResult]:
+    """Answers of several rows at once."""
+    engine = Engine(kit, max_rows=len(prompts))
+    callers = [
+        Caller(engine, kit.request(prompt, cache_prompt=False, **given))
+        for prompt, given in zip(prompts, options, strict=True)
+    ]
+    found = [caller.result() for caller in callers]
+    engine.close()
+    return found
+
+
+@pytest.mark.parametrize("number", range(len(OPTIONS)))
+def test_answers_to_random_prompts_are_those_without_drafts(
+    kits: Callable[[Shape], ModelKit], guessing: Load, dense_and_moe: Shape, number: int
+) -> None:
+    """Four rows at a time, of different lengths, by a head that guesses at random, and by what repeats itself."""
+    for first in range(100 * number, 100 * number + 16, 4):
+        seeds = range(first, first + 4)
+        prompts = [ids(seed, 2 + 3 * (seed % 5)) + ids(seed, 3) for seed in seeds]
+        options = [OPTIONS[number] | {"seed": seed, "max_tokens": 7} for seed in seeds]
+        expected = together(kits(dense_and_moe), prompts, options)
+        for speculate in ("mtp", "lookup"):
+            found = together(guessing(dense_and_moe, speculate), prompts, options)
+            assert [one.tokens for one in found] == [one.tokens for one in expected]
+
+
+@pytest.mark.parametrize("speculate", ["mtp", "lookup", "auto"])
+@pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_answers_of_a_row_alone_are_those_without_drafts(
+    kits: Callable[[Shape], ModelKit],
+    guessing: Load,
+    dense_and_moe: Shape,
+    speculate: str,
+    options: dict[str, Any],
+) -> None:
+    plain, kit = kits(dense_and_moe), guessing(dense_and_moe, speculate)
+    for name in ("text", "three images"):
+        prompt = plain.process_prompt(CASES[name].input_ids, images=CASES[name].images)
+        for seed in (1, 2):
+            given = options | {"seed": seed, "max_tokens": 8}
+            same(kit.generate(prompt, **given), plain.generate(prompt, **given))
+
+
+PATTERNS: dict[str, Right] = {
+    "always": lambda place: True,
+    "never": lambda place: False,
+    "every other": lambda place: place % 2 == 0,
+    "two of three": lambda place: place % 3 != 0,
+    "at first": lambda place: place < 5,
+    "at last": lambda place: place >= 9,
+}
+
+
+@pytest.mark.parametrize("depth", [1, 3, 7])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_after_any_pattern_of_right_guesses_the_state_is_that_without_drafts(
+    plain: ModelKit, guessing: Load, oracle: Callable[..., None], pattern: str, depth: int
+) -> None:
+    prompt = CASES["wide image"]
+    kit = guessing(DENSE, "mtp", depth)
+    ready = plain.process_prompt(prompt.input_ids, images=prompt.images)
+    for one in (plain, kit):
+        one.prompt_cache.clear()
+    expected = plain.generate(ready, max_tokens=14, **GREEDY)
+    name = int(ready.input_ids[-1])
+    oracle({name: expected}, {name: PATTERNS[pattern]})
+    found = kit.generate(ready, max_tokens=14, **GREEDY)
+    same(found, expected)
+    same_states(kit, plain)
+    # The first token comes without drafts.
+    most = {"always": 1 + -(-13 // (depth + 1)), "never": 14}.get(pattern)
+    assert most is None or found.stats.steps == most
+    assert sum(found.stats.accepted) == 14 - found.stats.steps
+
+
+def test_rows_with_different_patterns_get_what_each_gets_alone(
+    plain: ModelKit, guessing: Load, oracle: Callable[..., None]
+) -> None:
+    """They join and leave at different times, and one is cancelled in the middle."""
+    kit = guessing()
+    prompts = [[*ids(seed, 5 + 9 * seed), 301 + seed] for seed in range(5)]
+    lengths = [30, 11, 24, 17, 40]
+    alone = {
+        prompt[-1]: plain.generate(prompt, max_tokens=length, cache_prompt=False, **GREEDY)
+        for prompt, length in zip(prompts, lengths, strict=True)
+    }
+    names = ("never", "always", "every other", "two of three", "at first")
+    oracle(alone, dict(zip(alone, [PATTERNS[name] for name in names], strict=True)))
+    # The one that is cancelled would go on for long.
+    lengths[0] = 3000
+    engine = Engine(kit, max_rows=4)
+    callers = {}
+    for prompt, length in zip(prompts, lengths, strict=True):
+        callers[prompt[-1]] = Caller(engine, kit.request(prompt, max_tokens=length, cache_prompt=False, **GREEDY))
+        callers[prompt[-1]].until(is_chunk)
+        if prompt is prompts[2]:
+            engine.cancel(callers[prompts[0][-1]].job)
+    for name, caller in list(callers.items())[1:]:
+        same(caller.result(), alone[name])
+    assert isinstance(callers[prompts[0][-1]].end(), BaseException)
+    engine.close()
+
+
+@pytest.mark.parametrize("depth", [3, 7])
+def test_an_answer_ends_inside_a_step(plain: ModelKit, guessing: Load, oracle: Callable[..., None], depth: int) -> None:
+    """By a stop string, an end token or its length, where guesses go on; what is remembered ends there."""
+    kit = guessing(DENSE, "mtp", depth)
+    prompt = [*ids(3, 20), 301]
+    whole = plain.generate(prompt, max_tokens=20, **GREEDY)
+    end = sorted(plain.tokenizer.eos_token_ids)[0]
+
+    def ends(tokens: mx.array, logits: mx.array) -> mx.array:
+        wanted = mx.arange(logits.shape[-1]) == (end if tokens.shape[0] == 8 else whole.tokens[tokens.shape[0] - 1])
+        return mx.where(wanted, logits + 100, logits)
+
+    oracle({301: whole}, {301: lambda place: True})
+    for options in ({"stop": whole.text[8:11]}, {"logits_processors": [ends]}, {"max_tokens": 6}):
+        for one in (plain, kit):
+            one.prompt_cache.clear()
+        given = GREEDY | {"max_tokens": 20} | options
+        expected = plain.generate(prompt, **given)
+        assert len(expected.tokens) < 20
+        same(kit.generate(prompt, **given), expected)
+        same_states(kit, plain)
+
+
+def test_a_grammar_and_a_thinking_budget_hold_with_right_and_wrong_guesses(
+    plain: ModelKit, guessing: Load, oracle: Callable[..., None]
+) -> None:
+    grammars = Grammars(plain.tokenizer, plain.config.text.vocab_size)
+    schema: dict[str, Any] = {"type": "object", "properties": {"name": {"enum": ["fox", "dog"]}}, "required": ["name"]}
+    schema["additionalProperties"] = False
+    prompt = [*ids(4, 12), 301]
+
+    def given(kit: ModelKit) -> dict[str, Any]:
+        budget = ThinkingBudget(kit.tokenizer, 3, in_reasoning=True)
+        processors = [grammars.json_schema(schema, in_reasoning=True), budget]
+        return GREEDY | {"max_tokens": 60, "logits_processors": processors}
+
+    expected = plain.generate(prompt, **given(plain))
+    assert expected.finish_reason == "stop"
+    for pattern in ("always", "never", "two of three"):
+        oracle({301: expected}, {301: PATTERNS[pattern]})
+        same(guessing(DENSE, "mtp", 7).generate(prompt, **given(plain)), expected)
+
+
+def test_functions_of_the_caller_see_every_token_once(
+    plain: ModelKit, guessing: Load, oracle: Callable[..., None]
+) -> None:
+    prompt = [*ids(5, 12), 301]
+    expected = plain.generate(prompt, max_tokens=12, **GREEDY)
+    oracle({301: expected}, {301: PATTERNS["two of three"]})
+    seen: list[list[int]] = []
+
+    def watch(tokens: mx.array, logits: mx.array) -> mx.array:
+        seen.append(tokens.tolist())  # type: ignore[arg-type]
+        return logits
+
+    found = guessing().generate(
+        prompt, max_tokens=12, logits_processors=[watch], sampler=lambda scores: mx.argmax(scores, axis=-1)
+    )
+    same(found, expected)
+    # One call is ahead of the answer's end.
+    assert seen == [[301, *expected.tokens[:count]] for count in range(13)]
+
+
+def test_an_error_of_the_callers_function_ends_the_request(guessing: Load, oracle: Callable[..., None]) -> None:
+    def fails(tokens: mx.array, logits: mx.array) -> mx.array:
+        if tokens.shape[0] > 3:
+            raise ZeroDivisionError
+        return logits
+
+    with pytest.raises(ZeroDivisionError):
+        guessing().generate([5, 6, 7], max_tokens=12, logits_processors=[fails])
+    assert len(guessing().generate([5, 6, 7], max_tokens=3, **GREEDY).tokens) == 3
+
+
+def test_log_probabilities_are_those_without_drafts(
+    plain: ModelKit, guessing: Load, oracle: Callable[..., None]
+) -> None:
+    """Within 1e-5 of the largest."""
+    prompt = [*ids(6, 12), 301]
+    options = GREEDY | {"max_tokens": 9, "top_logprobs": 3}
+    expected = plain.generate(prompt, **options)
+    oracle({301: expected}, {301: PATTERNS["two of three"]})
+    found = guessing().generate(prompt, **options)
+    wanted = np.array([[one.logprob for one in place] for place in expected.top_logprobs or ()])
+    values = np.array([[one.logprob for one in place] for place in found.top_logprobs or ()])
+    np.testing.assert_allclose(values, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_the_next_turn_reads_as_little_as_without_drafts_and_sessions_hold_the_module(
+    plain: ModelKit, guessing: Load, tmp_path: Path
+) -> None:
+    kit = guessing()
+    for one in (plain, kit):
+        one.prompt_cache.clear()
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "hello there"}]
+    first = [one.generate(messages, max_tokens=6, **GREEDY) for one in (plain, kit)]
+    same(first[1], first[0])
+    kit.save_session(tmp_path / "session")
+    kit.prompt_cache.clear()
+    kit.load_session(tmp_path / "session")
+    following = [*plain.process_prompt(messages).input_ids.tolist(), *first[0].tokens, *ids(1, 5)]
+    second = [one.generate(following, max_tokens=6, **GREEDY) for one in (plain, kit)]
+    same(second[1], second[0])
+    assert second[1].stats.cached_tokens == second[0].stats.cached_tokens > 0
+
+
+def test_the_head_in_the_package_guesses_right_and_answers_are_the_same() -> None:
+    prompt = [{"role": "user", "content": "Count from 1 to 9."}]
+    with ModelKit.load(BOX) as plain, ModelKit.load(BOX, speculate="mtp", draft_tokens=1) as kit:
+        expected, found = (one.generate(prompt, max_tokens=60, **GREEDY) for one in (plain, kit))
+        same(found, expected)
+        assert found.stats.accepted[0] > 0.8 * found.stats.drafted[0] > 0
+        assert found.stats.tokens_per_step > 1.6
+        assert (expected.stats.steps, sum(expected.stats.drafted)) == (len(expected.tokens), 0)
+
+
+def test_text_that_repeats_itself_is_looked_up(plain: ModelKit, guessing: Load) -> None:
+    prompt = ids(7, 20)
+    bias = {"logit_bias": {9: 100.0}}
+    found = guessing(DENSE, "lookup").generate(prompt, max_tokens=40, **GREEDY, **bias)
+    same(found, plain.generate(prompt, max_tokens=40, **GREEDY, **bias))
+    assert found.stats.steps < 15
+
+
+def test_memory_is_counted_for_the_module_and_for_what_is_kept(
+    checkpoint_dir: Callable[[Shape], Path], plain: ModelKit, guessing: Load
+) -> None:
+    kit = guessing()
+    assert kit.guard.weights > plain.guard.weights
+    assert kit.guard.held(100) > plain.guard.held(100)
+    assert kit.guard.passing(100, 1) > plain.guard.passing(100, 1)
+    assert kit.ledger.by_purpose()["mtp module"] == kit.guard.weights - plain.guard.weights
+    with pytest.raises(InsufficientMemoryError, match="speculate off"):
+        ModelKit.load(checkpoint_dir(DENSE), speculate="mtp", memory_limit=plain.guard.needs(1, 1) + 1000)
+
+
+def test_options_are_checked(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    directory = checkpoint_dir(DENSE)
+    for options, message in (
+        ({"speculate": "fast"}, "speculate: expected one of off, mtp, lookup, auto, found 'fast'"),
+        ({"speculate": "mtp", "exact": True}, "speculate: expected off where exact is asked for"),
+        ({"draft_tokens": 8}, "draft_tokens: expected a whole number from 0 to 7"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            ModelKit.load(directory, **options)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_without_a_module_says_so(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    shape = Shape("text-only-drafts", seed=11, text_only=True)
+    with pytest.raises(CheckpointError, match="expected the weights of an MTP module"):
+        ModelKit.load(checkpoint_dir(shape), speculate="mtp")
+    with ModelKit.load(checkpoint_dir(shape), speculate="auto") as kit:
+        assert not kit.speculation.uses_module
+        assert len(kit.generate(ids(1, 9), max_tokens=4, **GREEDY).tokens) == 4
