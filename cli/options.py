@@ -70,6 +70,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "and answer, by both as far as it pays; default: off",
     )
     parser.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7")
+    parser.add_argument("--mtp-model", help="file, directory or hub id of the MTP head, in place of the model's own")
 
 
 def size(text: str) -> int:
@@ -123,6 +124,7 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         gated_delta=options.gated_delta,
         speculate=options.speculate or "off",
         draft_tokens=options.draft_tokens,
+        mtp_path=options.mtp_model,
     )
 
 

@@ -79,6 +79,7 @@ class ModelKit(SessionFiles):
         gated_delta: str | None = None,
         speculate: str = "off",
         draft_tokens: int | None = None,
+        mtp_path: str | Path | None = None,
     ) -> Self:
         """Load a checkpoint directory or a hub repository.
 
@@ -105,6 +106,7 @@ class ModelKit(SessionFiles):
             speculate: How tokens are guessed ahead, which changes no answer: by the checkpoint's "mtp" module, by
                 "lookup" in prompt and answer, "auto" by both as far as it pays, "off".
             draft_tokens: So many at once, at most 7; None for 3 with "mtp", else 7.
+            mtp_path: File, directory or hub id of the MTP head, in place of the checkpoint's own.
         Raises:
             OptionError: An option is not what it may be.
             CheckpointError: It is not there, is damaged, or does not fit its config.json.
@@ -116,7 +118,7 @@ class ModelKit(SessionFiles):
             path_or_hub_id, adapter_path=adapter_path, revision=revision, max_pixels=max_pixels,
             prompt_cache_bytes=prompt_cache_bytes, prompt_cache_dir=prompt_cache_dir,
             image_cache_bytes=image_cache_bytes, max_context=max_context, memory_limit=memory_limit, exact=exact,
-            gated_delta=gated_delta, speculate=speculate, draft_tokens=draft_tokens,
+            gated_delta=gated_delta, speculate=speculate, draft_tokens=draft_tokens, mtp_path=mtp_path,
         )  # fmt: skip
         return cls(load(options), max_pixels=max_pixels, max_context=max_context)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,21 @@ class Checkpoint:
         """The safetensors files; see `find_weight_files`."""
         return find_weight_files(self.directory, vision=self.config.vision is not None)
 
-    def fingerprint(self, adapter_path: str | Path | None = None, arithmetic: str = "") -> str:
+    def fingerprint(
+        self, adapter_path: str | Path | None = None, arithmetic: str = "", further: Iterable[Path] = ()
+    ) -> str:
         """A digest that tells this model from others: its config, and samples of all of its weights and its adapter.
 
         Large files are not read whole: beyond 8 MiB, the first 64 KiB of every 128th part count.
 
         Args:
             arithmetic: What else its numbers depend on.
+            further: Files that belong to it beside these.
         """
         digest = hashlib.blake2b(json.dumps(self.config.raw, sort_keys=True).encode(), digest_size=16)
         digest.update(arithmetic.encode())
         adapters = [] if adapter_path is None else adapter_files(Path(adapter_path).expanduser())
-        for path in [*self.weight_files(), *adapters]:
+        for path in [*self.weight_files(), *adapters, *further]:
             size = path.stat().st_size
             digest.update(str(size).encode())
             with path.open("rb") as file:

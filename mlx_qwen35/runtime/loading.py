@@ -16,7 +16,7 @@ from mlx_qwen35.answers.sampling import whole_number
 from mlx_qwen35.checkpoints.build import materialise
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
-from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
+from mlx_qwen35.checkpoints.mtp_heads import MtpHead, read_mtp_head
 from mlx_qwen35.errors import CheckpointError, KitClosedError, OptionError
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, choose_gated_delta
 from mlx_qwen35.patches.mtp import MultiTokenPrediction
@@ -58,6 +58,7 @@ class LoadOptions:
     gated_delta: str | None
     speculate: Any = "off"
     draft_tokens: Any = None
+    mtp_path: Any = None
 
 
 @dataclass
@@ -105,6 +106,10 @@ def load(options: LoadOptions) -> Loaded:
     check_max_pixels(options.max_pixels)
     gated_delta = choose_gated_delta(options.gated_delta, exact=options.exact)
     mode, draft_tokens = check_speculation(options.speculate, options.draft_tokens, exact=options.exact)
+    if options.mtp_path is not None and (mode not in ("mtp", "auto") or draft_tokens == 0):
+        raise OptionError(
+            'mtp_path: expected with speculate="mtp" or "auto", found without; nothing would use the head'
+        )
     budget = options.prompt_cache_bytes
     budget = machine_memory() // 8 if budget is None else whole_number("prompt_cache_bytes", budget, 0)
     whole_number("image_cache_bytes", options.image_cache_bytes, 0)
@@ -125,7 +130,8 @@ def load(options: LoadOptions) -> Loaded:
         vision = make_vision_add_on(
             checkpoint.config, model.vision_tower, checkpoint.directory, options.image_cache_bytes, ImageLeases(ledger)
         )
-        speculation, module, guard = _drafts(thread, checkpoint, mode, draft_tokens, guard, ledger)
+        head = _read_head(thread, checkpoint, options.mtp_path, mode, draft_tokens)
+        speculation, module, guard = _drafts(thread, checkpoint, head, mode, draft_tokens, guard, ledger)
         decoder = Decoder(model, module)
         layers_of_module = 0 if module is None else len(module.layers)
         new_caches = partial(make_caches, checkpoint.config.text.layer_types, layers_of_module)
@@ -134,7 +140,9 @@ def load(options: LoadOptions) -> Loaded:
             budget,
             directory=directory,
             fingerprint=checkpoint.fingerprint(
-                options.adapter_path, arithmetic(options.exact, gated_delta, module is not None)
+                options.adapter_path,
+                arithmetic(options.exact, gated_delta, module is not None),
+                () if head is None else head.files,
             ),
             account=_accountant(ledger, ledger.open("kept prefixes")),
             layout=partial(_layout, thread, ref(decoder)),
@@ -178,11 +186,11 @@ def _read_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
 
 
 def _drafts(
-    thread: MlxThread, checkpoint: Checkpoint, mode: Speculate, draft_tokens: int | None, guard: MemoryGuard,
-    ledger: Ledger,
+    thread: MlxThread, checkpoint: Checkpoint, head: MtpHead | None, mode: Speculate, draft_tokens: int | None,
+    guard: MemoryGuard, ledger: Ledger,
 ) -> tuple[Speculation, Any, MemoryGuard]:  # fmt: skip
     """How tokens are guessed, the module that does it, if any, and what all of it takes."""
-    module = thread.call(_read_module, checkpoint) if mode in ("mtp", "auto") and draft_tokens != 0 else None
+    module = None if head is None else thread.call(_make_module, checkpoint, head)
     if module is None and mode == "mtp" and draft_tokens != 0:
         raise CheckpointError(
             f'{checkpoint.directory}: expected the weights of an MTP module (mtp.*), which speculate="mtp" needs, '
@@ -201,11 +209,16 @@ def _drafts(
     return speculation, module, guard
 
 
-def _read_module(checkpoint: Checkpoint) -> Any:
-    """The MTP module with its weights, if there is one; on the thread that owns MLX."""
-    head = read_mtp_head(checkpoint)
-    if head is None:
-        return None
+def _read_head(
+    thread: MlxThread, checkpoint: Checkpoint, mtp_path: Any, mode: Speculate, draft_tokens: int | None
+) -> MtpHead | None:
+    """The MTP head, if there is one and it is wanted."""
+    wanted = mode in ("mtp", "auto") and draft_tokens != 0
+    return thread.call(read_mtp_head, checkpoint, mtp_path) if wanted else None
+
+
+def _make_module(checkpoint: Checkpoint, head: MtpHead) -> Any:
+    """The MTP module with its weights; on the thread that owns MLX."""
     module = MultiTokenPrediction.from_head(checkpoint.config, head)
     for _ in materialise(module, checkpoint.directory):
         pass

@@ -1,5 +1,6 @@
 """Drafts save time and change nothing: every answer is that of a kit that guesses nothing."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.grammars import Grammars, ThinkingBudget
 from mlx_qwen35.answers.results import GenerationResult
 from mlx_qwen35.checkpoints.files import BOX
-from mlx_qwen35.errors import CheckpointError, InsufficientMemoryError, OptionError
+from mlx_qwen35.errors import CheckpointError, InsufficientMemoryError, OptionError, SessionError
 from mlx_qwen35.runtime.batch import Batch
 from mlx_qwen35.runtime.drafter import Drafter
 from mlx_qwen35.runtime.engine import Engine
@@ -376,3 +378,31 @@ def test_a_checkpoint_without_a_module_says_so(checkpoint_dir: Callable[[Shape],
     with ModelKit.load(checkpoint_dir(shape), speculate="auto") as kit:
         assert not kit.speculation.uses_module
         assert len(kit.generate(ids(1, 9), max_tokens=4, **GREEDY).tokens) == 4
+
+
+def test_a_head_may_come_from_a_repository_of_its_own(
+    checkpoint_dir: Callable[[Shape], Path], plain: ModelKit, tmp_path: Path
+) -> None:
+    """It guesses, nothing else changes, and what is kept is told from what is kept without it."""
+    tensors = load_file(checkpoint_dir(DENSE) / "model.safetensors")
+    bare, apart = tmp_path / "bare", tmp_path / "head"
+    shutil.copytree(checkpoint_dir(DENSE), bare)
+    apart.mkdir()
+    head = {name: value for name, value in tensors.items() if name.startswith("mtp.")}
+    save_file({name: value for name, value in tensors.items() if name not in head}, bare / "model.safetensors")
+    save_file(head, apart / "model.safetensors")
+    expected = plain.generate("the fox", max_tokens=6, **GREEDY)
+    with ModelKit.load(bare, speculate="mtp", mtp_path=apart) as kit:
+        found = kit.generate("the fox", max_tokens=6, **GREEDY)
+        assert found.tokens == expected.tokens
+        assert sum(found.stats.drafted) > 0
+        kit.save_session(tmp_path / "kept")
+    changed = {name: value + 1 if name == "mtp.fc.weight" else value for name, value in head.items()}
+    save_file(changed, apart / "model.safetensors")
+    with ModelKit.load(bare, speculate="mtp", mtp_path=apart) as kit, pytest.raises(SessionError):
+        kit.load_session(tmp_path / "kept")
+    for options in ({}, {"speculate": "lookup"}, {"speculate": "mtp", "draft_tokens": 0}):
+        with pytest.raises(OptionError, match='mtp_path: expected with speculate="mtp" or "auto"'):
+            ModelKit.load(bare, mtp_path=apart, **options)
+    with pytest.raises(CheckpointError, match="expected the weights of an MTP module"):
+        ModelKit.load(bare, speculate="mtp")
