@@ -59,7 +59,7 @@ KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
     "an MTP head": (
         weights("mtp.fc.weight", config__json={"model_type": "qwen3_5_mtp"}),
         "By its config.json it is a qwen3_5_mtp model; this package runs Qwen3.5, 3.6 and 3.8: it is an MTP head "
-        "alone, and belongs to a checkpoint of its own. Its weights are an MTP head, without a decoder.",
+        "alone, and belongs to a checkpoint of its own (--mtp-model). Its weights are an MTP head, without a decoder.",
     ),
     "an adapter of PEFT": (
         files(adapter_config__json={"base_model_name_or_path": "Qwen/X"}, adapter_model__safetensors=None),
