@@ -40,18 +40,26 @@ def add_parser(commands: Any) -> None:
 
 def run_start(options: argparse.Namespace) -> None:
     """Print how long it takes to begin."""
+    from PIL import Image
+
     from mlx_qwen35.answers.sampling import whole_number
     from mlx_qwen35.bench import start
+    from mlx_qwen35.checkpoints.files import Checkpoint
     from mlx_qwen35.checkpoints.hub import find_checkpoint
 
     repeats = whole_number("--repeats", options.repeats, 1)
-    found = start.measure(find_checkpoint(model_of(options)), options.against, repeats)
+    checkpoint = Checkpoint.open(find_checkpoint(model_of(options)))
+    with tempfile.TemporaryDirectory() as place:
+        picture = Path(place, "red.png") if checkpoint.config.vision is not None else None
+        if picture is not None:
+            Image.new("RGB", (224, 224), "red").save(picture)
+        found = start.measure(checkpoint.directory, options.against, repeats, picture)
     if options.json:
         print_json({"repeats": repeats, "seconds": found})
     names = ("mlx-qwen35", *options.against)
     table = Table(("", *names), "l" + "r" * len(names), shown=not options.json)
     for measurement, times in found.items():
-        table.row(measurement, *(f"{times[name]:.2f} s" for name in names))
+        table.row(measurement, *(f"{times[name]:.2f} s" if name in times else "" for name in names))
 
 
 def _add_speed(measurements: Any) -> None:

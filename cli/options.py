@@ -110,9 +110,10 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
     Raises:
         CheckpointError: It cannot be loaded.
     """
+    from mlx_qwen35.cli.compiling import watch_compiler
     from mlx_qwen35.model_kit import ModelKit
 
-    return ModelKit.load(
+    kit = ModelKit.load(
         model_of(options),
         adapter_path=options.adapter_path,
         max_pixels=options.max_pixels,
@@ -126,6 +127,8 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         draft_tokens=options.draft_tokens,
         mtp_path=options.mtp_model,
     )
+    watch_compiler(kit)
+    return kit
 
 
 def generation_arguments(options: argparse.Namespace) -> dict[str, Any]:

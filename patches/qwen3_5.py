@@ -31,7 +31,7 @@ from mlx_qwen35.patches.compiled_step import CompiledStep
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, PatchedGatedDeltaNet, choose_gated_delta
 from mlx_qwen35.patches.mrope import multimodal_angles
 from mlx_qwen35.patches.operations import UPSTREAM, Operations, choose_operations
-from mlx_qwen35.patches.vision_tower import build_vision_tower
+from mlx_qwen35.patches.vision_tower import DeferredTower, build_vision_tower
 from mlx_qwen35.paths import expand
 from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache, media_ahead
 
@@ -267,9 +267,17 @@ class Model(upstream.Model):  # type: ignore[misc]
     Args:
         exact: Text is bit-identical to mlx-lm: only its own code, and nothing compiled around it.
         gated_delta: How GDN layers read a prompt; None for the fastest on this device.
+        vision_later: The tower is built when it is first used, if the weights fit it.
     """
 
-    def __init__(self, config: ModelConfig, *, exact: bool = False, gated_delta: str | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        exact: bool = False,
+        gated_delta: str | None = None,
+        vision_later: bool = False,
+    ) -> None:
         # Not the parent's: it would build mlx-lm's own decoder first.
         nn.Module.__init__(self)  # type: ignore[no-untyped-call]
         self.args = config
@@ -277,7 +285,8 @@ class Model(upstream.Model):  # type: ignore[misc]
         gated_delta = choose_gated_delta(gated_delta, exact=exact)
         args = TextModelArgs.from_config(config, exact=exact, gated_delta=gated_delta)
         self.language_model = PatchedTextLanguageModel(args)
-        self.vision_tower = build_vision_tower(config)
+        deferred = vision_later and config.vision is not None
+        self.vision_tower: Any = DeferredTower(config) if deferred else build_vision_tower(config)
 
     @classmethod
     def from_checkpoint(
@@ -287,17 +296,20 @@ class Model(upstream.Model):  # type: ignore[misc]
         adapter_path: str | Path | None = None,
         exact: bool = False,
         gated_delta: str | None = None,
+        vision_later: bool = False,
     ) -> "Model":
         """A checkpoint's model with lazy weights, which `materialise` reads; only on the thread that owns MLX.
 
         Args:
             adapter_path: A directory that mlx_lm.lora wrote.
+            vision_later: See `Model`; an adapter wants the tower at once.
         Raises:
             OptionError: There is no such `gated_delta`, or it is not exact.
             CheckpointError: A weight file is damaged, or the tensors do not fit config.json; lists them.
             AdapterError: See `load_adapter`.
         """
-        model = cls(checkpoint.config, exact=exact, gated_delta=gated_delta)
+        vision_later = vision_later and adapter_path is None
+        model = cls(checkpoint.config, exact=exact, gated_delta=gated_delta, vision_later=vision_later)
         load_weights(model, checkpoint)
         if adapter_path is not None:
             load_adapter(model, expand(adapter_path, AdapterError, "adapter_path"))
@@ -310,10 +322,16 @@ class Model(upstream.Model):  # type: ignore[misc]
             CheckpointError: The tensors do not follow one layout.
         """
         weights = to_canonical(to_mlx(weights, self.args.raw), self.args)
+        vision = {name.removeprefix(_VISION): value for name, value in weights.items() if name.startswith(_VISION)}
         # mlx-lm sanitises an empty dict when it plans a distributed load.
-        if weights and not any(name.startswith("vision_tower.") for name in weights):
+        if weights and not vision:
             self.vision_tower = None
-        unused = ("mtp.",) if self.vision_tower is not None else ("mtp.", "vision_tower.")
+        elif isinstance(self.vision_tower, DeferredTower) and not self.vision_tower.take(vision):
+            # Quantised; or they do not fit, which is said where all others that do not fit are.
+            self.vision_tower = build_vision_tower(self.args)
+        # A module of the model, which gets them with all others.
+        tower = isinstance(self.vision_tower, nn.Module)
+        unused = ("mtp.",) if tower else ("mtp.", _VISION)
         return {name: value for name, value in weights.items() if not name.startswith(unused)}
 
     def load_weights(self, file_or_weights: Any, strict: bool = True) -> "Model":
@@ -334,13 +352,14 @@ class Model(upstream.Model):  # type: ignore[misc]
         return quantisation_of
 
 
+_VISION = "vision_tower."
 # Small matrices that decide where tokens go (routing) and how fast GDN forgets (decay, update).
 _GATES = ("mlp.gate", "mlp.shared_expert_gate", "linear_attn.in_proj_a", "linear_attn.in_proj_b")
 
 
 def quantisation_of(path: str, module: nn.Module) -> bool | dict[str, Any]:
     """What mlx-lm asks of a quantisation predicate: whether, and how, to quantise the module at a canonical path."""
-    if path.startswith("vision_tower.") or not hasattr(module, "to_quantized"):
+    if path.startswith(_VISION) or not hasattr(module, "to_quantized"):
         return False
     if not is_gate(path):
         return True

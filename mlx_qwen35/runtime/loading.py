@@ -181,7 +181,11 @@ def _read_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
     """The model with lazy weights; on the thread that owns MLX."""
     maybe_set_recommended_wired_limit()
     return Model.from_checkpoint(
-        checkpoint, adapter_path=options.adapter_path, exact=options.exact, gated_delta=options.gated_delta
+        checkpoint,
+        adapter_path=options.adapter_path,
+        exact=options.exact,
+        gated_delta=options.gated_delta,
+        vision_later=True,
     )
 
 

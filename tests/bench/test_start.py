@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from mlx_qwen35.bench import start
-from mlx_qwen35.bench.start import measure, seconds
+from mlx_qwen35.bench.start import commands, measure, seconds
 from mlx_qwen35.cli.main import main
 from mlx_qwen35.errors import OptionError
 from tests.tiny import DENSE, Shape
@@ -32,9 +32,10 @@ def test_each_runtime_begins(checkpoint_dir: Callable[[Shape], Path], capsys: py
     with mock.patch.object(start, "seconds", count):
         assert main(command) == 0
     report = json.loads(capsys.readouterr().out)
-    assert list(report["seconds"]) == ["import", "--help", "first token"]
+    assert list(report["seconds"]) == ["import", "--help", "first token", "first token, picture"]
     assert all(found["mlx-qwen35"] > 0 for found in report["seconds"].values())
-    assert len(asked) == 2 * len(set(asked)) == 6
+    assert asked[-1][-2] == "--image"
+    assert len(asked) == 2 * len(set(asked)) == 8
 
 
 def test_the_first_turn_is_not_counted_and_runtimes_take_turns() -> None:
@@ -50,6 +51,12 @@ def test_the_first_turn_is_not_counted_and_runtimes_take_turns() -> None:
     # Of the measurement's eight, the first two warm up.
     assert found["import"] == {"mlx-qwen35": 5.0, "mlx-lm": 6.0}
     assert found["first token"] == {"mlx-qwen35": 21.0, "mlx-lm": 22.0}
+
+
+def test_only_who_can_see_is_asked_about_a_picture() -> None:
+    asked = commands("model", Path("red.png"))["first token, picture"]
+    assert list(asked) == ["mlx-qwen35", "mlx-vlm"]
+    assert "first token, picture" not in commands("model", None)
 
 
 def test_a_command_that_fails_is_no_measurement() -> None:

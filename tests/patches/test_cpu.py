@@ -122,7 +122,9 @@ def test_an_exact_model_reads_text_without_it(checkpoint_dir: Callable[[Shape], 
                 attention = layer.linear_attn if layer.is_linear else layer.self_attn
                 assert isinstance(attention._operations, CpuOperations) is not exact
                 assert isinstance(layer.mlp, PatchedMLP) is (shape is DENSE and not exact)
-            assert all(isinstance(block.attn, PatchedVisionAttention) for block in kit.model.vision_tower.blocks)
+            tower = kit.model.vision_tower
+            blocks = kit._thread.call(lambda tower=tower: tower.blocks)
+            assert all(isinstance(block.attn, PatchedVisionAttention) for block in blocks)
 
 
 def test_the_device_is_asked_for_when_it_matters(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -304,7 +304,7 @@ def test_images_are_encoded_once_and_do_not_pile_up(fresh: Callable[..., ModelKi
         calls.append(arguments)
         return tower(*arguments)
 
-    count.patch_embed = tower.patch_embed  # type: ignore[attr-defined]
+    count.patch_embed = kit._thread.call(lambda: tower.patch_embed)  # type: ignore[attr-defined]
     kit.vision._tower = count
     for prompt in prompts:
         result = ask(kit, prompt, on_progress=lambda *_: kit.process_prompt([user("hi")]) and None)
