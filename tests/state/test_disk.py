@@ -281,8 +281,9 @@ def kinds(arrays: dict[str, mx.array]) -> dict[str, str]:
         lambda array: mx.where(mx.arange(array.size).reshape(array.shape) == 5, mx.nan, array),
         lambda array: mx.where(mx.arange(array.size).reshape(array.shape) == 5, mx.inf, array),
         lambda array: array[:, :, :-1],
+        lambda array: mx.concatenate([array, array], axis=2),
     ],
-    ids=["batch", "a dimension", "heads", "narrow", "wide", "half", "integers", "nan", "infinity", "short"],
+    ids=["batch", "a dimension", "heads", "narrow", "wide", "half", "integers", "nan", "infinity", "short", "long"],
 )
 def test_arrays_that_are_not_this_model_s_are_refused(
     saved: tuple[ModelKit, Path], kit: ModelKit, kind: str, change: Callable[[mx.array], mx.array]
