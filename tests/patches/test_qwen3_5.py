@@ -118,7 +118,9 @@ def test_a_decoder_of_one_kind_of_layer(kind: str, tmp_path: Path) -> None:
     assert_close(model(TOKENS, cache=model.make_cache()), expected, 2e-5)
 
 
-@pytest.mark.parametrize("kinds", [("full_attention", "linear_attention"), ("full_attention",) * 2], ids=["first", "everywhere"])
+@pytest.mark.parametrize(
+    "kinds", [("full_attention", "linear_attention"), ("full_attention",) * 2], ids=["first", "everywhere"]
+)
 def test_images_are_placed_wherever_attention_stands(kinds: tuple[Any, ...], tmp_path: Path) -> None:
     """In the first layer too, which no published model has; oracle: the same embeddings given by hand."""
     shape = replace(DENSE, name="attention-first", layer_types=kinds)
