@@ -284,9 +284,15 @@ def test_bits_of_compressed_tensors_are_those_of_the_group_that_names_the_module
         "group_1": {"targets": ["re:.*down_proj"], "weights": {"num_bits": 3}},
         "group_2": {"targets": ["lm_head"], "weights": {"num_bits": 6}},
         "group_3": {"targets": ["re:("], "weights": None},
+        "group_4": {"targets": ["re:mlp", "re:head", "last"], "weights": {"num_bits": 5}},
+        "group_5": {"targets": ["re:head"], "weights": {"num_bits": 2}},
     }
     settings = Settings.of({"quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}})
-    paths = {"layers.0.mlp.up_proj": 8, "layers.0.mlp.down_proj": 3, "lm_head": 6, "model.lm_head": 6}
+    # An expression holds from a path's beginning, not up to its end; a name for whole parts at a path's end.
+    paths = {
+        "layers.0.mlp.up_proj": 8, "layers.0.mlp.down_proj": 3, "lm_head": 6, "model.lm_head": 6, "head.0.proj": 5,
+        "model.head": 8, "model.last": 5, "at_last": 8, "last.proj": 8,
+    }  # fmt: skip
     assert {path: settings.bits(path) for path in paths} == paths
     assert Settings.of({"quantization_config": {"config_groups": groups}}).bits("lm_head") == 4
     for junk in ({}, {"config_groups": []}, {"config_groups": {"a": 1}}, {"config_groups": {"a": {"targets": "b"}}}):

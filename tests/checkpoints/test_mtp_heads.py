@@ -282,3 +282,33 @@ def test_a_damaged_file_is_named(source: Callable[[Shape], Path]) -> None:
     (directory / "mtp.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"mtp.safetensors: expected a safetensors file"):
         read(directory)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "own", "zero"),
+    [("gptq_v2", None, 8), ("gptq", None, 9), ("gptq", "gptq_v2", 8), ("gptq_v2", "gptq", 9), ("gptq_v2", "", 9)],
+)
+def test_a_head_is_read_with_the_settings_that_lie_beside_it(
+    source: Callable[[Shape], Path], tmp_path: Path, decoder: str, own: str | None, zero: int
+) -> None:
+    """Those of the checkpoint for its own head; for one elsewhere those that are there, if any. GPTQ has two zeros."""
+    directory = source(DENSE)
+    head = take_out(directory)
+    del head["mtp.fc.weight"]
+    head["mtp.fc.qweight"] = mx.full((16, 64), 0x12345678, mx.uint32).view(mx.int32)
+    head["mtp.fc.scales"] = mx.full((1, 64), 0.5, mx.float16)
+    head["mtp.fc.qzeros"] = mx.full((1, 8), 0x88888888, mx.uint32).view(mx.int32)
+
+    def settings(form: str) -> dict[str, Any]:
+        return {"quantization_config": {"quant_method": "gptq", "bits": 4, "checkpoint_format": form}}
+
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | settings(decoder)))
+    place = directory if own is None else tmp_path / "apart"
+    place.mkdir(exist_ok=True)
+    if own:
+        (place / "config.json").write_text(json.dumps(settings(own)))
+    mx.save_safetensors(str(place / "mtp.safetensors"), head)
+    for path in [None] if own is None else [place, place / "mtp.safetensors"]:
+        found = read(directory, path).tensors["mtp.fc.biases"]
+        np.testing.assert_array_equal(np.array(found), np.full((64, 1), -0.5 * zero))

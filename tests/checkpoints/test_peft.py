@@ -103,6 +103,17 @@ def test_what_is_not_computed_is_refused(
         ModelKit.load(checkpoint_dir(DENSE), adapter_path=edited("plain", **settings))
 
 
+def test_the_first_pattern_that_fits_the_end_of_a_layer_s_name_counts(
+    checkpoint_dir: Callable[[Shape], Path], edited: Callable[..., Path]
+) -> None:
+    """As peft's get_pattern_key: alternatives, expressions, whole parts of a name."""
+    patterns = {"proj": 40, "k_proj|v_proj": 8, r"layers\.\d+\.self_attn\.q_proj": 12, "q_proj|v_proj": 20}
+    adapter = edited("plain", lora_alpha=4, alpha_pattern=patterns)
+    model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)), adapter_path=adapter)
+    scales = {path.rsplit(".", 1)[-1]: module.scale for path, module in model.named_modules() if "lora_a" in module}
+    assert scales == {"q_proj": 3.0, "v_proj": 2.0, "out_proj": 1.0}
+
+
 def drop(part: str) -> Callable[[dict[str, mx.array]], Any]:
     return lambda tensors: tensors.pop(next(name for name in tensors if part in name))
 

@@ -1,5 +1,6 @@
 """The rotary embedding's settings, in every form that transformers reads."""
 
+import math
 from typing import Any
 
 import pytest
@@ -49,6 +50,28 @@ def test_every_form_is_read_as_transformers_reads_it(form: dict[str, Any]) -> No
         assert rope.yarn.original_max_position_embeddings == expected["original_max_position_embeddings"]
     # Qwen3_5TextRotaryEmbedding's own default.
     assert rope.mrope_section == (11, 11, 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "factor"),
+    [
+        ({}, 1 + 0.1 * math.log(4)),
+        ({"mscale": 0.707}, 1 + 0.1 * math.log(4)),
+        ({"mscale_all_dim": 0.707}, 1 + 0.1 * math.log(4)),
+        ({"mscale": 0.0, "mscale_all_dim": 0.707}, 1 + 0.1 * math.log(4)),
+        ({"mscale": 0.707, "mscale_all_dim": None}, 1 + 0.1 * math.log(4)),
+        ({"mscale": 0.707, "mscale_all_dim": 2.0}, (1 + 0.0707 * math.log(4)) / (1 + 0.2 * math.log(4))),
+        ({"mscale": 0.707, "mscale_all_dim": 2.0, "attention_factor": 1.5}, 1.5),
+        ({"factor": 0.5}, 1.0),
+    ],
+    ids=str,
+)
+def test_what_yarn_multiplies_by(settings: dict[str, Any], factor: float) -> None:
+    """By hand, from _compute_yarn_parameters; tests/patches/test_yarn.py holds the same against it, with torch."""
+    form = {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, **settings}}
+    rope = ModelConfig.from_dict(config_of(DENSE) | {"text_config": text_of(form)}).text.rope
+    assert rope.yarn is not None
+    assert rope.yarn.attention_factor == pytest.approx(factor, rel=1e-12)
 
 
 def test_qwen2_vl_s_type_is_the_default() -> None:

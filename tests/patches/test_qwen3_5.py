@@ -17,6 +17,7 @@ from mlx_lm.models.cache import ArraysCache
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.patches.qwen3_5 import Model
+from mlx_qwen35.vision import make_vision_add_on
 from tests.conftest import Bench
 from tests.parity.cases import CASES
 from tests.patches.test_gated_delta import assert_close
@@ -115,6 +116,28 @@ def test_a_decoder_of_one_kind_of_layer(kind: str, tmp_path: Path) -> None:
     assert_close(mx.concatenate(parts, axis=1), expected, 2e-5)
     assert_close(model(TOKENS), expected, 2e-5)
     assert_close(model(TOKENS, cache=model.make_cache()), expected, 2e-5)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("full_attention", "linear_attention"), ("full_attention",) * 2], ids=["first", "everywhere"]
+)
+def test_images_are_placed_wherever_attention_stands(kinds: tuple[Any, ...], tmp_path: Path) -> None:
+    """In the first layer too, which no published model has; oracle: the same embeddings given by hand."""
+    shape = replace(DENSE, name="attention-first", layer_types=kinds)
+    checkpoint = Checkpoint.open(write_checkpoint(tmp_path / shape.name, shape))
+    model = Model.from_checkpoint(checkpoint)
+    bench = Bench(checkpoint, model, make_vision_add_on(checkpoint.config, model.vision_tower, checkpoint.directory))
+    case = CASES["two images"]
+    prompt = bench.prompt(list(case.input_ids), case.images)
+    assert prompt.layout is not None
+    tokens, placed = mx.array(prompt.input_ids)[None], bench.cache(prompt)
+    given = mx.array(model.language_model.model.embed_tokens(tokens))
+    media = next(cache.media for cache in placed if hasattr(cache, "media"))
+    for span, features in zip(prompt.layout.spans, media.features, strict=True):
+        given[:, span.start : span.stop] = features
+    expected = model(tokens, cache=bench.cache(prompt), input_embeddings=given)
+    assert mx.array_equal(model(tokens, cache=placed), expected).item()
+    assert media.features == [None, None]
 
 
 def test_a_row_that_has_ended_is_not_written_on(dense_and_moe: Shape, benches: Callable[[Shape], Bench]) -> None:

@@ -1,15 +1,20 @@
-"""YaRN with every setting against transformers' own; needs torch (the parity extra)."""
+"""YaRN with every setting against transformers' own, which needs torch (the parity extra), and where its ramp ends."""
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm.models.rope_utils import YarnRoPE
 
 from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.checkpoints.rope import YarnConfig
 from mlx_qwen35.patches.attention import PatchedAttention
 from mlx_qwen35.patches.mrope import multimodal_angles
 from mlx_qwen35.patches.qwen3_5 import TextModelArgs
+from mlx_qwen35.patches.yarn import set_yarn
 from tests.tiny import DENSE, config_of
 
 YARNS: dict[str, dict[str, Any]] = {
@@ -22,6 +27,9 @@ YARNS: dict[str, dict[str, Any]] = {
     "scales of zero": {"mscale": 0, "mscale_all_dim": 1.0},
     "not truncated": {"truncate": False},
     "not truncated, other bounds": {"truncate": False, "beta_fast": 3.0, "beta_slow": 0.2, "attention_factor": 0.8},
+    "a bound beyond the frequencies": {"truncate": False, "beta_slow": 0.01},
+    "a bound beyond the dimensions": {"truncate": False, "beta_slow": 0.0005},
+    "one bound for both": {"truncate": False, "beta_fast": 1.0, "beta_slow": 1.0},
     "truncated": {"truncate": True},
     "null bounds": {"beta_fast": None, "beta_slow": 0},
     "a factor of null": {"factor": None},
@@ -63,3 +71,28 @@ def test_angles_equal_the_reference(settings: dict[str, Any]) -> None:
     turned = np.array(module(unit, offset=3))[0, 0]
     np.testing.assert_allclose(turned[:, :16], cos[0, :, :16].numpy(), atol=2e-5)
     np.testing.assert_allclose(turned[:, 16:32], sin[0, :, :16].numpy(), atol=2e-5)
+
+
+def frequencies(beta_fast: float, beta_slow: float, *, factor: float = 4.0) -> np.ndarray[Any, Any]:
+    """What each of 16 frequencies (32 dimensions, theta 100, 64 positions before) becomes, with bounds as they are."""
+    rope = SimpleNamespace()
+    set_yarn(rope, 32, 100.0, YarnConfig(factor, 64, 1.0, beta_fast, beta_slow, truncate=False))
+    return 1 / np.array(rope._freqs)
+
+
+@pytest.mark.parametrize("slow", [0.0005, 0.0003], ids=str)
+def test_the_ramp_goes_from_the_first_dimension_to_the_last_at_most(slow: float) -> None:
+    """Where both bounds lie beyond, rounding them changes nothing, so that mlx-lm's own module is the oracle."""
+    theirs = YarnRoPE(32, base=100.0, scaling_factor=4.0, original_max_position_embeddings=64, beta_slow=slow)
+    np.testing.assert_allclose(frequencies(32.0, slow), 1 / np.array(theirs._freqs), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("slow", "bound"), [(1.0, 8), (0.2, 13), (64 / (2 * math.pi), 0)], ids=str)
+def test_a_ramp_without_width_is_a_step(slow: float, bound: int) -> None:
+    """The frequencies up to the one bound are kept, all others divided by the factor; also where it is a whole number.
+
+    The last of these makes one turn over all positions, which is a bound of 0, exactly.
+    """
+    plain = 100.0 ** (-np.arange(16) / 16)
+    expected = np.where(np.arange(16) <= bound, plain, plain / 4)
+    np.testing.assert_allclose(frequencies(slow, slow), expected, rtol=1e-5)

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -391,3 +392,37 @@ def test_earlier_prompts_give_way_to_every_request_that_runs(checkpoint_dir: Cal
             engine.cancel(caller.job)
             caller.end()
         engine.close()
+
+
+def test_close_waits_its_time_once_for_all(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only waiting moves: what the first request leaves of the time is there for the others."""
+    now, waited, cancelled = 100.0, [], []
+
+    class Done:
+        """Of a request that ends after some seconds, or when it is cancelled."""
+
+        def __init__(self, after: float) -> None:
+            self.after = after
+
+        def is_set(self) -> bool:
+            return now >= self.after
+
+        def wait(self, timeout: float | None = None) -> None:
+            nonlocal now
+            waited.append(timeout)
+            now = max(now, self.after if timeout is None else min(self.after, now + timeout))
+
+    jobs: Any = tuple(SimpleNamespace(done=Done(after)) for after in (104.0, 1e9, 1e9))
+
+    def cancel(job: Any) -> None:
+        cancelled.append(job)
+        job.done.after = now + 1
+
+    engine = Engine(kit)
+    monkeypatch.setattr("mlx_qwen35.runtime.engine.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(engine, "_jobs", jobs)
+    monkeypatch.setattr(engine, "cancel", cancel)
+    engine.close(timeout=10)
+    assert waited == [10, 6, 0, None, None]
+    assert cancelled == list(jobs[1:])
+    assert now == 111

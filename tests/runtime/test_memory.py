@@ -121,6 +121,14 @@ def test_a_guard_counts_what_is_loaded(guard: MemoryGuard, benches: Callable[[Sh
     assert guard.dtype_size == 4
 
 
+def test_a_prompt_takes_no_more_than_it_has_tokens(guard: MemoryGuard) -> None:
+    """However many could be read at once: a short one is not refused for the room of a long one."""
+    assert guard.passing(10, 2048) == guard.passing(10, 10) > guard.passing(10, 9)
+    assert guard.needs(10, 2048) == guard.needs(10, 10)
+    small = replace(guard, limit=guard.needs(100, 100))
+    assert small.step_size(2048, 100) == 2048
+
+
 def test_smaller_steps_before_a_refusal(guard: MemoryGuard) -> None:
     fits = [replace(guard, limit=guard.needs(3000, step)) for step in (2048, 512, SMALLEST_STEP)]
     assert [one.step_size(2048, 3000) for one in fits] == [2048, 512, SMALLEST_STEP]

@@ -154,6 +154,12 @@ def test_a_write_that_fails_at_its_end_leaves_nothing_behind(saved: tuple[ModelK
     assert list(folder.iterdir()) == [folder / "kept"]
 
 
+def test_a_session_may_have_as_long_a_name_as_a_file_may(saved: tuple[ModelKit, Path], tmp_path: Path) -> None:
+    """Although it is written under a longer one first."""
+    kit, path = saved[0], tmp_path / ("a" * 255)
+    assert kit.save_session(path) == kit.load_session(path) == len(newest(kit).input_ids)
+
+
 def refused(kit: ModelKit, path: Path, message: str) -> None:
     """The file is refused, and the kit is as it was."""
     before = len(kit.prompt_cache), kit.prompt_cache.nbytes
@@ -281,8 +287,9 @@ def kinds(arrays: dict[str, mx.array]) -> dict[str, str]:
         lambda array: mx.where(mx.arange(array.size).reshape(array.shape) == 5, mx.nan, array),
         lambda array: mx.where(mx.arange(array.size).reshape(array.shape) == 5, mx.inf, array),
         lambda array: array[:, :, :-1],
+        lambda array: mx.concatenate([array, array], axis=2),
     ],
-    ids=["batch", "a dimension", "heads", "narrow", "wide", "half", "integers", "nan", "infinity", "short"],
+    ids=["batch", "a dimension", "heads", "narrow", "wide", "half", "integers", "nan", "infinity", "short", "long"],
 )
 def test_arrays_that_are_not_this_model_s_are_refused(
     saved: tuple[ModelKit, Path], kit: ModelKit, kind: str, change: Callable[[mx.array], mx.array]

@@ -60,6 +60,20 @@ def test_a_sequence_that_is_rolled_back_goes_on_as_if_it_had_gone_no_further(
     assert same(read(bench, state, 7, 8, 9), expected)
 
 
+def test_a_sequence_is_rolled_back_to_its_beginning(benches: Callable[[Shape], Bench], dense_and_moe: Shape) -> None:
+    """Where no layer holds anything: what is read then is read as by a fresh one."""
+    bench = benches(dense_and_moe)
+    state = SequenceState(bench.model.make_cache())
+    mark = state.mark()
+    expected = read(bench, state, 7, 8)
+    for other in (50, 51):
+        state.roll_back(mark)
+        assert state.tokens == 0
+        read(bench, state, other)
+    state.roll_back(mark)
+    assert same(read(bench, state, 7, 8), expected)
+
+
 def test_several_tokens_are_taken_back_to_a_mark_between_them(benches: Callable[[Shape], Bench]) -> None:
     """As a step does that guesses tokens and keeps the first ones."""
     bench = benches(DENSE)
