@@ -12,6 +12,7 @@ import numpy as np
 from mlx_qwen35.checkpoints.config import DENSE_TYPES, MOE_TYPES, ModelConfig
 from mlx_qwen35.checkpoints.weight_files import files_with_vision
 from mlx_qwen35.errors import CheckpointError, ConfigError, VisionUnavailableError
+from mlx_qwen35.patches.vision_tower import DeferredTower, import_family
 from mlx_qwen35.prompts.images import ImageMemory, ImagePreprocessor, PreparedImage
 from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out
 from mlx_qwen35.prompts.prompt import Prompt
@@ -131,6 +132,9 @@ class VisionAddOn:
             MediaError, OptionError: See `ImagePreprocessor`.
         """
         self.require(place)
+        if isinstance(self._tower, DeferredTower):
+            # Not on the thread that owns MLX, where answers to others would wait for it.
+            import_family(self._config)
         assert self._preprocessor is not None
         return self._preprocessor(source, max_pixels=max_pixels, place=place)
 

@@ -24,11 +24,9 @@ def build_vision_tower(config: ModelConfig) -> nn.Module | None:
     vision = config.vision
     if vision is None:
         return None
-    family = "qwen3_5_moe" if config.model_type in MOE_TYPES else "qwen3_5"
-    # Imported here: mlx_vlm is slow to import, and a text-only checkpoint does without it.
-    module: Any = import_module(f"mlx_vlm.models.{family}")
+    module = import_family(config)
     arguments = module.VisionConfig(
-        model_type=family,
+        model_type=_family(config),
         depth=vision.depth,
         hidden_size=vision.hidden_size,
         intermediate_size=vision.intermediate_size,
@@ -51,12 +49,21 @@ def build_vision_tower(config: ModelConfig) -> nn.Module | None:
     return tower
 
 
+def import_family(config: ModelConfig) -> Any:
+    """mlx-vlm's module of a dense or MoE checkpoint; slow the first time, on any thread."""
+    return import_module(f"mlx_vlm.models.{_family(config)}")
+
+
+def _family(config: ModelConfig) -> str:
+    return "qwen3_5_moe" if config.model_type in MOE_TYPES else "qwen3_5"
+
+
 class DeferredTower:
     """A vision tower that is built, and its weights read, when it is first used.
 
     It stands where the tower would in a model, but is none of its modules. Importing mlx_vlm takes longer than
-    answering most questions, and a conversation without pictures does without it. Only on the thread that owns MLX,
-    which also has to be the one that opened the weights.
+    answering most questions, and a conversation without pictures does without it. Used only on the thread that owns
+    MLX, which also has to be the one that opened the weights.
 
     Args:
         config: A checkpoint's that describes a tower.

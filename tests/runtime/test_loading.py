@@ -12,12 +12,15 @@ from mlx_qwen35.checkpoints.files import BOX
 with ModelKit.load(BOX, gated_delta="native", exact=True) as kit:
     kit.chat("hi", max_tokens=1)
     print("mlx_vlm" in sys.modules)
-    kit.chat("what?", images=Image.new("RGB", (64, 64), "red"), max_tokens=1)
+    messages = [{"role": "user", "content": [{"type": "image"}]}]
+    prompt = kit.process_prompt(messages, images=Image.new("RGB", (64, 64), "red"))
     print("mlx_vlm" in sys.modules)
+    kit.generate(prompt, max_tokens=1)
+    print(kit.model.vision_tower._tower is not None)
 """
 
 
 def test_the_tower_and_its_package_come_with_the_first_picture() -> None:
-    """In a process of its own: others have imported it here."""
+    """The package when a picture is prepared. In a process of its own: in this one others have imported it."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("False\nTrue\n", "")
+    assert (done.stdout, done.stderr) == ("False\nTrue\nTrue\n", "")
