@@ -14,7 +14,8 @@ TEXT = {"type": "object", "properties": {"input": {"type": "string"}}, "required
     ("arguments", "text"),
     [
         ({"input": "a\n'b'"}, "a\n'b'"), ({}, ""), ({"text": "a"}, ""), ({"input": {"ä": "b"}}, '{"ä": "b"}'),
-        ({"input": ["a", 1]}, '["a", 1]'), ({"input": None}, "null"), ({"input": True}, "true"), ({"input": 1.5}, "1.5"),
+        ({"input": ["a", 1]}, '["a", 1]'), ({"input": None}, "null"), ({"input": True}, "true"),
+        ({"input": 1.5}, "1.5"),
     ],
 )  # fmt: skip
 def test_free_text_that_is_no_text_is_its_json(arguments: dict[str, Any], text: str) -> None:
