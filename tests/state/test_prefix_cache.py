@@ -556,6 +556,24 @@ def test_old_snapshots_go_before_conversations(benches: Callable[[Shape], Bench]
     assert begin(cache, branching(bench, [*TEXT[:30], 1, 1], None, ())).start == 30
 
 
+@pytest.mark.parametrize("turn_start", [5, 16, 30, 40])
+def test_a_prompt_that_was_read_in_part_comes_back_from_disk(
+    benches: Callable[[Shape], Bench], tmp_path: Path, turn_start: int
+) -> None:
+    """Wherever its turn begins, which may be further on than what was read."""
+    bench = benches(DENSE)
+    prompt = dataclasses.replace(branching(bench, TEXT, None, ()), turn_start=turn_start)
+    cache = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m", directory=tmp_path)
+    reading = begin(cache, prompt)
+    read(bench, reading, 64, 16)
+    cache.keep(reading)
+    cache.shrink(0)
+    assert cache.disk_bytes > 0
+    assert cache.nbytes == 0
+    assert begin(cache, prompt).start == 16
+    cache.close()
+
+
 def test_a_conversation_larger_than_the_budget_costs_no_other(fresh: Callable[..., ModelKit]) -> None:
     probe = fresh()
     ask(probe, [user("hello")])
