@@ -18,6 +18,7 @@ from mlx_qwen35.answers.results import GenerationChunk, GenerationResult, Prefil
 from mlx_qwen35.errors import EngineFullError, GenerationCancelled, KitClosedError, OptionError
 from mlx_qwen35.runtime.admission import MemoryAdmission
 from mlx_qwen35.runtime.engine import Engine
+from mlx_qwen35.runtime.executor import Executor
 from mlx_qwen35.runtime.request import Event, Job, Request
 from tests.parity.cases import CASES
 from tests.tiny import DENSE, Shape
@@ -447,3 +448,24 @@ def test_an_image_that_was_seen_takes_no_memory_of_encoding(kit: ModelKit, monke
     for _ in range(2):
         kit.generate(prompt, max_tokens=1, cache_prompt=False)
     assert asked == [math.prod(prompt.images[0].grid_thw), 0]
+
+
+def test_what_fails_at_the_end_is_told_unless_something_did_before(
+    kit: ModelKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer whose state could not be kept is no answer; the first fault is what the caller has to know."""
+    end = Executor.end
+
+    def failing(self: Executor, job: Job, *, keep: bool) -> None:
+        end(self, job, keep=keep)
+        raise RuntimeError("cannot be kept")
+
+    def sampler(scores: mx.array) -> mx.array:
+        raise ValueError("cannot choose")
+
+    monkeypatch.setattr(Executor, "end", failing)
+    prompt = kit.process_prompt(CASES["text"].input_ids)
+    with pytest.raises(RuntimeError, match="cannot be kept"):
+        kit.generate(prompt, max_tokens=2)
+    with pytest.raises(ValueError, match="cannot choose"):
+        kit.generate(prompt, max_tokens=2, sampler=sampler)
