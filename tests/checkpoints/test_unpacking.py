@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_qwen35.checkpoints.formats import to_mlx
-from mlx_qwen35.checkpoints.unpacking import NVFP4_RANGE, fp8
+from mlx_qwen35.checkpoints.unpacking import NVFP4_RANGE, fp8, gptq
 from mlx_qwen35.errors import CheckpointError
 
 # AutoGPTQ, AutoAWQ and compressed-tensors wrote it; see tools/checkpoints/foreign.py.
@@ -134,6 +134,17 @@ def test_awq_without_zeros_is_symmetric() -> None:
     del parts["read"], parts["qzeros"]
     found = read(parts, {})
     np.testing.assert_array_equal(np.array(found["biases"]), -8 * np.array(found["scales"]))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_zero_of_nothing_was_stored_as_the_largest(bits: int) -> None:
+    """Less one, as GPTQ's first format stores all of them; in the second it is what it says."""
+    weight, scales = mx.zeros((2 * bits, 32), mx.int32), mx.full((1, 32), 0.5)
+    zeros = mx.full((1, bits), -1, mx.int32)
+    first = gptq(weight, scales, zeros, None, 1, mx.float32)
+    second = gptq(weight, scales, zeros, None, 0, mx.float32)
+    assert (np.array(first["biases"]) == 0).all()
+    assert (np.array(second["biases"]) == -0.5 * (2**bits - 1)).all()
 
 
 def test_zeros_of_the_second_gptq_format_are_not_less_one() -> None:

@@ -1,7 +1,9 @@
 """Many requests at once: each gets what it would get alone, and none harms another."""
 
+import math
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +11,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from PIL import Image
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, GenerationResult, PrefillProgress
 from mlx_qwen35.errors import EngineFullError, GenerationCancelled, KitClosedError, OptionError
+from mlx_qwen35.runtime.admission import MemoryAdmission
 from mlx_qwen35.runtime.engine import Engine
+from mlx_qwen35.runtime.executor import Executor
 from mlx_qwen35.runtime.request import Event, Job, Request
 from tests.parity.cases import CASES
 from tests.tiny import DENSE, Shape
@@ -426,3 +431,41 @@ def test_close_waits_its_time_once_for_all(kit: ModelKit, monkeypatch: pytest.Mo
     assert waited == [10, 6, 0, None, None]
     assert cancelled == list(jobs[1:])
     assert now == 111
+
+
+def test_an_image_that_was_seen_takes_no_memory_of_encoding(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not encoded again, so that nobody has to find the room for that."""
+    asked: list[int] = []
+    encoding = MemoryAdmission.encoding
+
+    def watched(self: MemoryAdmission, patches: int) -> AbstractContextManager[None]:
+        asked.append(patches)
+        return encoding(self, patches)
+
+    monkeypatch.setattr(MemoryAdmission, "encoding", watched)
+    content = [{"type": "image", "image": Image.new("RGB", (96, 64), (3, 1, 4))}, {"type": "text", "text": "what?"}]
+    prompt = kit.process_prompt([{"role": "user", "content": content}])
+    for _ in range(2):
+        kit.generate(prompt, max_tokens=1, cache_prompt=False)
+    assert asked == [math.prod(prompt.images[0].grid_thw), 0]
+
+
+def test_what_fails_at_the_end_is_told_unless_something_did_before(
+    kit: ModelKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer whose state could not be kept is no answer; the first fault is what the caller has to know."""
+    end = Executor.end
+
+    def failing(self: Executor, job: Job, *, keep: bool) -> None:
+        end(self, job, keep=keep)
+        raise RuntimeError("cannot be kept")
+
+    def sampler(scores: mx.array) -> mx.array:
+        raise ValueError("cannot choose")
+
+    monkeypatch.setattr(Executor, "end", failing)
+    prompt = kit.process_prompt(CASES["text"].input_ids)
+    with pytest.raises(RuntimeError, match="cannot be kept"):
+        kit.generate(prompt, max_tokens=2)
+    with pytest.raises(ValueError, match="cannot choose"):
+        kit.generate(prompt, max_tokens=2, sampler=sampler)

@@ -38,6 +38,15 @@ def test_bytes_are_bounded() -> None:
     assert stored._bytes == 0
 
 
+def test_what_is_removed_makes_room() -> None:
+    stored = StoredResponses(100, 1000)
+    for number in range(10):
+        stored.add(response(str(number), text="x" * 600))
+        assert names(stored) == [str(number)]
+        stored.remove(str(number))
+        assert (names(stored), stored._bytes) == ([], 0)
+
+
 def test_items_are_found_in_answers_and_in_what_was_asked() -> None:
     stored = StoredResponses(5, 10_000)
     stored.add(response("a", "msg_1", "msg_2"))

@@ -121,6 +121,20 @@ def test_empty_caches_make_an_empty_batch() -> None:
     assert batch.offset.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_a_row_that_holds_nothing_takes_nothing_from_the_others(empty: int) -> None:
+    """Wherever it stands in the batch."""
+    medias = [None, media_of(1, (2, 2), 1), media_of(2, (1, 3), 2)]
+    rows = [AttentionCache() if row == empty else filled(3 + 3 * row, media) for row, media in enumerate(medias)]
+    batch = AttentionCache.merge(rows)
+    assert batch.offset.tolist() == [cache.offset for cache in rows]
+    for row, cache in enumerate(rows):
+        found = batch.extract(row)
+        assert (found.size(), found.offset) == (cache.size(), cache.offset)
+        if row != empty:
+            np.testing.assert_array_equal(np.array(found.keys_and_values()[0]), np.array(cache.keys_and_values()[0]))
+
+
 def test_a_row_with_an_unread_image_may_not_join() -> None:
     with pytest.raises(CacheError, match="row 1: expected a cache that has read its images, found one at token 2 of 6"):
         AttentionCache.merge([filled(3), filled(2, media_of(2, (2, 2)))])

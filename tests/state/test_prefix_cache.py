@@ -556,6 +556,44 @@ def test_old_snapshots_go_before_conversations(benches: Callable[[Shape], Bench]
     assert begin(cache, branching(bench, [*TEXT[:30], 1, 1], None, ())).start == 30
 
 
+@pytest.mark.parametrize("turn_start", [5, 16, 30, 40])
+def test_a_prompt_that_was_read_in_part_comes_back_from_disk(
+    benches: Callable[[Shape], Bench], tmp_path: Path, turn_start: int
+) -> None:
+    """Wherever its turn begins, which may be further on than what was read."""
+    bench = benches(DENSE)
+    prompt = dataclasses.replace(branching(bench, TEXT, None, ()), turn_start=turn_start)
+    cache = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m", directory=tmp_path)
+    reading = begin(cache, prompt)
+    read(bench, reading, 64, 16)
+    cache.keep(reading)
+    cache.shrink(0)
+    assert cache.disk_bytes > 0
+    assert cache.nbytes == 0
+    assert begin(cache, prompt).start == 16
+    cache.close()
+
+
+def test_what_comes_back_from_its_way_to_disk_counts_again(benches: Callable[[Shape], Bench], tmp_path: Path) -> None:
+    """Something else goes for it, and the budget is kept."""
+    bench = benches(DENSE)
+    lines = [branching(bench, [*TEXT[:14], number, number, number], None, ()) for number in (1, 2)]
+    probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
+    read_all(bench, probe, lines[0], step=64)
+    cache = PrefixCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
+    release = threading.Event()
+    cache._disk.post(release.wait, 60)
+    for line in lines:
+        read_all(bench, cache, line, step=64)
+    before = [prefix.leaving for prefix in cache._prefixes]
+    start = begin(cache, lines[0]).start
+    after, held = [prefix.leaving for prefix in cache._prefixes], cache.nbytes
+    release.set()
+    cache.close()
+    assert (before, start, after) == ([True, False], 16, [True, False])
+    assert held <= cache.budget
+
+
 def test_a_conversation_larger_than_the_budget_costs_no_other(fresh: Callable[..., ModelKit]) -> None:
     probe = fresh()
     ask(probe, [user("hello")])
