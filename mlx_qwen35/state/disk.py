@@ -45,7 +45,9 @@ def write_prefix(path: Path, prefix: Prefix, state: FrozenState, fingerprint: st
         }
     )
     metadata = {"format": FORMAT, "model": fingerprint, "prefix": about, "digest": _digest(arrays, about)}
-    part = path.with_name(f"{path.name[:100]}.{uuid.uuid4().hex}.safetensors")  # mx would append the suffix
+    # Names have at most 255 bytes; mx would append the suffix.
+    beginning = os.fsencode(path.name)[:100].decode(errors="ignore")
+    part = path.with_name(f"{beginning}.{uuid.uuid4().hex}.safetensors")
     try:
         # Before anything is in it: what was said is nobody else's to read.
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

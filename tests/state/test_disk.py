@@ -154,9 +154,12 @@ def test_a_write_that_fails_at_its_end_leaves_nothing_behind(saved: tuple[ModelK
     assert list(folder.iterdir()) == [folder / "kept"]
 
 
-def test_a_session_may_have_as_long_a_name_as_a_file_may(saved: tuple[ModelKit, Path], tmp_path: Path) -> None:
-    """Although it is written under a longer one first."""
-    kit, path = saved[0], tmp_path / ("a" * 255)
+@pytest.mark.parametrize("letter", ["a", "漢"])
+def test_a_session_may_have_as_long_a_name_as_a_file_may(
+    saved: tuple[ModelKit, Path], tmp_path: Path, letter: str
+) -> None:
+    """Although it is written under a longer one first; file systems count bytes."""
+    kit, path = saved[0], tmp_path / (letter * (255 // len(letter.encode())))
     assert kit.save_session(path) == kit.load_session(path) == len(newest(kit).input_ids)
 
 
