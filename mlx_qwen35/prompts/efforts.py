@@ -2,12 +2,13 @@
 
 from collections.abc import Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.paths import shorten
 
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+EffortName = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+EFFORTS = get_args(EffortName)
 # Where the template knows no effort, the model thinks or does not; a lower effort is a limit on the tokens of it.
 _BUDGETS = {"low": 1024, "medium": 8192}
 # As Qwen3.8's template names them; the highest stands for all above.

@@ -26,7 +26,8 @@ class Chooser:
         self.processors: list[LogitsProcessor] = request.make_processors()
         # Those of the options look at the history alone.
         self._rewinding = [f for f in (self.sampler, *request.processors) if hasattr(f, "rewind")]
-        own = [f for f in (request.sampler, *request.processors) if f is not None]
+        # A thinking budget remembers whether the reasoning has ended, and is as one of the caller's.
+        own = [f for f in (request.sampler, request.thinking_budget, *request.processors) if f is not None]
         self.foresees = all(hasattr(function, "rewind") for function in own)
         # What went wrong in code that the caller brought along, and at which call.
         self.fault: BaseException | None = None

@@ -16,6 +16,7 @@ from mlx_qwen35.answers.results import GenerationResult
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import CheckpointError, InsufficientMemoryError, OptionError, SessionError
 from mlx_qwen35.runtime.batch import Batch
+from mlx_qwen35.runtime.choosing import Chooser
 from mlx_qwen35.runtime.drafter import Drafter
 from mlx_qwen35.runtime.engine import Engine
 from mlx_qwen35.state.sequence import FrozenState
@@ -406,3 +407,14 @@ def test_a_head_may_come_from_a_repository_of_its_own(
             ModelKit.load(bare, mtp_path=apart, **options)
     with pytest.raises(CheckpointError, match="expected the weights of an MTP module"):
         ModelKit.load(bare, speculate="mtp")
+
+
+def test_a_limit_on_the_reasoning_is_asked_place_by_place(plain: ModelKit, guessing: Load) -> None:
+    """It remembers, so what a wrong draft would have it remember must not be asked of it; whoever set it."""
+    messages = [{"role": "user", "content": "the quick brown fox"}]
+    low = plain.process_prompt(messages, reasoning_effort="low")
+    assert not Chooser(plain.request(low)).foresees
+    assert Chooser(plain.request(plain.process_prompt(messages), **GREEDY)).foresees
+    for budget in (0, 2, 5):
+        given = GREEDY | {"thinking_budget": budget, "max_tokens": 16}
+        same(guessing().generate(low, **given), plain.generate(low, **given))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from mlx_qwen35.answers.results import TokenLogprob
+from mlx_qwen35.prompts.efforts import EffortName
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.server.generation import (
     DeltaEvent,
@@ -20,7 +21,6 @@ from mlx_qwen35.server.protocols.chat_tools import AnyCall, Tool, ToolChoice, ch
 from mlx_qwen35.server.protocols.common import (
     ELSEWHERE,
     LABELS,
-    Effort,
     ObjectFormat,
     SamplingFields,
     TextFormat,
@@ -88,7 +88,7 @@ class ChatCompletionRequest(SamplingFields):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    reasoning_effort: Effort | None = None
+    reasoning_effort: EffortName | None = None
     enable_thinking: bool | None = None
     thinking_budget: int | None = Field(None, ge=0)
     chat_template_kwargs: dict[str, JsonValue] | None = None

@@ -15,7 +15,6 @@ from mlx_qwen35.server.generation import ProgressEvent, Usage
 from mlx_qwen35.server.protocols.base import GenerationBody
 from mlx_qwen35.server.wire import ApiError, Items, WireObject, invalid_request
 
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 # Labels, and services that are not here.
 LABELS = frozenset({
     "user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, JsonValue, Tag
 
 from mlx_qwen35.answers.tool_calls import ToolCall
+from mlx_qwen35.prompts.efforts import EffortName
 from mlx_qwen35.server.generation import (
     DeltaEvent,
     FinishEvent,
@@ -17,7 +18,7 @@ from mlx_qwen35.server.generation import (
     Usage,
 )
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody, PromptBody
-from mlx_qwen35.server.protocols.common import Effort, arguments_json, function_tool, new_id
+from mlx_qwen35.server.protocols.common import arguments_json, function_tool, new_id
 from mlx_qwen35.server.protocols.message_blocks import Message, TextBlock, ends_in_an_answer, is_changing, messages_of
 from mlx_qwen35.server.wire import ApiError, HostedTool, Items, WireObject, invalid_request, kind_of, sse
 
@@ -68,7 +69,7 @@ class JsonFormat(WireObject):
 class OutputConfig(WireObject):
     """How much to think, and the form of the answer."""
 
-    effort: Effort | None = None
+    effort: EffortName | None = None
     format: JsonFormat | None = None
 
 

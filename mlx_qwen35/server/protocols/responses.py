@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, JsonValue, PrivateAttr
 
 from mlx_qwen35.answers.tool_calls import ToolCall
+from mlx_qwen35.prompts.efforts import EffortName
 from mlx_qwen35.server.generation import (
     DeltaEvent,
     FinishEvent,
@@ -18,7 +19,6 @@ from mlx_qwen35.server.generation import (
 )
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody
 from mlx_qwen35.server.protocols.common import (
-    Effort,
     ObjectFormat,
     TextFormat,
     new_id,
@@ -54,7 +54,7 @@ class Reasoning(WireObject):
     # A summary: the answer has the whole reasoning.
     without_effect: ClassVar = frozenset({"summary", "generate_summary", "context"})
 
-    effort: Effort | None = None
+    effort: EffortName | None = None
 
 
 class ResponsesRequest(GenerationBody):
