@@ -42,7 +42,7 @@ def model_of(options: argparse.Namespace) -> str:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Which checkpoint, and how it is loaded."""
     add_model_name(parser)
-    parser.add_argument("--adapter-path", help="directory of a LoRA adapter made by mlx_lm.lora")
+    parser.add_argument("--adapter-path", help="directory of an adapter made by mlx_lm.lora, mlx-vlm or peft")
     parser.add_argument("--max-pixels", type=int, help="at most this many pixels per image after resizing")
     parser.add_argument(
         "--prompt-cache-bytes",

@@ -84,7 +84,7 @@ class ModelKit(SessionFiles):
         """Load a checkpoint directory or a hub repository.
 
         Args:
-            adapter_path: A LoRA adapter made by mlx_lm.lora.
+            adapter_path: An adapter made by mlx_lm.lora, mlx-vlm or peft.
             revision: Branch, tag or commit of a hub repository.
             max_pixels: At most this many pixels per image after resizing, unless a prompt says
                 otherwise; None for the checkpoint's own limit.

@@ -301,7 +301,7 @@ class Model(upstream.Model):  # type: ignore[misc]
         """A checkpoint's model with lazy weights, which `materialise` reads; only on the thread that owns MLX.
 
         Args:
-            adapter_path: A directory that mlx_lm.lora wrote.
+            adapter_path: A directory that mlx_lm.lora, mlx-vlm or peft wrote.
             vision_later: See `Model`; an adapter wants the tower at once.
         Raises:
             OptionError: There is no such `gated_delta`, or it is not exact.

@@ -48,7 +48,7 @@ def write_requests(
     bodies = []
     for turn in range(turns):
         if turn:
-            path = f"/work/parts/part_{turn}.py"
+            path = f"/code/parts/part_{turn}.py"
             call = {"type": "tool_use", "id": f"toolu_{turn}", "name": "read_file", "input": {"path": path}}
             text = "".join(_LINE.format(turn * 4 + line) for line in range(4))
             result = {"type": "tool_result", "tool_use_id": f"toolu_{turn}", "content": text}
