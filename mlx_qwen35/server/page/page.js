@@ -237,19 +237,19 @@ function send() {
   if (editing) dropTurns(editing.at);
   addTurn(turn);
   keep(turns.length - 1);
-  endEditing();
+  endEditing(editing ?? { text: "", media: [] });
   answer();
 }
 
 function regenerate() {
+  if (editing) endEditing();
   dropTurns(turns.length - 1);
-  endEditing();
   answer();
 }
 
 function edit(node) {
   if (running) return;
-  endEditing();
+  if (editing) endEditing();
   editing = { at: nodes.indexOf(node), text: ui.text.value, media };
   const turn = turns[editing.at];
   ui.text.value = turn.text;
@@ -259,9 +259,8 @@ function edit(node) {
   ui.text.focus();
 }
 
-function endEditing() { // what was to be sent before it comes back
-  const before = editing ?? { text: "", media: [] };
-  if (editing) nodes[editing.at]?.classList.remove("edited");
+function endEditing(before = editing) { // what was to be sent before comes back
+  for (const node of nodes) node.classList.remove("edited");
   editing = null;
   ui.text.value = before.text;
   media = before.media;
@@ -281,12 +280,13 @@ async function changeAnswer(at, text) {
 function startAgain() {
   running?.abort();
   running = null;
+  if (editing) endEditing();
   [turns, nodes] = [[], []]; // The old ones may yet be kept.
   ui.log.replaceChildren();
   chat = conversations.newChat();
   session.set("chat", "");
   notify("");
-  endEditing();
+  update();
 }
 
 async function openChat(id) {
@@ -448,7 +448,7 @@ ui.open.onclick = () => openSettings(false);
 ui["show-chats"].onclick = showChats;
 ui.new.onclick = startAgain;
 ui.stop.onclick = () => running?.abort();
-ui.cancel.onclick = endEditing;
+ui.cancel.onclick = () => endEditing();
 ui.export.onclick = async () => download(await conversations.listChats());
 ui.import.onclick = () => ui.imported.click();
 ui.imported.onchange = async () => {
