@@ -44,7 +44,9 @@ def test_a_text_that_takes_too_long_ends_the_process_and_not_the_next_text(stubb
     for text, seconds in (("hang", 0.2), ("end", 60)):
         assert render(stubborn, "one") == "one"
         stubborn.seconds = seconds
-        with pytest.raises(ApiError, match=rf"^text: expected Markdown that is rendered within {seconds:g} seconds$") as caught:
+        with pytest.raises(
+            ApiError, match=rf"^text: expected Markdown that is rendered within {seconds:g} seconds$"
+        ) as caught:
             render(stubborn, text)
         assert (caught.value.status, caught.value.param) == (400, "text")
         stubborn.seconds = 60
