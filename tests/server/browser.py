@@ -78,6 +78,28 @@ class Chat:
             "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body)
         )
 
+    def answer_by_hand(self, question: str) -> None:
+        """Ask; the page then has functions `write(text)`, a token for each character, and `end()`, for the answer."""
+        self.page.evaluate(
+            """() => {
+                const own = fetch, tell = (stream, delta, reason) => stream.enqueue(new TextEncoder().encode(
+                    `data: ${JSON.stringify({ choices: [{ delta, finish_reason: reason }] })}\\n\\n`));
+                const start = (stream) => {
+                    window.write = (text) => {
+                        for (const content of text) tell(stream, { content }, null);
+                    };
+                    window.end = () => {
+                        tell(stream, {}, "stop");
+                        stream.close();
+                    };
+                };
+                fetch = async (path, options) =>
+                    path === "render" ? own(path, options) : new Response(new ReadableStream({ start }));
+            }"""
+        )
+        self.say(question)
+        self.page.wait_for_function("() => Boolean(window.write)")
+
     def hand_over(self, how: str, data: bytes, name: str, kind: str = "image/png") -> None:
         """A file, dropped onto the page or pasted into it."""
         self.page.evaluate(

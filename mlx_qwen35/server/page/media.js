@@ -4,6 +4,7 @@ import { make } from "./elements.js";
 
 const LARGEST_SIDE = 4096; // of a picture; larger ones are made smaller here, since the model sees no more of them
 const SENT_AS_THEY_ARE = ["image/png", "image/jpeg", "image/webp"];
+const LONGEST_WAIT = 10_000; // milliseconds, for a video's first frame
 const LARGEST_VIDEO = 45 * 2 ** 20; // bytes; the server takes requests of 64 MiB, and base64 makes a third more of it
 
 // Raises an Error that says what is wrong with the file.
@@ -59,11 +60,19 @@ export async function firstFrame(url) {
     await new Promise((resolve, reject) => {
       video.onloadeddata = resolve;
       video.onerror = reject;
-      setTimeout(reject, 10_000);
+      setTimeout(reject, LONGEST_WAIT);
       video.src = url;
     });
     const scale = Math.min(1, 640 / Math.max(video.videoWidth, video.videoHeight));
-    return drawn(video, video.videoWidth * scale, video.videoHeight * scale, "image/jpeg");
+    const canvas = make("canvas", { width: Math.max(1, video.videoWidth * scale), height: Math.max(1, video.videoHeight * scale) });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    // Loaded, a frame may still not be there to be drawn: nothing is drawn then.
+    for (let waited = 0; waited < LONGEST_WAIT; waited += 50) {
+      context.drawImage(video, 0, 0, canvas.width, canvas.height);
+      if (context.getImageData(0, 0, 1, 1).data[3]) return canvas.toDataURL("image/jpeg", 0.92);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    return null;
   } catch {
     return null;
   } finally {

@@ -308,9 +308,10 @@ async function openChat(id) {
   await renderAnswers();
 }
 
-async function renderAnswers() { // the last first; until one is refused, as all others would be
-  for (const { answer, isConnected } of [...nodes].reverse()) {
-    if (answer && isConnected && !await answer.markdown.show(answer.turn.text, true) && !access.key) return;
+async function renderAnswers() { // the last first
+  for (const node of [...nodes].reverse()) {
+    if (node.answer && node.isConnected) await node.answer.markdown.show(node.answer.turn.text, true);
+    if (access.refused) return;
   }
 }
 
@@ -374,7 +375,8 @@ async function addFiles(files) {
   update();
   for (const file of files) {
     try {
-      media = [...media, await mediaOf(file)];
+      const one = await mediaOf(file);
+      media = [...media, one];
     } catch (error) {
       notify(error.message);
     }

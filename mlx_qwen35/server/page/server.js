@@ -1,6 +1,6 @@
 // The server that the page comes from.
 
-export const access = { key: "", asked() {} }; // the API key, and what to do when the server wants one
+export const access = { key: "", refused: false, asked() {} }; // the API key, and what to do when the server wants one
 
 export async function call(path, options) {
   const headers = { "Content-Type": "application/json" };
@@ -14,9 +14,10 @@ export async function call(path, options) {
     if (options.signal?.aborted) throw error;
     throw new Error("The server cannot be reached.");
   }
+  access.refused = response.status === 401;
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  if (response.status === 401) access.asked();
+  if (access.refused) access.asked();
   throw new Error(body?.error?.message ?? `The server answered ${response.status} ${response.statusText}`);
 }
 
