@@ -55,6 +55,7 @@ def test_lines_of_a_formula_are_not_markdown() -> None:
     "text",
     [
         "It costs $5 and $10.",
+        "A range of $5-$10.",
         "Between $5 and 6 $ it is US$7, or A$8.",
         "$ x $",
         "a $ b",
