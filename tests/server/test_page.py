@@ -449,6 +449,31 @@ def test_a_chat_survives_a_reload_with_its_pictures(chat: Chat, circle: bytes) -
     assert second == {"role": "user", "content": "And now?"}
 
 
+def test_a_browser_without_room_says_so_and_keeps_what_it_has(chat: Chat, circle: bytes) -> None:
+    chat.answer_with({"content": "Small."})
+    chat.say("One")
+    chat.finished(1)
+    chat.page.evaluate(
+        """() => {
+            const put = IDBObjectStore.prototype.put;
+            IDBObjectStore.prototype.put = function (value, ...key) {
+                if (value.media?.length) throw new DOMException("full", "QuotaExceededError");
+                return put.call(this, value, ...key);
+            };
+        }"""
+    )
+    chat.hand_over("drop", circle, "circle.png")
+    expect(chat.thumbnails).to_have_count(1)
+    chat.say("Two")
+    chat.finished(2)
+    expect(chat.notice).to_have_text(
+        "This browser cannot keep the chat: it has no room for more. Delete some chats, or export them first."
+    )
+    chat.page.reload()
+    expect(chat.answers).to_have_text(["Small."])
+    expect(chat.page.locator(".user > p")).to_have_text(["One"])
+
+
 def test_an_answer_that_a_reload_cuts_off_is_kept_as_far_as_it_came(chat: Chat) -> None:
     chat.answer_by_hand("Write.")
     chat.page.evaluate("write('One ')")
@@ -612,4 +637,15 @@ def test_nothing_is_loaded_from_elsewhere(chat: Chat) -> None:
         })"""
     )
     assert broken == "img-src"
+    ran = chat.page.evaluate(
+        """() => {
+            const script = document.createElement("script"), node = document.createElement("div");
+            script.textContent = "window.ran = true";
+            node.innerHTML = "<button onclick='window.ran = true'></button>";
+            document.body.append(script, node);
+            node.firstChild.click();
+            return Boolean(window.ran);
+        }"""
+    )
+    assert not ran
     chat.complaints.clear()

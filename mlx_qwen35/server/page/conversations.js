@@ -22,7 +22,13 @@ function database() {
 // Does something with the stores, all of it or nothing; what `work` returns may be a request.
 async function transaction(mode, work) {
   const started = (await database()).transaction(["chats", "turns"], mode);
-  const found = work(started.objectStore("chats"), started.objectStore("turns"));
+  let found;
+  try {
+    found = work(started.objectStore("chats"), started.objectStore("turns"));
+  } catch (error) {
+    started.abort();
+    throw error;
+  }
   return new Promise((resolve, reject) => {
     started.oncomplete = () => resolve(found?.result);
     started.onabort = () => reject(started.error);

@@ -83,14 +83,17 @@ async function keep(at, own = { chat, turns }) { // and what was behind it is no
   own.chat.title ||= conversations.titleOf(own.turns[0]);
   own.chat.updated = Date.now();
   if (own.chat === chat) session.set("chat", chat.id);
+  if (own.chat.isLost) return;
   const isLast = at === own.turns.length - 1;
-  await reportingFaults(() => own.chat.removed || conversations.keepTurn(own.chat, at, own.turns[at], isLast));
+  // A chat with a gap would be another one: after a turn that could not be kept, none is.
+  await reportingFaults(() => conversations.keepTurn(own.chat, at, own.turns[at], isLast), () => (own.chat.isLost = true));
 }
 
-async function reportingFaults(work) {
+async function reportingFaults(work, onFault = () => {}) {
   try {
     return await work();
   } catch (error) {
+    onFault();
     const full = error?.name === "QuotaExceededError" && "it has no room for more. Delete some chats, or export them first.";
     notify(`This browser cannot keep the chat: ${full || (error?.message ?? "it does not say why.")}`);
   }
@@ -339,7 +342,7 @@ async function showChats() {
 async function remove(one) {
   if (!confirm(`Delete “${one.title}”?`)) return;
   if (one.id === chat.id) {
-    chat.removed = true; // An answer to it may still come.
+    chat.isLost = true; // An answer to it may still come.
     startAgain();
   }
   await reportingFaults(() => conversations.removeChat(one.id));
