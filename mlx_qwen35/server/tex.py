@@ -29,6 +29,8 @@ ALIKE |= {f"{name}{star}": "split" for name in ("flalign", "gather", "multline")
 COUNTED = re.compile(r"\\(begin|end)\{(?:alignat\*?|alignedat)\}(?:\{\d*\})?")
 ENVIRONMENT = re.compile(r"\\(begin|end)\{([a-z]+\*?)\}")
 OPENING = re.compile(r"\$\$|\\\[|\\begin\{((?:equation|align|alignat|flalign|gather|multline|eqnarray)\*?)\}")
+# Where a second dollar begins a sum of money, or the name of a shell's variable; "$n$th" is a formula.
+NOT_BEHIND = re.compile(r"[\dA-Z_]")
 # Brackets may be escaped ones of Markdown; math has one of these.
 TELLS_MATH = re.compile(r"[\\^_=+<>/*-]")
 
@@ -132,8 +134,7 @@ def _inline(state: StateInline, silent: bool) -> bool:
     if not text.strip() or "`" in text:
         return False
     after = source[end + len(closing) : end + len(closing) + 1]
-    if opening == "$" and (text != text.strip() or after.isdigit() or source[max(0, at - 1) : at].isalnum()):
-        # Sums of money.
+    if opening == "$" and (text != text.strip() or NOT_BEHIND.match(after) or source[max(0, at - 1) : at].isalnum()):
         return False
     if opening == r"\[" and (after in ("(", "[") or not TELLS_MATH.search(text)):
         return False

@@ -26,6 +26,7 @@ def block(inside: str) -> str:
     ("text", "shown"),
     [
         ("a $x$ b", f"<p>a {INLINE.format(X)} b</p>"),
+        ("the $x$th", f"<p>the {INLINE.format(X)}th</p>"),
         ("$x$ is 5", f"<p>{INLINE.format(X)} is 5</p>"),
         (r"a \(x\)\\", rf"<p>a {INLINE.format(X)}\</p>"),
         ("a $$x$$ b", f"<p>a {DISPLAY.format(X)} b</p>"),
@@ -56,6 +57,7 @@ def test_lines_of_a_formula_are_not_markdown() -> None:
     [
         "It costs $5 and $10.",
         "A range of $5-$10.",
+        "It lies in $HOME/$USER/x.",
         "Between $5 and 6 $ it is US$7, or A$8.",
         "$ x $",
         "a $ b",
