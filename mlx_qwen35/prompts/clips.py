@@ -62,7 +62,7 @@ class PictureClip:
             raise MediaError(f"{place}: expected a list of pictures, found an empty one")
         self._pictures, self._place = pictures, place
         self.fps = fps
-        self.times = [index / fps for index in range(len(pictures))]
+        self.times: Sequence[float] = [index / fps for index in range(len(pictures))]
         self.size = open_image(pictures[0], f"{place}[0]").size
         self.decoding_bytes = 3 * 4 * self.size[0] * self.size[1]
 
@@ -101,7 +101,7 @@ class ArrayClip:
             raise MediaError(f"{place}: array of shape {shape}: expected a video, found no pixels")
         self._values, self._place = values, place
         self.fps = fps
-        self.times = [index / fps for index in range(shape[0])]
+        self.times: Sequence[float] = [index / fps for index in range(shape[0])]
         self.size = (int(shape[2]), int(shape[1]))
         self.decoding_bytes = 3 * 4 * self.size[0] * self.size[1]
 
