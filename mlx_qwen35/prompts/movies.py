@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -54,6 +54,8 @@ class MovieClip:
     def __init__(self, file: BinaryIO, container: str, place: str, label: str, check: Callable[[], None]) -> None:
         self._at = f"{place}: {label}"
         self._file, self.sampled = file, False
+        # AVI says when a frame is to be decoded, not when it is to be shown: they are counted as they come.
+        self._counted = container == "avi"
         self._av = _import_av(place)
         try:
             self._container = self._av.open(
@@ -125,7 +127,7 @@ class MovieClip:
         for number, packet in enumerate(self._packets(check)):
             if number >= MAX_PACKETS:
                 raise MediaError(f"{self._at}: expected a video of at most {MAX_PACKETS} frames, found more")
-            stamp = packet.pts if packet.pts is not None else packet.dts
+            stamp = packet.dts if self._counted or packet.pts is None else packet.pts
             if stamp is not None and not packet.is_discard:
                 shown[stamp] = shown.get(stamp, False) or bool(packet.is_keyframe)
         if not shown:
@@ -175,9 +177,8 @@ class MovieClip:
                 raise self._damaged(error) from error
             held = None
             waiting = deque(wanted)
-            for frame in self._decoded(frozenset(wanted), check):
-                stamp = frame.pts if frame.pts is not None else frame.dts
-                while stamp is not None and waiting and stamp >= waiting[0]:
+            for stamp, frame in self._decoded(frozenset(wanted), check):
+                while waiting and stamp >= waiting[0]:
                     found = frame if stamp == waiting[0] else held
                     last = self._picture(found) if found is not None else last or self._picture(frame)
                     yield last
@@ -208,18 +209,28 @@ class MovieClip:
         """The number of the frame that is shown at a time."""
         return bisect_right(self._stamps, stamp) - 1
 
-    def _decoded(self, wanted: frozenset[int], check: Callable[[], None]) -> Iterator[Any]:
-        """Frames from where the file stands, in the order in which they are shown.
+    def _decoded(self, wanted: frozenset[int], check: Callable[[], None]) -> Iterator[tuple[int, Any]]:
+        """Frames from where the file stands, in the order in which they are shown, and when that is.
 
         Those that no other is predicted from are left out, unless they are wanted.
         """
         context = self._stream.codec_context
-        for packet in self._packets(check):
-            context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
+        number = None
+        for packet in chain(self._packets(check), [None]):
+            if packet is not None and number is None and packet.dts is not None:
+                number = self._at_or_before(packet.dts)
+            needed = self._counted or packet is None or packet.pts is None or packet.pts in wanted
+            context.skip_frame = "DEFAULT" if needed else "NONREF"
+            frames = []
             with suppress(self._av.error.FFmpegError):
-                yield from packet.decode()
-        with suppress(self._av.error.FFmpegError):
-            yield from self._stream.decode(None)
+                frames = self._stream.decode(packet)
+            for frame in frames:
+                stamp = frame.pts if frame.pts is not None else frame.dts
+                if self._counted:
+                    number = (number or 0) + 1
+                    stamp = self._stamps[min(number, len(self._stamps)) - 1]
+                if stamp is not None:
+                    yield stamp, frame
 
     def _picture(self, frame: Any) -> "Image":
         """One frame in RGB, upright; FFmpeg converts it from whatever colour space it says it has."""
