@@ -34,6 +34,8 @@ CODECS = frozenset({
 SEEK_AHEAD = 16
 # Frames that are decoded for the wanted ones, at most, as long as there are keyframes near them to be shown instead.
 MAX_DECODED = 20_000
+# How far a header's frame rate may be from the frames' own times and still count.
+RATE_TOLERANCE = 0.05
 # A decoder keeps up to 16 frames to predict others from, and has one in work in every thread.
 REFERENCES, MAX_THREADS = 16, 8
 READ_BYTES = 2**18
@@ -137,12 +139,13 @@ class MovieClip:
         base = float(self._stream.time_base)
         times = (np.asarray(self._stamps, dtype=np.float64) - self._stamps[0]) * base
         rate = float(self._stream.average_rate or 0)
-        even = np.arange(len(times)) / rate if rate else times + np.inf
+        measured = (len(times) - 1) / float(times[-1]) if len(times) > 1 else rate or 1.0
+        # What the header says, as transformers has it, unless it lies.
+        self.fps = rate if abs(rate / measured - 1) < RATE_TOLERANCE else measured
+        even = np.arange(len(times)) / self.fps
         if np.abs(even - times).max() <= base:
-            # Evenly spaced, as far as the file's units can say it: as transformers has it.
-            self.fps, times = rate, even
-        else:
-            self.fps = (len(times) - 1) / float(times[-1]) if len(times) > 1 else 1.0
+            # Evenly spaced, as far as the file's units can say it.
+            times = even
         self.times: Sequence[float] = times.tolist()
 
     def choose(self, indices: Sequence[int]) -> list[int]:
