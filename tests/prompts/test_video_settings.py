@@ -129,9 +129,9 @@ def test_settings_that_no_video_could_be_prepared_by_are_refused(
 def test_everything_that_transformers_writes_is_read(tmp_path: Path, vision: VisionConfig) -> None:
     """With its many settings for other models, switched off."""
     written = PUBLISHED | {
-        "crop_size": None, "data_format": "channels_first", "default_to_square": True, "device": None,
-        "do_resize": True, "do_center_crop": None, "do_pad": False, "do_convert_rgb": True, "do_normalize": True,
-        "do_rescale": True, "do_sample_frames": True, "fps": 2, "max_frames": 768, "min_frames": 4, "num_frames": None, "pad_size": None,
+        "crop_size": None, "data_format": "channels_first", "default_to_square": True, "device": None, "pad_size": None,
+        "do_center_crop": None, "do_pad": False, "do_convert_rgb": True, "do_normalize": True, "do_rescale": True,
+        "do_resize": True, "do_sample_frames": True, "fps": 2, "max_frames": 768, "min_frames": 4, "num_frames": None,
         "resample": 3, "rescale_factor": 0.00392156862745098, "return_metadata": False, "video_metadata": None,
     }  # fmt: skip
     write(tmp_path, "video_preprocessor_config.json", written)
