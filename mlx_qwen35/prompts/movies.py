@@ -61,9 +61,10 @@ class MovieClip:
             self._container = self._av.open(
                 file, format=container, buffer_size=READ_BYTES, metadata_errors="replace", io_open=self._refuse_another
             )
-        except MemoryError:
-            raise
-        except Exception as error:
+        except self._av.error.FFmpegError as error:
+            # Among them its own of no memory, for what a damaged header asks for.
+            raise self._damaged(error) from error
+        except (OSError, ValueError, LookupError) as error:
             raise self._damaged(error) from error
         try:
             self._stream = self._find_stream()

@@ -250,10 +250,19 @@ def sound() -> bytes:
     return buffer.getvalue()
 
 
+def greedy() -> bytes:
+    """A table of two thousand million entries, for which FFmpeg has no memory."""
+    data = bytearray(movie(4))
+    place = data.index(b"stts") + 8
+    data[place : place + 4] = struct.pack(">I", 2**31 - 1)
+    return bytes(data)
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "sound": (sound, r"expected a video stream, found audio"),
     "no index": (lambda: movie(4).partition(b"moov")[0], r"the video is damaged or cut short \("),
     "a header": (lambda: movie(4)[:40], r"the video is damaged or cut short \("),
+    "a table without end": (greedy, r"the video is damaged or cut short \(Cannot allocate memory\)"),
     "garbage": (lambda: movie(4)[:40] + b"\xff" * 4000, r"the video is damaged or cut short \("),
     "an old codec": (
         lambda: movie(4, "avi", "msvideo1", pixels="rgb555le"),
