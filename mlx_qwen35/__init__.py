@@ -62,6 +62,10 @@ __all__ = ["__version__", *_HOME]
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _ERRORS:
+        from mlx_qwen35.upstream import import_decoder
+
+        import_decoder()
     return getattr(import_module(_HOME[name]), name)
 
 

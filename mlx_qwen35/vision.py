@@ -12,7 +12,6 @@ import numpy as np
 from mlx_qwen35.checkpoints.config import DENSE_TYPES, MOE_TYPES, ModelConfig
 from mlx_qwen35.checkpoints.weight_files import files_with_vision
 from mlx_qwen35.errors import CheckpointError, ConfigError, VisionUnavailableError
-from mlx_qwen35.patches.vision_tower import DeferredTower, import_family
 from mlx_qwen35.prompts.images import ImageMemory, ImagePreprocessor, PreparedImage
 from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out
 from mlx_qwen35.prompts.prompt import Prompt
@@ -132,9 +131,6 @@ class VisionAddOn:
             MediaError, OptionError: See `ImagePreprocessor`.
         """
         self.require(place)
-        if isinstance(self._tower, DeferredTower):
-            # Not on the thread that owns MLX, where answers to others would wait for it.
-            import_family(self._config)
         assert self._preprocessor is not None
         return self._preprocessor(source, max_pixels=max_pixels, place=place)
 
@@ -218,7 +214,7 @@ class VisionAddOn:
 
 
 class MoeVisionAddOn(VisionAddOn):
-    """Vision for a Qwen3.5 mixture of experts; its tower is mlx-vlm's qwen3_5_moe."""
+    """Vision for a Qwen3.5 mixture of experts; its tower is that of the dense ones."""
 
     model_types = MOE_TYPES
 

@@ -4,12 +4,15 @@ An image of 1024 x 1024 has 4096 patches: on the CPU, mlx-vlm's attention would 
 """
 
 from itertools import pairwise
+from typing import Any
 
 import mlx.core as mx
-from mlx_vlm.models.qwen3_vl import vision as upstream
 
 from mlx_qwen35.patches.mrope import rotate
 from mlx_qwen35.patches.operations import Operations
+from mlx_qwen35.upstream import import_vision_tower
+
+upstream: Any = import_vision_tower()
 
 
 class PatchedVisionAttention(upstream.Attention):  # type: ignore[misc]
@@ -40,7 +43,7 @@ class PatchedVisionAttention(upstream.Attention):  # type: ignore[misc]
         return self.proj(mx.concatenate(frames, axis=2).transpose(0, 2, 1, 3).reshape(N, -1))  # type: ignore[no-any-return]
 
 
-def replace_layers(tower: upstream.VisionModel, operations: Operations) -> None:
+def replace_layers(tower: Any, operations: Operations) -> None:
     """Put these layers into a tower that has no weights yet."""
     config = tower.config
     for block in tower.blocks:

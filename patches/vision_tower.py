@@ -1,15 +1,15 @@
 """mlx-vlm's vision tower, built from a validated configuration, at once or with the first picture."""
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_qwen35.checkpoints.build import naming
-from mlx_qwen35.checkpoints.config import MOE_TYPES, ModelConfig, VisionConfig
+from mlx_qwen35.checkpoints.config import ModelConfig, VisionConfig
 from mlx_qwen35.patches.operations import choose_operations
+from mlx_qwen35.upstream import import_vision_tower
 
 
 def build_vision_tower(config: ModelConfig) -> nn.Module | None:
@@ -19,14 +19,14 @@ def build_vision_tower(config: ModelConfig) -> nn.Module | None:
     (merged patches, out_hidden_size) and the deepstack features, which Qwen3.5 has not.
 
     Source:
-        mlx-vlm 0.7.10, models/qwen3_5 and models/qwen3_5_moe, VisionModel.
+        mlx-vlm 0.7.10, models/qwen3_vl/vision.py, VisionModel, of which qwen3_5's and qwen3_5_moe's are.
     """
     vision = config.vision
     if vision is None:
         return None
-    module = import_family(config)
+    module = import_vision_tower()
     arguments = module.VisionConfig(
-        model_type=_family(config),
+        model_type="qwen3_5",
         depth=vision.depth,
         hidden_size=vision.hidden_size,
         intermediate_size=vision.intermediate_size,
@@ -49,20 +49,11 @@ def build_vision_tower(config: ModelConfig) -> nn.Module | None:
     return tower
 
 
-def import_family(config: ModelConfig) -> Any:
-    """mlx-vlm's module of a dense or MoE checkpoint; slow the first time, on any thread."""
-    return import_module(f"mlx_vlm.models.{_family(config)}")
-
-
-def _family(config: ModelConfig) -> str:
-    return "qwen3_5_moe" if config.model_type in MOE_TYPES else "qwen3_5"
-
-
 class DeferredTower:
     """A vision tower that is built, and its weights read, when it is first used.
 
-    It stands where the tower would in a model, but is none of its modules. Importing mlx_vlm takes longer than
-    answering most questions, and a conversation without pictures does without it. Used only on the thread that owns
+    It stands where the tower would in a model, but is none of its modules. A conversation without pictures does
+    without it. Used only on the thread that owns
     MLX, which also has to be the one that opened the weights.
 
     Args:

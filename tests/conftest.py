@@ -59,6 +59,14 @@ def checkpoint_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Shape]
 
 
 @pytest.fixture(scope="session")
+def reference_tokenizer(checkpoint_dir: Callable[[Shape], Path]) -> Any:
+    """transformers' tokenizer of the files that every tiny checkpoint has."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(checkpoint_dir(DENSE))
+
+
+@pytest.fixture(scope="session")
 def kits(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[[Shape], ModelKit]]:
     """From a shape to a kit that the whole run shares."""
     loaded: dict[str, ModelKit] = {}

@@ -8,6 +8,7 @@ from typing import Any
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.layouts import canonical_name
 from mlx_qwen35.checkpoints.reading import is_file, read_json
+from mlx_qwen35.checkpoints.stored import quantisation_of
 from mlx_qwen35.errors import CheckpointError
 
 
@@ -19,9 +20,8 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: A weight file is damaged, or the tensors do not fit config.json; lists them.
     """
-    # All are slow to import.
+    # Both are slow to import.
     import mlx.nn as nn
-    from mlx_lm.utils import infer_quant_config
 
     from mlx_qwen35.checkpoints.global_scales import add_global_scales
 
@@ -32,7 +32,7 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
             if not hasattr(module, "to_quantized") or f"{path}.scales" not in weights:
                 return False
             # Its shapes say how a tensor was quantised, whatever the names in config.json.
-            return dict(infer_quant_config(path, module, weights))
+            return quantisation_of(path, module.weight.shape[-1], weights)
 
         nn.quantize(model, class_predicate=stored_quantised)
         add_global_scales(model, weights)

@@ -8,7 +8,6 @@ ways than the decoder.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -22,6 +21,7 @@ from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.layouts import arrange_experts, canonical_name, check_tensors, recognise_layout
 from mlx_qwen35.checkpoints.reading import is_file, read_json
+from mlx_qwen35.checkpoints.stored import quantisation_of
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import expand
 
@@ -201,13 +201,8 @@ def _check_fit(text: TextConfig, tensors: Mapping[str, mx.array]) -> dict[str, d
 
 
 def _quantisation_of(path: str, shape: tuple[int, ...], tensors: Mapping[str, mx.array]) -> dict[str, Any]:
-    """As mlx-lm tells it from the shapes of what is stored."""
-    from mlx_lm.utils import infer_quant_config
-
     try:
-        # All that it looks at is the shape that the weight has before.
-        module = SimpleNamespace(weight=SimpleNamespace(shape=shape))
-        settings = dict(infer_quant_config(path, module, tensors))
+        settings = quantisation_of(path, shape[-1], tensors)
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: expected a quantisation that MLX has, found another ({error})") from error
     if settings["bits"] not in (2, 3, 4, 5, 6, 8) or settings["group_size"] not in (16, 32, 64, 128):

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from mlx_qwen35.errors import MediaError
 from mlx_qwen35.paths import shorten
-from mlx_qwen35.prompts.clips import StillClip, check_frame_size, to_rgb
+from mlx_qwen35.prompts.clips import StillClip, check_frame_size
 from mlx_qwen35.prompts.images import read_header
+from mlx_qwen35.prompts.pixels import to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,6 +8,7 @@ import numpy as np
 from mlx_qwen35.errors import MediaError
 from mlx_qwen35.prompts.arrays import to_numpy, whole_numbers
 from mlx_qwen35.prompts.images import open_image
+from mlx_qwen35.prompts.pixels import to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,19 +73,6 @@ def check_frame_size(width: int, height: int, at: str) -> None:
         raise MediaError(f"{at}: expected a video, found frames of {width} x {height} pixels")
     if width * height > MAX_FRAME_PIXELS:
         raise MediaError(f"{at}: expected frames of at most {MAX_FRAME_PIXELS} pixels, found {width} x {height}")
-
-
-def to_rgb(image: "Image") -> "Image":
-    """A picture in RGB, what is transparent composed on white.
-
-    Source: transformers 5.24, image_transforms.py, `convert_to_rgb`.
-    """
-    from PIL import Image
-
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        background = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(background, image.convert("RGBA"))
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 class PictureClip(StillClip):

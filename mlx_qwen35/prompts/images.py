@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen35.checkpoints.config import VisionConfig
-from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
+from mlx_qwen35.errors import MediaError, OptionError
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.arrays import is_array, whole_numbers
-from mlx_qwen35.prompts.image_settings import read_processor_settings
+from mlx_qwen35.prompts.image_settings import read_image_settings
 from mlx_qwen35.prompts.media_types import image_brand, video_container
+from mlx_qwen35.prompts.pixels import cut_into_patches, to_rgb
 from mlx_qwen35.prompts.positions import merged_grid
 from mlx_qwen35.prompts.recent import RecentPixels
 from mlx_qwen35.prompts.sources import file_url_path, read_data_url, read_file, read_stream
@@ -248,7 +249,7 @@ def check_max_pixels(value: Any) -> int | None:
 
 
 class ImagePreprocessor:
-    """transformers' torch-free image processor, set up as the checkpoint says.
+    """Images as a checkpoint's settings have them prepared.
 
     Args:
         directory: The checkpoint; holds preprocessor_config.json, or processor_config.json.
@@ -263,20 +264,7 @@ class ImagePreprocessor:
     def __init__(
         self, directory: Path, vision: VisionConfig, recent_bytes: int = 0, memory: ImageMemory | None = None
     ) -> None:
-        settings = read_processor_settings(directory)
-        for name, expected in (
-            ("patch_size", vision.patch_size),
-            ("temporal_patch_size", vision.temporal_patch_size),
-            ("merge_size", vision.spatial_merge_size),
-        ):
-            if settings.get(name) != expected:
-                raise CheckpointError(
-                    f"{directory}: image processor: expected {name} {expected} as in config.json, "
-                    f"found {settings.get(name)}"
-                )
-        self._settings = settings
-        self._merge_size = vision.spatial_merge_size
-        self._processor: Any = None
+        self.settings = read_image_settings(directory, vision)
         self._memory = memory or ImageMemory()
         self._recent: RecentPixels[PreparedImage] = RecentPixels(
             recent_bytes, lambda image: image.pixel_values.nbytes, self._memory.pixels
@@ -311,53 +299,42 @@ class ImagePreprocessor:
 
     def _decode(self, image: "Image", max_pixels: int | None, place: str, label: str) -> PreparedImage:
         """An image that may not be decoded yet; its header says how much memory that takes."""
-        processor = self._load()
         pixels = image.width * image.height
-        resized = min(max(pixels, processor.size["shortest_edge"]), max_pixels or processor.size["longest_edge"])
+        resized = min(max(pixels, self.settings.shortest_edge), max_pixels or self.settings.longest_edge)
         if FULL_SIZE_PIXELS < pixels <= MAX_SOURCE_PIXELS and image.format in ("JPEG", "MPO"):
             scale = REDUCED_OVERSAMPLING * math.sqrt(resized / pixels)
             image.draft(None, (math.ceil(scale * image.width), math.ceil(scale * image.height)))
             pixels = image.width * image.height
-        # Pillow has four bytes a pixel, and a copy each for turning and for the colour mode; then three channels, in
-        # 64 bits and with copies.
+        # Pillow has four bytes a pixel, and a copy each for turning and for the colour mode; then three channels in
+        # 32 bits, and as patches of two frames, with copies.
         with self._memory.decoding(3 * 4 * pixels + 3 * 3 * 8 * resized, place):
             return self._prepare(_upright(image, place, label), max_pixels, place)
 
     def _prepare(self, image: "Image", max_pixels: int | None, place: str) -> PreparedImage:
-        processor = self._load()
-        size = dict(processor.size)
-        if max_pixels is not None:
-            if max_pixels < size["shortest_edge"]:
-                raise OptionError(
-                    f"max_pixels: expected at least {size['shortest_edge']} (the checkpoint's minimum), "
-                    f"found {max_pixels}"
-                )
-            size["longest_edge"] = max_pixels
+        settings = self.settings
+        if max_pixels is not None and max_pixels < settings.shortest_edge:
+            raise OptionError(
+                f"max_pixels: expected at least {settings.shortest_edge} (the checkpoint's minimum), found {max_pixels}"
+            )
         try:
-            features = processor(images=[image], size=size, return_tensors="np")
+            rows, columns = settings.resized(image.height, image.width, max_pixels)
         except ValueError as error:
             raise MediaError(f"{place}: {error}") from error
-        pixel_values = np.ascontiguousarray(features["pixel_values"], dtype=np.float32)
-        t, h, w = (int(value) for value in features["image_grid_thw"][0])
-        pixels = h * w * processor.patch_size**2
-        if max_pixels is not None and pixels > max_pixels:
+        if max_pixels is not None and rows * columns > max_pixels:
             raise MediaError(
                 f"{place}: expected a shape that fits into {max_pixels} pixels, found {image.width} x {image.height}, "
-                f"which takes {pixels}"
+                f"which takes {rows * columns}"
             )
-        digest = hashlib.blake2b(pixel_values.data, digest_size=16)
-        digest.update(f"{t}x{h}x{w}".encode())
-        return PreparedImage(
-            pixel_values=pixel_values,
-            grid_thw=(t, h, w),
-            merged_grid_thw=merged_grid((t, h, w), self._merge_size),
-            content_hash=digest.hexdigest(),
-        )
+        resized = np.asarray(to_rgb(image).resize((columns, rows), settings.resample))
+        # A still image fills all frames that are seen together.
+        frames = np.broadcast_to(resized, (settings.temporal_patch_size, *resized.shape))
+        ordered, grid = cut_into_patches(frames, settings.patch_size, settings.merge_size)
+        values = np.stack([value[ordered[:, channel]] for channel, value in enumerate(settings.values)], axis=1)
+        return prepared(values.reshape(len(values), -1), grid, settings.merge_size)
 
-    def _load(self) -> Any:
-        if self._processor is None:
-            # Slow to import, and only needed once there is an image.
-            from transformers import Qwen2VLImageProcessorPil
 
-            self._processor = Qwen2VLImageProcessorPil(**self._settings)
-        return self._processor
+def prepared(pixels: NDArray[np.float32], grid_thw: tuple[int, int, int], merge_size: int) -> PreparedImage:
+    """Patches with their grid, and a hash of both."""
+    digest = hashlib.blake2b(pixels.data, digest_size=16)
+    digest.update("x".join(map(str, grid_thw)).encode())
+    return PreparedImage(pixels, grid_thw, merged_grid(grid_thw, merge_size), digest.hexdigest())

@@ -18,7 +18,8 @@ import numpy as np
 
 from mlx_qwen35.errors import MediaError
 from mlx_qwen35.paths import shorten
-from mlx_qwen35.prompts.clips import check_frame_size, to_rgb
+from mlx_qwen35.prompts.clips import check_frame_size
+from mlx_qwen35.prompts.pixels import to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Transpose

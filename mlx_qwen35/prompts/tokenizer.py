@@ -90,8 +90,9 @@ class Tokenizer:
         # Slow to import.
         from tokenizers.decoders import ByteLevel
 
-        self._hf = load_tokenizer(directory)
-        self._backend: Any = self._hf.backend_tokenizer
+        loaded = load_tokenizer(directory)
+        self._backend: Any = loaded.backend
+        self._special_tokens = loaded.special_tokens
         if not isinstance(self._backend.decoder, ByteLevel):
             found = type(self._backend.decoder).__name__
             raise CheckpointError(f"{directory}: expected a byte-level tokenizer as Qwen's, found a decoder {found}")
@@ -107,11 +108,11 @@ class Tokenizer:
         ids = set(eos_token_ids)
         # Published configs name either; whichever comes first ends the answer.
         ids.update(self._control[name] for name in ("<|im_end|>", "<|endoftext|>") if name in self._control)
-        if self._hf.eos_token_id is not None:
-            ids.add(int(self._hf.eos_token_id))
+        if loaded.eos_token_id is not None:
+            ids.add(loaded.eos_token_id)
         self.eos_token_ids: frozenset[int] = frozenset(ids)
         # The checkpoint's own Jinja template, if it has one.
-        self.chat_template = find_chat_template(directory, self._hf)
+        self.chat_template = find_chat_template(directory, loaded)
 
     @cached_property
     def template_variables(self) -> frozenset[str]:
@@ -157,7 +158,7 @@ class Tokenizer:
         Raises:
             jinja2.TemplateError: It is none.
         """
-        return ChatTemplate(self.chat_template or "", self._hf.special_tokens_map)
+        return ChatTemplate(self.chat_template or "", self._special_tokens)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a finished prompt: control tokens in it count as such.

@@ -13,37 +13,46 @@ from mlx_qwen35.checkpoints.config import MODEL_TYPES
 from mlx_qwen35.checkpoints.reading import is_file, read_json
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
+from mlx_qwen35.prompts.plain_tokenizer import LoadedTokenizer, read_plain
 
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # Where the template lies in checkpoints that were saved with their processor.
 _TEMPLATE_FILES = ("chat_template.json", "processor_config.json")
 
 
-def load_tokenizer(directory: Path) -> Any:
-    """transformers' fast tokenizer of a checkpoint.
+def load_tokenizer(directory: Path) -> LoadedTokenizer:
+    """The fast tokenizer of a checkpoint, as transformers loads it.
 
     Raises:
         CheckpointError: There is no fast tokenizer, or one that the installed libraries do not read.
     """
+    model_type = read_json(directory / "config.json").get("model_type") if is_file(directory / "config.json") else None
+    try:
+        with _without_marks(directory) as readable:
+            if model_type not in MODEL_TYPES:
+                return _with_transformers(readable, None)
+            return read_plain(readable) or _with_transformers(readable, model_type)
+    except CheckpointError:
+        raise
+    except Exception as error:  # several libraries read several files here, and raise what they like
+        reason = _newer_format(directory) or f"the tokenizer cannot be loaded: {shorten(error, 300)}"
+        raise CheckpointError(f"{directory}: {reason}") from error
+
+
+def _with_transformers(directory: Path, model_type: str | None) -> LoadedTokenizer:
+    """Of any files; `model_type` decides on transformers' class, or the files where it is None."""
     # Slow to import.
     from transformers import AutoConfig, AutoTokenizer
 
     options: dict[str, Any] = {}
-    model_type = read_json(directory / "config.json").get("model_type") if is_file(directory / "config.json") else None
-    if model_type in MODEL_TYPES:
-        # It decides on the class, by this alone; the rest of the file transformers may refuse.
+    if model_type is not None:
+        # By this alone; the rest of the file transformers may refuse.
         options["config"] = AutoConfig.for_model(model_type)
-    try:
-        with _without_marks(directory) as readable:
-            found = AutoTokenizer.from_pretrained(
-                str(readable), local_files_only=True, trust_remote_code=False, **options
-            )
-    except Exception as error:  # several libraries read several files here, and raise what they like
-        reason = _newer_format(directory) or f"the tokenizer cannot be loaded: {shorten(error, 300)}"
-        raise CheckpointError(f"{directory}: {reason}") from error
+    found = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False, **options)
     if not getattr(found, "is_fast", False):
         raise CheckpointError(f"{directory}: expected tokenizer.json, found only a slow tokenizer")
-    return found
+    special = {name: str(token) for name, token in found.special_tokens_map.items()}
+    return LoadedTokenizer(found.backend_tokenizer, special, found.chat_template)
 
 
 def incomplete(directory: Path, known: int) -> CheckpointError:
@@ -62,7 +71,7 @@ def incomplete(directory: Path, known: int) -> CheckpointError:
     )
 
 
-def find_chat_template(directory: Path, tokenizer: Any) -> str | None:
+def find_chat_template(directory: Path, tokenizer: LoadedTokenizer) -> str | None:
     """The Jinja template of a checkpoint: the tokenizer's own, else one in the processor's files.
 
     Raises:

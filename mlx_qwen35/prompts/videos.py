@@ -1,6 +1,5 @@
 """Videos: from whatever a caller has, to pairs of frames that the vision tower takes."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from mlx_qwen35.checkpoints.config import VisionConfig
 from mlx_qwen35.errors import GenerationCancelled, OptionError
 from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.clips import Clip
-from mlx_qwen35.prompts.images import ImageMemory, PreparedImage, check_max_pixels
-from mlx_qwen35.prompts.positions import merged_grid
+from mlx_qwen35.prompts.images import ImageMemory, PreparedImage, check_max_pixels, prepared
+from mlx_qwen35.prompts.pixels import cut_into_patches
 from mlx_qwen35.prompts.recent import RecentPixels
 from mlx_qwen35.prompts.video_settings import VideoSettings, read_video_settings
 from mlx_qwen35.prompts.video_sources import open_source
@@ -228,23 +227,13 @@ def timestamps_of(times: Sequence[float], settings: VideoSettings) -> tuple[floa
 
 
 def _patches(frames: Sequence[NDArray[np.uint8]], settings: VideoSettings) -> PreparedImage:
-    """Frames of one size, each (h, w, channels), as patches in merge order.
-
-    Source: transformers 5.24, models/qwen3_vl/video_processing_qwen3_vl.py, `Qwen3VLVideoProcessor.patchify`.
-    """
+    """Frames of one size, each (h, w, channels), as patches in merge order."""
     patch, merge = settings.patch_size, settings.merge_size
-    count, (height, width, channels) = len(frames), frames[0].shape
-    h, w = height // patch, width // patch
-    blocks = np.stack(frames).reshape(count, h // merge, merge, patch, w // merge, merge, patch, channels)
-    # Bytes are put in order, which are a quarter of what comes of them.
-    ordered = blocks.transpose(1, 4, 2, 5, 7, 0, 3, 6).reshape(h * w, channels, count * patch**2)
+    ordered, grid = cut_into_patches(np.stack(frames), patch, merge)
     values = ordered.astype(np.float32)
     values -= np.asarray(settings.mean, dtype=np.float32)[:, None]
     values /= np.asarray(settings.std, dtype=np.float32)[:, None]
-    pixels = values.reshape(h * w, -1)
-    digest = hashlib.blake2b(pixels.data, digest_size=16)
-    digest.update(f"1x{h}x{w}".encode())
-    return PreparedImage(pixels, (1, h, w), merged_grid((1, h, w), merge), digest.hexdigest())
+    return prepared(values.reshape(len(values), -1), grid, merge)
 
 
 def _rate(value: Any, name: str, place: str) -> float:

@@ -10,7 +10,6 @@ from weakref import ref
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from mlx_qwen35.answers.sampling import whole_number
 from mlx_qwen35.checkpoints.build import materialise
@@ -179,7 +178,10 @@ def _checked(checkpoint: Checkpoint, max_context: Any, limit: int) -> MemoryGuar
 
 def _read_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
     """The model with lazy weights; on the thread that owns MLX."""
-    maybe_set_recommended_wired_limit()
+    # As mlx_lm 0.32 does, utils.py, maybe_set_recommended_wired_limit.
+    recommended = mx.device_info().get("max_recommended_working_set_size")
+    if recommended is not None:
+        mx.set_wired_limit(int(recommended))
     return Model.from_checkpoint(
         checkpoint,
         adapter_path=options.adapter_path,

@@ -136,10 +136,6 @@ def test_an_open_file_is_read_no_further_than_a_picture_may_be_large(monkeypatch
     assert stream.tell() == len(data)
 
 
-def batch_encoding(kit: ModelKit, **options: Any) -> Any:
-    return kit.tokenizer._hf("hello there", **options)
-
-
 IDS_AS: dict[str, Callable[[list[int]], Any]] = {
     "numpy": np.array,
     "numpy, a batch of one": lambda ids: np.array([ids], np.uint16),
@@ -162,10 +158,10 @@ def test_ids_may_be_an_array(kit: ModelKit, make: Callable[[list[int]], Any]) ->
 @pytest.mark.parametrize(
     "options", [{}, {"return_tensors": "np"}, {"return_tensors": "mlx"}, {"return_tensors": "pt"}], ids=str
 )
-def test_a_batch_encoding_is_a_prompt(kit: ModelKit, options: dict[str, Any]) -> None:
+def test_a_batch_encoding_is_a_prompt(kit: ModelKit, reference_tokenizer: Any, options: dict[str, Any]) -> None:
     if options.get("return_tensors") == "pt":
         pytest.importorskip("torch", reason="needs torch: pip install -e '.[parity]'")
-    prompt = kit.process_prompt(batch_encoding(kit, **options))
+    prompt = kit.process_prompt(reference_tokenizer("hello there", **options))
     assert prompt.input_ids.tolist() == kit.tokenizer.encode("hello there")
 
 

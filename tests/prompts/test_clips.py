@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from mlx_qwen35.errors import MediaError
-from mlx_qwen35.prompts.clips import ArrayClip, PictureClip, to_rgb
+from mlx_qwen35.prompts.clips import ArrayClip, PictureClip
+from mlx_qwen35.prompts.pixels import to_rgb
 from tests.prompts.clips import HEIGHT, WIDTH, near, pictures, shades, still
 
 

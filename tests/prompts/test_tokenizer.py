@@ -49,13 +49,13 @@ def test_both_names_end_an_answer_whichever_the_configs_give(tmp_path: Path) -> 
 
 
 def test_nothing_is_fetched_and_no_code_of_the_checkpoint_runs(
-    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reference_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Any, dict[str, Any]]] = []
 
     def load(directory: Any, **options: Any) -> Any:
         asked.append((directory, options))
-        return tokenizer._hf
+        return reference_tokenizer
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", load)
     Tokenizer(tmp_path)

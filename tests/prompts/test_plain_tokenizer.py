@@ -1,0 +1,183 @@
+"""Tokenizers that are read without transformers: the same as with it, or not read at all."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoTokenizer
+
+from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.prompts.plain_tokenizer import read_plain
+from mlx_qwen35.prompts.tokenizer_files import load_tokenizer
+from tests.tiny import DENSE, config_of, write_tokenizer
+
+TEXTS = [
+    "Hello, wörld!  I'll don't WE'RE 12345 a\u0301 e\u0301\u0302",
+    "  two\n\n three \r\n\t tabs   ",
+    "<|im_start|>user\nhi<|im_end|>\n<think>\n</think><tool_call> <|image_pad|><|endoftext|>",
+    "日本語とहिन्दी और العربية 🎉👩\u200d👩\u200d👧 \u00a0\u2028",
+    "def f(x):\n    return x**2  # ½ ² Ⅷ",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(directory)
+    (directory / "config.json").write_text(json.dumps(config_of(DENSE)))
+    return directory
+
+
+@pytest.fixture
+def directory(written: Path, tmp_path: Path) -> Path:
+    """A tokenizer's files, for one test to change."""
+    return Path(shutil.copytree(written, tmp_path / "tokenizer"))
+
+
+def reference(directory: Path) -> Any:
+    return AutoTokenizer.from_pretrained(str(directory), config=AutoConfig.for_model("qwen3_5"))
+
+
+def assert_same(directory: Path) -> None:
+    """Ids of texts, control tokens, names and the template, against transformers' AutoTokenizer."""
+    found, expected = load_tokenizer(directory), reference(directory)
+    for text in TEXTS:
+        ids = expected.encode(text, add_special_tokens=False)
+        assert found.backend.encode(text, add_special_tokens=False).ids == ids
+        assert found.backend.decode(ids, skip_special_tokens=False) == expected.decode(ids)
+    tokens = {number: str(token) for number, token in expected.added_tokens_decoder.items()}
+    assert {number: str(token) for number, token in found.backend.get_added_tokens_decoder().items()} == tokens
+    assert found.special_tokens == expected.special_tokens_map
+    assert found.eos_token_id == expected.eos_token_id
+    assert found.chat_template == expected.chat_template
+
+
+def test_the_model_in_the_package_needs_no_transformers() -> None:
+    assert read_plain(BOX) is not None
+    assert_same(BOX)
+
+
+@given(text=st.text(max_size=40))
+def test_any_text_has_the_ids_that_transformers_gives_it(text: str) -> None:
+    plain = read_plain(BOX)
+    assert plain is not None
+    assert plain.backend.encode(text).ids == REFERENCE.encode(text, add_special_tokens=False)
+
+
+REFERENCE = reference(BOX)
+
+Change = Callable[[dict[str, Any], dict[str, Any]], Any]
+
+
+def decoder_of(content: dict[str, Any], **flags: Any) -> dict[str, Any]:
+    """The added tokens of a tokenizer.json as tokenizer_config.json lists them."""
+    return {
+        str(token["id"]): {name: value for name, value in token.items() if name != "id"} | flags
+        for token in content["added_tokens"]
+    }
+
+
+# What leaves the tokenizer as it is.
+PLAIN: dict[str, Change] = {
+    "as it is written": lambda config, content: None,
+    "no end": lambda config, content: config.update(eos_token=None),
+    "another end": lambda config, content: config.update(eos_token="<|endoftext|>"),
+    "a name more": lambda config, content: config.update(image_token="<|image_pad|>"),
+    "special ones in the old form": lambda config, content: config.update(additional_special_tokens=["<|im_start|>"]),
+    "special ones by name": lambda config, content: config.update(extra_special_tokens={"a_token": "<|im_start|>"}),
+    "all added tokens again": lambda config, content: config.update(added_tokens_decoder=decoder_of(content)),
+    "a class of old": lambda config, content: config.update(tokenizer_class="Qwen2Tokenizer"),
+    "texts cut off": lambda config, content: content.update(
+        truncation={"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    ),
+    "texts filled up": lambda config, content: content.update(
+        padding={
+            "strategy": {"Fixed": 9},
+            "direction": "Left",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "<|endoftext|>",
+        }
+    ),
+    "merges as texts": lambda config, content: content["model"].update(
+        merges=[" ".join(merge) for merge in content["model"]["merges"]]
+    ),
+}
+# What transformers makes something else of.
+CHANGED: dict[str, Change] = {
+    "another pattern": lambda config, content: content["pre_tokenizer"]["pretokenizers"][0].update(
+        pattern={"Regex": r"\s+|\S+"}
+    ),
+    "one part only": lambda config, content: content["pre_tokenizer"]["pretokenizers"].pop(0),
+    "no normalisation": lambda config, content: content.update(normalizer=None),
+    "merges left aside": lambda config, content: content["model"].update(ignore_merges=True),
+    "an end that is no token yet": lambda config, content: config.update(eos_token="<|new|>"),
+    "a special one that is no token yet": lambda config, content: config.update(extra_special_tokens=["<|new|>"]),
+    "a name that is no token yet": lambda config, content: config.update(new_token="<|new|>"),
+    "fewer added tokens": lambda config, content: config.update(
+        added_tokens_decoder=dict(list(decoder_of(content).items())[:3])
+    ),
+    "added tokens that eat spaces": lambda config, content: config.update(
+        added_tokens_decoder=decoder_of(content, lstrip=True)
+    ),
+    "a space in front": lambda config, content: config.update(add_prefix_space=True),
+    "a word as an end": lambda config, content: config.update(eos_token="a"),
+    "an end that is not special": lambda config, content: [
+        token.update(special=False) for token in content["added_tokens"]
+    ],
+}
+
+
+def changed(directory: Path, change: Change) -> Path:
+    names = ("tokenizer_config.json", "tokenizer.json")
+    contents = [json.loads((directory / name).read_text()) for name in names]
+    change(*contents)
+    for name, content in zip(names, contents, strict=True):
+        (directory / name).write_text(json.dumps(content))
+    return directory
+
+
+@pytest.mark.parametrize("change", PLAIN.values(), ids=PLAIN)
+def test_what_transformers_leaves_as_it_is_is_read_without_it(directory: Path, change: Change) -> None:
+    assert read_plain(changed(directory, change)) is not None
+    assert_same(directory)
+
+
+@pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED)
+def test_what_transformers_makes_something_else_of_is_left_to_it(directory: Path, change: Change) -> None:
+    assert read_plain(changed(directory, change)) is None
+    assert_same(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("chat_template_short.jinja", "{{ messages }}"),
+        ("special_tokens_map.json", '{"eos_token": "<|im_start|>"}'),
+        ("added_tokens.json", "{}"),
+    ],
+)
+def test_files_that_say_more_are_left_to_transformers(directory: Path, name: str, text: str) -> None:
+    (directory / name).write_text(text)
+    assert read_plain(directory) is None
+    assert_same(directory)
+
+
+def test_a_template_may_stand_in_the_settings(directory: Path) -> None:
+    (directory / "chat_template.jinja").unlink()
+    changed(directory, lambda config, content: config.update(chat_template="{{ messages }}"))
+    assert read_plain(directory) is not None
+    assert_same(directory)
+
+
+@pytest.mark.parametrize("text", ["{", '{"model": {}}', ""])
+def test_what_cannot_be_read_is_left_to_transformers(directory: Path, text: str) -> None:
+    (directory / "tokenizer.json").write_text(text)
+    assert read_plain(directory) is None

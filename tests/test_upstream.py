@@ -1,0 +1,71 @@
+"""Parts of mlx_lm and mlx_vlm come without the rest, and the rest is whole for whoever wants it."""
+
+import subprocess
+import sys
+
+import pytest
+
+ANSWER = """
+import sys
+from PIL import Image
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.files import BOX
+
+def ask(*parts):
+    prompt = kit.process_prompt([{"role": "user", "content": [*parts, {"type": "text", "text": "Hello!"}]}])
+    return kit.generate(prompt, max_tokens=1, temperature=0.0)
+
+with ModelKit.load(BOX) as kit:
+    ask()
+    ask({"type": "image", "image": Image.new("RGB", (64, 64), "red")})
+print(*sorted({"mlx_lm", "mlx_vlm", "transformers", "huggingface_hub", "torch"} & set(sys.modules)))
+"""
+
+WHOLE = """
+import sys
+from mlx_qwen35.upstream import import_decoder, import_vision_tower
+import_decoder(), import_decoder()
+tower = import_vision_tower()
+assert import_vision_tower() is tower
+assert not {"mlx_lm", "mlx_vlm", "transformers"} & set(sys.modules)
+cache = sys.modules["mlx_lm.models.cache"]
+{first}
+import mlx_lm
+import mlx_lm.models.cache
+import mlx_vlm.models.qwen3_5
+assert "transformers" in sys.modules
+assert mlx_lm.models.cache is cache is sys.modules["mlx_lm.models.cache"]
+assert mlx_lm.load.__module__ == "mlx_lm.utils"
+assert callable(mlx_lm.generate), "its function, not the module of that name"
+assert mlx_lm.utils is sys.modules["mlx_lm.utils"]
+assert mlx_vlm.models.qwen3_vl.vision is tower
+assert mlx_vlm.models.qwen3_vl.VisionModel is tower.VisionModel
+assert issubclass(mlx_vlm.models.qwen3_5.VisionModel, tower.VisionModel)
+assert mlx_lm.__spec__.submodule_search_locations == list(mlx_lm.__path__)
+"""
+
+
+def run(script: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_answers_about_text_and_pictures_need_no_more() -> None:
+    assert run(ANSWER) == ""
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["from mlx_lm.generate import stream_generate", "from mlx_lm import load", "import mlx_lm.models.llama"],
+)
+def test_the_packages_are_whole_afterwards(first: str) -> None:
+    """With the same modules, whatever is imported first."""
+    run(WHOLE.replace("{first}", first))
+
+
+def test_what_is_whole_already_stays_as_it_is() -> None:
+    run(
+        "import mlx_lm\nfrom mlx_qwen35.upstream import import_decoder\nload = mlx_lm.load\nimport_decoder()\n"
+        "import sys\nassert sys.modules['mlx_lm'] is mlx_lm and mlx_lm.load is load"
+    )
