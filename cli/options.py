@@ -70,6 +70,15 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "and answer, by both as far as it pays; default: off",
     )
     parser.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7")
+    parser.add_argument(
+        "--kv-bits", type=int, choices=(8, 4), help="keys and values with so few bits; default: as they are"
+    )
+    parser.add_argument(
+        "--kv-group-size",
+        type=int,
+        choices=(32, 64, 128),
+        help="elements that share a scale with --kv-bits; default: 64",
+    )
     parser.add_argument("--mtp-model", help="file, directory or hub id of the MTP head, in place of the model's own")
 
 
@@ -126,6 +135,8 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         speculate=options.speculate or "off",
         draft_tokens=options.draft_tokens,
         mtp_path=options.mtp_model,
+        kv_bits=options.kv_bits,
+        kv_group_size=options.kv_group_size,
     )
     watch_compiler(kit)
     return kit

@@ -80,6 +80,8 @@ class ModelKit(SessionFiles):
         speculate: str = "off",
         draft_tokens: int | None = None,
         mtp_path: str | Path | None = None,
+        kv_bits: int | None = None,
+        kv_group_size: int | None = None,
     ) -> Self:
         """Load a checkpoint directory or a hub repository.
 
@@ -107,6 +109,9 @@ class ModelKit(SessionFiles):
                 "lookup" in prompt and answer, "auto" by both as far as it pays, "off".
             draft_tokens: So many at once, at most 7; None for 3 with "mtp", else 7.
             mtp_path: File, directory or hub id of the MTP head, in place of the checkpoint's own.
+            kv_bits: Keys and values of attention layers take 8 or 4 bits each, which changes answers a little; None
+                keeps them as they are.
+            kv_group_size: So many neighbouring elements share a scale: 32, 64 or 128; None for 64.
         Raises:
             OptionError: An option is not what it may be.
             CheckpointError: It is not there, is damaged, or does not fit its config.json.
@@ -119,6 +124,7 @@ class ModelKit(SessionFiles):
             prompt_cache_bytes=prompt_cache_bytes, prompt_cache_dir=prompt_cache_dir,
             image_cache_bytes=image_cache_bytes, max_context=max_context, memory_limit=memory_limit, exact=exact,
             gated_delta=gated_delta, speculate=speculate, draft_tokens=draft_tokens, mtp_path=mtp_path,
+            kv_bits=kv_bits, kv_group_size=kv_group_size,
         )  # fmt: skip
         return cls(load(options), max_pixels=max_pixels, max_context=max_context)
 

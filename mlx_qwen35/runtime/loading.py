@@ -36,6 +36,8 @@ from mlx_qwen35.runtime.scheduler import Scheduler
 from mlx_qwen35.runtime.speculation import Speculate, Speculation, check_speculation
 from mlx_qwen35.runtime.thread import MlxThread
 from mlx_qwen35.state.cache import make_caches
+from mlx_qwen35.state.disk import fingerprint_of
+from mlx_qwen35.state.kv_quantization import KvQuantization, check_head_dim, check_kv_quantization
 from mlx_qwen35.state.layout import StateLayout
 from mlx_qwen35.state.prefix_cache import PrefixCache
 from mlx_qwen35.vision import VisionAddOn, make_vision_add_on
@@ -59,6 +61,8 @@ class LoadOptions:
     speculate: Any = "off"
     draft_tokens: Any = None
     mtp_path: Any = None
+    kv_bits: Any = None
+    kv_group_size: Any = None
 
 
 @dataclass
@@ -106,6 +110,7 @@ def load(options: LoadOptions) -> Loaded:
     check_max_pixels(options.max_pixels)
     gated_delta = choose_gated_delta(options.gated_delta, exact=options.exact)
     mode, draft_tokens = check_speculation(options.speculate, options.draft_tokens, exact=options.exact)
+    kv = check_kv_quantization(options.kv_bits, options.kv_group_size, exact=options.exact)
     if options.mtp_path is not None and (mode not in ("mtp", "auto") or draft_tokens == 0):
         raise OptionError(
             'mtp_path: expected with speculate="mtp" or "auto", found without; nothing would use the head'
@@ -118,7 +123,8 @@ def load(options: LoadOptions) -> Loaded:
     directory = options.prompt_cache_dir
     directory = None if directory is None else expand(directory, OptionError, "prompt_cache_dir")
     checkpoint = Checkpoint.open(find_checkpoint(options.path_or_hub_id, revision=options.revision))
-    guard = _checked(checkpoint, options.max_context, limit)
+    check_head_dim(kv, checkpoint.config.text.head_dim)
+    guard = _checked(checkpoint, options.max_context, limit, kv)
     tokenizer = Tokenizer(checkpoint.directory, checkpoint.eos_token_ids, checkpoint.config.text.vocab_size)
     ledger = Ledger(limit, parent=process_ledger())
     ledger.take("weights", guard.weights, place="checkpoint")
@@ -132,17 +138,20 @@ def load(options: LoadOptions) -> Loaded:
         )
         head = _read_head(thread, checkpoint, options.mtp_path, mode, draft_tokens)
         speculation, module, guard = _drafts(thread, checkpoint, head, mode, draft_tokens, guard, ledger)
-        decoder = Decoder(model, module)
+        decoder = Decoder(model, module, kv)
         layers_of_module = 0 if module is None else len(module.layers)
-        new_caches = partial(make_caches, checkpoint.config.text.layer_types, layers_of_module)
+        new_caches = partial(make_caches, checkpoint.config.text.layer_types, layers_of_module, kv)
         prefix_cache = PrefixCache(
             new_caches,
             budget,
             directory=directory,
-            fingerprint=checkpoint.fingerprint(
-                options.adapter_path,
-                arithmetic(options.exact, gated_delta, module is not None),
-                () if head is None else head.files,
+            fingerprint=fingerprint_of(
+                checkpoint.fingerprint(
+                    options.adapter_path,
+                    arithmetic(options.exact, gated_delta, module is not None),
+                    () if head is None else head.files,
+                ),
+                kv,
             ),
             account=_accountant(ledger, ledger.open("kept prefixes")),
             layout=partial(_layout, thread, ref(decoder)),
@@ -162,14 +171,14 @@ def load(options: LoadOptions) -> Loaded:
     return Loaded(checkpoint, model, tokenizer, vision, guard, ledger, prefix_cache, thread, loop, speculation)
 
 
-def _checked(checkpoint: Checkpoint, max_context: Any, limit: int) -> MemoryGuard:
+def _checked(checkpoint: Checkpoint, max_context: Any, limit: int, kv: KvQuantization | None) -> MemoryGuard:
     """Whether it fits."""
     context = checkpoint.config.text.context_length
     if max_context is not None and whole_number("max_context", max_context, 1) > context:
         raise OptionError(f"max_context: expected at most {context} (the model's context), found {max_context}")
     thread = MlxThread()
     try:
-        guard = thread.call(MemoryGuard.of, checkpoint.config, checkpoint.weight_files(), limit)
+        guard = thread.call(MemoryGuard.of, checkpoint.config, checkpoint.weight_files(), limit, kv)
     finally:
         thread.close()
     if max_context is not None:

@@ -14,11 +14,22 @@ import numpy as np
 
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.errors import CheckpointError, SessionError
+from mlx_qwen35.state.kv_quantization import KvQuantization
 from mlx_qwen35.state.layout import StateLayout
 from mlx_qwen35.state.prefix import ImageRun, Prefix
 from mlx_qwen35.state.sequence import FrozenState, Snapshot
 
 FORMAT = "mlx-qwen35 session 2"
+
+
+def fingerprint_of(model: str, kv: KvQuantization | None) -> str:
+    """What has to be the same wherever a state is taken up.
+
+    Args:
+        model: A digest of its weights and its arithmetic, without a space in it.
+        kv: How its keys and values are quantised.
+    """
+    return f"{model} {'not quantised' if kv is None else f'of {kv}'}"
 
 
 def write_prefix(path: Path, prefix: Prefix, state: FrozenState, fingerprint: str) -> None:
@@ -83,6 +94,9 @@ def read_prefix(path: Path, fingerprint: str, caches: Sequence[Any], layout: Sta
     if metadata.get("format") != FORMAT:
         raise SessionError(f"{path}: expected {FORMAT}, found {metadata.get('format', 'another kind of file')!r}")
     if metadata.get("model") != fingerprint:
+        (model, _, kv), (found, _, other) = fingerprint.partition(" "), metadata.get("model", "").partition(" ")
+        if found == model:
+            raise SessionError(f"{path}: expected keys and values {kv}, as this model was loaded, found {other}")
         raise SessionError(
             f"{path}: expected a session of this model (its weights, adapter, arithmetic and versions), found another's"
         )
