@@ -1,7 +1,7 @@
 """Caches of attention layers whose keys and values are quantised as soon as they are stored.
 
 A quantised array is three: packed numbers, scales and biases, each with one row per token. So three of mlx-lm's
-ordinary caches hold it, and whatever can be done to their tokens (append, cut, pad, move, join) is done to all three alike.
+ordinary caches hold it, and what can be done to their tokens (append, cut, pad, move, join) is done to all three alike.
 """
 
 from collections.abc import Sequence
