@@ -51,7 +51,22 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="memory for what was read before, like 512MB or 4GB; 0 remembers nothing; default: an eighth of all",
     )
     parser.add_argument(
-        "--prompt-cache-dir", metavar="DIRECTORY", help="where conversations go that memory has no room for"
+        "--prompt-cache-dir",
+        metavar="DIRECTORY",
+        help="where conversations are kept that memory has no room for, and for the next start; several processes may "
+        "share it",
+    )
+    parser.add_argument(
+        "--prompt-cache-dir-bytes",
+        type=size,
+        metavar="SIZE",
+        help="at most this much there; default: ten times --prompt-cache-bytes",
+    )
+    parser.add_argument(
+        "--prompt-cache-write-bytes",
+        type=size,
+        metavar="SIZE",
+        help="at most this much written there in an hour; default: 8GB",
     )
     parser.add_argument("--max-context", type=int, help="at most this many tokens in a prompt and its answer")
     parser.add_argument(
@@ -128,6 +143,8 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         max_pixels=options.max_pixels,
         prompt_cache_bytes=options.prompt_cache_bytes,
         prompt_cache_dir=options.prompt_cache_dir,
+        prompt_cache_dir_bytes=options.prompt_cache_dir_bytes,
+        prompt_cache_write_bytes=options.prompt_cache_write_bytes,
         max_context=options.max_context,
         memory_limit=options.memory_limit,
         exact=options.exact,

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 from weakref import ref
 
@@ -37,10 +38,16 @@ from mlx_qwen35.runtime.speculation import Speculate, Speculation, check_specula
 from mlx_qwen35.runtime.thread import MlxThread
 from mlx_qwen35.state.cache import make_caches
 from mlx_qwen35.state.disk import fingerprint_of
+from mlx_qwen35.state.kept_files import KeptFiles
 from mlx_qwen35.state.kv_quantization import KvQuantization, check_head_dim, check_kv_quantization
 from mlx_qwen35.state.layout import StateLayout
 from mlx_qwen35.state.prefix_cache import PrefixCache
 from mlx_qwen35.vision import VisionAddOn, make_vision_add_on
+
+# The disk takes this many times what memory does, unless that is said.
+DISK_FACTOR = 10
+# Bytes that are written there in an hour, at most: a disk of 600 TB written lasts eight years of such hours.
+WRITE_BYTES = 8 * 10**9
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,45 @@ class LoadOptions:
     mtp_path: Any = None
     kv_bits: Any = None
     kv_group_size: Any = None
+    prompt_cache_dir_bytes: Any = None
+    prompt_cache_write_bytes: Any = None
+
+
+@dataclass(frozen=True)
+class DiskOptions:
+    """Where prefixes are kept on disk, and how many bytes of them; see `KeptFiles`."""
+
+    directory: Path | None
+    capacity: int
+    per_hour: int
+
+    @classmethod
+    def of(cls, options: LoadOptions, budget: int) -> "DiskOptions":
+        """What was asked for.
+
+        Args:
+            budget: Bytes of memory for prefixes.
+        Raises:
+            OptionError: It is not what it may be.
+        """
+        directory = options.prompt_cache_dir
+        limits = []
+        for name, default in (("dir_bytes", DISK_FACTOR * budget), ("write_bytes", WRITE_BYTES)):
+            given = getattr(options, f"prompt_cache_{name}")
+            if given is not None and directory is None:
+                raise OptionError(f"prompt_cache_{name}: expected with prompt_cache_dir, found {given!r} without")
+            limits.append(default if given is None else whole_number(f"prompt_cache_{name}", given, 0))
+        return cls(None if directory is None else expand(directory, OptionError, "prompt_cache_dir"), *limits)
+
+    def open(self, fingerprint: str) -> KeptFiles | None:
+        """The files of a model; None without a directory.
+
+        Raises:
+            SessionError: It cannot be written.
+        """
+        if self.directory is None:
+            return None
+        return KeptFiles(self.directory, fingerprint, capacity=self.capacity, per_hour=self.per_hour)
 
 
 @dataclass
@@ -120,8 +166,7 @@ def load(options: LoadOptions) -> Loaded:
     whole_number("image_cache_bytes", options.image_cache_bytes, 0)
     limit = options.memory_limit
     limit = default_limit() if limit is None else whole_number("memory_limit", limit, 1)
-    directory = options.prompt_cache_dir
-    directory = None if directory is None else expand(directory, OptionError, "prompt_cache_dir")
+    kept_on_disk = DiskOptions.of(options, budget)
     checkpoint = Checkpoint.open(find_checkpoint(options.path_or_hub_id, revision=options.revision))
     check_head_dim(kv, checkpoint.config.text.head_dim)
     guard = _checked(checkpoint, options.max_context, limit, kv)
@@ -141,18 +186,17 @@ def load(options: LoadOptions) -> Loaded:
         decoder = Decoder(model, module, kv)
         layers_of_module = 0 if module is None else len(module.layers)
         new_caches = partial(make_caches, checkpoint.config.text.layer_types, layers_of_module, kv)
+        model_of_states = checkpoint.fingerprint(
+            options.adapter_path,
+            arithmetic(options.exact, gated_delta, module is not None),
+            () if head is None else head.files,
+        )
+        fingerprint = fingerprint_of(model_of_states, kv)
         prefix_cache = PrefixCache(
             new_caches,
             budget,
-            directory=directory,
-            fingerprint=fingerprint_of(
-                checkpoint.fingerprint(
-                    options.adapter_path,
-                    arithmetic(options.exact, gated_delta, module is not None),
-                    () if head is None else head.files,
-                ),
-                kv,
-            ),
+            fingerprint=fingerprint,
+            files=kept_on_disk.open(fingerprint),
             account=_accountant(ledger, ledger.open("kept prefixes")),
             layout=partial(_layout, thread, ref(decoder)),
         )

@@ -1,6 +1,7 @@
 """Where files of prefixes are written and read, so that nobody who computes has to wait for a disk."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -44,6 +45,46 @@ class DiskThread:
             self._closed = True
         if self._executor is not None:
             self._executor.shutdown()
+
+
+class Alarm:
+    """Calls a function at a time, on a thread of its own; any thread may set it.
+
+    Args:
+        function: Has to return at once.
+    """
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._at: float | None = None
+        self._closed = False
+
+    def ring_at(self, at: float) -> None:
+        """Call the function at this time, by the clock of `time.monotonic`, unless it will be called earlier."""
+        with self._lock:
+            if self._closed or (self._at is not None and self._at <= at):
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+            self._at = at
+            self._timer = threading.Timer(max(0.0, at - time.monotonic()), self._ring, (at,))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def close(self) -> None:
+        """Call it no more."""
+        with self._lock:
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _ring(self, at: float) -> None:
+        with self._lock:
+            if self._at == at:
+                self._at = self._timer = None
+        self._function()
 
 
 def _with_streams(function: Callable[..., T], args: tuple[Any, ...]) -> T:
