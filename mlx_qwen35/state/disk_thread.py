@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
+from weakref import WeakMethod
 
 import mlx.core as mx
 
@@ -48,21 +49,21 @@ class DiskThread:
 
 
 class Alarm:
-    """Calls a function at a time, on a thread of its own; any thread may set it.
+    """Calls a method at a time, on a thread of its own; any thread may set it.
 
     Args:
-        function: Has to return at once.
+        method: Has to return at once.
     """
 
-    def __init__(self, function: Callable[[], object]) -> None:
-        self._function = function
+    def __init__(self, method: "WeakMethod[Callable[[], object]]") -> None:
+        self._method = method
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._at: float | None = None
         self._closed = False
 
     def ring_at(self, at: float) -> None:
-        """Call the function at this time, by the clock of `time.monotonic`, unless it will be called earlier."""
+        """Call the method at this time, by the clock of `time.monotonic`, unless it will be called earlier."""
         with self._lock:
             if self._closed or (self._at is not None and self._at <= at):
                 return
@@ -84,7 +85,9 @@ class Alarm:
         with self._lock:
             if self._at == at:
                 self._at = self._timer = None
-        self._function()
+        method = self._method()
+        if method is not None:
+            method()
 
 
 def _with_streams(function: Callable[..., T], args: tuple[Any, ...]) -> T:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
+from weakref import WeakMethod
 
 import mlx.core as mx
 import numpy as np
@@ -60,7 +61,8 @@ class KeptPrefixes:
         # Held for bookkeeping only, never while something is computed, read or written.
         self._lock = threading.RLock()
         self._disk = DiskThread()
-        self._alarm = Alarm(lambda: self._disk.post(self._write_due))
+        # Waiting keeps nobody alive: what is forgotten without being closed goes at once.
+        self._alarm = Alarm(WeakMethod(self._post_due))
         self._closed = False
         self._look()
 
@@ -180,6 +182,9 @@ class KeptPrefixes:
         due = monotonic() + (_SOON if soon else _LATER)
         prefix.due = due if prefix.due is None else min(due, prefix.due)
         self._alarm.ring_at(prefix.due)
+
+    def _post_due(self) -> None:
+        self._disk.post(self._write_due)
 
     def _write_due(self) -> None:
         """On the disk's thread: write what has waited long enough."""

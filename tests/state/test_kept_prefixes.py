@@ -1,5 +1,6 @@
 """What was kept outlives the process, however that ended."""
 
+import gc
 import logging
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 from PIL import Image
@@ -16,8 +18,10 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationResult
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.state import kept_prefixes
+from mlx_qwen35.state.kept_files import KeptFiles
 from mlx_qwen35.state.kept_prefixes import KeptPrefixes
 from mlx_qwen35.state.prefix import Prefix
+from tests.conftest import Bench
 from tests.state.test_kept_files import made
 from tests.tiny import DENSE, IDS, Shape
 
@@ -238,3 +242,20 @@ def test_a_conversation_that_never_rests_is_written_all_the_same(load: Load, clo
     planned(load, earlier)
     clock[0] += 2.0
     assert planned(load, made(), after=earlier) == 1003.0
+
+
+def test_a_kit_that_is_forgotten_is_not_kept_alive_by_what_is_still_to_be_written(
+    benches: Callable[[Shape], Bench], tmp_path: Path
+) -> None:
+    """Nor by the collector's not having come yet."""
+    bench = benches(DENSE)
+    files = KeptFiles(tmp_path, "m", capacity=10**9, per_hour=10**9)
+    cache = KeptPrefixes(bench.model.make_cache, 10**9, fingerprint="m", files=files)
+    cache._plan(made())
+    seen = ref(cache)
+    gc.disable()
+    try:
+        del cache
+        assert seen() is None
+    finally:
+        gc.enable()
