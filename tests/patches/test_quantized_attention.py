@@ -82,3 +82,19 @@ def test_drafts_are_verified_to_the_bit_as_single_tokens_would_be(operations: Op
         if rows == 1:
             assert mx.array_equal(found[:, :, number : number + 1], single).item()
         np.testing.assert_allclose(np.array(found[:, :, number : number + 1]), np.array(single), atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 9])
+def test_half_precision_stays_what_it_is(operations: Operations, length: int) -> None:
+    """To its own rounding."""
+    cache = QuantizedAttentionCache(group_size=32, bits=8)
+    half = [drawn(seed, 1, KV_HEADS, STORED, DIM).astype(mx.bfloat16) for seed in (1, 2)]
+    keys, values = cache.update_and_fetch(*half)
+    opened = [mx.dequantize(*array, group_size=32, bits=8).astype(mx.float32) for array in (keys, values)]
+    queries = drawn(3, 1, HEADS, length, DIM).astype(mx.bfloat16)
+    mask = "causal" if length > 1 else None
+    found = operations.attention(queries, keys, values, scale=DIM**-0.5, mask=mask, cache=cache)
+    assert found.dtype == mx.bfloat16
+    allowed = np.arange(STORED - length, STORED)[:, None] >= np.arange(STORED)
+    wanted = expected(queries.astype(mx.float32), opened[0], opened[1], allowed)
+    np.testing.assert_allclose(np.array(found.astype(mx.float32)), wanted, atol=0.02)
