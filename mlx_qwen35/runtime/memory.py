@@ -136,7 +136,9 @@ class MemoryGuard:
         passing += rows * (1 + self.draft_tokens) * 3 * 4 * text.vocab_size
         if self.kv is not None:
             # A chunk of a prompt attends to the keys and values of a layer as they are written out for it.
-            passing += tokens * 2 * text.num_key_value_heads * text.head_dim * self.dtype_size
+            size = 4 if cpu.on_cpu() else self.dtype_size
+            elements = 2 * text.num_key_value_heads * text.head_dim
+            passing += tokens * (elements + 2 * elements // self.kv.group_size) * size
         if self.of_module and cpu.on_cpu():
             # The decoder's last layer is computed for every token, and there its scores are held block by block.
             passing += min(step, tokens, 2 * cpu.QUERIES) * 2 * text.num_attention_heads * tokens * 4
