@@ -2,10 +2,14 @@
 
 import argparse
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from mlx_qwen35.cli.sources import add_source, check_source, numbers, source
 from mlx_qwen35.cli.tables import Table, cell, print_json
+
+if TYPE_CHECKING:
+    from mlx_qwen35.bench.kv import Step
 
 
 def add_kv(measurements: Any) -> None:
@@ -35,10 +39,14 @@ def run_kv(options: argparse.Namespace) -> None:
     contexts = kv.CONTEXTS if options.contexts is None else options.contexts
     for context in contexts:
         whole_number("--contexts", context, 2)
+    steps: dict[int, dict[str, Step]] = {}
     with source(options) as model:
         # Refused here if the heads cannot be cut into such groups.
         with ModelKit.load(model, kv_bits=8, kv_group_size=options.kv_group_size, prompt_cache_bytes=0) as kit:
-            steps = kv.measure_steps(kit, contexts, options.kv_group_size, tokens)
+            table = Table(("context", "keys and values", "per token", "memory"), "rlrr", shown=not options.json)
+            for context in contexts:
+                steps[context] = kv.measure_steps(kit, context, options.kv_group_size, tokens)
+                _show(table, context, steps[context])
         errors = kv.measure_errors(model, options.kv_group_size)
     if options.json:
         report = {
@@ -47,17 +55,17 @@ def run_kv(options: argparse.Namespace) -> None:
         }
         print_json({"steps": report, "errors": {name: dataclasses.asdict(error) for name, error in errors.items()}})
         return
-    table = Table(("context", "keys and values", "per token", "memory"), "rlrr", shown=True)
-    for context, found in steps.items():
-        plain = found[next(iter(found))]
-        for name, step in found.items():
-            ratios = (step.seconds / plain.seconds, step.nbytes / plain.nbytes) if step is not plain else (None, None)
-            seconds, size = f"{step.seconds * 1000:.2f} ms", f"{step.nbytes / 2**20:.1f} MiB"
-            table.row(context, name, cell(seconds, ratios[0]), cell(size, ratios[1]))
     print()
-    table = Table(
-        ("keys and values", "largest error", "mean error", "same choice", "same greedy tokens"), "lrrrr", shown=True
-    )
+    head = ("keys and values", "largest error", "mean error", "same choice", "same greedy tokens")
+    table = Table(head, "lrrrr", shown=True)
     for name, error in errors.items():
         same = f"{error.same_tokens} of {error.tokens}"
         table.row(name, f"{error.largest:.2%}", f"{error.mean:.3%}", f"{error.same_choice:.2%}", same)
+
+
+def _show(table: Table, context: int, found: "Mapping[str, Step]") -> None:
+    plain = next(iter(found.values()))
+    for name, step in found.items():
+        ratios = (step.seconds / plain.seconds, step.nbytes / plain.nbytes) if step is not plain else (None, None)
+        seconds, size = f"{step.seconds * 1000:.2f} ms", f"{step.nbytes / 2**20:.1f} MiB"
+        table.row(context, name, cell(seconds, ratios[0]), cell(size, ratios[1]))

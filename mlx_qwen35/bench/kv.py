@@ -59,14 +59,14 @@ def variants(group_size: int) -> dict[str, KvQuantization | None]:
     return {"as they are": None} | {f"{bits} bits": KvQuantization(bits, group_size) for bits in KV_BITS}
 
 
-def measure_steps(kit: ModelKit, contexts: Sequence[int], group_size: int, steps: int) -> dict[int, dict[str, Step]]:
-    """A token behind each context, whose keys and values are random numbers; the variants take turns.
+def measure_steps(kit: ModelKit, context: int, group_size: int, steps: int) -> dict[str, Step]:
+    """A token behind a context whose keys and values are random numbers; the variants take turns.
 
     Args:
         steps: Tokens of each.
     """
 
-    def measure(context: int) -> dict[str, Step]:
+    def measure() -> dict[str, Step]:
         caches = {name: _filled(kit, context, kv) for name, kv in variants(group_size).items()}
         seconds: dict[str, list[float]] = {name: [] for name in caches}
         for number in range(steps + 1):
@@ -80,7 +80,7 @@ def measure_steps(kit: ModelKit, contexts: Sequence[int], group_size: int, steps
             for name, own in caches.items()
         }
 
-    return {context: kit._thread.call(measure, context) for context in contexts}
+    return kit._thread.call(measure)
 
 
 def _filled(kit: ModelKit, context: int, kv: KvQuantization | None) -> list[Any]:
