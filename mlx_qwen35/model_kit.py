@@ -64,27 +64,14 @@ class ModelKit(SessionFiles):
 
     @classmethod
     def load(
-        cls,
-        path_or_hub_id: str | Path,
-        *,
-        adapter_path: str | Path | None = None,
-        revision: str | None = None,
-        max_pixels: int | None = None,
-        prompt_cache_bytes: int | None = None,
-        prompt_cache_dir: str | Path | None = None,
-        image_cache_bytes: int = IMAGE_CACHE_BYTES,
-        max_context: int | None = None,
-        memory_limit: int | None = None,
-        exact: bool = False,
-        gated_delta: str | None = None,
-        speculate: str = "off",
-        draft_tokens: int | None = None,
-        mtp_path: str | Path | None = None,
-        kv_bits: int | None = None,
-        kv_group_size: int | None = None,
-        prompt_cache_dir_bytes: int | None = None,
-        prompt_cache_write_bytes: int | None = None,
-    ) -> Self:
+        cls, path_or_hub_id: str | Path, *, adapter_path: str | Path | None = None, revision: str | None = None,
+        max_pixels: int | None = None, prompt_cache_bytes: int | None = None,
+        prompt_cache_dir: str | Path | None = None, prompt_cache_dir_bytes: int | None = None,
+        prompt_cache_write_bytes: int | None = None, image_cache_bytes: int = IMAGE_CACHE_BYTES,
+        max_context: int | None = None, memory_limit: int | None = None, exact: bool = False,
+        gated_delta: str | None = None, speculate: str = "off", draft_tokens: int | None = None,
+        mtp_path: str | Path | None = None, kv_bits: int | None = None, kv_group_size: int | None = None,
+    ) -> Self:  # fmt: skip
         """Load a checkpoint directory or a hub repository.
 
         Args:

@@ -168,7 +168,6 @@ def load(options: LoadOptions) -> Loaded:
     limit = default_limit() if limit is None else whole_number("memory_limit", limit, 1)
     kept_on_disk = DiskOptions.of(options, budget)
     checkpoint = Checkpoint.open(find_checkpoint(options.path_or_hub_id, revision=options.revision))
-    check_head_dim(kv, checkpoint.config.text.head_dim)
     guard = _checked(checkpoint, options.max_context, limit, kv)
     tokenizer = Tokenizer(checkpoint.directory, checkpoint.eos_token_ids, checkpoint.config.text.vocab_size)
     ledger = Ledger(limit, parent=process_ledger())
@@ -186,12 +185,9 @@ def load(options: LoadOptions) -> Loaded:
         decoder = Decoder(model, module, kv)
         layers_of_module = 0 if module is None else len(module.layers)
         new_caches = partial(make_caches, checkpoint.config.text.layer_types, layers_of_module, kv)
-        model_of_states = checkpoint.fingerprint(
-            options.adapter_path,
-            arithmetic(options.exact, gated_delta, module is not None),
-            () if head is None else head.files,
-        )
-        fingerprint = fingerprint_of(model_of_states, kv)
+        arithmetic_of_states = arithmetic(options.exact, gated_delta, module is not None)
+        further = () if head is None else head.files
+        fingerprint = fingerprint_of(checkpoint.fingerprint(options.adapter_path, arithmetic_of_states, further), kv)
         prefix_cache = PrefixCache(
             new_caches,
             budget,
@@ -217,6 +213,7 @@ def load(options: LoadOptions) -> Loaded:
 
 def _checked(checkpoint: Checkpoint, max_context: Any, limit: int, kv: KvQuantization | None) -> MemoryGuard:
     """Whether it fits."""
+    check_head_dim(kv, checkpoint.config.text.head_dim)
     context = checkpoint.config.text.context_length
     if max_context is not None and whole_number("max_context", max_context, 1) > context:
         raise OptionError(f"max_context: expected at most {context} (the model's context), found {max_context}")
