@@ -4,12 +4,13 @@ import argparse
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlx_qwen35.cli.bench_kv import add_kv
 from mlx_qwen35.cli.bench_turns import add_turns
 from mlx_qwen35.cli.options import add_model_name, model_of
+from mlx_qwen35.cli.sources import add_source, check_source, numbers, source
 from mlx_qwen35.cli.tables import Table, add_common, cell, print_json
 from mlx_qwen35.errors import OptionError
 
@@ -36,6 +37,7 @@ def add_parser(commands: Any) -> None:
     add_common(start, run_start, repeats="counted runs of each, after one that is not")
     _add_speed(measurements)
     _add_serve(measurements)
+    add_kv(measurements)
 
 
 def run_start(options: argparse.Namespace) -> None:
@@ -70,10 +72,10 @@ def _add_speed(measurements: Any) -> None:
         "several lengths, with images, and for several rows at once. Other runtimes take turns with this one in the "
         "same process; figures are medians.",
     )
-    _add_source(speed)
-    speed.add_argument("--lengths", type=_numbers, default=None, metavar="N,N", help="tokens of text prompts")
-    speed.add_argument("--images", type=_numbers, default=None, metavar="N,N", help="numbers of images; 0 for none")
-    speed.add_argument("--batches", type=_numbers, default=None, metavar="N,N", help="rows; 1 is what text prompts are")
+    add_source(speed)
+    speed.add_argument("--lengths", type=numbers, default=None, metavar="N,N", help="tokens of text prompts")
+    speed.add_argument("--images", type=numbers, default=None, metavar="N,N", help="numbers of images; 0 for none")
+    speed.add_argument("--batches", type=numbers, default=None, metavar="N,N", help="rows; 1 is what text prompts are")
     speed.add_argument("--side", type=int, default=512, help="width and height of an image in pixels")
     speed.add_argument("--tokens", type=int, default=32, help="tokens to write")
     speed.add_argument(
@@ -85,50 +87,6 @@ def _add_speed(measurements: Any) -> None:
     speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed")
     counted = "counted runs of each, after one that is not; what takes over a minute is run once"
     add_common(speed, run_speed, repeats=counted)
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--model", help="checkpoint directory or hub id; default: as everywhere")
-    source.add_argument("--synthetic", metavar="SIZE", help="random weights in the shapes of 0.8b, 35b-a3b, ...")
-    parser.add_argument("--layers", type=int, help="of a synthetic checkpoint, in place of the published number")
-    parser.add_argument("--hidden", type=int, help="hidden size of a synthetic checkpoint")
-    parser.add_argument("--dtype", help="of a synthetic checkpoint: float32 (default), bfloat16 or float16")
-
-
-def _check_source(options: argparse.Namespace) -> None:
-    for name in ("layers", "hidden", "dtype"):
-        if getattr(options, name) is not None and options.synthetic is None:
-            raise OptionError(f"--{name}: expected with --synthetic, found without it")
-
-
-@contextmanager
-def _source(options: argparse.Namespace) -> "Iterator[Path]":
-    """The checkpoint to measure, gone afterwards if it was made for it."""
-    from mlx_qwen35.bench.synthetic import write_synthetic
-    from mlx_qwen35.checkpoints.hub import find_checkpoint
-
-    if options.synthetic is None:
-        yield find_checkpoint(model_of(options))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield write_synthetic(
-            Path(folder) / "synthetic",
-            options.synthetic,
-            layers=options.layers,
-            hidden=options.hidden,
-            dtype=options.dtype or "float32",
-        )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        found = (-1,)
-    if min(found) < 0:
-        raise argparse.ArgumentTypeError(f"expected numbers like 128,1024, found {text!r}")
-    return found
 
 
 def _modes(text: str) -> "tuple[Speculate, ...]":
@@ -194,13 +152,13 @@ def run_speed(options: argparse.Namespace) -> None:
     repeats = whole_number("--repeats", options.repeats, 1)
     tokens = whole_number("--tokens", options.tokens, 2)
     side = whole_number("--side", options.side, 32)
-    _check_source(options)
+    check_source(options)
     if options.plot and not Path(options.plot).parent.is_dir():
         raise OptionError(f"--plot: expected a folder that is there, found {Path(options.plot).parent}")
     lengths = speed.LENGTHS if options.lengths is None else options.lengths
     images = speed.IMAGES if options.images is None else options.images
     batches = speed.BATCHES if options.batches is None else options.batches
-    with _source(options) as model:
+    with source(options) as model:
         if options.speculate:
             run_drafts(options, model, repeats)
             return
@@ -262,8 +220,8 @@ def _add_serve(measurements: Any) -> None:
         "requests that begin at once, from this package's server and those of other runtimes, which run side by side "
         "and are asked in turns. Prompts are new in every turn; figures are medians.",
     )
-    _add_source(serve)
-    serve.add_argument("--requests", type=_numbers, default=None, metavar="N,N", help="at once; default: 1,2,4,8")
+    add_source(serve)
+    serve.add_argument("--requests", type=numbers, default=None, metavar="N,N", help="at once; default: 1,2,4,8")
     serve.add_argument("--prompt-tokens", type=int, default=128, help="tokens of a question, at least")
     serve.add_argument("--tokens", type=int, default=64, help="tokens to write")
     add_common(serve, run_serve, repeats="counted runs of each, after one that is not")
@@ -280,8 +238,8 @@ def run_serve(options: argparse.Namespace) -> None:
     repeats = whole_number("--repeats", options.repeats, 1)
     prompt_tokens = whole_number("--prompt-tokens", options.prompt_tokens, 1)
     tokens = whole_number("--tokens", options.tokens, 2)
-    _check_source(options)
-    with _source(options) as model:
+    check_source(options)
+    with source(options) as model:
         head = ("requests", "server", "prompt", "answer", "all together", "first token")
         table = Table(head, "rlrrrr", shown=not options.json)
 

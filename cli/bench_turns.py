@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_qwen35.cli.options import add_model_name, model_of
 from mlx_qwen35.cli.tables import Table, add_common, print_json
+from mlx_qwen35.errors import OptionError
 
 if TYPE_CHECKING:
     from mlx_qwen35.bench.turns import Cost
@@ -28,6 +29,12 @@ def add_turns(measurements: Any) -> None:
         action="store_true",
         help="a coding agent's tool loop over HTTP instead, with a line that changes and a counter in every request",
     )
+    turns.add_argument(
+        "--restart",
+        action="store_true",
+        help="the next turn of a long conversation instead, after its server was restarted, and after it was killed",
+    )
+    turns.add_argument("--tokens", type=int, help="of that conversation, at least; default: 20000")
     add_common(turns, run_turns, against="measure its server too", repeats="runs; times are medians")
 
 
@@ -46,8 +53,13 @@ def run_turns(options: argparse.Namespace) -> None:
     def count(text: str) -> int:
         return len(tokenizer.encode(text))
 
+    if options.tokens is not None and not options.restart:
+        raise OptionError(f"--tokens: expected with --restart, found {options.tokens} without")
     if options.agent:
         _run_agent(directory, count, options)
+        return
+    if options.restart:
+        _run_restart(directory, count, options)
         return
     images = Checkpoint.open(directory).config.vision is not None
     steps = write_conversation(count, images=images)
@@ -93,6 +105,29 @@ def _run_agent(directory: Path, count: Callable[[str], int], options: argparse.N
         before = cost.prompt_tokens
     totals = [f"{sum(c.prefilled for c in costs)} ({name})" for name, costs in columns.items()]
     print(f"\nTokens read in all: {', '.join(totals)}")
+
+
+def _run_restart(directory: Path, count: Callable[[str], int], options: argparse.Namespace) -> None:
+    from mlx_qwen35.answers.sampling import whole_number
+    from mlx_qwen35.bench import restart
+    from mlx_qwen35.checkpoints.files import Checkpoint
+
+    repeats = whole_number("--repeats", options.repeats, 1)
+    tokens = restart.TOKENS if options.tokens is None else whole_number("--tokens", options.tokens, 1)
+    if options.against:
+        raise OptionError("--against: expected none with --restart, for no other server keeps what it read")
+    images = Checkpoint.open(directory).config.vision is not None
+    turns = restart.write_turns(count, tokens, images=images)
+    with restart.with_context(directory, tokens + 4096) as model:
+        found = restart.measure(model, turns, repeats)
+    if options.json:
+        costs = {name: dataclasses.asdict(cost) for name, (cost,) in found.items()}
+        print_json({"model": str(directory), "repeats": repeats, "next_turn": costs})
+        return
+    table = Table(("the next turn", "prompt", "read", "first token", "of cold"), "lrrrr", shown=True)
+    for name, (cost,) in found.items():
+        share = cost.seconds / found["cold"][0].seconds
+        table.row(name, cost.prompt_tokens, cost.prefilled, f"{cost.seconds * 1000:.0f} ms", f"{share:.3f}")
 
 
 def _turn_cell(cost: "Cost") -> str:

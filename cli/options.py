@@ -51,7 +51,22 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="memory for what was read before, like 512MB or 4GB; 0 remembers nothing; default: an eighth of all",
     )
     parser.add_argument(
-        "--prompt-cache-dir", metavar="DIRECTORY", help="where conversations go that memory has no room for"
+        "--prompt-cache-dir",
+        metavar="DIRECTORY",
+        help="where conversations are kept that memory has no room for, and for the next start; several processes may "
+        "share it",
+    )
+    parser.add_argument(
+        "--prompt-cache-dir-bytes",
+        type=size,
+        metavar="SIZE",
+        help="at most this much there; default: ten times --prompt-cache-bytes",
+    )
+    parser.add_argument(
+        "--prompt-cache-write-bytes",
+        type=size,
+        metavar="SIZE",
+        help="at most this much written there in an hour; default: 8GB",
     )
     parser.add_argument("--max-context", type=int, help="at most this many tokens in a prompt and its answer")
     parser.add_argument(
@@ -70,6 +85,15 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "and answer, by both as far as it pays; default: off",
     )
     parser.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7")
+    parser.add_argument(
+        "--kv-bits", type=int, choices=(8, 4), help="keys and values with so few bits; default: as they are"
+    )
+    parser.add_argument(
+        "--kv-group-size",
+        type=int,
+        choices=(32, 64, 128),
+        help="elements that share a scale with --kv-bits; default: 64",
+    )
     parser.add_argument("--mtp-model", help="file, directory or hub id of the MTP head, in place of the model's own")
 
 
@@ -119,6 +143,8 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         max_pixels=options.max_pixels,
         prompt_cache_bytes=options.prompt_cache_bytes,
         prompt_cache_dir=options.prompt_cache_dir,
+        prompt_cache_dir_bytes=options.prompt_cache_dir_bytes,
+        prompt_cache_write_bytes=options.prompt_cache_write_bytes,
         max_context=options.max_context,
         memory_limit=options.memory_limit,
         exact=options.exact,
@@ -126,6 +152,8 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         speculate=options.speculate or "off",
         draft_tokens=options.draft_tokens,
         mtp_path=options.mtp_model,
+        kv_bits=options.kv_bits,
+        kv_group_size=options.kv_group_size,
     )
     watch_compiler(kit)
     return kit

@@ -64,49 +64,43 @@ class ModelKit(SessionFiles):
 
     @classmethod
     def load(
-        cls,
-        path_or_hub_id: str | Path,
-        *,
-        adapter_path: str | Path | None = None,
-        revision: str | None = None,
-        max_pixels: int | None = None,
-        prompt_cache_bytes: int | None = None,
-        prompt_cache_dir: str | Path | None = None,
-        image_cache_bytes: int = IMAGE_CACHE_BYTES,
-        max_context: int | None = None,
-        memory_limit: int | None = None,
-        exact: bool = False,
-        gated_delta: str | None = None,
-        speculate: str = "off",
-        draft_tokens: int | None = None,
-        mtp_path: str | Path | None = None,
-    ) -> Self:
+        cls, path_or_hub_id: str | Path, *, adapter_path: str | Path | None = None, revision: str | None = None,
+        max_pixels: int | None = None, prompt_cache_bytes: int | None = None,
+        prompt_cache_dir: str | Path | None = None, prompt_cache_dir_bytes: int | None = None,
+        prompt_cache_write_bytes: int | None = None, image_cache_bytes: int = IMAGE_CACHE_BYTES,
+        max_context: int | None = None, memory_limit: int | None = None, exact: bool = False,
+        gated_delta: str | None = None, speculate: str = "off", draft_tokens: int | None = None,
+        mtp_path: str | Path | None = None, kv_bits: int | None = None, kv_group_size: int | None = None,
+    ) -> Self:  # fmt: skip
         """Load a checkpoint directory or a hub repository.
 
         Args:
             adapter_path: An adapter made by mlx_lm.lora, mlx-vlm or peft.
             revision: Branch, tag or commit of a hub repository.
-            max_pixels: At most this many pixels per image after resizing, unless a prompt says
-                otherwise; None for the checkpoint's own limit.
-            prompt_cache_bytes: At most this much memory for what was read before, so that it need not be
-                read again; None for an eighth of the machine's, 0 for none.
-            prompt_cache_dir: Conversations that memory has no room for are kept here, at most ten times as
-                many bytes, until the kit is closed; None forgets them.
-            image_cache_bytes: At most this much memory for the embeddings of images that were encoded, and
-                as much again for their pixels.
-            max_context: At most this many tokens in a prompt and its answer, for which there has to be room;
-                None for what the model was trained on.
-            memory_limit: At most this many bytes for weights, caches and everything that comes and goes; None
-                for what the system recommends for the GPU, or else the machine's memory. Prompts are read in
-                smaller steps where that is needed to stay below it.
-            exact: Text is bit-identical to mlx-lm. Otherwise decode steps are compiled, and prompts are read
-                another way where mlx-lm has no kernel; the difference is in the last digits.
-            gated_delta: How GDN layers read a prompt: "native" (mlx-lm's way), "chunked" (matrix products),
-                "fast" (MLX's built-in function); None for native on Metal, chunked elsewhere.
+            max_pixels: At most this many pixels per image after resizing, unless a prompt says otherwise; None for the
+                checkpoint's own limit.
+            prompt_cache_bytes: At most this much memory for what was read before, so that it need not be read again;
+                None for an eighth of the machine's, 0 for none.
+            prompt_cache_dir: What was read is kept here too, for what memory has no room for, and for later processes
+                and others; None forgets it.
+            prompt_cache_dir_bytes: At most this much in there, of all models; None for ten times as in memory.
+            prompt_cache_write_bytes: At most this much is written there in an hour; None for 8 GB.
+            image_cache_bytes: At most this much memory for the embeddings of images that were encoded, and as much
+                again for their pixels.
+            max_context: At most this many tokens in a prompt and its answer, for which there has to be room; None for
+                what the model was trained on.
+            memory_limit: At most this many bytes for weights, caches and what comes and goes, for which prompts are
+                read in smaller steps; None for what the system recommends for the GPU, or the machine's memory.
+            exact: Text is bit-identical to mlx-lm. Otherwise decode steps are compiled, and prompts are read another
+                way where mlx-lm has no kernel; the difference is in the last digits.
+            gated_delta: How GDN layers read a prompt: "native" (mlx-lm's way), "chunked" (matrix products), "fast"
+                (MLX's built-in function); None for native on Metal, chunked elsewhere.
             speculate: How tokens are guessed ahead, which changes no answer: by the checkpoint's "mtp" module, by
                 "lookup" in prompt and answer, "auto" by both as far as it pays, "off".
             draft_tokens: So many at once, at most 7; None for 3 with "mtp", else 7.
             mtp_path: File, directory or hub id of the MTP head, in place of the checkpoint's own.
+            kv_bits: Bits of each key and value, 8 or 4, which changes answers a little; None for those of the model.
+            kv_group_size: So many neighbouring ones share a scale: 32, 64 or 128; None for 64.
         Raises:
             OptionError: An option is not what it may be.
             CheckpointError: It is not there, is damaged, or does not fit its config.json.
@@ -119,6 +113,8 @@ class ModelKit(SessionFiles):
             prompt_cache_bytes=prompt_cache_bytes, prompt_cache_dir=prompt_cache_dir,
             image_cache_bytes=image_cache_bytes, max_context=max_context, memory_limit=memory_limit, exact=exact,
             gated_delta=gated_delta, speculate=speculate, draft_tokens=draft_tokens, mtp_path=mtp_path,
+            kv_bits=kv_bits, kv_group_size=kv_group_size, prompt_cache_dir_bytes=prompt_cache_dir_bytes,
+            prompt_cache_write_bytes=prompt_cache_write_bytes,
         )  # fmt: skip
         return cls(load(options), max_pixels=max_pixels, max_context=max_context)
 

@@ -51,7 +51,8 @@ def apply_patches() -> AppliedPatches:
     from mlx_qwen35.patches.qwen3_5 import Model
     from mlx_qwen35.patches.saving import keeping_vision
     from mlx_qwen35.patches.versions import check_versions
-    from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache, QuantizedAttentionCache
+    from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache
+    from mlx_qwen35.state.quantized_cache import QuantizedAttentionCache
 
     check_versions()
     if _undo:

@@ -43,7 +43,10 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
         """
         L = x.shape[1]
         operations = self.operations
-        if angles is None and (operations.upstream or L == 1 or hasattr(cache, "bits")):
+        upstream = operations.upstream or L == 1
+        if hasattr(cache, "bits"):
+            upstream = operations.upstream_if_quantized
+        if angles is None and upstream:
             return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
         offset = 0 if cache is None else cache.offset
         queries, keys, values, gate = self.project(

@@ -7,31 +7,34 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_map
 from mlx_lm.models.activations import swiglu
 from mlx_lm.models.base import scaled_dot_product_attention
 
-from mlx_qwen35.patches import cpu
+from mlx_qwen35.patches import cpu, quantized_attention
 
 
 class Operations:
-    """What mlx-lm and mlx-vlm compute, by their own functions: for GPUs, and wherever text has to be exact."""
+    """What mlx-lm and mlx-vlm compute, by their own functions: where text has to be exact, and while it is trained."""
 
     # Whether a layer may as well run upstream's whole method.
     upstream = True
+    # The same, where a layer's cache is quantised.
+    upstream_if_quantized = True
     # Tokens of a prompt that are read at once: long steps keep a GPU busy.
     prefill_step_size = 2048
 
     def attention(
-        self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any, cache: Any = None
+        self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any = None
     ) -> mx.array:
         """(B, H, L, D), of queries (B, H, L, D), and keys and values (B, Hk, S, D) or what a quantised cache gives."""
         return scaled_dot_product_attention(queries, keys, values, cache=cache, scale=scale, mask=mask)  # type: ignore[no-any-return]
 
     def attention_in_steps(
-        self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any
+        self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any = None
     ) -> mx.array:
         """The same for a few queries, each computed as if it had come alone: MLX's kernel for GPUs does so."""
-        return self.attention(queries, keys, values, scale=scale, mask=mask)
+        return self.attention(queries, keys, values, scale=scale, mask=mask, cache=cache)
 
     def gated(self, x: mx.array, gate: mx.array) -> mx.array:
         """x sigmoid(gate), any one shape."""
@@ -54,7 +57,52 @@ class Operations:
         return nn.gelu_approx(x)  # type: ignore[no-any-return]
 
 
-class CpuOperations(Operations):
+class GpuOperations(Operations):
+    """The same, but for quantised keys and values."""
+
+    upstream_if_quantized = False
+
+    def attention(
+        self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any = None
+    ) -> mx.array:
+        """Over quantised keys and values, one query needs no others written out; for many, writing them out costs less
+        than their scores would, which a fused kernel does not hold.
+        """
+        if not hasattr(cache, "bits"):
+            return self._attend(queries, keys, values, scale=scale, mask=mask)
+        if queries.shape[2] == 1:
+            return quantized_attention.attention(
+                queries, keys, values, scale=scale, mask=mask, group_size=cache.group_size, bits=cache.bits
+            )
+        keys, values = (quantized_attention.dequantize(array, cache) for array in (keys, values))
+        return self._attend(queries, keys, values, scale=scale, mask=mask)
+
+    def attention_in_steps(
+        self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any = None
+    ) -> mx.array:
+        """Over quantised keys and values one after the other; see `_one_by_one`."""
+        if not hasattr(cache, "bits"):
+            return super().attention_in_steps(queries, keys, values, scale=scale, mask=mask)
+        return self._one_by_one(queries, keys, values, scale=scale, mask=mask, cache=cache)
+
+    def _attend(self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any) -> mx.array:
+        return super().attention(queries, keys, values, scale=scale, mask=mask)
+
+    def _one_by_one(
+        self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any
+    ) -> mx.array:
+        """Each query with the keys that it sees: to the bit what single steps compute."""
+        L, S = queries.shape[2], (keys[0] if isinstance(keys, tuple) else keys).shape[2]
+        found = []
+        for number, seen in enumerate(range(S - L + 1, S + 1)):
+            own = mask[..., number : number + 1, :seen] if isinstance(mask, mx.array) else None
+            query = queries[:, :, number : number + 1]
+            parts = [tree_map(lambda array, seen=seen: array[:, :, :seen], part) for part in (keys, values)]
+            found.append(self.attention(query, *parts, scale=scale, mask=own, cache=cache))
+        return mx.concatenate(found, axis=2)
+
+
+class CpuOperations(GpuOperations):
     """The same for MLX's CPU backend; see `cpu`, where each is tested against upstream's."""
 
     upstream = False
@@ -62,24 +110,26 @@ class CpuOperations(Operations):
     prefill_step_size = 512
 
     def attention(
-        self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any, cache: Any = None
+        self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any = None
     ) -> mx.array:
-        """In blocks of queries, unless there is one query, or keys are quantised."""
-        if queries.shape[2] == 1 or hasattr(cache, "bits"):
-            return super().attention(queries, keys, values, scale=scale, mask=mask, cache=cache)
-        return cpu.attention(queries, keys, values, scale=scale, mask=mask)
+        """Over quantised keys and values in float32: products with packed numbers are many times slower in bfloat16."""
+        if not hasattr(cache, "bits"):
+            return self._attend(queries, keys, values, scale=scale, mask=mask)
+        parts = [(packed, *(x.astype(mx.float32) for x in more)) for packed, *more in (keys, values)]
+        wide = queries.astype(mx.float32)
+        return super().attention(wide, *parts, scale=scale, mask=mask, cache=cache).astype(queries.dtype)
 
     def attention_in_steps(
-        self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any
+        self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any = None
     ) -> mx.array:
-        """One after the other, each with the keys that it sees: to the bit what single steps compute."""
-        L, S = queries.shape[2], keys.shape[2]
-        found = []
-        for number, seen in enumerate(range(S - L + 1, S + 1)):
-            own = mask[..., number : number + 1, :seen] if isinstance(mask, mx.array) else None
-            query = queries[:, :, number : number + 1]
-            found.append(self.attention(query, keys[:, :, :seen], values[:, :, :seen], scale=scale, mask=own))
-        return mx.concatenate(found, axis=2)
+        """One after the other; see `_one_by_one`."""
+        return self._one_by_one(queries, keys, values, scale=scale, mask=mask, cache=cache)
+
+    def _attend(self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any) -> mx.array:
+        """In blocks of queries, unless there is one query."""
+        if queries.shape[2] == 1:
+            return super()._attend(queries, keys, values, scale=scale, mask=mask)
+        return cpu.attention(queries, keys, values, scale=scale, mask=mask)
 
     def gated(self, x: mx.array, gate: mx.array) -> mx.array:
         """In float32."""
@@ -103,7 +153,7 @@ class CpuOperations(Operations):
 
 
 UPSTREAM = Operations()
-_CPU = CpuOperations()
+_CPU, _GPU = CpuOperations(), GpuOperations()
 
 
 def choose_operations(*, exact: bool = False) -> Operations:
@@ -112,4 +162,6 @@ def choose_operations(*, exact: bool = False) -> Operations:
     Args:
         exact: Only upstream's own will do.
     """
-    return _CPU if cpu.on_cpu() and not exact else UPSTREAM
+    if exact:
+        return UPSTREAM
+    return _CPU if cpu.on_cpu() else _GPU

@@ -191,7 +191,7 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
         if x.shape[1] == 1:
             out = operations.attention(queries, keys, values, scale=scale, mask=mask, cache=cache)
         else:
-            out = operations.attention_in_steps(queries, keys, values, scale=scale, mask=mask)
+            out = operations.attention_in_steps(queries, keys, values, scale=scale, mask=mask, cache=cache)
         return after(x, out, gate)  # type: ignore[no-any-return]
 
     def _in_decode(self, x: mx.array, cache: Any) -> bool:

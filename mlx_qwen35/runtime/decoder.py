@@ -5,6 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_qwen35.state.kv_quantization import KvQuantization, quantized
 from mlx_qwen35.state.sequence import SequenceState
 
 
@@ -17,17 +18,18 @@ class Decoder:
     Args:
         model: A `patches.qwen3_5.Model`.
         module: A `patches.mtp.MultiTokenPrediction`; None makes no guesses.
+        kv: How keys and values are quantised; None for not at all.
     """
 
-    def __init__(self, model: Any, module: Any = None) -> None:
-        self.model, self.module = model, module
+    def __init__(self, model: Any, module: Any = None, kv: KvQuantization | None = None) -> None:
+        self.model, self.module, self.kv = model, module, kv
         layers = len(model.layers)
         self._own, self._of_module = slice(layers), slice(layers, None)
 
     def make_state(self) -> SequenceState:
         """That of a sequence of which nothing is read."""
         caches = self.model.make_cache()
-        return SequenceState(caches if self.module is None else caches + self.module.make_cache())
+        return SequenceState(quantized(caches if self.module is None else caches + self.module.make_cache(), self.kv))
 
     def read(self, tokens: mx.array, following: mx.array, state: SequenceState) -> None:
         """Read a chunk of a prompt; nothing is computed yet.

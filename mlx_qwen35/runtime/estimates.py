@@ -4,16 +4,21 @@ import math
 import os
 
 from mlx_qwen35.checkpoints.config import TextConfig, VisionConfig
+from mlx_qwen35.state.kv_quantization import KvQuantization
 
 
-def attention_bytes_per_token(config: TextConfig, dtype_size: int = 2, of_module: int = 0) -> int:
+def attention_bytes_per_token(
+    config: TextConfig, dtype_size: int = 2, of_module: int = 0, kv: KvQuantization | None = None
+) -> int:
     """Bytes that one more token of context takes in the attention caches of one sequence.
 
     Args:
         of_module: Layers of the MTP module, which have such caches too.
+        kv: How keys and values are quantised; None for not at all.
     """
     layers = config.layer_types.count("full_attention") + of_module
-    return layers * 2 * config.num_key_value_heads * config.head_dim * dtype_size
+    elements = 2 * config.num_key_value_heads * config.head_dim
+    return layers * (elements * dtype_size if kv is None else kv.nbytes(elements, dtype_size))
 
 
 def gdn_state_bytes(config: TextConfig, dtype_size: int = 2) -> int:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 from weakref import ref
 
@@ -35,9 +36,17 @@ from mlx_qwen35.runtime.scheduler import Scheduler
 from mlx_qwen35.runtime.speculation import Speculate, Speculation, check_speculation
 from mlx_qwen35.runtime.thread import MlxThread
 from mlx_qwen35.state.cache import make_caches
+from mlx_qwen35.state.disk import fingerprint_of
+from mlx_qwen35.state.kept_files import KeptFiles
+from mlx_qwen35.state.kv_quantization import KvQuantization, check_head_dim, check_kv_quantization
 from mlx_qwen35.state.layout import StateLayout
 from mlx_qwen35.state.prefix_cache import PrefixCache
 from mlx_qwen35.vision import VisionAddOn, make_vision_add_on
+
+# The disk takes this many times what memory does, unless that is said.
+DISK_FACTOR = 10
+# Bytes that are written there in an hour, at most: a disk of 600 TB written lasts eight years of such hours.
+WRITE_BYTES = 8 * 10**9
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,47 @@ class LoadOptions:
     speculate: Any = "off"
     draft_tokens: Any = None
     mtp_path: Any = None
+    kv_bits: Any = None
+    kv_group_size: Any = None
+    prompt_cache_dir_bytes: Any = None
+    prompt_cache_write_bytes: Any = None
+
+
+@dataclass(frozen=True)
+class DiskOptions:
+    """Where prefixes are kept on disk, and how many bytes of them; see `KeptFiles`."""
+
+    directory: Path | None
+    capacity: int
+    per_hour: int
+
+    @classmethod
+    def of(cls, options: LoadOptions, budget: int) -> "DiskOptions":
+        """What was asked for.
+
+        Args:
+            budget: Bytes of memory for prefixes.
+        Raises:
+            OptionError: It is not what it may be.
+        """
+        directory = options.prompt_cache_dir
+        limits = []
+        for name, default in (("dir_bytes", DISK_FACTOR * budget), ("write_bytes", WRITE_BYTES)):
+            given = getattr(options, f"prompt_cache_{name}")
+            if given is not None and directory is None:
+                raise OptionError(f"prompt_cache_{name}: expected with prompt_cache_dir, found {given!r} without")
+            limits.append(default if given is None else whole_number(f"prompt_cache_{name}", given, 0))
+        return cls(None if directory is None else expand(directory, OptionError, "prompt_cache_dir"), *limits)
+
+    def open(self, fingerprint: str) -> KeptFiles | None:
+        """The files of a model; None without a directory.
+
+        Raises:
+            SessionError: It cannot be written.
+        """
+        if self.directory is None:
+            return None
+        return KeptFiles(self.directory, fingerprint, capacity=self.capacity, per_hour=self.per_hour)
 
 
 @dataclass
@@ -105,6 +155,7 @@ def load(options: LoadOptions) -> Loaded:
     check_max_pixels(options.max_pixels)
     gated_delta = choose_gated_delta(options.gated_delta, exact=options.exact)
     mode, draft_tokens = check_speculation(options.speculate, options.draft_tokens, exact=options.exact)
+    kv = check_kv_quantization(options.kv_bits, options.kv_group_size, exact=options.exact)
     if options.mtp_path is not None and (mode not in ("mtp", "auto") or draft_tokens == 0):
         raise OptionError(
             'mtp_path: expected with speculate="mtp" or "auto", found without; nothing would use the head'
@@ -114,10 +165,9 @@ def load(options: LoadOptions) -> Loaded:
     whole_number("image_cache_bytes", options.image_cache_bytes, 0)
     limit = options.memory_limit
     limit = default_limit() if limit is None else whole_number("memory_limit", limit, 1)
-    directory = options.prompt_cache_dir
-    directory = None if directory is None else expand(directory, OptionError, "prompt_cache_dir")
+    kept_on_disk = DiskOptions.of(options, budget)
     checkpoint = Checkpoint.open(find_checkpoint(options.path_or_hub_id, revision=options.revision))
-    guard = _checked(checkpoint, options.max_context, limit)
+    guard = _checked(checkpoint, options.max_context, limit, kv)
     tokenizer = Tokenizer(checkpoint.directory, checkpoint.eos_token_ids, checkpoint.config.text.vocab_size)
     ledger = Ledger(limit, parent=process_ledger())
     ledger.take("weights", guard.weights, place="checkpoint")
@@ -131,18 +181,17 @@ def load(options: LoadOptions) -> Loaded:
         )
         head = _read_head(thread, checkpoint, options.mtp_path, mode, draft_tokens)
         speculation, module, guard = _drafts(thread, checkpoint, head, mode, draft_tokens, guard, ledger)
-        decoder = Decoder(model, module)
+        decoder = Decoder(model, module, kv)
         layers_of_module = 0 if module is None else len(module.layers)
-        new_caches = partial(make_caches, checkpoint.config.text.layer_types, layers_of_module)
+        new_caches = partial(make_caches, checkpoint.config.text.layer_types, layers_of_module, kv)
+        arithmetic_of_states = arithmetic(options.exact, gated_delta, module is not None)
+        further = () if head is None else head.files
+        fingerprint = fingerprint_of(checkpoint.fingerprint(options.adapter_path, arithmetic_of_states, further), kv)
         prefix_cache = PrefixCache(
             new_caches,
             budget,
-            directory=directory,
-            fingerprint=checkpoint.fingerprint(
-                options.adapter_path,
-                arithmetic(options.exact, gated_delta, module is not None),
-                () if head is None else head.files,
-            ),
+            fingerprint=fingerprint,
+            files=kept_on_disk.open(fingerprint),
             account=_accountant(ledger, ledger.open("kept prefixes")),
             layout=partial(_layout, thread, ref(decoder)),
         )
@@ -161,14 +210,15 @@ def load(options: LoadOptions) -> Loaded:
     return Loaded(checkpoint, model, tokenizer, vision, guard, ledger, prefix_cache, thread, loop, speculation)
 
 
-def _checked(checkpoint: Checkpoint, max_context: Any, limit: int) -> MemoryGuard:
+def _checked(checkpoint: Checkpoint, max_context: Any, limit: int, kv: KvQuantization | None) -> MemoryGuard:
     """Whether it fits."""
+    check_head_dim(kv, checkpoint.config.text.head_dim)
     context = checkpoint.config.text.context_length
     if max_context is not None and whole_number("max_context", max_context, 1) > context:
         raise OptionError(f"max_context: expected at most {context} (the model's context), found {max_context}")
     thread = MlxThread()
     try:
-        guard = thread.call(MemoryGuard.of, checkpoint.config, checkpoint.weight_files(), limit)
+        guard = thread.call(MemoryGuard.of, checkpoint.config, checkpoint.weight_files(), limit, kv)
     finally:
         thread.close()
     if max_context is not None:

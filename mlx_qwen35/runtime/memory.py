@@ -18,6 +18,7 @@ from mlx_qwen35.runtime.estimates import (
     gigabytes,
     prefill_bytes,
 )
+from mlx_qwen35.state.kv_quantization import KvQuantization
 
 # mlx-lm's KVCache grows by 256 tokens, so up to so many are spare.
 _SPARE_TOKENS = 255
@@ -53,6 +54,7 @@ class MemoryGuard:
         limit: Bytes that the process may use.
         draft_tokens: Tokens that are guessed at once, at most.
         of_module: Layers of the MTP module, whose weights are part of `weights`.
+        kv: How keys and values are quantised; None for not at all.
     """
 
     config: ModelConfig
@@ -61,9 +63,12 @@ class MemoryGuard:
     limit: int
     draft_tokens: int = 0
     of_module: int = 0
+    kv: KvQuantization | None = None
 
     @classmethod
-    def of(cls, config: ModelConfig, files: Iterable[Path], limit: int) -> "MemoryGuard":
+    def of(
+        cls, config: ModelConfig, files: Iterable[Path], limit: int, kv: KvQuantization | None = None
+    ) -> "MemoryGuard":
         """From a checkpoint's files, before they are loaded; only on the thread that owns MLX.
 
         Raises:
@@ -73,7 +78,7 @@ class MemoryGuard:
         files = list(files)
         headers = list(read_headers(files))
         weights = loaded_bytes(headers, config.raw, lambda: all_tensors(files))
-        guard = cls(config, weights, activation_size(headers), limit)
+        guard = cls(config, weights, activation_size(headers), limit, kv=kv)
         if guard.needs(1, 1) > limit:
             # By more than scales and zeros are written out.
             grown = weights > 1.3 * weight_bytes(headers)
@@ -106,7 +111,7 @@ class MemoryGuard:
         """Bytes of a sequence's caches; GDN states of before are kept while drafts are verified, on the CPU all."""
         text = self.config.text
         spare = tokens + _SPARE_TOKENS + self.draft_tokens
-        buffers = spare * attention_bytes_per_token(text, self.dtype_size, self.of_module)
+        buffers = spare * attention_bytes_per_token(text, self.dtype_size, self.of_module, self.kv)
         states = 1
         if self.draft_tokens:
             states += 1 + self.draft_tokens if cpu.on_cpu() else 1
@@ -129,6 +134,11 @@ class MemoryGuard:
         text = self.config.text
         passing = prefill_bytes(text, min(step, tokens), tokens, self.dtype_size)
         passing += rows * (1 + self.draft_tokens) * 3 * 4 * text.vocab_size
+        if self.kv is not None:
+            # A chunk of a prompt attends to the keys and values of a layer as they are written out for it.
+            size = 4 if cpu.on_cpu() else self.dtype_size
+            elements = 2 * text.num_key_value_heads * text.head_dim
+            passing += tokens * (elements + 2 * elements // self.kv.group_size) * size
         if self.of_module and cpu.on_cpu():
             # The decoder's last layer is computed for every token, and there its scores are held block by block.
             passing += min(step, tokens, 2 * cpu.QUERIES) * 2 * text.num_attention_heads * tokens * 4

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.runtime.loading import Loaded
+from mlx_qwen35.state.kv_quantization import quantized
 
 
 def teacher_forced(model: nn.Module, input_ids: NDArray[np.int32], cache: Sequence[Any], step_size: int) -> mx.array:
@@ -42,7 +43,7 @@ def score(loaded: Loaded, prompt: Prompt, step_size: int) -> mx.array:
     nbytes += 2 * 4 * length * vocab_size
 
     def run() -> mx.array:
-        cache = loaded.vision.fill(loaded.model.make_cache(), prompt)
+        cache = loaded.vision.fill(quantized(loaded.model.make_cache(), loaded.guard.kv), prompt)
         return teacher_forced(loaded.model, prompt.input_ids, cache, step_size)
 
     lease = loaded.ledger.take("logits", nbytes, place="prompt")

@@ -10,198 +10,65 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache, BatchKVCache, KVCache, QuantizedKVCache
+from mlx_lm.models.cache import ArraysCache, BatchKVCache, KVCache
 
 from mlx_qwen35.checkpoints.config import LayerType
 from mlx_qwen35.errors import CacheError
-from mlx_qwen35.prompts.positions import MediaLayout, MediaSpan
+from mlx_qwen35.state.kv_quantization import KvQuantization, quantized
 from mlx_qwen35.state.media import PromptMedia
-
-
-class SequenceCache:
-    """Keys and values of one sequence in one attention layer, for mlx-lm's attention.
-
-    It behaves as the mlx-lm cache that it wraps, except that `offset` is the RoPE position of
-    the next token, and `size()` the number of tokens stored.
-
-    Args:
-        store: The mlx-lm cache that holds keys and values.
-        media: The prompt's images, shared with the caches of the other layers; None for text.
-    """
-
-    def __init__(self, store: Any, media: PromptMedia | None) -> None:
-        self._store = store
-        self.media = media
-
-    def size(self) -> int:
-        """Tokens stored."""
-        return int(self._store.offset)
-
-    @property
-    def offset(self) -> int:
-        """RoPE position of the next token, if that token is text."""
-        stored = self.size()
-        return stored if self.media is None else stored + self.media.layout.delta_at(stored)
-
-    def media_ahead(self, tokens: int | None = None) -> PromptMedia | None:
-        """The prompt's media if the next `tokens` tokens hold an image (None: any token still to come)."""
-        if self.media is None:
-            return None
-        start = self.size()
-        stop = self.media.layout.length if tokens is None else start + tokens
-        return self.media if self.media.has_image(start, stop) else None
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
-        """Append (1, H, L, D) keys and values; returns all of them."""
-        return self._store.update_and_fetch(keys, values)
-
-    def keys_and_values(self) -> Any:
-        """All keys and values, each (1, H, size(), D)."""
-        return self._store.keys_and_values()
-
-    def make_mask(self, *args: Any, **kwargs: Any) -> Any:
-        """Causal mask over the stored tokens, as KVCache makes it."""
-        return self._store.make_mask(*args, **kwargs)
-
-    @property
-    def keys(self) -> Any:
-        """The key buffer, possibly longer than what is stored; None before the first token."""
-        return self._store.keys
-
-    @keys.setter
-    def keys(self, value: Any) -> None:
-        self._store.keys = value
-
-    @property
-    def values(self) -> Any:
-        """The value buffer, as `keys`."""
-        return self._store.values
-
-    @property
-    def state(self) -> tuple[Any, Any]:
-        """The store's state and the images' spans, as numbers and arrays only."""
-        spans = None
-        if self.media is not None:
-            spans = [[s.start, s.stop, s.position, *s.grid_thw] for s in self.media.layout.spans]
-        return self._store.state, spans
-
-    @state.setter
-    def state(self, value: tuple[Any, Any]) -> None:
-        store, spans = value
-        self._store.state = store
-        self.media = None
-        if spans is not None:
-            read = tuple(MediaSpan(a, b, p, (t, h, w)) for a, b, p, t, h, w in spans)
-            self.media = PromptMedia(MediaLayout(read, read[-1].stop), [None] * len(read))
-
-    @classmethod
-    def from_state(cls, state: tuple[Any, Any]) -> Self:
-        """The counterpart of `state`, as mlx-lm's load_prompt_cache calls it."""
-        cache = cls()  # type: ignore[call-arg]
-        cache.state = state
-        return cache
-
-    def is_trimmable(self) -> bool:
-        """Always; a cut inside an image is refused by `trim`."""
-        return True
-
-    def trim(self, n: int) -> int:
-        """Forget the last `n` tokens, at most all; returns how many were forgotten.
-
-        Raises:
-            CacheError: The cut would fall inside an image, where positions do not continue as text.
-        """
-        kept = max(self.size() - n, 0)
-        span = self.media.layout.inside(kept) if self.media is not None else None
-        if span is not None:
-            raise CacheError(
-                f"cannot rewind to token {kept}: expected a cut outside the image at tokens {span.start} to {span.stop}"
-            )
-        return int(self._store.trim(n))
-
-    def empty(self) -> bool:
-        """Whether nothing was stored yet."""
-        return bool(self._store.empty())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by keys and values, spare room included."""
-        return 0 if self._store.empty() else int(self._store.nbytes)
+from mlx_qwen35.state.sequence_cache import SequenceCache
 
 
 class AttentionCache(SequenceCache):
     """The cache a sequence starts with: a SequenceCache over mlx-lm's KVCache."""
 
     def __init__(self, media: PromptMedia | None = None, store: KVCache | None = None) -> None:
-        super().__init__(KVCache() if store is None else store, media)
+        super().__init__([KVCache() if store is None else store], media)
 
-    # Whether the tokens to come are drafts, of which `settle` will say how many stay.
-    verifying = False
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
+        """Append (1, H, L, D) keys and values; returns all of them."""
+        return self._parts[0].update_and_fetch(keys, values)
 
-    def begin_step(self) -> None:
-        """The tokens that are read next may have to be forgotten again."""
-        self.verifying = True
+    def keys_and_values(self) -> Any:
+        """All keys and values, each (1, H, size(), D)."""
+        return self._parts[0].keys_and_values()
 
-    def settle(self, length: int, kept: Sequence[int]) -> None:
-        """Of the `length` tokens read since `begin_step` keep the first `kept[0]`."""
-        self.verifying = False
-        self._store.trim(length - kept[0])
+    @property
+    def keys(self) -> Any:
+        """The key buffer, possibly longer than what is stored; None before the first token."""
+        return self._parts[0].keys
 
-    def mark(self) -> tuple[mx.array, ...]:
-        """Nothing: keys and values are cut."""
-        return ()
+    @keys.setter
+    def keys(self, value: Any) -> None:
+        self._parts[0].keys = value
 
-    def roll_back(self, tokens: int, mark: tuple[mx.array, ...]) -> None:
-        """Back to so many tokens.
+    @property
+    def values(self) -> Any:
+        """The value buffer, as `keys`."""
+        return self._parts[0].values
 
-        Raises:
-            CacheError: See `trim`.
-        """
-        self.trim(self.size() - tokens)
+    @property
+    def stored(self) -> Any:
+        """As mlx-lm's KVCache has it."""
+        return self._parts[0].state
 
-    def held(self) -> tuple[mx.array, ...]:
-        """Keys and values, each (1, H, at least size(), D), from which every earlier place can be restored."""
-        return () if self.empty() else (self.keys[...], self.values[...])
+    @stored.setter
+    def stored(self, value: Any) -> None:
+        self._parts[0].state = value
 
-    def restore(self, tokens: int, held: tuple[mx.array, ...], mark: tuple[mx.array, ...]) -> None:
-        """Become the first tokens of what was held; slices are arrays of their own, and the first write copies them."""
-        store = KVCache()
-        store.keys, store.values = (array[..., :tokens, :] for array in held)
-        store.offset = tokens
-        self._store, self.media = store, None
+    def to_quantized(self, group_size: int = 64, bits: int = 4) -> SequenceCache:
+        """The same tokens with keys and values quantised, as mlx-lm's `kv_bits` asks: a `QuantizedAttentionCache`."""
+        from mlx_qwen35.state.quantized_cache import QuantizedAttentionCache
 
-    def check(self, tokens: int, held: Sequence[mx.array], mark: Sequence[mx.array]) -> str | None:
-        """What is wrong with arrays that `restore` is to take; None if nothing is."""
-        fits = len(held) == 2 and all(array.ndim == 4 and array.shape[2] >= tokens for array in held)
-        return None if fits and not mark else f"it does not hold {tokens} tokens"
-
-    def to_quantized(self, group_size: int = 64, bits: int = 4) -> "QuantizedAttentionCache":
-        """The same tokens with keys and values quantised, as mlx-lm's `kv_bits` asks."""
-        store = self._store.to_quantized(group_size=group_size, bits=bits)
-        return QuantizedAttentionCache(self.media, store)
+        cache = QuantizedAttentionCache(self.media, group_size=group_size, bits=bits)
+        if not self.empty():
+            cache.update_and_fetch(*self.keys_and_values())
+        return cache
 
     @classmethod
     def merge(cls, caches: Sequence["AttentionCache"]) -> "BatchAttentionCache":
         """Several sequences as the rows of one batch; see `BatchAttentionCache`."""
         return BatchAttentionCache.merge(caches)
-
-
-class QuantizedAttentionCache(SequenceCache):
-    """A SequenceCache over mlx-lm's QuantizedKVCache; like that, it cannot join a batch."""
-
-    def __init__(self, media: PromptMedia | None = None, store: QuantizedKVCache | None = None) -> None:
-        super().__init__(QuantizedKVCache() if store is None else store, media)
-
-    # mlx-lm's attention recognises a quantised cache by these two names.
-    @property
-    def bits(self) -> int:
-        """Bits per element."""
-        return int(self._store.bits)
-
-    @property
-    def group_size(self) -> int:
-        """Elements that share a scale."""
-        return int(self._store.group_size)
 
 
 class BatchAttentionCache(BatchKVCache):  # type: ignore[misc]
@@ -226,7 +93,7 @@ class BatchAttentionCache(BatchKVCache):  # type: ignore[misc]
         """Of the `length` tokens that each row has read since `begin_step` keep its first `kept[row]`."""
         self.verifying = False
         most = max(kept)
-        super().trim(length - most)
+        self._forget(length - most)
         if min(kept) == most:
             return
         # Rows end together, so those that keep less are moved towards the end.
@@ -238,7 +105,7 @@ class BatchAttentionCache(BatchKVCache):  # type: ignore[misc]
             self.filter(list(range(len(kept))))
 
     @classmethod
-    def merge(cls, caches: Sequence[AttentionCache]) -> "BatchAttentionCache":
+    def merge(cls, caches: Sequence[SequenceCache]) -> Self:
         """Join sequences whose images are all read.
 
         Raises:
@@ -252,7 +119,7 @@ class BatchAttentionCache(BatchKVCache):  # type: ignore[misc]
                 )
         if all(cache.empty() for cache in caches):
             return cls([0] * len(caches))
-        batch: BatchAttentionCache = super().merge([cache._store for cache in caches])
+        batch: Self = super().merge([cache._parts[0] for cache in caches])
         batch.offset = batch.offset + mx.array([cache.offset - cache.size() for cache in caches])
         batch.media = [cache.media for cache in caches]
         return batch
@@ -262,7 +129,7 @@ class BatchAttentionCache(BatchKVCache):  # type: ignore[misc]
         super().filter(batch_indices)
         self.media = [self.media[row] for row in batch_indices]
 
-    def extend(self, other: "BatchAttentionCache") -> None:
+    def extend(self, other: Self) -> None:
         """Append the rows of another batch."""
         super().extend(other)
         self.media = self.media + other.media
@@ -280,9 +147,12 @@ class BatchAttentionCache(BatchKVCache):  # type: ignore[misc]
                     f"row {row}: expected a cut behind its last image at token {media.layout.spans[-1].stop}, "
                     f"found one at token {length - n}"
                 )
+        return self._forget(n)
+
+    def _forget(self, n: int) -> int:
         return int(super().trim(n))
 
-    def extract(self, idx: int) -> AttentionCache:
+    def extract(self, idx: int) -> SequenceCache:
         """One row as a cache of its own."""
         return AttentionCache(self.media[idx], super().extract(idx))
 
@@ -374,7 +244,7 @@ def media_ahead(cache: Any, tokens: int) -> PromptMedia | None:
     return cache.media_ahead(tokens) if isinstance(cache, SequenceCache) else None
 
 
-def make_caches(layer_types: Sequence[LayerType], of_module: int = 0) -> list[Any]:
-    """One empty cache per layer of the decoder, then one per layer of the MTP module."""
+def make_caches(layer_types: Sequence[LayerType], of_module: int = 0, kv: KvQuantization | None = None) -> list[Any]:
+    """One empty cache per layer of the decoder, then one per layer of the MTP module; keys and values as `kv` says."""
     caches: list[Any] = [GatedDeltaCache() if kind == "linear_attention" else AttentionCache() for kind in layer_types]
-    return caches + [AttentionCache() for _ in range(of_module)]
+    return quantized(caches + [AttentionCache() for _ in range(of_module)], kv)

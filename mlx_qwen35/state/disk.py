@@ -11,14 +11,26 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.errors import CheckpointError, SessionError
+from mlx_qwen35.state.kv_quantization import KvQuantization
 from mlx_qwen35.state.layout import StateLayout
 from mlx_qwen35.state.prefix import ImageRun, Prefix
 from mlx_qwen35.state.sequence import FrozenState, Snapshot
 
 FORMAT = "mlx-qwen35 session 2"
+
+
+def fingerprint_of(model: str, kv: KvQuantization | None) -> str:
+    """What has to be the same wherever a state is taken up.
+
+    Args:
+        model: A digest of its weights and its arithmetic, without a space in it.
+        kv: How its keys and values are quantised.
+    """
+    return f"{model} {'not quantised' if kv is None else f'of {kv}'}"
 
 
 def write_prefix(path: Path, prefix: Prefix, state: FrozenState, fingerprint: str) -> None:
@@ -52,7 +64,10 @@ def write_prefix(path: Path, prefix: Prefix, state: FrozenState, fingerprint: st
         # Before anything is in it: what was said is nobody else's to read.
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         mx.save_safetensors(str(part), arrays, metadata)
+        # What it holds before its name, so that a name that is there after a loss of power stands for a whole file.
+        _synchronise(part)
         part.replace(path)
+        _synchronise(path.parent)
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             part.unlink()
@@ -83,6 +98,9 @@ def read_prefix(path: Path, fingerprint: str, caches: Sequence[Any], layout: Sta
     if metadata.get("format") != FORMAT:
         raise SessionError(f"{path}: expected {FORMAT}, found {metadata.get('format', 'another kind of file')!r}")
     if metadata.get("model") != fingerprint:
+        (model, _, kv), (found, _, other) = fingerprint.partition(" "), metadata.get("model", "").partition(" ")
+        if found == model:
+            raise SessionError(f"{path}: expected keys and values {kv}, as this model was loaded, found {other}")
         raise SessionError(
             f"{path}: expected a session of this model (its weights, adapter, arithmetic and versions), found another's"
         )
@@ -98,33 +116,76 @@ def read_prefix(path: Path, fingerprint: str, caches: Sequence[Any], layout: Sta
     return prefix
 
 
+def read_outline(path: Path, fingerprint: str) -> Prefix | None:
+    """What a file of `write_prefix` holds, without its arrays, which are not checked; None if another model wrote it.
+
+    Raises:
+        SessionError: There is no such file; or it is no such file, or is cut short.
+    """
+    try:
+        for _ in read_headers([path]):
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            metadata = header["__metadata__"]
+            if metadata["format"] != FORMAT or metadata["model"] != fingerprint:
+                return None
+            begin, end = header["input_ids"]["data_offsets"]
+            file.seek(8 + length + begin)
+            input_ids = np.frombuffer(file.read(end - begin), np.int32)
+        outline = _outline(input_ids, json.loads(metadata["prefix"]))
+        outline.is_in(path, path.stat().st_size)
+    except (CheckpointError, OSError) as error:
+        raise SessionError(f"{path}: expected a kept prefix: {error}") from error
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError, RecursionError) as error:
+        raise SessionError(f"{path}: the kept prefix is damaged: {type(error).__name__}: {error}") from error
+    return outline
+
+
 def _prefix(arrays: Mapping[str, mx.array], about: Any, caches: Sequence[Any]) -> Prefix:
     """Put a prefix together; ValueError and the like if the parts do not fit each other or the model."""
-    input_ids, turn, places = np.array(arrays["input_ids"]), int(about["turn"]), [int(p) for p in about["places"]]
-    length = len(input_ids)
-    images = tuple(ImageRun(int(start), int(stop), str(name)) for start, stop, name in about["images"])
-    edges = [0, *(edge for image in images for edge in (image.start, image.stop)), length]
-    if input_ids.dtype != np.int32 or (input_ids < 0).any():
-        raise ValueError("its token ids are none")
-    if input_ids.ndim != 1 or about["layers"] != len(caches) or edges != sorted(edges) or not 0 <= turn <= length:
-        raise ValueError("its parts do not fit each other")
-    if not places or places != sorted(set(places)) or not (places[0] > 0 and places[-1] == length):
-        raise ValueError(f"its snapshots are at {places} of {length} tokens")
-    for image in images:
-        int(image.content_hash, 16)
+    prefix = _outline(np.array(arrays["input_ids"]), about)
+    if about["layers"] != len(caches):
+        raise ValueError("its layers are not the model's")
     held = tuple(_numbered(arrays, f"held.{layer}") for layer in range(len(caches)))
     snapshots = tuple(
         Snapshot(tokens, tuple(_numbered(arrays, f"snapshot.{tokens}.{layer}") for layer in range(len(caches))))
-        for tokens in places
+        for tokens in prefix.snapshot_tokens
     )
     for snapshot in snapshots:
         for layer, (cache, shared, mark) in enumerate(zip(caches, held, snapshot.marks, strict=True)):
             problem = cache.check(snapshot.tokens, shared, mark)
             if problem is not None:
                 raise ValueError(f"layer {layer}: {problem}")
-    state = FrozenState(snapshots, held)
-    mx.eval(state.arrays())
-    return Prefix(input_ids, images, turn, places, state)
+    prefix.state = FrozenState(snapshots, held)
+    mx.eval(prefix.state.arrays())
+    return prefix
+
+
+def _outline(input_ids: NDArray[Any], about: Any) -> Prefix:
+    """A prefix without its arrays; ValueError and the like if the parts do not fit each other."""
+    turn, places, length = int(about["turn"]), [int(p) for p in about["places"]], len(input_ids)
+    images = tuple(ImageRun(int(start), int(stop), str(name)) for start, stop, name in about["images"])
+    edges = [0, *(edge for image in images for edge in (image.start, image.stop)), length]
+    if input_ids.dtype != np.int32 or (input_ids < 0).any():
+        raise ValueError("its token ids are none")
+    if input_ids.ndim != 1 or edges != sorted(edges) or not 0 <= turn <= length:
+        raise ValueError("its parts do not fit each other")
+    if not places or places != sorted(set(places)) or not (places[0] > 0 and places[-1] == length):
+        raise ValueError(f"its snapshots are at {places} of {length} tokens")
+    for image in images:
+        int(image.content_hash, 16)
+    return Prefix(input_ids, images, turn, places, None)
+
+
+def _synchronise(path: Path) -> None:
+    """Have the disk hold what was written to a file, or which names a directory has."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _numbered(arrays: Mapping[str, mx.array], name: str) -> tuple[mx.array, ...]:

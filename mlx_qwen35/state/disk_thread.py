@@ -1,9 +1,11 @@
 """Where files of prefixes are written and read, so that nobody who computes has to wait for a disk."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
+from weakref import WeakMethod
 
 import mlx.core as mx
 
@@ -44,6 +46,48 @@ class DiskThread:
             self._closed = True
         if self._executor is not None:
             self._executor.shutdown()
+
+
+class Alarm:
+    """Calls a method at a time, on a thread of its own; any thread may set it.
+
+    Args:
+        method: Has to return at once.
+    """
+
+    def __init__(self, method: "WeakMethod[Callable[[], object]]") -> None:
+        self._method = method
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._at: float | None = None
+        self._closed = False
+
+    def ring_at(self, at: float) -> None:
+        """Call the method at this time, by the clock of `time.monotonic`, unless it will be called earlier."""
+        with self._lock:
+            if self._closed or (self._at is not None and self._at <= at):
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+            self._at = at
+            self._timer = threading.Timer(max(0.0, at - time.monotonic()), self._ring, (at,))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def close(self) -> None:
+        """Call it no more."""
+        with self._lock:
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _ring(self, at: float) -> None:
+        with self._lock:
+            if self._at == at:
+                self._at = self._timer = None
+        method = self._method()
+        if method is not None:
+            method()
 
 
 def _with_streams(function: Callable[..., T], args: tuple[Any, ...]) -> T:

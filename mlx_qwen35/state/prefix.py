@@ -31,7 +31,11 @@ class Prefix:
         snapshot_tokens: Numbers of tokens at its snapshots.
         state: Its arrays; None while they are on disk only.
         file, file_bytes: Where they are on disk, if they are, and how large.
-        leaving: They are being written to disk, to leave memory then.
+        leaving: They are to leave memory as soon as they are on disk.
+        writing: They are being written.
+        earlier: Files of prefixes that this one continues, which go once it is on disk itself.
+        saved: So many of its first tokens are on disk, in its own file or in one of those.
+        due: When it is to be written, by the clock of `time.monotonic`; None if nobody waits for that.
     """
 
     input_ids: NDArray[np.int32]
@@ -42,6 +46,10 @@ class Prefix:
     file: Path | None = None
     file_bytes: int = 0
     leaving: bool = False
+    writing: bool = False
+    earlier: list[Path] = field(default_factory=list)
+    saved: int = 0
+    due: float | None = None
 
     def __post_init__(self) -> None:
         self.keys = keys_of(self.input_ids, self.images)
@@ -52,6 +60,17 @@ class Prefix:
     def has_images(self, images: Sequence[ImageRun], tokens: int) -> bool:
         """Whether its first tokens hold the same images as those of another sequence."""
         return [i for i in self.images if i.start < tokens] == [i for i in images if i.start < tokens]
+
+    def succeed(self, other: "Prefix", tokens: int) -> None:
+        """Stand for another prefix from now on, with which it has its first tokens in common; before it is known."""
+        self.earlier += [file for file in (other.file, *other.earlier) if file is not None]
+        self.saved = max(self.saved, min(other.saved, tokens))
+        if other.due is not None:
+            self.due = other.due if self.due is None else min(self.due, other.due)
+
+    def is_in(self, file: Path, nbytes: int) -> None:
+        """It is in this file, and earlier ones are gone."""
+        self.file, self.file_bytes, self.earlier, self.saved = file, nbytes, [], len(self)
 
     def beginning(self, state: FrozenState, tokens: int) -> "Prefix":
         """Its beginning as a prefix of its own, without arrays.

@@ -18,6 +18,7 @@ from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
 from mlx_qwen35.runtime.memory import MemoryGuard
 from mlx_qwen35.runtime.request import Event
+from mlx_qwen35.state.kv_quantization import KvQuantization
 from tests.tiny import IDS
 
 # The longest sequence that there is room for, read in small steps.
@@ -25,16 +26,17 @@ TOKENS = 1500
 OPTIONS: dict[str, Any] = {"temperature": 0.0, "logit_bias": {5: 100.0}}
 
 
-def main(directory: Path, session: Path, speculate: str) -> None:
+def main(directory: Path, session: Path, speculate: str, kv_bits: int | None) -> None:
     checkpoint = Checkpoint.open(directory)
-    guard = MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), 10**12)
+    kv = None if kv_bits is None else KvQuantization(kv_bits)
+    guard = MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), 10**12, kv)
     if speculate == "mtp":
         head = read_mtp_head(checkpoint)
         assert head is not None
         guard = guard.with_drafts(3, sum(tensor.nbytes for tensor in head.tensors.values()), 1)
         del head
     limit = guard.needs(TOKENS, 64)
-    kit = ModelKit.load(directory, memory_limit=limit, prompt_cache_bytes=limit, speculate=speculate)
+    kit = ModelKit.load(directory, memory_limit=limit, prompt_cache_bytes=limit, speculate=speculate, kv_bits=kv_bits)
     mx.reset_peak_memory()
     held: list[int] = []
 
@@ -95,4 +97,4 @@ def _together(kit: ModelKit, ids: Callable[[int], list[int]], look: Callable[[],
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]) or None)

@@ -209,13 +209,13 @@ def test_a_fault_while_reading_keeps_nothing(fresh: Callable[..., ModelKit], mon
     assert kit.generate(IDS_OF_A_PROMPT, max_tokens=2).stats.cached_tokens == 0
 
 
-@pytest.mark.parametrize("speculate", ["off", "mtp"])
+@pytest.mark.parametrize(("speculate", "kv_bits"), [("off", 0), ("mtp", 0), ("mtp", 4)])
 def test_the_memory_limit_is_never_exceeded(
-    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path, speculate: str
+    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path, speculate: str, kv_bits: int
 ) -> None:
     """By what is held at any event, and by what MLX took at any moment: see limited.py."""
     command = [sys.executable, "-m", "tests.runtime.limited", str(checkpoint_dir(DENSE)), str(tmp_path / "s.session")]
-    command.append(speculate)
+    command += [speculate, str(kv_bits)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     looked, held, peak, limit = done.stdout.split()

@@ -9,8 +9,9 @@ from mlx_lm.models.cache import ArraysCache, KVCache
 
 from mlx_qwen35.errors import CacheError
 from mlx_qwen35.prompts.positions import lay_out
-from mlx_qwen35.state.cache import AttentionCache, BatchAttentionCache, QuantizedAttentionCache, attach_media
+from mlx_qwen35.state.cache import AttentionCache, BatchAttentionCache, attach_media
 from mlx_qwen35.state.media import PromptMedia
+from mlx_qwen35.state.quantized_cache import QuantizedAttentionCache
 
 PAD = 9
 
@@ -145,9 +146,9 @@ def test_quantising_keeps_tokens_and_positions() -> None:
     cache = AttentionCache(media)
     cache.update_and_fetch(mx.random.normal((1, 1, 7, 64)), mx.random.normal((1, 1, 7, 64)))
     quantised = cache.to_quantized(group_size=32, bits=8)
+    assert isinstance(quantised, QuantizedAttentionCache)
     assert (quantised.size(), quantised.offset, quantised.bits, quantised.group_size) == (7, 5, 8, 32)
     assert not hasattr(quantised, "to_quantized")
-    assert not hasattr(quantised, "merge")
     assert 0 < quantised.nbytes < cache.nbytes
 
 

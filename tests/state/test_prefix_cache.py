@@ -20,7 +20,7 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationResult
 from mlx_qwen35.errors import GenerationCancelled, OptionError, SessionError
 from mlx_qwen35.prompts.prompt import Prompt, find_branch_points
-from mlx_qwen35.state import prefix_cache
+from mlx_qwen35.state.kept_files import KeptFiles
 from mlx_qwen35.state.prefix import Reading, images_of
 from mlx_qwen35.state.prefix_cache import PrefixCache
 from tests.conftest import Bench
@@ -40,6 +40,10 @@ def user(text: str, *images: Image.Image) -> Message:
 
 def assistant(text: str, reasoning: str = "", **more: Any) -> Message:
     return {"role": "assistant", "content": text, "reasoning_content": reasoning, **more}
+
+
+def kept(directory: Path, capacity: int = 2**30, per_hour: int = 2**40) -> KeptFiles:
+    return KeptFiles(directory, "m", capacity=capacity, per_hour=per_hour)
 
 
 @pytest.fixture
@@ -497,7 +501,7 @@ def test_of_lines_that_begin_alike_one_that_is_in_memory_is_taken(
     lines = [branching(bench, [*TEXT[:14], number, number, number], None, (14,)) for number in (1, 2, 3)]
     probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
     read_all(bench, probe, lines[0], step=64)
-    cache = PrefixCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
+    cache = PrefixCache(bench.model.make_cache, int(1.5 * probe.nbytes), files=kept(tmp_path), fingerprint="m")
     for line in lines[:2]:
         read_all(bench, cache, line, step=64)
     assert cache.disk_bytes > 0
@@ -563,7 +567,7 @@ def test_a_prompt_that_was_read_in_part_comes_back_from_disk(
     """Wherever its turn begins, which may be further on than what was read."""
     bench = benches(DENSE)
     prompt = dataclasses.replace(branching(bench, TEXT, None, ()), turn_start=turn_start)
-    cache = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m", directory=tmp_path)
+    cache = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m", files=kept(tmp_path))
     reading = begin(cache, prompt)
     read(bench, reading, 64, 16)
     cache.keep(reading)
@@ -580,7 +584,7 @@ def test_what_comes_back_from_its_way_to_disk_counts_again(benches: Callable[[Sh
     lines = [branching(bench, [*TEXT[:14], number, number, number], None, ()) for number in (1, 2)]
     probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
     read_all(bench, probe, lines[0], step=64)
-    cache = PrefixCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
+    cache = PrefixCache(bench.model.make_cache, int(1.5 * probe.nbytes), files=kept(tmp_path), fingerprint="m")
     release = threading.Event()
     cache._disk.post(release.wait, 60)
     for line in lines:
@@ -610,7 +614,7 @@ def test_a_file_that_is_gone_costs_nothing_but_reading(fresh: Callable[..., Mode
     for text in ("the quick fox", "a red square"):
         ask(kit, [user(text)])
     assert kit.prompt_cache.disk_bytes > 0
-    for file in tmp_path.glob("*/*"):
+    for file in tmp_path.glob("*.safetensors"):
         file.unlink()
     for text in ("the quick fox", "a red square", "hello", "the quick fox"):
         assert ask(kit, [user(text)]).tokens
@@ -630,40 +634,41 @@ def test_what_memory_has_no_room_for_goes_to_disk(fresh: Callable[..., ModelKit]
     assert again.tokens == first.tokens
     # Counting waits until what is on its way to disk has arrived.
     assert kit.prompt_cache.disk_bytes > 0
-    for file in tmp_path.glob("*/*.safetensors"):
+    for file in tmp_path.glob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:-1])
     assert ask(kit, [user("the lazy dog", GREEN)]).stats.cached_tokens <= 2
-    kit.close()
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_disk_is_bounded_too(benches: Callable[[Shape], Bench], tmp_path: Path) -> None:
     bench = benches(DENSE)
     probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
     read_all(bench, probe, branching(bench, TEXT[:20], None, ()), step=64)
-    cache = PrefixCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
+    capacity = int(10.5 * probe.nbytes)
+    cache = PrefixCache(
+        bench.model.make_cache, int(1.5 * probe.nbytes), fingerprint="m", files=kept(tmp_path, capacity)
+    )
     for number in range(40):
         read_all(bench, cache, branching(bench, [number, *TEXT[:19]], None, ()), step=64)
-    assert 0 < cache.disk_bytes <= 10 * cache.budget
-    assert sum(file.stat().st_size for file in tmp_path.glob("*/*")) == cache.disk_bytes
+    assert capacity / 2 < cache.disk_bytes <= capacity
+    assert sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")) == cache.disk_bytes
     cache.close()
     with pytest.raises(SessionError, match="cannot be written"):
-        PrefixCache(bench.model.make_cache, 1, directory=tmp_path / "nowhere", fingerprint="m")
+        kept(tmp_path / "nowhere")
 
 
-def test_bytes_on_disk_are_those_of_the_files(
-    benches: Callable[[Shape], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_on_disk_are_those_of_the_files(benches: Callable[[Shape], Bench], tmp_path: Path) -> None:
     """Also after a file went because its prefix is in memory again, where the disk has room for one of two."""
     bench = benches(DENSE)
-    monkeypatch.setattr(prefix_cache, "_DISK_FACTOR", 1)
     lines = [branching(bench, [number, *TEXT[:19]], None, ()) for number in (1, 2)]
     probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
     read_all(bench, probe, lines[0], step=64)
-    cache = PrefixCache(bench.model.make_cache, int(1.5 * probe.nbytes), directory=tmp_path, fingerprint="m")
+    capacity = int(1.5 * probe.nbytes)
+    cache = PrefixCache(
+        bench.model.make_cache, int(1.5 * probe.nbytes), fingerprint="m", files=kept(tmp_path, capacity)
+    )
     for line in (*lines, lines[0]):
         read_all(bench, cache, line, step=64)
-        assert cache.disk_bytes == sum(file.stat().st_size for file in tmp_path.glob("*/*"))
+        assert cache.disk_bytes == sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
     assert [(prefix.state is None, prefix.file is None) for prefix in cache._prefixes] == [(True, False), (False, True)]
     cache.close()
 

@@ -1,0 +1,100 @@
+"""Attention over quantised keys and values, against attention over the numbers that they stand for."""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_qwen35.patches.operations import CpuOperations, GpuOperations, Operations
+from mlx_qwen35.state.quantized_cache import QuantizedAttentionCache
+
+HEADS, KV_HEADS, DIM, STORED = 6, 2, 64, 37
+
+
+def drawn(seed: int, *shape: int) -> mx.array:
+    return mx.array(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def expected(queries: mx.array, keys: mx.array, values: mx.array, allowed: np.ndarray | None) -> np.ndarray:
+    """Softmax attention as it is written down, in float64."""
+    q, k, v = (np.array(x, dtype=np.float64) for x in (queries, keys, values))
+    k, v = (x.repeat(HEADS // KV_HEADS, axis=1) for x in (k, v))
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(DIM)
+    if allowed is not None:
+        scores = np.where(allowed, scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    out: np.ndarray = weights / weights.sum(-1, keepdims=True) @ v
+    return out
+
+
+def setting(bits: int, rows: int = 1) -> tuple[QuantizedAttentionCache, Any, Any, mx.array, mx.array]:
+    """A cache, what it gives, and the numbers that this stands for."""
+    cache = QuantizedAttentionCache(group_size=32, bits=bits)
+    keys, values = cache.update_and_fetch(drawn(1, rows, KV_HEADS, STORED, DIM), drawn(2, rows, KV_HEADS, STORED, DIM))
+    opened = [mx.dequantize(*array, group_size=32, bits=bits) for array in (keys, values)]
+    return cache, keys, values, opened[0], opened[1]
+
+
+@pytest.fixture(params=[GpuOperations(), CpuOperations()], ids=["as on a GPU", "as on the CPU"])
+def operations(request: pytest.FixtureRequest) -> Operations:
+    found: Operations = request.param
+    return found
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_it_is_attention_over_what_is_stored(operations: Operations, bits: int, length: int) -> None:
+    cache, keys, values, plain_keys, plain_values = setting(bits)
+    queries = drawn(3, 1, HEADS, length, DIM)
+    mask = "causal" if length > 1 else None
+    found = operations.attention(queries, keys, values, scale=DIM**-0.5, mask=mask, cache=cache)
+    allowed = np.arange(STORED - length, STORED)[:, None] >= np.arange(STORED)
+    np.testing.assert_allclose(np.array(found), expected(queries, plain_keys, plain_values, allowed), atol=2e-6)
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_row_does_not_look_at_its_padding(operations: Operations, length: int) -> None:
+    cache, keys, values, plain_keys, plain_values = setting(8, rows=2)
+    queries = drawn(3, 2, HEADS, length, DIM)
+    allowed = (np.arange(STORED - length, STORED)[:, None] >= np.arange(STORED)) & (
+        np.arange(STORED) >= np.array([0, 30])[:, None, None, None]
+    )
+    found = operations.attention(queries, keys, values, scale=DIM**-0.5, mask=mx.array(allowed), cache=cache)
+    np.testing.assert_allclose(np.array(found), expected(queries, plain_keys, plain_values, allowed), atol=2e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_drafts_are_verified_to_the_bit_as_single_tokens_would_be(operations: Operations, rows: int) -> None:
+    """Each sees what is stored up to itself."""
+    cache, keys, values, *_ = setting(4, rows)
+    queries = drawn(3, rows, HEADS, 3, DIM)
+    mask: Any = "causal"
+    if rows > 1:
+        mask = mx.array(np.broadcast_to(np.tri(3, STORED, STORED - 3, dtype=bool), (rows, 1, 3, STORED)))
+    found = operations.attention_in_steps(queries, keys, values, scale=DIM**-0.5, mask=mask, cache=cache)
+    for number in range(3):
+        seen = STORED - 2 + number
+        parts = [tuple(array[:, :, :seen] for array in part) for part in (keys, values)]
+        single = operations.attention(
+            queries[:, :, number : number + 1], *parts, scale=DIM**-0.5, mask=None, cache=cache
+        )
+        if rows == 1:
+            assert mx.array_equal(found[:, :, number : number + 1], single).item()
+        np.testing.assert_allclose(np.array(found[:, :, number : number + 1]), np.array(single), atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 9])
+def test_half_precision_stays_what_it_is(operations: Operations, length: int) -> None:
+    """To its own rounding."""
+    cache = QuantizedAttentionCache(group_size=32, bits=8)
+    half = [drawn(seed, 1, KV_HEADS, STORED, DIM).astype(mx.bfloat16) for seed in (1, 2)]
+    keys, values = cache.update_and_fetch(*half)
+    opened = [mx.dequantize(*array, group_size=32, bits=8).astype(mx.float32) for array in (keys, values)]
+    queries = drawn(3, 1, HEADS, length, DIM).astype(mx.bfloat16)
+    mask = "causal" if length > 1 else None
+    found = operations.attention(queries, keys, values, scale=DIM**-0.5, mask=mask, cache=cache)
+    assert found.dtype == mx.bfloat16
+    allowed = np.arange(STORED - length, STORED)[:, None] >= np.arange(STORED)
+    wanted = expected(queries.astype(mx.float32), opened[0], opened[1], allowed)
+    np.testing.assert_allclose(np.array(found.astype(mx.float32)), wanted, atol=0.02)
