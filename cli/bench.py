@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_qwen35.cli.bench_turns import add_turns
-from mlx_qwen35.cli.options import add_model_name, model_of
+from mlx_qwen35.cli.options import MODEL_HELP, add_model_name, model_of
 from mlx_qwen35.cli.tables import Table, add_common, cell, print_json
 from mlx_qwen35.errors import OptionError
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def add_parser(commands: Any) -> None:
     """Declare the command and its measurements."""
     parser = commands.add_parser("bench", help="measure", description="Measure what things cost.")
-    measurements = parser.add_subparsers(dest="measurement", metavar="MEASUREMENT", required=True)
+    parser.set_defaults(run=lambda options: parser.print_help())
+    measurements = parser.add_subparsers(dest="measurement", metavar="MEASUREMENT")
     add_turns(measurements)
     start = measurements.add_parser(
         "start",
@@ -71,29 +72,42 @@ def _add_speed(measurements: Any) -> None:
         "same process; figures are medians.",
     )
     _add_source(speed)
-    speed.add_argument("--lengths", type=_numbers, default=None, metavar="N,N", help="tokens of text prompts")
-    speed.add_argument("--images", type=_numbers, default=None, metavar="N,N", help="numbers of images; 0 for none")
-    speed.add_argument("--batches", type=_numbers, default=None, metavar="N,N", help="rows; 1 is what text prompts are")
+    speed.add_argument(
+        "--lengths", type=_numbers, metavar="N,N",
+        help="tokens of text prompts; default: 128,1024,4096,16384, with --speculate 128,1024",
+    )  # fmt: skip
+    speed.add_argument(
+        "--images", type=_numbers, metavar="N,N",
+        help="numbers of images; 0 for none; default: 1,4, with --speculate 1",
+    )  # fmt: skip
+    speed.add_argument(
+        "--batches", type=_numbers, metavar="N,N",
+        help="rows; 1 is what text prompts are; default: 1,2,4,8, with --speculate 2,4",
+    )  # fmt: skip
     speed.add_argument("--side", type=int, default=512, help="width and height of an image in pixels")
     speed.add_argument("--tokens", type=int, default=32, help="tokens to write")
     speed.add_argument(
         "--speculate", type=_modes, default=(), metavar="MODE,MODE",
         help="measure guessing ahead in place of that: answers with mtp, lookup or auto beside those without, and what "
-        "verifying so many tokens costs",
+        "verifying so many tokens costs; default: not",
     )  # fmt: skip
-    speed.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7")
-    speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed")
+    speed.add_argument(
+        "--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7; default: as everywhere"
+    )
+    speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed; default: not")
     counted = "counted runs of each, after one that is not; what takes over a minute is run once"
     add_common(speed, run_speed, repeats=counted)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--model", help="checkpoint directory or hub id; default: as everywhere")
-    source.add_argument("--synthetic", metavar="SIZE", help="random weights in the shapes of 0.8b, 35b-a3b, ...")
-    parser.add_argument("--layers", type=int, help="of a synthetic checkpoint, in place of the published number")
-    parser.add_argument("--hidden", type=int, help="hidden size of a synthetic checkpoint")
-    parser.add_argument("--dtype", help="of a synthetic checkpoint: float32 (default), bfloat16 or float16")
+    source.add_argument("--model", help=MODEL_HELP)
+    source.add_argument(
+        "--synthetic", metavar="SIZE", help="random weights in the shapes of 0.8b, 35b-a3b, ...; default: none"
+    )
+    parser.add_argument("--layers", type=int, help="of a synthetic checkpoint; default: as published")
+    parser.add_argument("--hidden", type=int, help="hidden size of a synthetic checkpoint; default: as published")
+    parser.add_argument("--dtype", help="of a synthetic checkpoint: bfloat16, float16 or float32; default: float32")
 
 
 def _check_source(options: argparse.Namespace) -> None:

@@ -1,20 +1,18 @@
 """ModelKit: one loaded checkpoint, and everything a caller does with it."""
 
-import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Never, Self, Unpack
 
 import mlx.core as mx
 
 from mlx_qwen35.answers.grammars import ThinkingBudget
+from mlx_qwen35.answers.options import GenerationOptions, Sampling, check_names
 from mlx_qwen35.answers.results import GenerationChunk, GenerationResult
 from mlx_qwen35.answers.sampling import (
-    LogitsProcessor,
-    Sampler,
     SamplingOptions,
     check_function,
     check_functions,
@@ -25,19 +23,33 @@ from mlx_qwen35.answers.sampling import (
 from mlx_qwen35.answers.text import check_stop
 from mlx_qwen35.errors import GenerationCancelled, OptionError, PromptError
 from mlx_qwen35.patches.operations import choose_operations
-from mlx_qwen35.prompts.builder import Messages, PromptBuilder, ask
+from mlx_qwen35.prompts.builder import Messages, PromptBuilder, PromptOptions, ask
 from mlx_qwen35.prompts.prompt import Prompt, common_length
 from mlx_qwen35.runtime.loading import Loaded, LoadOptions, load
 from mlx_qwen35.runtime.memory import Plan
 from mlx_qwen35.runtime.request import Request
 from mlx_qwen35.runtime.sessions import SessionFiles
-from mlx_qwen35.runtime.stream import stream
+from mlx_qwen35.runtime.stream import AnswerStream, stream
 from mlx_qwen35.runtime.teacher_forcing import score
 from mlx_qwen35.vision import IMAGE_CACHE_BYTES
 
 ProgressCallback = Callable[[int, int], bool | None]
 
 MAX_TOKENS = 4096
+
+
+class StreamOptions(GenerationOptions, total=False):
+    """Keyword arguments of `ModelKit.stream`, and so of `generate`."""
+
+    on_progress: ProgressCallback | None
+
+
+class ChatOptions(PromptOptions, StreamOptions, total=False):
+    """Keyword arguments of `ModelKit.chat`."""
+
+
+# What `chat` hands to `process_prompt`.
+_RENDERING = {*PromptOptions.__annotations__, "continue_final_message"}
 
 
 class ModelKit(SessionFiles):
@@ -47,7 +59,12 @@ class ModelKit(SessionFiles):
     owns, and requests that are streamed at the same time take turns.
     """
 
-    def __init__(self, loaded: Loaded, *, max_pixels: int | None = None, max_context: int | None = None) -> None:
+    def __init__(
+        self, loaded: Loaded, *, max_pixels: int | None = None, max_context: int | None = None, **others: Never
+    ) -> None:
+        if others or not isinstance(loaded, Loaded):
+            named = repr(str(loaded)) if isinstance(loaded, str | Path) else "..."
+            raise OptionError(f"ModelKit: expected ModelKit.load({named}), found ModelKit({named})")
         self.checkpoint = loaded.checkpoint
         self.config = loaded.checkpoint.config
         self.model = loaded.model
@@ -185,101 +202,81 @@ class ModelKit(SessionFiles):
         prompt: Prompt | Messages | str | Sequence[int],
         *,
         on_progress: ProgressCallback | None = None,
-        **options: Any,
-    ) -> Iterator[GenerationChunk]:
-        """Generate an answer, token by token. Bad options are refused by the call itself.
+        **options: Unpack[GenerationOptions],
+    ) -> AnswerStream:
+        """Generate an answer, token by token, for `for` and `async for`. Bad options are refused by the call itself.
 
         Args:
             prompt, options: See `request`.
-            on_progress: Called in the caller's thread with the prompt tokens read and their total;
-                returning False cancels.
+            on_progress: Called in the caller's thread (of `async for`, in another one) with the prompt tokens read
+                and their total; returning False cancels.
         Raises:
             OptionError, ContextLengthError, PromptError, MediaError, InsufficientMemoryError: Before any work.
             GenerationCancelled: `on_progress` returned False.
         """
-        return self._consume(self.request(prompt, **options), on_progress)
+        return AnswerStream(self._consume(self.request(prompt, **options), on_progress))
 
-    def request(
-        self,
-        prompt: Prompt | Messages | str | Sequence[int],
-        *,
-        max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        logprobs: bool = False,
-        top_logprobs: int = 0,
-        prefill_step_size: int | None = None,
-        cache_prompt: bool = True,
-        thinking_budget: int | None = None,
-        continue_final_message: bool = False,
-        sampler: Sampler | None = None,
-        logits_processors: Sequence[LogitsProcessor] = (),
-        **sampling: Any,
-    ) -> Request:
+    def request(self, prompt: Prompt | Messages | str | Sequence[int], **options: Unpack[GenerationOptions]) -> Request:
         """Check an answer that is wanted, before any work, for `stream` or an `Engine` to write it.
 
         Args:
             prompt: From `process_prompt`, or anything that it takes.
-            max_tokens: At most this many tokens; None for the checkpoint's own limit, or else 4096. It
-                never exceeds what the context, or memory, holds.
-            stop: Strings that end the answer.
-            logprobs, top_logprobs: Give each token's log probability, and so many most likely tokens in its place.
-            prefill_step_size: Tokens of the prompt that are read at once, fewer where memory asks for it;
-                None for 2048, on the CPU 512.
-            cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
-                everything, and remembers nothing.
-            thinking_budget: At most this many tokens of reasoning; None for what the prompt's effort says.
-            continue_final_message: Go on with the last of the messages, the assistant's, where its text ends.
-            sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of
-                temperature, top_p, top_k and min_p; as in mlx-lm.
-            logits_processors: Change logits (1, V) before a token is chosen, given the tokens (L,) before it: the
-                prompt's last one and the answer so far; as in mlx-lm.
-            sampling: See `SamplingOptions`; what is not given comes from generation_config.json.
+            options: See `GenerationOptions`.
         Raises:
             OptionError, ContextLengthError, PromptError, MediaError, InsufficientMemoryError: It cannot be.
         """
         started = time.perf_counter()
-        ready = self._ready(prompt, continue_final_message)
+        check_names(options, GenerationOptions)
+        ready = self._ready(prompt, options.get("continue_final_message", False))
         self._prompts.check(ready, 1, self.context_length)
         vocab_size = self.config.text.vocab_size
-        options = options_from(self.checkpoint.generation_config, sampling)
-        options.check_vocabulary(vocab_size)
-        plan = self._plan(ready, self._most_tokens(max_tokens), _step_size(prefill_step_size))
+        of_sampling = {name: value for name, value in options.items() if name in Sampling.__annotations__}
+        sampling = options_from(self.checkpoint.generation_config, of_sampling)
+        sampling.check_vocabulary(vocab_size)
+        step_size = _step_size(options.get("prefill_step_size"))
+        plan = self._plan(ready, self._most_tokens(options.get("max_tokens")), step_size)
+        sampler = options.get("sampler")
         return Request(
             prompt=ready,
-            options=options,
+            options=sampling,
             max_tokens=plan.tokens - len(ready.input_ids),
             prefill_step_size=plan.step_size,
-            stop=check_stop(stop),
-            logprobs=logprobs,
-            top_logprobs=whole_number("top_logprobs", top_logprobs, 0, vocab_size - 1),
+            stop=check_stop(options.get("stop")),
+            logprobs=options.get("logprobs", False),
+            top_logprobs=whole_number("top_logprobs", options.get("top_logprobs", 0), 0, vocab_size - 1),
             started=started,
-            cache_prompt=bool(cache_prompt),
+            cache_prompt=bool(options.get("cache_prompt", True)),
             sampler=check_function("sampler", sampler) if sampler is not None else None,
-            thinking_budget=self._thinking_budget(ready, thinking_budget),
-            processors=check_functions("logits_processors", logits_processors),
+            thinking_budget=self._thinking_budget(ready, options.get("thinking_budget")),
+            processors=check_functions("logits_processors", options.get("logits_processors", ())),
             patches=self._patches(ready),
         )
 
-    def generate(self, prompt: Prompt | Messages | str | Sequence[int], **options: Any) -> GenerationResult:
-        """The whole answer at once; arguments and errors as in `request`.
+    def generate(
+        self, prompt: Prompt | Messages | str | Sequence[int], **options: Unpack[StreamOptions]
+    ) -> GenerationResult:
+        """The whole answer at once; arguments and errors as in `stream`.
 
         A string is completed as it is: without the chat template the model knows no question in it. See `chat`.
         """
+        check_names(options, StreamOptions)
         return GenerationResult.from_chunks(list(self.stream(prompt, **options)))
 
-    def chat(self, question: str | Messages, *, images: Any = None, **options: Any) -> GenerationResult:
+    def chat(self, question: str | Messages, *, images: Any = None, **options: Unpack[ChatOptions]) -> GenerationResult:
         """The answer to a question, or to a whole conversation, through the chat template.
 
         Args:
             question: What the user says; or messages, as for `process_prompt`.
             images: Pictures that stand before the question; for messages see `process_prompt`.
-            options: Those of `process_prompt` and of `request`.
+            options: Those of `process_prompt` and of `stream`.
         Raises:
-            See `request`.
+            See `stream`.
         """
+        check_names(options, ChatOptions)
         messages = ask(question, images) if isinstance(question, str) else question
-        rendering = {name: options.pop(name) for name in _RENDERING & options.keys()}
-        return self.generate(self.process_prompt(messages, images=images, **rendering), **options)
+        rendering: Any = {name: value for name, value in options.items() if name in _RENDERING}
+        further: Any = {name: value for name, value in options.items() if name not in _RENDERING}
+        return self.generate(self.process_prompt(messages, images=images, **rendering), **further)
 
     def prefill_ahead(
         self,
@@ -333,6 +330,11 @@ class ModelKit(SessionFiles):
         self.model = None
         self._loaded.close()
 
+    def __repr__(self) -> str:
+        sees = "text" if self.vision.unavailable else "text and images"
+        kind, layers = self.config.model_type, len(self.config.text.layer_types)
+        return f"<ModelKit {self.checkpoint.name}: {kind}, {layers} layers, {sees}, context {self.context_length}>"
+
     def __enter__(self) -> Self:
         return self
 
@@ -348,7 +350,7 @@ class ModelKit(SessionFiles):
             raise OptionError("continue_final_message: expected only with messages, found with a finished prompt")
         return prompt
 
-    def _consume(self, request: Request, on_progress: ProgressCallback | None) -> Iterator[GenerationChunk]:
+    def _consume(self, request: Request, on_progress: ProgressCallback | None) -> Generator[GenerationChunk]:
         for item in stream(self._loop, request):
             if isinstance(item, GenerationChunk):
                 yield item
@@ -380,10 +382,6 @@ class ModelKit(SessionFiles):
         """Of the largest image that is not encoded yet."""
         unseen = [image for image in prompt.images if not self.vision.has_seen(image)]
         return max((math.prod(image.grid_thw) for image in unseen), default=0)
-
-
-# What `chat` hands to `process_prompt`.
-_RENDERING = set(inspect.signature(ModelKit.process_prompt).parameters) - {"self", "prompt", "images"}
 
 
 def _step_size(given: int | None) -> int:

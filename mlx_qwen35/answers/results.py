@@ -1,7 +1,9 @@
 """What a request gives: progress, tokens with their text, and what they cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from mlx_qwen35.paths import shorten
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class GenerationChunk:
     stop_string: str | None = None
     stats: GenerationStats | None = None
 
+    def __repr__(self) -> str:
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        told = {name: value for name, value in told.items() if value not in (None, False, "") or name == "text"}
+        return f"GenerationChunk({', '.join(f'{name}={value!r}' for name, value in told.items())})"
+
 
 @dataclass(frozen=True)
 class GenerationResult:
@@ -97,6 +104,17 @@ class GenerationResult:
     stats: GenerationStats
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] | None = None
+
+    def __repr__(self) -> str:
+        thought = f", reasoning={shorten(repr(self.reasoning))}" if self.reasoning else ""
+        return (
+            f"GenerationResult(text={shorten(repr(self.text))}{thought}, {len(self.tokens)} tokens at "
+            f"{self.stats.generation_tps:.1f} tokens/s, finish_reason={self.finish_reason!r})"
+        )
+
+    def _repr_markdown_(self) -> str:
+        """The answer, as notebooks show it."""
+        return self.text
 
     @classmethod
     def from_chunks(cls, chunks: Sequence[GenerationChunk]) -> "GenerationResult":

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.errors import ContextLengthError, OptionError, PromptError, PromptMismatchError
 from mlx_qwen35.prompts.arrays import is_array, to_numpy
-from mlx_qwen35.prompts.efforts import understand_effort
+from mlx_qwen35.prompts.efforts import EffortName, understand_effort
 from mlx_qwen35.prompts.images import PreparedImage, check_max_pixels
 from mlx_qwen35.prompts.messages import fill_sources, render_messages
 from mlx_qwen35.prompts.positions import MediaLayout
@@ -18,6 +18,19 @@ from mlx_qwen35.prompts.prompt import Prompt, begins_in_reasoning, check_ids, fi
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
+
+
+class PromptOptions(TypedDict, total=False):
+    """Keyword arguments of `ModelKit.process_prompt` that `ModelKit.chat` takes too; see there."""
+
+    tools: Sequence[Mapping[str, Any]] | None
+    enable_thinking: bool | None
+    reasoning_effort: EffortName | None
+    max_pixels: int | None
+    add_generation_prompt: bool
+    chat_template_kwargs: Mapping[str, Any] | None
+
+
 # Options that mean something to a chat template.
 _OF_MESSAGES = ("tools", "enable_thinking", "reasoning_effort", "continue_final_message", "chat_template_kwargs")
 

@@ -43,6 +43,10 @@ class Prompt:
         ids.flags.writeable = False
         object.__setattr__(self, "input_ids", ids)
 
+    def __repr__(self) -> str:
+        images = f", {len(self.images)} images ({self.image_tokens} of the tokens)" if self.images else ""
+        return f"Prompt({len(self.input_ids)} tokens{images}, in_reasoning={self.in_reasoning})"
+
     @property
     def position_ids(self) -> NDArray[np.int32] | None:
         """Time, height and width positions, shape (3, S); None for a text prompt."""

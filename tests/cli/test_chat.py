@@ -33,6 +33,7 @@ class Terminal:
 
     def __init__(self, model: Path, home: Path, *arguments: str, **environment: str) -> None:
         environment = {**os.environ, "HOME": str(home), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **environment}
+        environment.setdefault("NO_COLOR", "")
         command = ["-m", "mlx_qwen35.cli.main", "chat", "--model", str(model), *arguments]
         self.child: Any = pexpect.spawn(
             sys.executable, command, env=environment, encoding="utf-8", timeout=120, dimensions=(50, 200)
@@ -40,8 +41,8 @@ class Terminal:
         self.child.expect(">>>")
 
     def say(self, line: str, shows: str) -> None:
-        """Type a line and wait until something is shown (a regular expression)."""
-        self.child.send(line + "\r")
+        """Type a line, in place of one that was kept, and wait until something is shown (a regular expression)."""
+        self.child.send(f"\x15{line}\r")
         self.child.expect(shows)
 
     def interrupt(self, shows: str) -> None:

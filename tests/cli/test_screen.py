@@ -21,6 +21,8 @@ class Terminal(io.StringIO):
 def show(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, *chunks: GenerationChunk) -> str:
     monkeypatch.setattr("sys.stdout", stream)
     monkeypatch.setattr("sys.stderr", io.StringIO())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
 
     def pieces() -> Iterator[GenerationChunk]:
         yield from chunks
