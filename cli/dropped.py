@@ -25,7 +25,7 @@ _SHELL_WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+""")
 _ROOTED = re.compile(r"""['"]?(?:/(?!/)|~[\w.-]*/|\.\.?/|file://)""")
 _WORD_START, _WORD_END = re.compile(r"(?<!\S)\S"), re.compile(r"(?<=\S)(?=\s|$)")
 _PUNCTUATION = ",;:!?.)"
-# Names with spaces that nobody quoted: so many words of them, and no longer than any path.
+# Names with spaces that nobody quoted, which end as a picture or a document does: of so many words.
 _MOST_WORDS, _MOST_CHARACTERS = 24, 1024
 
 
@@ -86,9 +86,10 @@ def _names(text: str, start: int) -> Iterator[tuple[int, str]]:
     if not rooted or text[start] in "'\"":
         return
     line = text[start:].split("\n", 1)[0][:_MOST_CHARACTERS]
-    for end in [match.start() for match in _WORD_END.finditer(line)][:_MOST_WORDS]:
+    for number, end in enumerate([match.start() for match in _WORD_END.finditer(line)][:_MOST_WORDS]):
         for part in (line[:end], line[:end].rstrip(_PUNCTUATION)):
-            yield start + len(part), part
+            if number == 0 or Path(part).suffix.lower() in PICTURES | _OTHERS.keys():
+                yield start + len(part), part
 
 
 def _unquoted(word: str) -> str:

@@ -33,7 +33,7 @@ class MarkdownStream:
     def write(self, text: str) -> None:
         """The next piece of the answer."""
         self._text += text
-        finished, self._text = split_finished(self._text)
+        *finished, self._text = split_blocks(self._text)
         if finished:
             self._end_live()
             self._print(finished)
@@ -43,15 +43,15 @@ class MarkdownStream:
     def close(self) -> None:
         """The answer ends here."""
         self._end_live()
-        if self._text.strip():
-            self._print(self._text)
+        self._print(split_blocks(self._text))
         self._text = ""
 
-    def _print(self, text: str) -> None:
-        if not self._first:
-            self._console.print()
-        self._first = False
-        self._console.print(as_markdown(text))
+    def _print(self, blocks: list[str]) -> None:
+        for block in blocks:
+            if not block.strip():
+                continue
+            self._console.print(_Lines(block, gap=not self._first), end="")
+            self._first = False
 
     def _draw(self) -> None:
         if not self._text.strip():
@@ -61,7 +61,8 @@ class MarkdownStream:
                 console=self._console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
             )
             self._live.start()
-        self._live.update(_End(self._text, gap=not self._first), refresh=True)
+        most = max(1, self._console.height - 3)
+        self._live.update(_Lines(self._text, most=most, gap=not self._first), refresh=True)
         self._drawn = time.monotonic()
 
     def _end_live(self) -> None:
@@ -70,28 +71,40 @@ class MarkdownStream:
             self._live = None
 
 
-class _End:
-    """As much of the end of a text as a terminal has room for."""
+class _Lines:
+    """A block as lines, without spaces behind them, which would be copied along, and empty ones around it.
 
-    def __init__(self, text: str, *, gap: bool) -> None:
-        self._text, self._gap = text, gap
+    Args:
+        most: So many lines of its end; None for all.
+        gap: Whether an empty line stands before it.
+    """
+
+    def __init__(self, text: str, *, most: int | None = None, gap: bool = False) -> None:
+        self._text, self._most, self._gap = text, most, gap
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = console.render_lines(as_markdown(self._text), options.update(height=None), pad=False)
+        for line in lines:
+            while line and not line[-1].text.rstrip():
+                line.pop()
+        while lines and not lines[-1]:
+            lines.pop()
+        while lines and not lines[0]:
+            lines.pop(0)
         if self._gap:
             yield Segment.line()
-        for line in lines[-max(1, console.height - 3) :]:
-            yield from line
+        for line in lines if self._most is None else lines[-self._most :]:
+            yield from line[:-1]
+            yield from (Segment(last.text.rstrip(), last.style) for last in line[-1:])
             yield Segment.line()
 
 
-def split_finished(text: str) -> tuple[str, str]:
-    """The blocks of a text that nothing that follows can change, and the last one, which grows."""
+def split_blocks(text: str) -> list[str]:
+    """The blocks of a text, at least one: nothing that follows can change any but the last."""
     starts = [token.map[0] for token in _PARSER.parse(text) if token.level == 0 and token.map and token.nesting >= 0]
-    if len(starts) < 2:
-        return "", text
-    lines = text.splitlines(keepends=True)
-    return "".join(lines[: starts[-1]]), "".join(lines[starts[-1] :])
+    lines = text.split("\n")
+    ends = [*starts[1:], len(lines)]
+    return ["\n".join(lines[start:end]) for start, end in zip([0, *starts[1:]], ends, strict=True)]
 
 
 def as_markdown(text: str) -> Markdown:

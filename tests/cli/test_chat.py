@@ -1,5 +1,6 @@
 """The REPL in a pseudo-terminal, and fed from a pipe."""
 
+import io
 import json
 import os
 import subprocess
@@ -39,6 +40,7 @@ class Terminal:
             sys.executable, command, env=environment, encoding="utf-8", timeout=120, dimensions=(50, 200)
         )
         self.child.expect(">>>")
+        self.before_prompt: str = self.child.before
 
     def say(self, line: str, shows: str) -> None:
         """Type a line, in place of one that was kept, and wait until something is shown (a regular expression)."""
@@ -115,10 +117,107 @@ def test_commands(terminal: Terminal, tmp_path: Path) -> None:
     terminal.say("/load /nowhere.json", shows="cannot be read")
 
 
+def questions(terminal: Terminal, path: Path) -> list[str]:
+    """What the chat was asked so far, from a file that it saves."""
+    terminal.say(f"/save {path}", shows="saved to")
+    turns = json.loads(path.read_text())["messages"]
+    return [turn["content"][-1]["text"] for turn in turns if turn["role"] == "user"]
+
+
 def test_several_lines(terminal: Terminal, tmp_path: Path) -> None:
-    terminal.say("one\x1b\rtwo", shows="tokens/s")
-    terminal.say(f"/save {tmp_path}/chat.json", shows="saved to")
-    assert '"text": "one\\ntwo"' in (tmp_path / "chat.json").read_text()
+    """Alt-Enter, which some terminals send with a line feed; and a paste."""
+    terminal.say("one\x1b\rtwo\x1b\nthree", shows="tokens/s")
+    terminal.child.expect(">>>")
+    terminal.say("\x1b[200~four\rfive\n\x1b[201~six", shows="tokens/s")
+    assert questions(terminal, tmp_path / "chat.json") == ["one\ntwo\nthree", "four\nfive\nsix"]
+
+
+def test_what_is_typed_ahead_waits_and_is_not_shown(unending: Terminal, tmp_path: Path) -> None:
+    """Through a Ctrl-C as well: two lines, and a paste of two that is one message."""
+    unending.forget(tmp_path)
+    unending.child.send("hello there\r")
+    unending.child.expect("\x1b\\[2m")
+    unending.child.send("/system typed\r\x1b[200~ahead\rof time\x1b[201~")
+    unending.interrupt(shows="stopped")
+    assert "typed" not in unending.child.before
+    unending.child.expect("system message: typed")
+    unending.child.expect("of time")
+    unending.child.send("\r")
+    unending.child.expect("\x1b\\[2m")
+    unending.interrupt(shows="stopped")
+    assert questions(unending, tmp_path / "ahead.json") == ["hello there", "ahead\nof time"]
+
+
+def test_a_line_that_cannot_be_sent_is_there_to_be_mended(terminal: Terminal, picture: Path, tmp_path: Path) -> None:
+    terminal.say("/no/such.png what is it?", shows="/no/such.png: No such file")
+    terminal.child.expect("/no/such.png what is it\\?")
+    terminal.child.send("\x01 \r")  # to its beginning: a space sends it as it is
+    terminal.child.expect("tokens/s")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture.read_bytes()[:50])
+    terminal.say(f"'{picture}' {broken} what?", shows=f"{broken}: ")
+    terminal.child.expect("broken.png what")
+    broken.unlink()
+    terminal.say(f"'{picture}' what?", shows=r"prompt tokens \(6 image\)")
+    assert questions(terminal, tmp_path / "chat.json") == ["/no/such.png what is it?", "what?"]
+
+
+def test_taking_back_and_repeating(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.say("one", shows="tokens/s")
+    terminal.say("/regenerate", shows=r"tokens/s.*the answer stays the same: temperature 0")
+    terminal.say("two", shows="tokens/s")
+    terminal.say("/undo", shows="forgotten: two")
+    terminal.say("/edit", shows=">>>.*one")
+    terminal.child.send(" more\r")
+    terminal.child.expect("tokens/s")
+    assert questions(terminal, tmp_path / "chat.json") == ["one more"]
+    terminal.say("/undo", shows="forgotten: one more")
+    terminal.say("/undo", shows="expected a question, found none yet")
+
+
+def test_leaving_and_overwriting_are_asked_about(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("mine")
+    terminal.say(f"/save {tmp_path}/mine.json", shows=r"mine.json is there already. Overwrite it\? \[y/N\]")
+    terminal.child.send("\r")
+    terminal.child.expect("not saved")
+    assert (tmp_path / "mine.json").read_text() == "mine"
+    terminal.say(f"/save {tmp_path}/mine.json", shows=r"Overwrite it\? \[y/N\]")
+    terminal.child.send("y\r")
+    terminal.child.expect("saved to")
+    assert json.loads((tmp_path / "mine.json").read_text())["messages"] == []
+    terminal.say("exit", shows=r"Leave the chat\? \[y/N\]")
+    terminal.child.send("n\r")
+    terminal.child.expect(">>>")
+    terminal.child.sendintr()
+    terminal.child.expect(r"/exit leaves; so does Ctrl-D")
+
+
+def test_tab_completes_commands_and_paths(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a folder" / "chat.json").write_text("{")
+    terminal.say(f"/loa\t{tmp_path}/a\tch\t", shows="a folder/chat.json: expected a saved chat")
+
+
+def test_where_no_escapes_are_wanted_none_is_written(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    """With history, completion and mending all the same."""
+    history = tmp_path / ".mlx_qwen35" / "history"
+    history.parent.mkdir()
+    history.write_text("\n# 2026-01-01 12:00:00.000000\n+/system remembered\n")
+    shown = io.StringIO()
+    terminal = Terminal(checkpoint_dir(DENSE), tmp_path, "-m", "6", "--temp", "0", NO_COLOR="1")
+    terminal.child.logfile_read = shown
+    terminal.child.send("\x1b[A\r")
+    terminal.child.expect("system message: remembered")
+    terminal.say("hello", shows="tokens/s")
+    terminal.say("/no/such.png", shows="No such file")
+    terminal.child.expect(">>> /no/such.png")
+    terminal.child.sendintr()
+    terminal.say("/thi\toff", shows="reasoning is off")
+    assert terminal.leave() == 0
+    assert "\x1b" not in terminal.before_prompt + shown.getvalue()
+    assert [line[1:] for line in history.read_text().splitlines() if line.startswith("+")][1:3] == [
+        "/system remembered", "hello",
+    ]  # fmt: skip
 
 
 def test_a_following_turn_knows_what_was_read(terminal: Terminal, picture: Path, tmp_path: Path) -> None:
