@@ -89,7 +89,8 @@ class GenerationChunk:
 
     def __repr__(self) -> str:
         told = {field.name: getattr(self, field.name) for field in fields(self)}
-        told = {name: value for name, value in told.items() if value not in (None, False, "") or name == "text"}
+        told = {name: value for name, value in told.items() if value not in (None, "") and value is not False}
+        told = {"text": self.text, **told}
         return f"GenerationChunk({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
 
