@@ -86,7 +86,7 @@ def run_remove(options: argparse.Namespace) -> None:
 
     entry = find_cached(options.id)
     if not options.yes:
-        if not sys.stdin.isatty():
+        if not asks():
             raise OptionError("models rm: expected a terminal to ask on, or --yes")
         answer = input(f"Remove {options.id}, {entry.size_on_disk / 1e9:.1f} GB, from the cache? [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
@@ -94,3 +94,8 @@ def run_remove(options: argparse.Namespace) -> None:
             return
     freed = entry.remove()
     print(f"removed {options.id}, {freed / 1e9:.1f} GB")
+
+
+def asks() -> bool:
+    """Whether there is somebody who can answer."""
+    return sys.stdin.isatty()
