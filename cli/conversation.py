@@ -67,7 +67,7 @@ class Conversation:
             OptionError: There is none.
         """
         content = self.turns[self._last_question()]["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         self.turns = self.turns[: self._last_question()]
         self.waiting = [*(part["image_url"]["url"] for part in parts if part["type"] == "image_url"), *self.waiting]
         return "".join(part["text"] for part in parts if part["type"] == "text")

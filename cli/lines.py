@@ -136,14 +136,17 @@ class PlainLines:
         readline.set_completer(lambda text, state: self._complete(text, state, commands))
         readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
 
+    def _insert_kept(self) -> None:
+        kept, self._kept = self._kept, ""
+        self._readline.insert_text(kept)
+
     def _complete(self, text: str, state: int, commands: Mapping[str, Sequence[str]]) -> str | None:
         start, found = completions(text, commands)
         return text[:start] + found[state] if state < len(found) else None
 
     def __iter__(self) -> Iterator[str]:
         while True:
-            kept, self._kept = self._kept, ""
-            self._readline.set_startup_hook(lambda kept=kept: self._readline.insert_text(kept))
+            self._readline.set_startup_hook(self._insert_kept)
             try:
                 with echo_typing():
                     text = input(PROMPT)

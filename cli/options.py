@@ -20,8 +20,8 @@ MODEL_HELP = f"checkpoint directory or hub id; default: {MODEL_VARIABLE}, or the
 class Parser(argparse.ArgumentParser):
     """One whose help tells every default; what a flag does without a fixed one stands in its own words."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, formatter_class=_Defaults, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Defaults, **options)
 
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
