@@ -253,7 +253,7 @@ def test_bad_options_are_refused_before_any_work(kit: ModelKit, options: dict[st
             "<|video_pad|>",
             {},
             PromptMismatchError,
-            r"prompt token 0: expected no placeholder for a video, found one; video is not",
+            r"prompt: expected 0 video placeholders \(one per video\), found 1",
         ),
         ([USER], {"images": [RED]}, PromptMismatchError, r"images: expected 0 .*, found 1"),
         (with_images("/nowhere.png"), {}, MediaError, r"messages\[0\]\.content\[0\]: /nowhere.png"),
