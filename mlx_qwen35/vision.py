@@ -126,15 +126,20 @@ class VisionAddOn:
         else:
             try:
                 self._preprocessor = ImagePreprocessor(directory, config.vision, cache_bytes, memory)
-                self._videos = VideoPreprocessor(directory, config.vision, cache_bytes, memory)
             except CheckpointError as error:
                 self.unavailable = str(error)
+        self._no_videos = self.unavailable
+        if self.unavailable is None and config.vision is not None:
+            try:
+                self._videos = VideoPreprocessor(directory, config.vision, cache_bytes, memory)
+            except CheckpointError as error:
+                self._no_videos = str(error)
 
     @property
     def sees_videos(self) -> bool:
         """Whether prompts may hold videos."""
         tokens = self._config.media_tokens
-        return self.unavailable is None and tokens is not None and tokens.video_token_id is not None
+        return self._videos is not None and tokens is not None and tokens.video_token_id is not None
 
     def prepare_image(self, source: Any, *, max_pixels: int | None = None, place: str = "image") -> PreparedImage:
         """Decode one image and cut it into patches; any thread.
@@ -166,7 +171,8 @@ class VisionAddOn:
         self.require(place)
         if isinstance(self._tower, DeferredTower):
             import_family(self._config)
-        assert self._videos is not None
+        if self._videos is None:
+            raise VisionUnavailableError(f"{place}: this checkpoint cannot see videos: {self._no_videos}")
         if on_frames is None:
             return self._videos(source, place=place, **options)
         wanted = True

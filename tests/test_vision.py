@@ -125,7 +125,7 @@ def test_after_clearing_nothing_knows_a_position(benches: Callable[[Shape], Benc
     bench.cache(prompt)
     bench.vision.clear_prediction_state()
     kept = {name: value for name, value in vars(bench.vision).items() if name not in ("_tower", "_config")}
-    assert set(kept) == {"_preprocessor", "_videos", "unavailable", "features"}
+    assert set(kept) == {"_preprocessor", "_videos", "_no_videos", "unavailable", "features"}
     assert all(features.ndim == 2 for features in bench.vision.features._features.values())
 
 
