@@ -42,10 +42,10 @@ _FILTERS = threading.Lock()
 
 
 class ImageMemory:
-    """Where the memory of images is asked for and accounted; this one has no limit."""
+    """Where the memory of images and videos is asked for and accounted; this one has no limit."""
 
     def decoding(self, nbytes: int, place: str) -> AbstractContextManager[None]:
-        """Memory for an image while it is decoded.
+        """Memory for an image or a video while it is decoded.
 
         Raises:
             InsufficientMemoryError: There is none, and no other image whose end could be waited for.
@@ -53,7 +53,10 @@ class ImageMemory:
         return nullcontext()
 
     def pixels(self, nbytes: int) -> None:
-        """So many bytes of pixels are kept."""
+        """So many bytes of images' pixels are kept."""
+
+    def video_pixels(self, nbytes: int) -> None:
+        """So many bytes of videos' pixels are kept."""
 
     def features(self, nbytes: int) -> None:
         """So many bytes of embeddings are kept."""

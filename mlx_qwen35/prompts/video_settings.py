@@ -50,6 +50,11 @@ class VideoSettings:
     mean: tuple[float, ...] = (127.5, 127.5, 127.5)
     std: tuple[float, ...] = (127.5, 127.5, 127.5)
 
+    @property
+    def channels(self) -> int:
+        """Red, green and blue."""
+        return len(self.mean)
+
     def sample(self, total: int, source_fps: float, fps: float, low: int, high: int) -> list[int]:
         """Which frames of a video are shown: as evenly spaced as they can be, the first and the last among them.
 

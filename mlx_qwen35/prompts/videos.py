@@ -2,21 +2,26 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qwen35.checkpoints.config import VisionConfig
-from mlx_qwen35.errors import GenerationCancelled, MediaError, OptionError
+from mlx_qwen35.errors import GenerationCancelled, OptionError
 from mlx_qwen35.paths import shorten
-from mlx_qwen35.prompts.arrays import is_array
-from mlx_qwen35.prompts.clips import ArrayClip, Clip, PictureClip
+from mlx_qwen35.prompts.clips import Clip
 from mlx_qwen35.prompts.images import ImageMemory, PreparedImage, check_max_pixels
 from mlx_qwen35.prompts.positions import merged_grid
+from mlx_qwen35.prompts.recent import RecentPixels
 from mlx_qwen35.prompts.video_settings import VideoSettings, read_video_settings
+from mlx_qwen35.prompts.video_sources import open_source
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # Beyond any camera that a model could follow; also keeps rates finite.
 MAX_FPS = 1000.0
@@ -34,6 +39,11 @@ class PreparedVideo:
 
     frames: tuple[PreparedImage, ...]
     timestamps: tuple[float, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """What the pixels take."""
+        return sum(frame.pixel_values.nbytes for frame in self.frames)
 
     @property
     def tokens(self) -> int:
@@ -60,7 +70,9 @@ class VideoPreprocessor:
     ) -> None:
         self.settings = read_video_settings(directory, vision)
         self._memory = memory or ImageMemory()
-        self._cache_bytes = cache_bytes
+        self._recent: RecentPixels[PreparedVideo] = RecentPixels(
+            cache_bytes, lambda video: video.nbytes, self._memory.video_pixels
+        )
 
     def __call__(
         self,
@@ -75,15 +87,14 @@ class VideoPreprocessor:
         progress: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> PreparedVideo:
-        """Sample, decode, resize together and cut into patches, pair by pair.
+        """Sample, decode, resize together and cut into patches, pair by pair; files seen lately are remembered.
 
         Args:
-            source: A list of pictures as `open_image` takes them, or an array of shape (T, H, W, 3) with whole numbers
-                from 0 to 255: numpy's, MLX's or torch's.
+            source: See `open_clip`.
             fps: Frames a second that the model sees: a file is sampled at it, and a list or an array, all of which is
                 shown, is taken to have been (qwen-vl-utils' `sample_fps`). None for the checkpoint's, 2 as a rule.
             source_fps: Frames a second of a list or an array that is not sampled yet (the `fps` of transformers'
-                `video_metadata`): it is sampled at `fps` like a file's frames.
+                `video_metadata`): it is sampled at `fps` as a file is. A file's frames have times of their own.
             min_frames, max_frames: Frames to show, of those that there are; None for the checkpoint's.
             max_pixels: At most this many pixels over all frames after resizing; None for the checkpoint's own limit.
             place: Where it stands in the request, for error messages.
@@ -92,63 +103,113 @@ class VideoPreprocessor:
         Raises:
             MediaError: It is no video, or one that is missing, broken, too large or on the network.
             OptionError: A number is out of range.
+            InsufficientMemoryError: There is none for decoding.
             GenerationCancelled: The caller wanted no more.
         """
+        wanted = self._wanted(fps, source_fps, min_frames, max_frames, max_pixels, place)
+
+        def check() -> None:
+            if cancelled is not None and cancelled():
+                raise GenerationCancelled("cancelled")
+
+        opened = open_source(source, place)
+        with closing(opened):
+            key = None if opened.identity is None else (opened.identity, wanted)
+            found = None if key is None else self._recent.find(key)
+            if found is not None:
+                return found
+            clip = opened.clip(wanted.source_fps or wanted.fps, check)
+            with closing(clip):
+                prepared = self._prepare(clip, wanted, place, progress, check)
+        if key is not None:
+            self._recent.keep(key, prepared)
+        return prepared
+
+    def reclaim(self, nbytes: int) -> None:
+        """Give back so many bytes of pixels, as far as there are as many."""
+        self._recent.reclaim(nbytes)
+
+    def _wanted(
+        self,
+        fps: float | None,
+        source_fps: float | None,
+        min_frames: int | None,
+        max_frames: int | None,
+        max_pixels: int | None,
+        place: str,
+    ) -> "_Wanted":
         settings = self.settings
-        rate = settings.fps if fps is None else _rate(fps, "fps", place)
         low = settings.min_frames if min_frames is None else _count(min_frames, "min_frames", place)
         high = settings.max_frames if max_frames is None else _count(max_frames, "max_frames", place)
         if low > high and min_frames is not None:
             raise OptionError(f"{place}: min_frames: expected at most max_frames, {high}, found {low}")
-        check_max_pixels(max_pixels)
-        clip = _open(source, rate if source_fps is None else _rate(source_fps, "source_fps", place), place)
-        total = len(clip.times)
-        if source_fps is None:
-            indices = settings.sample(total, 1, 1, low, high)
-        else:
-            indices = settings.sample(total, clip.fps, rate, low, high)
-        width, height = clip.size
-        # A single frame is shown twice, as the last one of an odd number is.
-        rows, columns = settings.resized(
-            max(len(indices), settings.temporal_patch_size), height, width, max_pixels, place
+        return _Wanted(
+            fps=settings.fps if fps is None else _rate(fps, "fps", place),
+            source_fps=None if source_fps is None else _rate(source_fps, "source_fps", place),
+            min_frames=low,
+            max_frames=high,
+            max_pixels=check_max_pixels(max_pixels),
         )
-        with self._memory.decoding(clip.decoding_bytes + 3 * 8 * rows * columns * settings.temporal_patch_size, place):
-            frames = tuple(self._pairs(clip, indices, (columns, rows), progress, cancelled))
+
+    def _prepare(
+        self,
+        clip: Clip,
+        wanted: "_Wanted",
+        place: str,
+        progress: Callable[[int, int], None] | None,
+        check: Callable[[], None],
+    ) -> PreparedVideo:
+        settings, total = self.settings, len(clip.times)
+        # Where somebody has sampled already, all that there is.
+        rates = (1.0, 1.0) if clip.sampled and wanted.source_fps is None else (clip.fps, wanted.fps)
+        indices = clip.choose(settings.sample(total, *rates, wanted.min_frames, wanted.max_frames))
+        # A single frame is shown twice, as the last one of an odd number is.
+        count = max(len(indices), settings.temporal_patch_size)
+
+        def resized(size: tuple[int, int]) -> tuple[int, int]:
+            return settings.resized(count, size[1], size[0], wanted.max_pixels, place)
+
+        rows, columns = resized(clip.size)
+        # Each frame in bytes, then in 32 bits, and the patches, all of which are kept.
+        nbytes = 4 * settings.channels * rows * columns * (count + 3 * settings.temporal_patch_size)
+        with self._memory.decoding(clip.decoding_bytes + nbytes, place):
+            frames = tuple(self._pairs(clip.frames(indices, check), len(indices), resized, progress))
         return PreparedVideo(frames, timestamps_of([clip.times[index] for index in indices], settings))
 
     def _pairs(
         self,
-        clip: Clip,
-        indices: Sequence[int],
-        size: tuple[int, int],
+        images: Iterator["Image"],
+        total: int,
+        resized: Callable[[tuple[int, int]], tuple[int, int]],
         progress: Callable[[int, int], None] | None,
-        cancelled: Callable[[], bool] | None,
     ) -> Iterator[PreparedImage]:
         """Frames are let go as soon as their pair is cut into patches."""
-        from PIL import Image
+        from PIL.Image import Resampling
 
         pair: list[NDArray[np.uint8]] = []
-        for number, image in enumerate(clip.frames(indices), 1):
-            if cancelled is not None and cancelled():
-                raise GenerationCancelled("cancelled")
-            pair.append(np.asarray(image.resize(size, Image.Resampling.BICUBIC)))
-            if number == len(indices):
+        size = None
+        for number, image in enumerate(images, 1):
+            # By the first one; a stream may change its size.
+            size = size or resized(image.size)[::-1]
+            pair.append(np.asarray(image.resize(size, Resampling.BICUBIC)))
+            if number == total:
                 pair.extend(pair[-1:] * (self.settings.temporal_patch_size - len(pair)))
             if len(pair) == self.settings.temporal_patch_size:
                 yield _patches(pair, self.settings)
                 pair.clear()
             if progress is not None:
-                progress(number, len(indices))
+                progress(number, total)
 
 
-def _open(source: Any, fps: float, place: str) -> Clip:
-    if is_array(source):
-        return ArrayClip(source, fps, place)
-    if isinstance(source, list | tuple):
-        return PictureClip(source, fps, place)
-    raise MediaError(
-        f"{place}: expected a list of pictures or an array of shape (T, H, W, 3), found {type(source).__name__}"
-    )
+@dataclass(frozen=True)
+class _Wanted:
+    """What a caller asks for, beside the video; see `VideoPreprocessor.__call__`."""
+
+    fps: float
+    source_fps: float | None
+    min_frames: int
+    max_frames: int
+    max_pixels: int | None
 
 
 def timestamps_of(times: Sequence[float], settings: VideoSettings) -> tuple[float, ...]:
