@@ -105,7 +105,7 @@ def _cases() -> list[Case]:
         ),
         case("one video", _text(9, 30) + VIDEO + _text(12, 31), (6, 96, 64)),
         case("a pair of frames", _text(5, 32) + VIDEO + _text(7, 33), (2, 64, 160)),
-        case("many frames", _text(7, 34) + VIDEO + _text(9, 35), (32, 32, 64)),
+        case("many frames", _text(7, 34) + VIDEO + _text(9, 35), (16, 64, 64)),
         case("two videos", VIDEO + _text(8, 36) + VIDEO + _text(6, 37), (5, 64, 96), (4, 128, 64)),
         case(
             "an image, then a video",
