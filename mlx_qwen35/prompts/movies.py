@@ -34,6 +34,8 @@ CODECS = frozenset({
 SEEK_AHEAD = 16
 # Frames that are decoded for the wanted ones, at most, as long as there are keyframes near them to be shown instead.
 MAX_DECODED = 20_000
+# How far a header's frame rate may be from the frames' own times and still count.
+RATE_TOLERANCE = 0.05
 # A decoder keeps up to 16 frames to predict others from, and has one in work in every thread.
 REFERENCES, MAX_THREADS = 16, 8
 READ_BYTES = 2**18
@@ -54,7 +56,6 @@ class MovieClip:
     def __init__(self, file: BinaryIO, container: str, place: str, label: str, check: Callable[[], None]) -> None:
         self._at = f"{place}: {label}"
         self._file, self.sampled = file, False
-        # AVI says when a frame is to be decoded, not when it is to be shown: they are counted as they come.
         self._counted = container == "avi"
         self._av = _import_av(place)
         try:
@@ -123,13 +124,21 @@ class MovieClip:
                 yield packet
 
     def _list_packets(self, check: Callable[[], None]) -> None:
-        shown: dict[int, bool] = {}
+        packets = []
         for number, packet in enumerate(self._packets(check)):
             if number >= MAX_PACKETS:
                 raise MediaError(f"{self._at}: expected a video of at most {MAX_PACKETS} frames, found more")
-            stamp = packet.dts if self._counted or packet.pts is None else packet.pts
-            if stamp is not None and not packet.is_discard:
-                shown[stamp] = shown.get(stamp, False) or bool(packet.is_keyframe)
+            if not packet.is_discard:
+                packets.append((packet.pts, packet.dts, bool(packet.is_keyframe)))
+        # AVI says when a frame is to be decoded, not when it is to be shown, and so do files that were put together
+        # without care: their frames are counted as they come.
+        reordered = bool(self._stream.codec_context.has_b_frames)
+        self._counted = self._counted or (reordered and all(pts == dts for pts, dts, _ in packets))
+        shown: dict[int, bool] = {}
+        for pts, dts, key in packets:
+            stamp = dts if self._counted or pts is None else pts
+            if stamp is not None:
+                shown[stamp] = shown.get(stamp, False) or key
         if not shown:
             raise self._damaged("it holds no frames")
         self._stamps = sorted(shown)
@@ -137,12 +146,13 @@ class MovieClip:
         base = float(self._stream.time_base)
         times = (np.asarray(self._stamps, dtype=np.float64) - self._stamps[0]) * base
         rate = float(self._stream.average_rate or 0)
-        even = np.arange(len(times)) / rate if rate else times + np.inf
+        measured = (len(times) - 1) / float(times[-1]) if len(times) > 1 else rate or 1.0
+        # What the header says, as transformers has it, unless it lies.
+        self.fps = rate if abs(rate / measured - 1) < RATE_TOLERANCE else measured
+        even = np.arange(len(times)) / self.fps
         if np.abs(even - times).max() <= base:
-            # Evenly spaced, as far as the file's units can say it: as transformers has it.
-            self.fps, times = rate, even
-        else:
-            self.fps = (len(times) - 1) / float(times[-1]) if len(times) > 1 else 1.0
+            # Evenly spaced, as far as the file's units can say it.
+            times = even
         self.times: Sequence[float] = times.tolist()
 
     def choose(self, indices: Sequence[int]) -> list[int]:
@@ -218,7 +228,7 @@ class MovieClip:
         number = None
         for packet in chain(self._packets(check), [None]):
             if packet is not None and number is None and packet.dts is not None:
-                number = self._at_or_before(packet.dts)
+                number = max(0, self._at_or_before(packet.dts))
             needed = self._counted or packet is None or packet.pts is None or packet.pts in wanted
             context.skip_frame = "DEFAULT" if needed else "NONREF"
             frames = []
@@ -227,8 +237,9 @@ class MovieClip:
             for frame in frames:
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 if self._counted:
-                    number = (number or 0) + 1
-                    stamp = self._stamps[min(number, len(self._stamps)) - 1]
+                    number = number or 0
+                    stamp = self._stamps[min(number, len(self._stamps) - 1)]
+                    number += 1
                 if stamp is not None:
                     yield stamp, frame
 
