@@ -84,7 +84,7 @@ class AnimationClip(StillClip):
         image = read_header(self._data, self._place, self._label)
         for number in self._walk(image, check):
             while index == number:
-                yield to_rgb(image)
+                yield to_rgb(image.copy())
                 index = next(wanted, None)
             if index is None:
                 return

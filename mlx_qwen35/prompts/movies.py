@@ -56,7 +56,6 @@ class MovieClip:
     def __init__(self, file: BinaryIO, container: str, place: str, label: str, check: Callable[[], None]) -> None:
         self._at = f"{place}: {label}"
         self._file, self.sampled = file, False
-        self._counted = container == "avi"
         self._av = _import_av(place)
         try:
             self._container = self._av.open(
@@ -84,9 +83,11 @@ class MovieClip:
     def _find_stream(self) -> Any:
         """The video stream that FFmpeg thinks best; a cover picture is none."""
         picture = self._av.stream.Disposition.attached_pic
+        if not len(self._container.streams):
+            raise self._damaged("it holds no streams")
         streams = [stream for stream in self._container.streams.video if not stream.disposition & picture]
         if not streams:
-            kinds = sorted({stream.type for stream in self._container.streams}) or ["nothing"]
+            kinds = sorted({stream.type for stream in self._container.streams})
             raise MediaError(f"{self._at}: expected a video stream, found {' and '.join(kinds)}")
         best = self._container.streams.best("video")
         chosen = best if best in streams else streams[0]
@@ -131,9 +132,10 @@ class MovieClip:
             if not packet.is_discard:
                 packets.append((packet.pts, packet.dts, bool(packet.is_keyframe)))
         # AVI says when a frame is to be decoded, not when it is to be shown, and so do files that were put together
-        # without care: their frames are counted as they come.
-        reordered = bool(self._stream.codec_context.has_b_frames)
-        self._counted = self._counted or (reordered and all(pts == dts for pts, dts, _ in packets))
+        # without care. Where the two differ, frames are counted as they come, from the first one on.
+        self._counted = bool(self._stream.codec_context.has_b_frames) and (
+            self._container.format.name == "avi" or all(pts == dts for pts, dts, _ in packets)
+        )
         shown: dict[int, bool] = {}
         for pts, dts, key in packets:
             stamp = dts if self._counted or pts is None else pts
@@ -142,7 +144,7 @@ class MovieClip:
         if not shown:
             raise self._damaged("it holds no frames")
         self._stamps = sorted(shown)
-        self._keys = [stamp for stamp in self._stamps if shown[stamp]]
+        self._keys = [stamp for stamp in self._stamps if shown[stamp] and not self._counted]
         base = float(self._stream.time_base)
         times = (np.asarray(self._stamps, dtype=np.float64) - self._stamps[0]) * base
         rate = float(self._stream.average_rate or 0)
@@ -165,7 +167,7 @@ class MovieClip:
         needed = sum(self._at_or_before(wanted[-1]) - self._at_or_before(key) + 1 for key, wanted in self._runs(stamps))
         if needed <= MAX_DECODED:
             return list(indices)
-        keys = np.array([self._at_or_before(key) for key in self._keys] or [0])
+        keys = np.array([self._at_or_before(key) for key in self._keys or self._stamps[:1]])
         room = min(later - earlier for earlier, later in pairwise([*indices, indices[-1] + len(self._stamps)]))
         chosen = []
         for index in indices:
@@ -225,10 +227,8 @@ class MovieClip:
         Those that no other is predicted from are left out, unless they are wanted.
         """
         context = self._stream.codec_context
-        number = None
+        count = 0
         for packet in chain(self._packets(check), [None]):
-            if packet is not None and number is None and packet.dts is not None:
-                number = max(0, self._at_or_before(packet.dts))
             needed = self._counted or packet is None or packet.pts is None or packet.pts in wanted
             context.skip_frame = "DEFAULT" if needed else "NONREF"
             frames = []
@@ -237,9 +237,8 @@ class MovieClip:
             for frame in frames:
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 if self._counted:
-                    number = number or 0
-                    stamp = self._stamps[min(number, len(self._stamps) - 1)]
-                    number += 1
+                    stamp = self._stamps[min(count, len(self._stamps) - 1)]
+                    count += 1
                 if stamp is not None:
                     yield stamp, frame
 

@@ -86,8 +86,15 @@ def animated(
 ) -> bytes:
     """An animation, losslessly where the format can; durations in milliseconds."""
     buffer = io.BytesIO()
-    images[0].save(
-        buffer, kind, save_all=True, append_images=images[1:], duration=duration if isinstance(duration, int) else [*duration],
-        **({"lossless": True} if kind == "WEBP" else {}), **options,
-    )  # fmt: skip
+    times = duration if isinstance(duration, int) else [*duration]
+    if kind == "WEBP":
+        options["lossless"] = True
+    images[0].save(buffer, kind, save_all=True, append_images=images[1:], duration=times, **options)
+    return buffer.getvalue()
+
+
+def still(image: Image.Image, kind: str = "PNG") -> bytes:
+    """A picture's file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
     return buffer.getvalue()
