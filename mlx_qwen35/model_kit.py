@@ -1,6 +1,5 @@
 """ModelKit: one loaded checkpoint, and everything a caller does with it."""
 
-import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,8 @@ from mlx_qwen35.answers.sampling import (
 from mlx_qwen35.answers.text import check_stop
 from mlx_qwen35.errors import GenerationCancelled, OptionError, PromptError
 from mlx_qwen35.patches.operations import choose_operations
-from mlx_qwen35.prompts.builder import Messages, PromptBuilder, PromptOptions, ask
+from mlx_qwen35.prompts.builder import FramesCallback, Messages, PromptBuilder, ask
+from mlx_qwen35.prompts.making import RENDERING, PromptMaking, PromptOptions
 from mlx_qwen35.prompts.prompt import Prompt, common_length
 from mlx_qwen35.runtime.loading import Loaded, LoadOptions, load
 from mlx_qwen35.runtime.memory import Plan
@@ -42,18 +42,15 @@ class StreamOptions(GenerationOptions, total=False):
     """Keyword arguments of `ModelKit.stream`, and so of `generate`."""
 
     on_progress: ProgressCallback | None
+    on_frames: FramesCallback | None
 
 
 class ChatOptions(PromptOptions, StreamOptions, total=False):
     """Keyword arguments of `ModelKit.chat`."""
 
 
-# What `chat` hands to `process_prompt`.
-_RENDERING = {*PromptOptions.__annotations__, "continue_final_message"}
-
-
-class ModelKit(SessionFiles):
-    """A Qwen3.5 checkpoint that answers text and image prompts with one set of weights.
+class ModelKit(PromptMaking, SessionFiles):
+    """A Qwen3.5 checkpoint that answers prompts of text, images and videos with one set of weights.
 
     Made by `ModelKit.load`. Any thread may call it; the work runs on one thread that the kit
     owns, and requests that are streamed at the same time take turns.
@@ -109,8 +106,8 @@ class ModelKit(SessionFiles):
                 read again; None for an eighth of the machine's, 0 for none.
             prompt_cache_dir: Conversations that memory has no room for are kept here, at most ten times as
                 many bytes, until the kit is closed; None forgets them.
-            image_cache_bytes: At most this much memory for the embeddings of images that were encoded, and
-                as much again for their pixels.
+            image_cache_bytes: At most this much memory for the embeddings of images and videos that were encoded,
+                and as much again for the pixels of either.
             max_context: At most this many tokens in a prompt and its answer, for which there has to be room;
                 None for what the model was trained on.
             memory_limit: At most this many bytes for weights, caches and everything that comes and goes; None
@@ -139,50 +136,6 @@ class ModelKit(SessionFiles):
         )  # fmt: skip
         return cls(load(options), max_pixels=max_pixels, max_context=max_context)
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of plain text: control tokens in it are spelled out."""
-        return self.tokenizer.encode_text(text)
-
-    def process_prompt(
-        self,
-        prompt: Messages | str | Sequence[int],
-        *,
-        images: Sequence[Any] | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        enable_thinking: bool | None = None,
-        reasoning_effort: str | None = None,
-        max_pixels: int | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-    ) -> Prompt:
-        """Turn a request into token ids, pixels and positions.
-
-        Args:
-            prompt: Messages in OpenAI's form; or a finished string, in which control tokens count, and which the
-                model completes as it is; or token ids (an array, or what a tokenizer gives) with one placeholder
-                per image or expanded runs.
-            images: Images in prompt order, for a string, for ids, or for image parts without a source.
-            tools: Function descriptions, for messages.
-            enable_thinking: Whether the answer begins with reasoning, for messages; None leaves
-                it to the checkpoint's template.
-            reasoning_effort: "none" or "minimal" (no reasoning), "low", "medium", "high", "xhigh" or "max", for
-                messages: reaches the template if it has such a variable, else limits the reasoning's tokens.
-            max_pixels: Pixel budget of each image of this prompt.
-            add_generation_prompt, continue_final_message, chat_template_kwargs: See `render_messages`.
-        Returns:
-            A prompt that can be run any number of times.
-        Raises:
-            PromptError: The prompt is malformed, or its placeholders do not fit the images.
-            MediaError: An image cannot be read, or the checkpoint cannot see.
-        """
-        self.vision.clear_prediction_state()
-        options = {
-            "tools": tools, "enable_thinking": enable_thinking, "reasoning_effort": reasoning_effort,
-            "chat_template_kwargs": chat_template_kwargs, "continue_final_message": continue_final_message or None,
-        }  # fmt: skip
-        return self._prompts.build(prompt, images, max_pixels, options, extend=add_generation_prompt)
-
     def logits(self, prompt: Prompt, *, prefill_step_size: int | None = None) -> mx.array:
         """Teacher-forced logits of every position, shape (S, vocab_size), float32.
 
@@ -202,6 +155,7 @@ class ModelKit(SessionFiles):
         prompt: Prompt | Messages | str | Sequence[int],
         *,
         on_progress: ProgressCallback | None = None,
+        on_frames: FramesCallback | None = None,
         **options: Unpack[GenerationOptions],
     ) -> AnswerStream:
         """Generate an answer, token by token, for `for` and `async for`. Bad options are refused by the call itself.
@@ -210,11 +164,12 @@ class ModelKit(SessionFiles):
             prompt, options: See `request`.
             on_progress: Called in the caller's thread (of `async for`, in another one) with the prompt tokens read
                 and their total; returning False cancels.
+            on_frames: The same with the frames of videos that are encoded before that, if any have to be.
         Raises:
             OptionError, ContextLengthError, PromptError, MediaError, InsufficientMemoryError: Before any work.
-            GenerationCancelled: `on_progress` returned False.
+            GenerationCancelled: `on_progress` or `on_frames` returned False.
         """
-        return AnswerStream(self._consume(self.request(prompt, **options), on_progress))
+        return AnswerStream(self._consume(self.request(prompt, **options), on_progress, on_frames))
 
     def request(self, prompt: Prompt | Messages | str | Sequence[int], **options: Unpack[GenerationOptions]) -> Request:
         """Check an answer that is wanted, before any work, for `stream` or an `Engine` to write it.
@@ -249,7 +204,7 @@ class ModelKit(SessionFiles):
             sampler=check_function("sampler", sampler) if sampler is not None else None,
             thinking_budget=self._thinking_budget(ready, options.get("thinking_budget")),
             processors=check_functions("logits_processors", options.get("logits_processors", ())),
-            patches=self._patches(ready),
+            unseen=self.vision.unseen_patches(ready),
         )
 
     def generate(
@@ -262,21 +217,23 @@ class ModelKit(SessionFiles):
         check_names(options, StreamOptions)
         return GenerationResult.from_chunks(list(self.stream(prompt, **options)))
 
-    def chat(self, question: str | Messages, *, images: Any = None, **options: Unpack[ChatOptions]) -> GenerationResult:
+    def chat(
+        self, question: str | Messages, *, images: Any = None, videos: Any = None, **options: Unpack[ChatOptions]
+    ) -> GenerationResult:
         """The answer to a question, or to a whole conversation, through the chat template.
 
         Args:
             question: What the user says; or messages, as for `process_prompt`.
-            images: Pictures that stand before the question; for messages see `process_prompt`.
+            images, videos: What stands before the question, images first; for messages see `process_prompt`.
             options: Those of `process_prompt` and of `stream`.
         Raises:
             See `stream`.
         """
         check_names(options, ChatOptions)
-        messages = ask(question, images) if isinstance(question, str) else question
-        rendering: Any = {name: value for name, value in options.items() if name in _RENDERING}
-        further: Any = {name: value for name, value in options.items() if name not in _RENDERING}
-        return self.generate(self.process_prompt(messages, images=images, **rendering), **further)
+        messages = ask(question, images, videos) if isinstance(question, str) else question
+        rendering: Any = {name: value for name, value in options.items() if name in RENDERING}
+        further: Any = {name: value for name, value in options.items() if name not in RENDERING - {"on_frames"}}
+        return self.generate(self.process_prompt(messages, images=images, videos=videos, **rendering), **further)
 
     def prefill_ahead(
         self,
@@ -320,7 +277,7 @@ class ModelKit(SessionFiles):
         if not self.prompt_cache.budget or not stop:
             return 0
         step_size = self._plan(one, 0, step_size).step_size
-        request = Request(one, SamplingOptions(), 0, step_size, read_to=stop, patches=self._patches(one))
+        request = Request(one, SamplingOptions(), 0, step_size, read_to=stop, unseen=self.vision.unseen_patches(one))
         for _ in self._consume(request, on_progress):
             raise AssertionError("a request that only reads writes nothing")
         return stop
@@ -350,11 +307,19 @@ class ModelKit(SessionFiles):
             raise OptionError("continue_final_message: expected only with messages, found with a finished prompt")
         return prompt
 
-    def _consume(self, request: Request, on_progress: ProgressCallback | None) -> Generator[GenerationChunk]:
+    def _consume(
+        self, request: Request, on_progress: ProgressCallback | None, on_frames: FramesCallback | None = None
+    ) -> Generator[GenerationChunk]:
+        seen = 0
         for item in stream(self._loop, request):
             if isinstance(item, GenerationChunk):
                 yield item
-            elif on_progress is not None and on_progress(item.processed, item.total) is False:
+                continue
+            if on_frames is not None and item.frames_seen > seen:
+                seen = item.frames_seen
+                if on_frames(seen, item.frames) is False:
+                    raise GenerationCancelled(f"cancelled after {seen} of {item.frames} frames")
+            if on_progress is not None and on_progress(item.processed, item.total) is False:
                 raise GenerationCancelled(f"cancelled after {item.processed} of {item.total} prompt tokens")
 
     def _plan(self, prompt: Prompt, new_tokens: int, step_size: int) -> Plan:
@@ -363,9 +328,10 @@ class ModelKit(SessionFiles):
         Raises:
             InsufficientMemoryError: They do not.
         """
-        length = len(prompt.input_ids)
+        length, unseen = len(prompt.input_ids), self.vision.unseen_patches(prompt)
         new_tokens = min(new_tokens, self.context_length - length)
-        return self.guard.plan(length, new_tokens, step_size, self._patches(prompt), self.vision.features.nbytes)
+        kept = self.vision.features.nbytes + self.guard.embeddings(sum(unseen))
+        return self.guard.plan(length, new_tokens, step_size, max(unseen, default=0), kept)
 
     def _most_tokens(self, given: int | None) -> int:
         if given is None:
@@ -377,11 +343,6 @@ class ModelKit(SessionFiles):
         if budget is None or not prompt.in_reasoning:
             return None
         return ThinkingBudget(self.tokenizer, budget, in_reasoning=True)
-
-    def _patches(self, prompt: Prompt) -> int:
-        """Of the largest image that is not encoded yet."""
-        unseen = [image for image in prompt.images if not self.vision.has_seen(image)]
-        return max((math.prod(image.grid_thw) for image in unseen), default=0)
 
 
 def _step_size(given: int | None) -> int:

@@ -30,6 +30,7 @@ from mlx_qwen35.errors import (
     PromptMismatchError,
     Qwen35Error,
 )
+from mlx_qwen35.prompts.making import RENDERING
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.runtime import executor
 from mlx_qwen35.runtime.request import Request
@@ -254,7 +255,7 @@ def test_bad_options_are_refused_before_any_work(kit: ModelKit, options: dict[st
             "<|video_pad|>",
             {},
             PromptMismatchError,
-            r"prompt token 0: expected no placeholder for a video, found one; video is not",
+            r"prompt: expected 0 video placeholders \(one per video\), found 1",
         ),
         ([USER], {"images": [RED]}, PromptMismatchError, r"images: expected 0 .*, found 1"),
         (with_images("/nowhere.png"), {}, MediaError, r"messages\[0\]\.content\[0\]: /nowhere.png"),
@@ -609,7 +610,8 @@ def test_unknown_options_are_refused_with_all_that_there_are(kit: ModelKit) -> N
 
 def test_what_chat_hands_on_is_what_a_prompt_takes() -> None:
     taken = set(inspect.signature(ModelKit.process_prompt).parameters)
-    assert set(model_kit._RENDERING) == taken - {"self", "prompt", "images"}
+    assert taken - {"self", "prompt", "images", "videos"} == RENDERING
+    assert set(model_kit.ChatOptions.__annotations__) >= RENDERING
 
 
 def test_what_is_shown_of_it_all_is_short(kit: ModelKit) -> None:

@@ -17,10 +17,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class PrefillProgress:
-    """How much of the prompt has been read, in tokens."""
+    """How much of the prompt has been read, in tokens, and how many of its frames were looked at before.
+
+    Args:
+        frames_seen, frames: Of videos; 0 if nothing has to be encoded.
+    """
 
     processed: int
     total: int
+    frames_seen: int = 0
+    frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class GenerationStats:
         prompt_tokens, image_tokens: Length of the prompt, and how much of it stands for images.
         cached_tokens: How much of the prompt had been read before, and was not read again.
         images_encoded, images_reused: Images that the vision tower looked at for this request, and others.
+        video_tokens, frames_encoded, frames_reused: The same of videos, in frames: two for each pair.
         completion_tokens: Generated tokens, the end-of-sequence token included.
         prompt_tps, generation_tps: Tokens per second of reading what had to be read, and of decoding.
         time_to_first_token: Seconds from the start of the request, image encoding included.
@@ -55,6 +62,9 @@ class GenerationStats:
     steps: int = 0
     drafted: tuple[int, ...] = ()
     accepted: tuple[int, ...] = ()
+    video_tokens: int = 0
+    frames_encoded: int = 0
+    frames_reused: int = 0
 
     @property
     def tokens_per_step(self) -> float:

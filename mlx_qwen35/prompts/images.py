@@ -5,7 +5,6 @@ import io
 import math
 import threading
 import warnings
-from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -20,7 +19,9 @@ from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.arrays import is_array, whole_numbers
 from mlx_qwen35.prompts.image_settings import read_processor_settings
+from mlx_qwen35.prompts.media_types import image_brand, video_container
 from mlx_qwen35.prompts.positions import merged_grid
+from mlx_qwen35.prompts.recent import RecentPixels
 from mlx_qwen35.prompts.sources import file_url_path, read_data_url, read_file, read_stream
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ _FILTERS = threading.Lock()
 
 
 class ImageMemory:
-    """Where the memory of images is asked for and accounted; this one has no limit."""
+    """Where the memory of images and videos is asked for and accounted; this one has no limit."""
 
     def decoding(self, nbytes: int, place: str) -> AbstractContextManager[None]:
-        """Memory for an image while it is decoded.
+        """Memory for an image or a video while it is decoded.
 
         Raises:
             InsufficientMemoryError: There is none, and no other image whose end could be waited for.
@@ -52,7 +53,10 @@ class ImageMemory:
         return nullcontext()
 
     def pixels(self, nbytes: int) -> None:
-        """So many bytes of pixels are kept."""
+        """So many bytes of images' pixels are kept."""
+
+    def video_pixels(self, nbytes: int) -> None:
+        """So many bytes of videos' pixels are kept."""
 
     def features(self, nbytes: int) -> None:
         """So many bytes of embeddings are kept."""
@@ -148,7 +152,7 @@ def _formats(data: bytes) -> tuple[str, ...]:
     """What a file may be decoded as here."""
     from PIL import Image
 
-    brand = _brand(data)
+    brand = image_brand(data)
     if brand is None:
         return FORMATS
     name, module = _OPTIONAL_FORMATS[brand]
@@ -187,7 +191,7 @@ def _upright(image: "Image", place: str, label: str) -> "Image":
         # Not how many: counting the frames of a file can take as long as whoever made it likes.
         raise MediaError(
             f"{place}: {label}: expected a still image, found an animation; "
-            "save the frame you mean as an image of its own"
+            "send it as a video, or save the frame you mean as an image of its own"
         )
     return image
 
@@ -223,21 +227,13 @@ def read_image_bytes(source: Any, place: str) -> tuple[bytes, str]:
 
 
 def _describe(data: bytes) -> str:
-    brand = _brand(data)
+    brand = image_brand(data)
     if brand is not None:
         packages = {"HEIC": "pillow-heif", "AVIF": "a Pillow that reads it"}
         return f"an {brand} file; save it as JPEG or PNG, or install {packages[brand]}"
+    if video_container(data) is not None:
+        return "a video; send it as one"
     return "an empty file" if not data else f"{len(data)} bytes beginning {data[:8]!r}"
-
-
-def _brand(data: bytes) -> str | None:
-    """Which of the two formats in ISO's container a file is, by its brand; MPEG-4 has others."""
-    if data[4:8] != b"ftyp":
-        return None
-    if data[8:12] in (b"avif", b"avis"):
-        return "AVIF"
-    heic = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
-    return "HEIC" if data[8:12] in heic else None
 
 
 def check_max_pixels(value: Any) -> int | None:
@@ -281,10 +277,10 @@ class ImagePreprocessor:
         self._settings = settings
         self._merge_size = vision.spatial_merge_size
         self._processor: Any = None
-        self._recent: OrderedDict[tuple[bytes, int | None], PreparedImage] = OrderedDict()
-        self._recent_bytes = recent_bytes
         self._memory = memory or ImageMemory()
-        self._lock = threading.Lock()
+        self._recent: RecentPixels[PreparedImage] = RecentPixels(
+            recent_bytes, lambda image: image.pixel_values.nbytes, self._memory.pixels
+        )
 
     def __call__(self, source: Any, *, max_pixels: int | None = None, place: str = "image") -> PreparedImage:
         """Decode, resize and cut into patches; files seen lately are remembered by their bytes.
@@ -302,30 +298,16 @@ class ImagePreprocessor:
             return self._decode(image, max_pixels, place, label)
         data, label = read_image_bytes(source, place)
         key = (hashlib.blake2b(data, digest_size=32).digest(), max_pixels)
-        with self._lock:
-            if key in self._recent:
-                self._recent.move_to_end(key)
-                return self._recent[key]
+        found = self._recent.find(key)
+        if found is not None:
+            return found
         prepared = self._decode(read_header(data, place, label), max_pixels, place, label)
-        with self._lock:
-            self._recent[key] = prepared
-        self._shrink(self._recent_bytes)
+        self._recent.keep(key, prepared)
         return prepared
 
     def reclaim(self, nbytes: int) -> None:
         """Give back so many bytes of pixels, as far as there are as many."""
-        self._shrink(max(0, self._kept() - nbytes))
-
-    def _kept(self) -> int:
-        with self._lock:
-            return sum(image.pixel_values.nbytes for image in self._recent.values())
-
-    def _shrink(self, size: int) -> None:
-        """Let pixels go, those of the least recently used files first."""
-        with self._lock:
-            while sum(image.pixel_values.nbytes for image in self._recent.values()) > size:
-                self._recent.popitem(last=False)
-            self._memory.pixels(sum(image.pixel_values.nbytes for image in self._recent.values()))
+        self._recent.reclaim(nbytes)
 
     def _decode(self, image: "Image", max_pixels: int | None, place: str, label: str) -> PreparedImage:
         """An image that may not be decoded yet; its header says how much memory that takes."""

@@ -1,4 +1,4 @@
-"""Encoded images as callers name them: the bytes behind a data: URL, a file: URL or a path.
+"""Encoded images and videos as callers name them: the bytes behind a data: URL, a file: URL or a path.
 
 Sizes are held against a limit before anything is decoded, copied or read; nothing but a regular file
 is ever opened.
@@ -10,7 +10,7 @@ import os
 import stat
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 from urllib.parse import unquote_to_bytes
 
 from mlx_qwen35.errors import MediaError
@@ -22,6 +22,10 @@ UNNAMED_TYPES = ("application/octet-stream", "binary/octet-stream")
 # What base64 text may hold in percent-encoding; undoing every escape takes many times the text's memory.
 ESCAPES = {"%2B": b"+", "%2F": b"/", "%3D": b"=", "%20": b"", "%09": b"", "%0A": b"", "%0D": b""}
 CHUNK_BYTES = 2**20
+# Pictures that may move, beside what is called video.
+_ANIMATED_TYPES = ("image/gif", "image/webp", "image/png", "image/apng")
+
+Kind = Literal["image", "video"]
 
 
 def is_image_type(media_type: str) -> bool:
@@ -29,8 +33,13 @@ def is_image_type(media_type: str) -> bool:
     return media_type.startswith("image/") or media_type in UNNAMED_TYPES
 
 
+def is_video_type(media_type: str) -> bool:
+    """Whether a media type, in lower case and without parameters, may be a video's."""
+    return media_type.startswith("video/") or media_type in (*_ANIMATED_TYPES, *UNNAMED_TYPES)
+
+
 def check_size(size: int, max_bytes: int, place: str, label: str) -> None:
-    """Hold the size of an encoded image against a limit.
+    """Hold the size of an encoded image or video against a limit.
 
     Raises:
         MediaError: It is larger.
@@ -39,8 +48,8 @@ def check_size(size: int, max_bytes: int, place: str, label: str) -> None:
         raise MediaError(f"{place}: {label}: expected at most {max_bytes} bytes, found {size}")
 
 
-def read_data_url(url: str, *, max_bytes: int, place: str) -> bytes:
-    """The bytes of a base64 data: URL with an image's media type, or none.
+def read_data_url(url: str, *, max_bytes: int, place: str, kind: Kind = "image") -> bytes:
+    """The bytes of a base64 data: URL with the media type of an image or a video, or none.
 
     Args:
         place: Where it stands in the request, for error messages.
@@ -49,8 +58,9 @@ def read_data_url(url: str, *, max_bytes: int, place: str) -> bytes:
     """
     comma = url.find(",", 0, 1024)
     media_type, *parameters = (part.strip().lower() for part in url[len("data:") : max(comma, 0)].split(";"))
-    if comma < 0 or parameters[-1:] != ["base64"] or not (media_type == "" or is_image_type(media_type)):
-        raise MediaError(f"{place}: data URL: expected 'data:image/...;base64,...', found {url[:60].split(',')[0]!r}")
+    known = is_image_type if kind == "image" else is_video_type
+    if comma < 0 or parameters[-1:] != ["base64"] or not (media_type == "" or known(media_type)):
+        raise MediaError(f"{place}: data URL: expected 'data:{kind}/...;base64,...', found {url[:60].split(',')[0]!r}")
     # Twice the base64 leaves room for line breaks and escapes; anything longer is not even copied.
     if len(url) - comma > 1024 + 2 * 4 * math.ceil(max_bytes / 3):
         raise MediaError(
@@ -108,6 +118,16 @@ def file_url_path(url: str, place: str) -> str:
         return os.fsdecode(unquote_to_bytes(rest))
     except UnicodeError as error:
         raise MediaError(f"{place}: expected a file: URL in UTF-8, found {shorten(url)!r}") from error
+
+
+def open_file(path: Path, *, max_bytes: int, place: str, label: str, kind: Kind) -> BinaryIO:
+    """A regular file, open for reading, links followed; see `read_file`."""
+    try:
+        return _open_regular(str(path), None, max_bytes, place, label, kind)[0]
+    except UnicodeEncodeError as error:
+        raise MediaError(f"{place}: expected a file's name, found {label}") from error
+    except OSError as error:
+        raise MediaError(f"{place}: {label}: {error.strerror or error}") from error
 
 
 def read_file(path: Path, *, max_bytes: int, place: str, label: str) -> bytes:
@@ -178,22 +198,10 @@ def _read_without_links(directory: Path, parts: tuple[str, ...], max_bytes: int,
 
 
 def _read_regular(name: str, folder: int | None, max_bytes: int, place: str, label: str) -> bytes:
-    """The bytes of a regular file.
-
-    Args:
-        folder: The open directory that `name` stands in, and then `name` may be no link; None for any path.
-    """
-    link = 0 if folder is None else os.O_NOFOLLOW
-    # To open a device may set it going; to open a pipe waits for its other end.
-    if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=folder is None).st_mode):
-        raise _no_file(place, label)
-    number = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | link, dir_fd=folder)
-    with os.fdopen(number, "rb") as file:
-        status = os.fstat(number)
-        if not stat.S_ISREG(status.st_mode):
-            raise _no_file(place, label)
-        check_size(status.st_size, max_bytes, place, label)
-        data = file.read(status.st_size + 1)
+    """The bytes of a regular file; see `_open_regular`."""
+    file, size = _open_regular(name, folder, max_bytes, place, label)
+    with file:
+        data = file.read(size + 1)
         # A file that grows meanwhile, or one of the system's that says no size.
         while len(data) <= max_bytes and (more := file.read(min(CHUNK_BYTES, max_bytes + 1 - len(data)))):
             data += more
@@ -201,5 +209,30 @@ def _read_regular(name: str, folder: int | None, max_bytes: int, place: str, lab
         return data
 
 
-def _no_file(place: str, label: str) -> MediaError:
-    return MediaError(f"{place}: {label}: expected an image file, found a directory or a device")
+def _open_regular(
+    name: str, folder: int | None, max_bytes: int, place: str, label: str, kind: Kind = "image"
+) -> tuple[BinaryIO, int]:
+    """A regular file, open for reading, and its size.
+
+    Args:
+        folder: The open directory that `name` stands in, and then `name` may be no link; None for any path.
+    """
+    link = 0 if folder is None else os.O_NOFOLLOW
+    # To open a device may set it going; to open a pipe waits for its other end.
+    if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=folder is None).st_mode):
+        raise _no_file(place, label, kind)
+    file = os.fdopen(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | link, dir_fd=folder), "rb")
+    try:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise _no_file(place, label, kind)
+        check_size(status.st_size, max_bytes, place, label)
+    except BaseException:
+        file.close()
+        raise
+    return file, status.st_size
+
+
+def _no_file(place: str, label: str, kind: Kind = "image") -> MediaError:
+    article = "an" if kind == "image" else "a"
+    return MediaError(f"{place}: {label}: expected {article} {kind} file, found a directory or a device")

@@ -190,6 +190,7 @@ class ImageLeases(ImageMemory):
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._pixels, self._features = ledger.open("image pixels"), ledger.open("image features")
+        self._video_pixels = ledger.open("video pixels")
 
     def decoding(self, nbytes: int, place: str) -> AbstractContextManager[None]:
         """See `ImageMemory`."""
@@ -198,6 +199,10 @@ class ImageLeases(ImageMemory):
     def pixels(self, nbytes: int) -> None:
         """See `ImageMemory`."""
         self._pixels.enter(nbytes)
+
+    def video_pixels(self, nbytes: int) -> None:
+        """See `ImageMemory`."""
+        self._video_pixels.enter(nbytes)
 
     def features(self, nbytes: int) -> None:
         """See `ImageMemory`."""

@@ -193,7 +193,7 @@ def animation() -> bytes:
         (encoded(noise(64, 64))[:300], r"300 bytes: the image is damaged"),
         (bomb(30000, 30000), r"178956970 pixels"),
         (bomb(17000, 12000), r"178956970 pixels"),
-        (animation(), r"expected a still image, found an animation; save the frame"),
+        (animation(), r"expected a still image, found an animation; send it as a video, or save the frame"),
         ("/nowhere/picture.png", r"/nowhere/picture.png: No such file or directory"),
         ("https://example.com/a.png", r"found https: URL; images are not fetched from the network"),
         ("data:image/png,abc", r"data URL: expected 'data:image/...;base64,...'"),
@@ -268,7 +268,7 @@ def test_only_enormous_jpegs_are_decoded_at_a_reduced_size(
     smooth = noise(8, 5).resize((1600, 1000), Image.Resampling.BICUBIC)
     files = {kind: encoded(smooth, kind) for kind in ("JPEG", "PNG")}
     whole = {kind: preprocessor(data) for kind, data in files.items()}
-    preprocessor._recent.clear()
+    preprocessor.reclaim(2**40)
     monkeypatch.setattr("mlx_qwen35.prompts.images.FULL_SIZE_PIXELS", 1600 * 1000 - 1)
     reduced = {kind: preprocessor(data) for kind, data in files.items()}
     assert reduced["PNG"].content_hash == whole["PNG"].content_hash
@@ -341,7 +341,7 @@ def test_wrapped_base64_is_read(preprocessor: ImagePreprocessor) -> None:
             (b"\0\0\0\x18ftyp" + brand + bytes(40), r"found an HEIC file; save it as JPEG or PNG, or install pillow")
             for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
         ),
-        (b"\0\0\0\x18ftypmp42" + bytes(40), r"found 52 bytes beginning"),
+        (b"\0\0\0\x18ftypmp42" + bytes(40), r"found a video; send it as one"),
     ],
     ids=[
         "no width",

@@ -1,0 +1,139 @@
+"""How videos are sampled and resized: as transformers does it, by the checkpoint's own files."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlx_qwen35.checkpoints.config import ModelConfig, VisionConfig
+from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
+from mlx_qwen35.prompts.video_settings import VideoSettings, read_video_settings
+from tests.parity.video_cases import PUBLISHED, RATES, SAMPLINGS, TOTALS, sizes
+from tests.tiny import DENSE, config_of, write_processor
+
+GOLDEN = Path(__file__).parents[1] / "parity" / "goldens" / "videos.npz"
+SETTINGS = VideoSettings(patch_size=16, temporal_patch_size=2, merge_size=2)
+
+
+@pytest.fixture(scope="module")
+def golden() -> Iterator[Any]:
+    with np.load(GOLDEN) as file:
+        yield file
+
+
+@pytest.fixture(scope="module")
+def vision() -> VisionConfig:
+    config = ModelConfig.from_dict(config_of(DENSE)).vision
+    assert config is not None
+    return config
+
+
+@pytest.mark.parametrize(("fps", "low", "high"), SAMPLINGS)
+def test_frames_are_sampled_as_transformers_samples_them(golden: Any, fps: float, low: int, high: int) -> None:
+    expected = golden[f"sampled/{fps}"]
+    rows = []
+    for total in TOTALS:
+        for rate in RATES:
+            found = SETTINGS.sample(total, rate, fps, low, high)
+            row = [len(found), *found[:: max(1, len(found) // 8)][:8]]
+            rows.append(row + [-1] * (9 - len(row)))
+    np.testing.assert_array_equal(rows, expected)
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_sizes_are_transformers(golden: Any, capped: bool) -> None:
+    """Where the reference refuses, with a message of its own."""
+    settings = replace(SETTINGS, shortest_edge=2**16, longest_edge=2**22, cap_pixels_per_frame=capped)
+    refused = 0
+    for (t, h, w), expected in zip(sizes(), golden[f"resized/{capped}"], strict=True):
+        if expected.any():
+            assert settings.resized(t, h, w, None, "video") == tuple(expected), (t, h, w)
+        else:
+            refused += 1
+            with pytest.raises(MediaError, match=rf"^video: expected frames at most 200 times .*, found {w} x {h}$"):
+                settings.resized(t, h, w, None, "video")
+    assert 0 < refused < len(sizes()) // 4
+
+
+def test_a_pixel_budget_holds_for_all_frames_together() -> None:
+    settings = replace(SETTINGS, shortest_edge=4096)
+    assert settings.resized(4, 256, 256, None, "video") == (256, 256)
+    assert settings.resized(4, 256, 256, 4 * 128 * 128, "video") == (128, 128)
+    with pytest.raises(OptionError, match=r"max_pixels: expected at least 4096 .*, found 4095"):
+        settings.resized(4, 256, 256, 4095, "video")
+    with pytest.raises(
+        MediaError, match=r"fits into 8192 pixels, found 100 frames of 256 x 256, which take 102400; ask"
+    ):
+        settings.resized(100, 256, 256, 8192, "video")
+
+
+def write(directory: Path, name: str, settings: dict[str, Any]) -> None:
+    (directory / name).write_text(json.dumps(settings))
+
+
+def test_the_file_is_the_one_that_transformers_reads(tmp_path: Path, vision: VisionConfig) -> None:
+    """Nested in the newest, in one of their own, or the images'; see `get_video_processor_dict`."""
+    with pytest.raises(CheckpointError, match="expected video_preprocessor_config.json .*, found none; copy it"):
+        read_video_settings(tmp_path, vision)
+    write_processor(tmp_path)
+    assert read_video_settings(tmp_path, vision).longest_edge == 256 * 256
+    write(tmp_path, "video_preprocessor_config.json", PUBLISHED)
+    assert read_video_settings(tmp_path, vision).longest_edge == 25165824
+    write(tmp_path, "processor_config.json", {"processor_class": "Qwen3VLProcessor"})
+    assert read_video_settings(tmp_path, vision).longest_edge == 25165824
+    nested = PUBLISHED | {"size": {"longest_edge": 77, "shortest_edge": 7}, "fps": 3, "max_frames": 9, "min_frames": 2}
+    write(tmp_path, "processor_config.json", {"video_processor": nested})
+    found = read_video_settings(tmp_path, vision)
+    assert (found.shortest_edge, found.longest_edge) == (7, 77)
+    assert (found.fps, found.min_frames, found.max_frames) == (3.0, 2, 9)
+
+
+def test_what_a_file_leaves_out_is_transformers_default(tmp_path: Path, vision: VisionConfig) -> None:
+    write(tmp_path, "video_preprocessor_config.json", {"patch_size": 16})
+    assert read_video_settings(tmp_path, vision) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"patch_size": 14}, r"expected patch_size 16 as in config.json, found 14"),
+        ({"temporal_patch_size": 1}, r"expected temporal_patch_size 2"),
+        ({"merge_size": 3}, r"expected merge_size 2"),
+        ({"do_resize": False}, r"do_resize: expected True for videos, found False"),
+        ({"resample": 2}, r"resample: expected 3 for videos, found 2"),
+        ({"num_frames": 8}, r"num_frames: expected None for videos, found 8"),
+        ({"size": 5}, r"size: expected an object, found 5"),
+        ({"size": {"longest_edge": 0, "shortest_edge": 1}}, r"size.longest_edge: expected a whole number .*, found 0"),
+        ({"size": {"longest_edge": 5}}, r"size.shortest_edge: expected a whole number .*, found None"),
+        ({"fps": 0}, r"fps: expected a number above 0, found 0"),
+        ({"fps": "2"}, r"fps: expected a number above 0, found '2'"),
+        ({"max_frames": 2.5}, r"max_frames: expected a whole number of at least 1, found 2.5"),
+        ({"image_std": [0.5, 0.5]}, r"image_std: expected 3 numbers from 0 to 1, found \[0.5, 0.5\]"),
+        ({"image_std": [0.5, 0, 0.5]}, r"image_std: expected 3 numbers"),
+        ({"image_mean": ["a"] * 3}, r"image_mean: expected 3 numbers"),
+        ({"rescale_factor": "x"}, r"image_mean: expected 3 numbers from 0 to 1, .* rescale_factor of 'x'"),
+    ],
+)
+def test_settings_that_no_video_could_be_prepared_by_are_refused(
+    tmp_path: Path, vision: VisionConfig, changed: dict[str, Any], message: str
+) -> None:
+    write(tmp_path, "video_preprocessor_config.json", PUBLISHED | changed)
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path}.*{message}"):
+        read_video_settings(tmp_path, vision)
+
+
+def test_everything_that_transformers_writes_is_read(tmp_path: Path, vision: VisionConfig) -> None:
+    """With its many settings for other models, switched off."""
+    written = PUBLISHED | {
+        "crop_size": None, "data_format": "channels_first", "default_to_square": True, "device": None, "pad_size": None,
+        "do_center_crop": None, "do_pad": False, "do_convert_rgb": True, "do_normalize": True, "do_rescale": True,
+        "do_resize": True, "do_sample_frames": True, "fps": 2, "max_frames": 768, "min_frames": 4, "num_frames": None,
+        "resample": 3, "rescale_factor": 0.00392156862745098, "return_metadata": False, "video_metadata": None,
+    }  # fmt: skip
+    write(tmp_path, "video_preprocessor_config.json", written)
+    found = read_video_settings(tmp_path, vision)
+    assert replace(found, shortest_edge=1, longest_edge=1) == replace(SETTINGS, shortest_edge=1, longest_edge=1)
