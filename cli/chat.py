@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_qwen35.cli.options import (
     add_generation_flags,
-    add_images,
+    add_media,
     add_model_flags,
     generation_arguments,
     load_kit,
@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("chat", help="talk in the terminal", description="Talk to a model in the terminal.")
     add_model_flags(parser)
-    add_images(parser, "images for the first message; default: none")
+    add_media(parser, "for the first message")
     add_generation_flags(parser)
     parser.add_argument(
         "--prefill-ahead",
@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> None:
     screen = Screen(markdown=not options.plain)
     with quiet_typing(), load_kit(options) as kit:
         chat = Chat(kit, conversation, screen, generation_arguments(options))
+        chat.attach(*map(Path, options.video))
         chat.reads_ahead = options.prefill_ahead and screen.on_terminal
         lines = open_lines(options.history, chat.commands.completable(), screen.say)
         if screen.on_terminal:
@@ -147,16 +148,35 @@ class Chat:
             self._lines.keep(text)
 
     def attach(self, *paths: Path) -> None:
-        """Pictures for the next message, all of them or none.
+        """Pictures and videos for the next message, all of them or none.
 
         Raises:
             MediaError: One cannot be read, or the model cannot see.
         """
+        from mlx_qwen35.cli.conversation import is_video
+
         if paths:
             self.kit.vision.require("image")
-            self.conversation.attach(*paths)
+        before = list(self.conversation.waiting)
+        try:
             for path in paths:
-                self.screen.say(f"{path}: goes with the next message")
+                self._attach_video(path) if is_video(path) else self.conversation.attach(path)
+        except BaseException:
+            self.conversation.waiting = before
+            raise
+        for path in paths:
+            self.screen.say(f"{path}: goes with the next message")
+
+    def _attach_video(self, path: Path) -> None:
+        """Decoded now, so that what is wrong is told now; the kit keeps its frames until they are asked about."""
+        from mlx_qwen35.cli.conversation import video_part
+
+        question = [{"role": "user", "content": [video_part(path), {"type": "text", "text": "?"}]}]
+        try:
+            self.kit.process_prompt(question, on_frames=self.screen.on_frames)
+        finally:
+            self.screen.end_progress()
+        self.conversation.attach_video(path)
 
     def stop_reading_ahead(self) -> None:
         """The user has finished typing: what was not read by now is read as a part of the prompt."""
@@ -211,7 +231,10 @@ class Chat:
         last = None
         try:
             prompt = self.kit.process_prompt(self.conversation.messages(), **self.conversation.reasoning())
-            chunks = self.kit.stream(prompt, on_progress=self.screen.on_progress, **self.arguments)
+            screen = self.screen
+            chunks = self.kit.stream(
+                prompt, on_progress=screen.on_progress, on_frames=screen.on_frames, **self.arguments
+            )
             for last in self.screen.stream(chunks):
                 text += last.text
                 reasoning += last.reasoning

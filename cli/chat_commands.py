@@ -57,6 +57,7 @@ class Commands:
                 "/image PATH", "add a picture to the next message; a path in a message, or a file dropped on the "
                 "window, does the same", self._image, PATHS,
             ),
+            Command("/video PATH", "the same with a video, or a picture that moves", self._image, PATHS),
             Command("/sample", "a sample picture, and three questions about it", self._sample),
             Command("/think on|off", "answer with or without reasoning; alone it switches", self._think, switch),
             Command("/effort LEVEL", f"how much to think: {', '.join(EFFORTS)}; alone: show it", self._effort, EFFORTS),
@@ -72,8 +73,8 @@ class Commands:
             Command("/copy", "copy the last answer to the clipboard", self._copy),
             Command("/clear", "forget the conversation", self._clear),
             Command(
-                "/save FILE", "write the conversation, with its pictures, to a file, and what was read of it to "
-                "FILE.session", self._save, PATHS,
+                "/save FILE", "write the conversation, with its pictures and the paths of its videos, to a "
+                "file, and what was read of it to FILE.session", self._save, PATHS,
             ),
             Command(
                 "/load FILE", "go on with a saved conversation; what FILE.session holds is not read again",
@@ -126,7 +127,7 @@ class Commands:
         from mlx_qwen35.cli.dropped import split_dropped_paths
 
         if not argument:
-            raise OptionError("/image: expected a path, found nothing")
+            raise OptionError("/image, /video: expected a path, found nothing")
         if expand(argument, MediaError, "image").is_file():
             self._chat.attach(Path(argument))
             return

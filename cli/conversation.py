@@ -2,10 +2,12 @@
 
 import base64
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen35.cli.dropped import VIDEOS
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.images import open_image, read_image_bytes
@@ -22,14 +24,14 @@ class Conversation:
         thinking: Whether answers begin with reasoning; None leaves it to the checkpoint.
         effort: How much to think, in place of `thinking`; see `ModelKit.process_prompt`.
         turns: Messages after the system message, in OpenAI's form.
-        waiting: Images for the next message, as data URLs.
+        waiting: Images and videos for the next message, as parts of it.
     """
 
     system: str | None = None
     thinking: bool | None = None
     effort: str | None = None
     turns: list[dict[str, Any]] = field(default_factory=list)
-    waiting: list[str] = field(default_factory=list)
+    waiting: list[dict[str, Any]] = field(default_factory=list)
 
     def messages(self) -> list[dict[str, Any]]:
         """Everything that the model is asked to continue."""
@@ -46,12 +48,15 @@ class Conversation:
         Raises:
             MediaError: One cannot be read; then none is kept.
         """
-        self.waiting += [_data_url(path) for path in paths]
+        self.waiting += [{"type": "image_url", "image_url": {"url": _data_url(path)}} for path in paths]
+
+    def attach_video(self, path: Path) -> None:
+        """Keep a video for the next message, by its path: it may be too large to be held."""
+        self.waiting.append(video_part(path))
 
     def ask(self, text: str) -> None:
-        """Add the user's message, with the images that wait."""
-        parts = [{"type": "image_url", "image_url": {"url": url}} for url in self.waiting]
-        self.turns.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
+        """Add the user's message, with the images and videos that wait."""
+        self.turns.append({"role": "user", "content": [*self.waiting, {"type": "text", "text": text}]})
         self.waiting = []
 
     def answer(self, text: str, reasoning: str) -> None:
@@ -69,7 +74,7 @@ class Conversation:
         content = self.turns[self._last_question()]["content"]
         parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         self.turns = self.turns[: self._last_question()]
-        self.waiting = [*(part["image_url"]["url"] for part in parts if part["type"] == "image_url"), *self.waiting]
+        self.waiting = [*(part for part in parts if part["type"] != "text"), *self.waiting]
         return "".join(part["text"] for part in parts if part["type"] == "text")
 
     def take_back_answer(self) -> list[dict[str, Any]]:
@@ -138,6 +143,23 @@ class Conversation:
             raise OptionError(f"{source}: expected a chat saved by /save, found something else")
         settings = {name: content.get(name) for name in ("system", "thinking", "effort")}
         return cls(turns=content["messages"], **settings)
+
+
+def video_part(path: Path) -> dict[str, Any]:
+    """A video as a message has it."""
+    return {"type": "video_url", "video_url": {"url": path.expanduser().absolute().as_uri()}}
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is shown as a video: by its name, or because its picture moves."""
+    if path.suffix.lower() in VIDEOS:
+        return True
+    from PIL import Image
+
+    # What else is wrong with it is told when it is read.
+    with suppress(Exception), Image.open(path.expanduser(), formats=("GIF", "WEBP", "PNG")) as image:
+        return bool(getattr(image, "is_animated", False))
+    return False
 
 
 def _data_url(source: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""Paths in what a user types: of pictures, as people write them and as terminals paste a dropped file."""
+"""Paths in what a user types: of pictures and videos, as people write them and as terminals paste a dropped file."""
 
 import re
 import shlex
@@ -10,14 +10,15 @@ from urllib.parse import unquote, urlsplit
 from mlx_qwen35.errors import MediaError
 from mlx_qwen35.paths import expand, shorten
 
+VIDEOS = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"}
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif"}
 # What people drop in the hope that it is read, and what it is called.
 _OTHERS = {
     ".pdf": "a PDF", ".doc": "a document", ".docx": "a document", ".odt": "a document", ".pages": "a document",
     ".ppt": "slides", ".pptx": "slides", ".key": "slides", ".xls": "a table", ".xlsx": "a table",
-    ".mp4": "a video", ".mov": "a video", ".webm": "a video", ".mkv": "a video", ".avi": "a video",
     ".mp3": "a sound", ".m4a": "a sound", ".wav": "a sound", ".svg": "an SVG drawing",
 }  # fmt: skip
+_MEDIA = PICTURES | VIDEOS
 AS_TEXT = "a space before the line sends it as text"
 
 # A word as a shell reads it: quoted parts, escaped characters and others, one behind the other.
@@ -37,20 +38,20 @@ class _Found:
     end: int
 
     @property
-    def is_picture(self) -> bool:
-        return self.path.suffix.lower() in PICTURES and self.path.is_file()
+    def is_media(self) -> bool:
+        return self.path.suffix.lower() in _MEDIA and self.path.is_file()
 
 
 def split_dropped_paths(text: str) -> tuple[str, list[Path]]:
-    """Take the paths of pictures out of a line.
+    """Take the paths of pictures and videos out of a line.
 
     A path counts where a word begins: absolute, relative or with ~, quoted or escaped as a shell would need it, as a
-    file: URL, or with spaces as they are; punctuation may follow. It has to be there and to be a picture's.
+    file: URL, or with spaces as they are; punctuation may follow. It has to be there, and a picture's or a video's.
 
     Returns:
         The rest of the line, and the paths in order.
     Raises:
-        MediaError: The line begins like a path and is none of a picture's, or names a document that is there.
+        MediaError: The line begins like a path and is none of these, or names a document that is there.
     """
     paths: list[Path] = []
     rest, done = [], 0
@@ -58,7 +59,7 @@ def split_dropped_paths(text: str) -> tuple[str, list[Path]]:
         if start < done:
             continue
         found = _longest(text, start)
-        if found is not None and found.is_picture:
+        if found is not None and found.is_media:
             paths.append(found.path)
             rest += [text[done:start], " "]
             done = found.end
@@ -71,9 +72,9 @@ def split_dropped_paths(text: str) -> tuple[str, list[Path]]:
 
 
 def _longest(text: str, start: int) -> _Found | None:
-    """What is there under a name that begins at a place of the line: a picture if there is one, the longest of all."""
+    """What is there under a name that begins at a place of the line: media if there are some, the longest of all."""
     there = [found for end, name in _names(text, start) if (found := _existing(name, end)) is not None]
-    return max(there, key=lambda found: (found.is_picture, found.end), default=None)
+    return max(there, key=lambda found: (found.is_media, found.end), default=None)
 
 
 def _names(text: str, start: int) -> Iterator[tuple[int, str]]:
@@ -88,7 +89,7 @@ def _names(text: str, start: int) -> Iterator[tuple[int, str]]:
     line = text[start:].split("\n", 1)[0][:_MOST_CHARACTERS]
     for number, end in enumerate([match.start() for match in _WORD_END.finditer(line)][:_MOST_WORDS]):
         for part in (line[:end], line[:end].rstrip(_PUNCTUATION)):
-            if number == 0 or Path(part).suffix.lower() in PICTURES | _OTHERS.keys():
+            if number == 0 or Path(part).suffix.lower() in _MEDIA | _OTHERS.keys():
                 yield start + len(part), part
 
 
@@ -105,7 +106,7 @@ def _existing(name: str, end: int) -> _Found | None:
     # A bare word is a path only if it looks like a file that is meant.
     if not name.strip("/") or "://" in name:
         return None
-    if "/" not in name and Path(name).suffix.lower() not in PICTURES | _OTHERS.keys():
+    if "/" not in name and Path(name).suffix.lower() not in _MEDIA | _OTHERS.keys():
         return None
     try:
         path = expand(name, MediaError, "image")
@@ -133,7 +134,7 @@ def _meant(text: str) -> str | None:
     """The path that a line begins with, if it does; up to its ending, where there are spaces in it."""
     word = _SHELL_WORD.match(text)
     first = _unquoted(word[0].rstrip(_PUNCTUATION)) if word is not None else text.split()[0]
-    known = PICTURES | _OTHERS.keys()
+    known = _MEDIA | _OTHERS.keys()
     if _ROOTED.match(text):
         inside = first.removeprefix("/")
         if not text.startswith("/") or "/" in inside or Path(first).suffix:
@@ -145,4 +146,4 @@ def _meant(text: str) -> str | None:
 
 def _no_picture(path: Path) -> MediaError:
     kind = "a directory" if path.is_dir() else _OTHERS.get(path.suffix.lower(), "a file of another kind")
-    return MediaError(f"{shorten(path)}: expected a picture (PNG, JPEG, WebP, ...), found {kind}; {AS_TEXT}")
+    return MediaError(f"{shorten(path)}: expected a picture or a video (PNG, JPEG, MP4, ...), found {kind}; {AS_TEXT}")

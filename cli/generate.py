@@ -8,7 +8,7 @@ import stat
 import sys
 from typing import Any
 
-from mlx_qwen35.cli.options import add_generation_flags, add_images, add_model_flags, generation_arguments, load_kit
+from mlx_qwen35.cli.options import add_generation_flags, add_media, add_model_flags, generation_arguments, load_kit
 from mlx_qwen35.errors import OptionError
 
 
@@ -20,7 +20,7 @@ def add_parser(commands: Any) -> None:
         "--prompt", "-p", metavar="TEXT",
         help="what to ask; - reads standard input; text of a pipe or a file stands before it; default: that text alone",
     )  # fmt: skip
-    add_images(parser, "images, in order; default: none")
+    add_media(parser, "in order, images before videos")
     add_generation_flags(parser)
     parser.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
     parser.set_defaults(run=run)
@@ -59,9 +59,10 @@ def _read_input() -> str:
 def run(options: argparse.Namespace) -> None:
     """Answer one prompt on stdout."""
     text = read_prompt(options.prompt)
-    if not text.strip() and not options.image:
+    if not text.strip() and not options.image and not options.video:
         raise OptionError("--prompt: expected some text, found none; a pipe's text counts too")
-    parts = [{"type": "image", "image": path} for path in options.image]
+    given = {"image": options.image, "video": options.video}
+    parts = [{"type": kind, kind: path} for kind, paths in given.items() for path in paths]
     messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
     if options.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": options.system_prompt})
@@ -74,7 +75,9 @@ def run(options: argparse.Namespace) -> None:
         from mlx_qwen35.cli.screen import Screen
 
         screen = Screen()
-        chunks = kit.stream(prompt, on_progress=screen.on_progress, **generation_arguments(options))
+        chunks = kit.stream(
+            prompt, on_progress=screen.on_progress, on_frames=screen.on_frames, **generation_arguments(options)
+        )
         answered = False
         for chunk in screen.stream(chunks):
             answered = answered or bool(chunk.text)

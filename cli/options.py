@@ -191,9 +191,13 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
     return kit
 
 
-def add_images(parser: argparse.ArgumentParser, help: str) -> None:
-    """Pictures, as many as follow, and again."""
-    parser.add_argument("--image", action="extend", nargs="+", default=[], metavar="PATH", help=help)
+def add_media(parser: argparse.ArgumentParser, what_for: str) -> None:
+    """Pictures and videos, as many as follow, and again."""
+    for name in ("image", "video"):
+        parser.add_argument(
+            f"--{name}", action="extend", nargs="+", default=[], metavar="PATH",
+            help=f"{name}s {what_for}; default: none",
+        )  # fmt: skip
 
 
 def generation_arguments(options: argparse.Namespace) -> dict[str, Any]:

@@ -40,6 +40,10 @@ class Screen:
         """Show how much of the prompt is read; for `ModelKit.stream`."""
         self._show_progress("reading the prompt", "{task.completed}/{task.total} tokens", processed, total)
 
+    def on_frames(self, done: int, total: int) -> None:
+        """Show how many frames of a video are decoded, or encoded; for `ModelKit.stream` and `process_prompt`."""
+        self._show_progress("looking at the video", "{task.completed}/{task.total} frames", done, total)
+
     def on_written(self, written: int, total: int) -> None:
         """Show how many bytes of a checkpoint are written; for `convert`."""
         megabytes = f"{written >> 20}/{total >> 20} MB"
@@ -112,6 +116,7 @@ class Screen:
     def status(self, stats: "GenerationStats", finish_reason: str) -> None:
         """One line about the cost of an answer."""
         images = f" ({stats.image_tokens} image)" if stats.image_tokens else ""
+        images += f" ({stats.video_tokens} video)" if stats.video_tokens else ""
         known = f", {stats.cached_tokens} known" if stats.cached_tokens else ""
         guessed = f", {stats.tokens_per_step:.1f} a step" if any(stats.drafted) else ""
         seen = f", {stats.images_encoded} of {stats.images_encoded + stats.images_reused} images encoded"

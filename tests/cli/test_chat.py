@@ -162,6 +162,21 @@ def test_a_line_that_cannot_be_sent_is_there_to_be_mended(terminal: Terminal, pi
     assert questions(terminal, tmp_path / "chat.json") == ["/no/such.png what is it?", "what?"]
 
 
+def test_a_video_dropped_or_named(terminal: Terminal, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "lime", "blue", "white")]
+    path = tmp_path / "a clip.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=500)
+    terminal.say(f"{path} what happens?", shows=r"goes with the next message[\s\S]* \(\d+ video\)")
+    terminal.say(f"/video {path}", shows="a clip.gif: goes with the next message")
+    terminal.say("and here?", shows=r"prompt tokens \(\d+ video\)")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"\0\0\0\x18ftypmp42 and nothing else")
+    terminal.say(f"{broken} what happens?", shows="broken.mp4: ")
+    terminal.child.expect("broken.mp4 what happens")
+    terminal.say("and now?", shows="tokens/s")
+    assert questions(terminal, tmp_path / "chat.json") == ["what happens?", "and here?", "and now?"]
+
+
 def test_taking_back_and_repeating(terminal: Terminal, tmp_path: Path) -> None:
     terminal.say("one", shows="tokens/s")
     terminal.say("/regenerate", shows=r"tokens/s.*the answer stays the same: temperature 0")

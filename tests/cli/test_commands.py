@@ -125,6 +125,14 @@ def test_flags_are_those_of_both_parents(model: str, kit: ModelKit, picture: str
     assert json.loads(done.stdout)["stats"]["image_tokens"] == 12
 
 
+def test_a_video_may_be_asked_about(model: str, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "lime", "blue", "white")]
+    path = tmp_path / "clip.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=500)
+    done = run("generate", "--model", model, "--video", str(path), "-p", "what happens?", "-m", "2", "--json")
+    assert json.loads(done.stdout)["stats"]["video_tokens"] > 0
+
+
 @pytest.mark.parametrize("arguments", [[], ["bench"], ["-V"], ["--version"]])
 def test_without_a_command_there_is_help(arguments: list[str]) -> None:
     done = run(*arguments)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mlx_qwen35.cli.conversation import Conversation
+from mlx_qwen35.cli.conversation import Conversation, is_video
 from mlx_qwen35.errors import MediaError, OptionError
 
 
@@ -51,7 +51,7 @@ def test_taking_back_goes_to_the_last_question(pictures: list[Path]) -> None:
     answer = conversation.take_back_answer()
     assert [turn["content"] for turn in answer] == ["second"]
     conversation.turns += answer
-    own = conversation.turns[2]["content"][0]["image_url"]["url"]
+    own = conversation.turns[2]["content"][0]
     conversation.attach(pictures[1])
     assert conversation.take_back() == "two"
     assert conversation.waiting[0] == own
@@ -106,7 +106,7 @@ def test_saving_to_nowhere_is_told(tmp_path: Path) -> None:
 def test_images_may_be_named_by_url(pictures: list[Path]) -> None:
     conversation = Conversation()
     conversation.attach(pictures[1].as_uri())
-    conversation.attach(conversation.waiting[0])
+    conversation.attach(conversation.waiting[0]["image_url"]["url"])
     assert conversation.waiting[0] == conversation.waiting[1]
 
 
@@ -117,3 +117,27 @@ def test_paths_that_cannot_be_resolved_are_told(path: str) -> None:
             use(path)
     with pytest.raises(MediaError):
         Conversation().attach(path)
+
+
+def test_what_moves_is_a_video(pictures: list[Path], tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for name in ("a.gif", "a.webp", "a.png"):
+        moving = tmp_path / f"moving {name}"
+        frames[0].save(moving, save_all=True, append_images=frames[1:])
+        assert is_video(moving)
+    assert [path for path in pictures if is_video(path)] == []
+    for name, expected in (("clip.mp4", True), ("broken.gif", False), ("missing.png", False)):
+        if name.startswith("broken"):
+            (tmp_path / name).write_bytes(b"GIF89a")
+        assert is_video(tmp_path / name) is expected
+
+
+def test_a_video_waits_by_its_path(tmp_path: Path) -> None:
+    conversation = Conversation()
+    conversation.attach_video(tmp_path / "a clip.mp4")
+    conversation.ask("what happens?")
+    assert [part["type"] for part in conversation.turns[0]["content"]] == ["video_url", "text"]
+    assert conversation.turns[0]["content"][0]["video_url"]["url"] == (tmp_path / "a clip.mp4").as_uri()
+    waiting = conversation.turns[0]["content"][:1]
+    assert conversation.take_back() == "what happens?"
+    assert conversation.waiting == waiting

@@ -55,6 +55,10 @@ def test_relative_paths_count(folder: Path, written: str) -> None:
         assert [path.resolve() for path in paths] == [(folder / written.replace("~", ".")).resolve()]
 
 
+def test_a_video_is_taken_too(folder: Path) -> None:
+    assert split_dropped_paths("./clip.mp4 what happens?") == ("what happens?", [Path("clip.mp4")])
+
+
 def test_several_in_a_line(folder: Path) -> None:
     line = f'compare {folder}/a.png and "{folder}/{NAMES[1]}" please'
     assert split_dropped_paths(line)[1] == [folder / "a.png", folder / NAMES[1]]
@@ -82,13 +86,13 @@ def test_punctuation_and_apostrophes_around_a_dropped_file(folder: Path) -> None
         ("~nobody-of-this-name/a.png", "~nobody-of-this-name/a.png: No such file"),
         ("file:///no/such%20file.png", "/no/such file.png: No such file"),
         ("docs what", None),
-        ("./docs what is it?", "docs: expected a picture .*found a directory"),
+        ("./docs what is it?", "docs: expected a picture or a video .*found a directory"),
         ("/ what is it?", None),
         ("https://example.com/a.png what is it?", "a.png: expected a picture on this machine, found a web address"),
-        ("/dev what is it?", "/dev: expected a picture .*found a directory"),
-        ("report.pdf sum it up", "report.pdf: expected a picture .*found a PDF"),
-        ("~/a report.pdf sum it up", "a report.pdf: expected a picture .*found a PDF"),
-        ("./notes.txt sum it up", "notes.txt: expected a picture .*found a file of another kind"),
+        ("/dev what is it?", "/dev: expected a picture or a video .*found a directory"),
+        ("report.pdf sum it up", "report.pdf: expected a picture or a video .*found a PDF"),
+        ("~/a report.pdf sum it up", "a report.pdf: expected a picture or a video .*found a PDF"),
+        ("./notes.txt sum it up", "notes.txt: expected a picture or a video .*found a file of another kind"),
     ],
 )
 def test_a_line_that_begins_like_a_path_and_is_no_picture_s_is_refused(
