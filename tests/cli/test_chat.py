@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -15,6 +16,7 @@ import pexpect
 import pytest
 from PIL import Image
 
+from mlx_qwen35.cli.chat_commands import SAMPLE_QUESTIONS, SETTINGS
 from mlx_qwen35.cli.conversation import Conversation
 from tests.cli.conftest import UNCOMPILED
 from tests.cli.test_commands import Done, run
@@ -304,6 +306,16 @@ def test_lines_may_come_from_a_pipe(checkpoint_dir: Callable[[Shape], Path], pic
     assert "/bad: no such command" in done.stderr
 
 
+def test_the_sample_and_its_questions_work_without_a_model() -> None:
+    """With the answers that the README's gallery has for the same drawing."""
+    done = run("chat", stdin="\n".join(["/sample", *SAMPLE_QUESTIONS]), MLX_QWEN35_MODEL="")
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    rows = [re.search(rf"two.png\) \| {re.escape(question)} \| (.*) \|", readme) for question in SAMPLE_QUESTIONS]
+    assert done.stdout.split("\n")[:-1] == [row[1] for row in rows if row is not None]
+    assert len(done.stdout.split("\n")) == 4
+    assert all(question in done.stderr for question in SAMPLE_QUESTIONS)
+
+
 def talk(model: Path, lines: str | bytes, *arguments: str) -> Done:
     """Lines from a pipe, to a chat in this process."""
     return run("chat", "--model", str(model), *arguments, stdin=lines)
@@ -364,3 +376,86 @@ def test_text_that_is_not_utf8_is_told(checkpoint_dir: Callable[[Shape], Path]) 
 def test_windows_line_ends_are_line_ends(checkpoint_dir: Callable[[Shape], Path]) -> None:
     done = talk(checkpoint_dir(DENSE), b"/think off\r\n/quit\r\n")
     assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "reasoning is off")
+
+
+def test_settings_are_read_checked_and_undone(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    lines = {
+        "/set temperature 1.5": "temperature: 1.5",
+        "/set top-k=7": "top_k: 7",
+        "/max-tokens 3": "max_tokens: 3",
+        "/set temperature -1": "temperature: expected at least 0, found -1",
+        "/set temperature hot": "temperature: expected a number, found 'hot'",
+        "/max-tokens 0": "max_tokens: expected a whole number of at least 1, found 0",
+        "/set temprature 1": "/set: expected one of frequency_penalty, ",
+        "/set temperature": "temperature: 1.5",
+        "/set temperature default": "temperature: as the model has it",
+        "hello": " tokens at ",
+        "/set": "top_k               7",
+        "/regenerat": "/regenerat: no such command; /regenerate is one; /help lists them",
+    }
+    done = talk(checkpoint_dir(DENSE), "\n".join(lines))
+    said = iter(done.stderr.splitlines())
+    for line, expected in lines.items():
+        assert any(expected in other for other in said), line
+
+
+def test_every_setting_reaches_the_answer(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """What /set takes, `ModelKit.stream` takes too."""
+    settings = "\n".join(f"/set {name} 1" for name in SETTINGS)
+    done = talk(checkpoint_dir(DENSE), f"{settings}\nhello\n")
+    assert "1 tokens at" in done.stderr
+    assert "expected" not in done.stderr
+
+
+def test_the_help_keeps_its_columns_at_80(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    lines = talk(checkpoint_dir(DENSE), "/help\n").stderr.splitlines()
+    assert len(lines) > 20
+    assert max(map(len, lines)) <= 80
+    assert all(line[:17].rstrip() + " " == line[:17][: len(line[:17].rstrip()) + 1] for line in lines)
+    for command in (
+        "/regenerate",
+        "/undo",
+        "/edit",
+        "/set NAME VALUE",
+        "/max-tokens",
+        "/effort",
+        "/video",
+        "/copy",
+        "/exit",
+    ):
+        assert any(line.startswith(command) for line in lines)
+
+
+def test_an_answer_is_copied(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    """By the first of the programs that is there."""
+    copied = tmp_path / "copied"
+    program = tmp_path / "pbcopy"
+    program.write_text(f"#!/bin/sh\ncat > {copied}\n")
+    program.chmod(0o755)
+    command = ("-m", "4", "--no-think")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path}:{os.defpath}")
+        done = talk(checkpoint_dir(DENSE), "hi\n/copy\n", *command)
+        assert f"copied: {len(copied.read_text())} characters" in done.stderr
+        assert copied.read_text() + "\n" == done.stdout
+        patch.setenv("PATH", str(tmp_path / "nowhere"))
+        assert "expected a clipboard" in talk(checkpoint_dir(DENSE), "hi\n/copy\n", *command).stderr
+
+
+def test_what_nobody_can_be_asked_about_is_not_done(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    done = talk(checkpoint_dir(DENSE), f"/save {tmp_path}/mine\nexit\n", "-m", "2")
+    assert "/save: expected a file that is not there yet" in done.stderr
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert done.stderr.count("tokens/s") == 1  # `exit` is a word like others in a pipe
+
+
+def test_the_history_can_be_elsewhere_or_nowhere(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    shown = run("chat", "--help").stdout
+    assert "~/.mlx_qwen35/history" in shown
+    assert "--no-history" in shown
+    terminal = Terminal(checkpoint_dir(DENSE), tmp_path, "--history", str(tmp_path / "mine"))
+    terminal.say("/think off", shows="reasoning is off")
+    assert terminal.leave() == 0
+    assert "+/think off" in (tmp_path / "mine").read_text()
+    assert not (tmp_path / ".mlx_qwen35").exists()
