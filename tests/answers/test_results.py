@@ -48,5 +48,4 @@ def test_what_is_shown_of_them_is_short() -> None:
 
 
 def test_a_notebook_shows_the_answer() -> None:
-    """As IPython's own formatter has it."""
     assert GenerationResult("**ab**", "so", (5,), "stop", STATS)._repr_markdown_() == "**ab**"

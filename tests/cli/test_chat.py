@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import zlib
@@ -16,8 +15,9 @@ import pexpect
 import pytest
 from PIL import Image
 
-from mlx_qwen35.cli.chat_commands import SAMPLE_QUESTIONS, SETTINGS
+from mlx_qwen35.cli.chat_commands import SETTINGS
 from mlx_qwen35.cli.conversation import Conversation
+from mlx_qwen35.cli.main import parse
 from tests.cli.conftest import UNCOMPILED
 from tests.cli.test_commands import Done, run
 from tests.tiny import DENSE, Shape, write_checkpoint
@@ -139,6 +139,8 @@ def test_what_is_typed_ahead_waits_and_is_not_shown(unending: Terminal, tmp_path
     unending.forget(tmp_path)
     unending.child.send("hello there\r")
     unending.child.expect("\x1b\\[2m")
+    # A terminal that brackets what is pasted goes on doing so.
+    assert unending.child.before.rindex("\x1b[?2004h") > unending.child.before.rindex("\x1b[?2004l")
     unending.child.send("/system typed\r\x1b[200~ahead\rof time\x1b[201~")
     unending.interrupt(shows="stopped")
     assert "typed" not in unending.child.before
@@ -282,15 +284,15 @@ def test_a_long_prompt_shows_a_bar_and_can_be_stopped(unending: Terminal, tmp_pa
 
 
 def test_history_is_kept(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
-    """The line of an earlier chat comes back with the Up key, and this chat's lines are written behind it."""
-    history = tmp_path / ".mlx_qwen35" / "history"
-    history.parent.mkdir()
+    """Where a flag says: an earlier chat's line comes back with the Up key, and this chat's are written behind it."""
+    history = tmp_path / "mine"
     history.write_text("\n# 2026-01-01 12:00:00.000000\n+/system remembered words\n")
-    terminal = Terminal(checkpoint_dir(DENSE), tmp_path)
+    terminal = Terminal(checkpoint_dir(DENSE), tmp_path, "--history", str(history))
     terminal.say("\x1b[A", shows="system message: remembered words")
     terminal.say("/system other words", shows="system message: other words")
     assert terminal.leave() == 0
     lines = [line for line in history.read_text().splitlines() if line.startswith("+")]
+    assert not (tmp_path / ".mlx_qwen35").exists()
     assert lines == ["+/system remembered words", "+/system other words"]
 
 
@@ -304,16 +306,6 @@ def test_lines_may_come_from_a_pipe(checkpoint_dir: Callable[[Shape], Path], pic
     assert "\x1b" not in done.stdout + done.stderr
     assert done.stderr.count("tokens/s") == 2
     assert "/bad: no such command" in done.stderr
-
-
-def test_the_sample_and_its_questions_work_without_a_model() -> None:
-    """With the answers that the README's gallery has for the same drawing."""
-    done = run("chat", stdin="\n".join(["/sample", *SAMPLE_QUESTIONS]), MLX_QWEN35_MODEL="")
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    rows = [re.search(rf"two.png\) \| {re.escape(question)} \| (.*) \|", readme) for question in SAMPLE_QUESTIONS]
-    assert done.stdout.split("\n")[:-1] == [row[1] for row in rows if row is not None]
-    assert len(done.stdout.split("\n")) == 4
-    assert all(question in done.stderr for question in SAMPLE_QUESTIONS)
 
 
 def talk(model: Path, lines: str | bytes, *arguments: str) -> Done:
@@ -450,12 +442,8 @@ def test_what_nobody_can_be_asked_about_is_not_done(checkpoint_dir: Callable[[Sh
     assert done.stderr.count("tokens/s") == 1  # `exit` is a word like others in a pipe
 
 
-def test_the_history_can_be_elsewhere_or_nowhere(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
-    shown = run("chat", "--help").stdout
-    assert "~/.mlx_qwen35/history" in shown
-    assert "--no-history" in shown
-    terminal = Terminal(checkpoint_dir(DENSE), tmp_path, "--history", str(tmp_path / "mine"))
-    terminal.say("/think off", shows="reasoning is off")
-    assert terminal.leave() == 0
-    assert "+/think off" in (tmp_path / "mine").read_text()
-    assert not (tmp_path / ".mlx_qwen35").exists()
+def test_the_history_may_be_nowhere() -> None:
+    assert parse(["chat"]).history == Path("~/.mlx_qwen35/history")
+    assert parse(["chat", "--no-history"]).history is None
+    shown = " ".join(run("chat", "--help").stdout.split())
+    assert "--history FILE keeps what you type (default: ~/.mlx_qwen35/history)" in shown
