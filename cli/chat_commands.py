@@ -131,7 +131,9 @@ class Commands:
         if expand(argument, MediaError, "image").is_file():
             self._chat.attach(Path(argument))
             return
-        _, paths = split_dropped_paths(argument)
+        paths: list[Path] = []
+        with suppress(MediaError):  # said once more where it is read
+            _, paths = split_dropped_paths(argument)
         self._chat.attach(*(paths or [Path(argument)]))
 
     def _sample(self, argument: str) -> str:

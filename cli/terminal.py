@@ -1,6 +1,7 @@
 """The terminal that a chat runs in: what it can show, and what is typed while nobody reads."""
 
 import os
+import signal
 import sys
 import termios
 from collections.abc import Iterator
@@ -25,10 +26,13 @@ def quiet_typing() -> Iterator[None]:
     quiet[0] &= ~termios.ICRNL  # so that Enter comes as an editor expects it
     quiet[3] = quiet[3] & ~(termios.ECHO | termios.ICANON) | termios.NOFLSH
     quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
+    # Whoever ends the program leaves a terminal that shows what is typed.
+    ended = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, quiet)
         yield
     finally:
+        signal.signal(signal.SIGTERM, ended)
         # The terminal may be gone.
         with suppress(OSError, termios.error):
             termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, before)

@@ -1,10 +1,14 @@
 """What a terminal can show."""
 
 import io
+import os
+import signal
+import termios
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from mlx_qwen35.cli.terminal import takes_escapes
+from mlx_qwen35.cli.terminal import quiet_typing, takes_escapes
 
 
 class Terminal(io.StringIO):
@@ -28,3 +32,41 @@ def test_escapes_go_to_terminals_that_want_them(
             monkeypatch.setenv(name, value)
     assert takes_escapes(Terminal()) is expected
     assert not takes_escapes(io.StringIO())
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Standard input that is a terminal, and the descriptor behind it."""
+    master, slave = os.openpty()
+    with open(slave) as stdin:  # noqa: PTH123
+        monkeypatch.setattr("sys.stdin", stdin)
+        yield slave
+    os.close(master)
+
+
+def echoes(descriptor: int) -> bool:
+    return bool(termios.tcgetattr(descriptor)[3] & termios.ECHO)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("end", "error"), [(interrupt, KeyboardInterrupt), (terminate, SystemExit)])
+def test_typing_is_quiet_and_the_terminal_is_left_as_it_was(
+    terminal: int, end: Callable[[], None], error: type[BaseException]
+) -> None:
+    def use() -> None:
+        with quiet_typing():
+            assert not echoes(terminal)
+            end()
+
+    before, handler = termios.tcgetattr(terminal), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(error):
+        use()
+    assert termios.tcgetattr(terminal) == before
+    assert signal.getsignal(signal.SIGTERM) is handler
