@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import zlib
@@ -59,6 +60,13 @@ class Terminal:
         Conversation().save(folder / "nothing.json")
         self.say(f"/load {folder}/nothing.json", shows="0 messages from")
 
+    def end(self) -> None:
+        """Whatever it does, and however slow the machine is."""
+        if self.child.isalive():
+            self.child.kill(signal.SIGKILL)
+            self.child.wait()
+        self.child.close()
+
     def leave(self) -> int:
         """Ctrl-D at the prompt; returns the exit code. Sent earlier, the terminal would swallow it."""
         self.child.expect(">>>")
@@ -73,7 +81,7 @@ def shared(checkpoint_dir: Callable[[Shape], Path], tmp_path_factory: pytest.Tem
     """One process for many tests: most of its time goes to starting it."""
     terminal = Terminal(checkpoint_dir(DENSE), tmp_path_factory.mktemp("home"), "-m", "6", "--temp", "0")
     yield terminal
-    terminal.child.close(force=True)
+    terminal.end()
 
 
 @pytest.fixture
@@ -89,7 +97,7 @@ def unending(endless: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     flags = ("-m", "100000", "--temp", "0", "--prefill-step-size", "1", "--no-prefill-ahead")
     terminal = Terminal(endless, tmp_path_factory.mktemp("home"), *flags, **UNCOMPILED)
     yield terminal
-    terminal.child.close(force=True)
+    terminal.end()
 
 
 def test_a_conversation_with_images(terminal: Terminal, picture: Path) -> None:
