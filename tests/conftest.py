@@ -1,6 +1,6 @@
 """Tiny checkpoints, loaded once per test run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "metal" in item.keywords:
                 item.add_marker(reason)
+
+
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """One process more than there are cores: at most times one test waits, for another process or for a clock."""
+    return (yield) + 1
 
 
 @pytest.hookimpl(optionalhook=True)

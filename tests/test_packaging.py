@@ -48,6 +48,9 @@ def test_a_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
         assert modules
         assert {f"{target}/{module}" for module in modules} <= names
     assert {"mlx_qwen35/py.typed", "mlx_qwen35/cli/sample.png"} <= names
+    page = {f"mlx_qwen35/server/page/{path.name}" for path in (ROOT / "mlx_qwen35/server/page").iterdir()}
+    assert "mlx_qwen35/server/page/page.js" in page
+    assert page <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert (
         "mlx-qwen35 = mlx_qwen35.cli.main:main"

@@ -2,15 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
@@ -20,9 +20,11 @@ from mlx_qwen35.server.bodies import BodyReader
 from mlx_qwen35.server.connections import BoundedConnection
 from mlx_qwen35.server.guard import Guard
 from mlx_qwen35.server.metrics import Metrics
+from mlx_qwen35.server.page_files import page, page_file
 from mlx_qwen35.server.protocols import PROTOCOLS, error_response
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
 from mlx_qwen35.server.protocols.messages import CountRequest
+from mlx_qwen35.server.rendering import RENDER_PATH, RenderProcess, RenderRequest
 from mlx_qwen35.server.service import GenerationService, PreparedRequest
 from mlx_qwen35.server.settings import Settings
 from mlx_qwen35.server.stored import StoredResponses
@@ -37,7 +39,6 @@ from mlx_qwen35.server.wire import (
     unused_fields,
 )
 
-PAGE = Path(__file__).parent / "page.html"
 COUNT_PATH = "/v1/messages/count_tokens"
 UNUSED_HEADER = "X-Unused-Fields"
 # Of a request, in the header.
@@ -47,9 +48,16 @@ _NO_CONTROL = dict.fromkeys((*range(32), 127), "?")
 
 def make_app(service: GenerationService, settings: Settings) -> FastAPI:
     """The application over a generation service; the caller closes engine and kit."""
-    app = FastAPI(title="mlx_qwen35", version=__version__, docs_url=None, redoc_url=None)
+    renderer = RenderProcess()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(renderer.close)
+
+    app = FastAPI(title="mlx_qwen35", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     metrics = Metrics(service.engine)
-    endpoints = Endpoints(service, settings, metrics)
+    endpoints = Endpoints(service, settings, metrics, renderer)
     for protocol in PROTOCOLS:
         app.post(protocol.path)(endpoints.generation(protocol))
     app.post(COUNT_PATH)(endpoints.count_tokens)
@@ -60,10 +68,12 @@ def make_app(service: GenerationService, settings: Settings) -> FastAPI:
     app.get("/v1/models/{name:path}")(endpoints.one_model)
     app.get("/health")(endpoints.health)
     app.get("/metrics")(endpoints.show_metrics)
+    app.post(RENDER_PATH)(endpoints.render)
     # Claude Code looks with HEAD whether somebody is there.
-    app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)(endpoints.page)
+    app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)(page)
+    app.get("/page/{name}", include_in_schema=False)(page_file)
     bodies: dict[str, type[WireObject]] = {protocol.path: protocol.body for protocol in PROTOCOLS}
-    bodies[COUNT_PATH] = CountRequest
+    bodies |= {COUNT_PATH: CountRequest, RENDER_PATH: RenderRequest}
     app.openapi = lambda: describe(app, bodies)  # type: ignore[method-assign]
     for kind in (ApiError, Qwen35Error):
         app.add_exception_handler(kind, _tell)
@@ -91,8 +101,10 @@ def describe(app: FastAPI, bodies: Mapping[str, type[WireObject]]) -> dict[str, 
 class Endpoints:
     """What the routes do."""
 
-    def __init__(self, service: GenerationService, settings: Settings, metrics: Metrics) -> None:
-        self._service, self._settings, self._metrics = service, settings, metrics
+    def __init__(
+        self, service: GenerationService, settings: Settings, metrics: Metrics, renderer: RenderProcess
+    ) -> None:
+        self._service, self._settings, self._metrics, self._renderer = service, settings, metrics, renderer
         self._bodies = BodyReader(settings, service.kit.ledger, service.threads)
         self._stored = StoredResponses(settings.max_stored, settings.max_stored_bytes)
         self._created = int(time.time())
@@ -202,11 +214,11 @@ class Endpoints:
         """What Prometheus reads."""
         return PlainTextResponse(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
-    async def page(self) -> Response:
-        """The page to try the model in a browser."""
-        return FileResponse(
-            PAGE, media_type="text/html", headers={"Cache-Control": "no-cache", "X-Frame-Options": "DENY"}
-        )
+    async def render(self, request: Request) -> Response:
+        """Markdown as HTML, for the page."""
+        body = await self._bodies.read(request, RenderRequest, self._service.deadline())
+        blocks = await unless_gone(request, self._renderer.render(body))
+        return JSONResponse({"blocks": blocks}, headers=self._unused(body, RENDER_PATH))
 
 
 async def _tell(request: Request, error: Exception) -> Response:

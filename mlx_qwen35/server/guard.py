@@ -10,13 +10,14 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_qwen35.paths import shorten
+from mlx_qwen35.server import page_files
 from mlx_qwen35.server.metrics import Metrics
 from mlx_qwen35.server.protocols import error_response
 from mlx_qwen35.server.settings import Settings
 from mlx_qwen35.server.wire import ApiError, api_error
 
 # Without a key: whether the server is there, and the page, which asks for the key itself.
-OPEN_PATHS = ("/", "/health")
+OPEN_PATHS = (*page_files.PATHS, "/health")
 # The label of requests that no route matches.
 NO_ROUTE = "other"
 # Names that nobody can register: of this machine, of its network, and of what runs beside it in containers.

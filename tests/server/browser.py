@@ -23,8 +23,10 @@ class Chat:
         self.log, self.text = page.locator("#log"), page.get_by_label("Message", exact=True)
         self.answers, self.errors = page.locator(".answer .text"), page.locator(".answer .error")
         self.thumbnails, self.sent_images = page.locator("#thumbnails img"), page.locator(".user img")
+        self.notice, self.chats = page.locator("#notice"), page.locator("#list .open")
         self.complaints: list[str] = []
         self.asked: list[dict[str, Any]] = []
+        self.rendered: list[dict[str, Any]] = []
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", self._note)
@@ -35,6 +37,8 @@ class Chat:
             self.complaints.append(f"asked {request.url}")
         if request.url.endswith("/v1/chat/completions"):
             self.asked.append(request.post_data_json)
+        if request.url.endswith("/render"):
+            self.rendered.append(request.post_data_json)
 
     def say(self, text: str) -> None:
         self.text.fill(text)
@@ -51,6 +55,14 @@ class Chat:
             field.select_option(value) if name == "thinking" else field.fill(value)
         self.press("Done")
 
+    def edit(self, at: int) -> None:
+        """Begin to change a message, by its place in the conversation."""
+        self.page.locator(".turn").nth(at).get_by_role("button", name="Edit", exact=True).click()
+
+    def finished(self, answers: int) -> None:
+        """Wait until so many answers are there, to their end."""
+        expect(self.page.locator(".answer:not([aria-busy])")).to_have_count(answers)
+
     def figures(self, at: int) -> tuple[int, int]:
         """Tokens of the prompt, and how many of them were cached, from the line under an answer."""
         line = self.page.locator(".stats").nth(at)
@@ -65,6 +77,28 @@ class Chat:
         self.page.route(
             "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body)
         )
+
+    def answer_by_hand(self, question: str) -> None:
+        """Ask; the page then has functions `write(text)`, a token for each character, and `end()`, for the answer."""
+        self.page.evaluate(
+            """() => {
+                const own = fetch, tell = (stream, delta, reason) => stream.enqueue(new TextEncoder().encode(
+                    `data: ${JSON.stringify({ choices: [{ delta, finish_reason: reason }] })}\\n\\n`));
+                const start = (stream) => {
+                    window.write = (text) => {
+                        for (const content of text) tell(stream, { content }, null);
+                    };
+                    window.end = () => {
+                        tell(stream, {}, "stop");
+                        stream.close();
+                    };
+                };
+                fetch = async (path, options) =>
+                    path === "render" ? own(path, options) : new Response(new ReadableStream({ start }));
+            }"""
+        )
+        self.say(question)
+        self.page.wait_for_function("() => Boolean(window.write)")
 
     def hand_over(self, how: str, data: bytes, name: str, kind: str = "image/png") -> None:
         """A file, dropped onto the page or pasted into it."""

@@ -13,6 +13,8 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy
 import pytest
 from PIL import Image
 
@@ -32,14 +34,17 @@ HOSTILE = """<img src=x onerror="document.title='run'"><script>document.title='r
 MARKDOWN = f"""\
 # Über *all*
 
-One **bold `x**` y** and snake_case_name, 2 * 3 * 4,
-[a link](https://example.org/a_b), [none](javascript:alert(1)) ✓ **open
+One **bold `x**` y** and snake_case_name, ~~gone~~,
+https://example.org/a_b. [none](javascript:alert(1)) ✓ **open
 
 3. three
-   - deep
-     - deeper
+   - [x] deep
 
-   more
+   $$
+   x
+   =
+   1
+   $$
 4. four
 
 ```python
@@ -49,26 +54,41 @@ a = "**no**"
 | a | b\\|c |
 |---|:-:|
 | `1` | {HOSTILE} |
-> said
-> ***so***
 
----
+> said $a_1 < b_2$
+> ***so***, for $5 or $6
+
+[known]: https://example.org/known
+
+\\begin{{align*}}
+a &= b \\\\
+c &= d
+\\end{{align*}}
+
+See [known].
 ![x](https://example.org/x.png)
 ~~~
 still open"""
+LINK = '<a href="https://example.org/{}" target="_blank" rel="noopener noreferrer">'
+CELLS = '<mtr><mtd class="right"><mi>{}</mi></mtd><mtd class="left"><mi></mi><mo>=</mo><mi>{}</mi></mtd></mtr>'
 SHOWN = (
     '<h3>Über <em>all</em></h3>'
-    '<p>One <strong>bold <code>x**</code> y</strong> and snake_case_name, 2 * 3 * 4,\n'
-    '<a href="https://example.org/a_b" target="_blank" rel="noopener noreferrer">a link</a>, '
-    '[none](javascript:alert(1)) ✓ **open</p>'
-    '<ol start="3"><li><p>three</p><ul><li><p>deep</p><ul><li><p>deeper</p></li></ul></li></ul><p>more</p></li>'
-    '<li><p>four</p></li></ol>'
-    '<div class="code"><header>python<button type="button">Copy</button></header>'
-    '<pre tabindex="0"><code>a = "**no**"\n</code></pre></div>'
-    '<div class="table" tabindex="0"><table><tr><th>a</th><th>b|c</th></tr>'
-    f'<tr><td><code>1</code></td><td>{HOSTILE.replace("<", "&lt;").replace(">", "&gt;")}</td></tr></table></div>'
-    '<blockquote><p>said\n<strong><em>so</em></strong></p></blockquote><hr>'
-    '<p>!<a href="https://example.org/x.png" target="_blank" rel="noopener noreferrer">x</a></p>'
+    '<p>One <strong>bold <code>x**</code> y</strong> and snake_case_name, <s>gone</s>,<br>\n'
+    f'{LINK.format("a_b")}https://example.org/a_b</a>. [none](javascript:alert(1)) ✓ **open</p>'
+    '<ol start="3">\n<li>\n<p>three</p>\n<ul class="contains-task-list">\n<li class="task-list-item">'
+    '<input class="task-list-item-checkbox" disabled="" type="checkbox" checked=""> deep</li>\n</ul>\n'
+    '<div class="formula" tabindex="0"><math display="block"><mrow><mi>x</mi><mo>=</mo><mn>1</mn></mrow></math></div>'
+    '</li>\n<li>\n<p>four</p>\n</li>\n</ol>'
+    '<div class="code"><header>python<button type="button">Copy</button></header><pre tabindex="0"><code>'
+    '<span class="n">a</span> <span class="o">=</span> <span class="s2">"**no**"</span>\n\n</code></pre></div>'
+    '<div class="table" tabindex="0"><table><thead>\n<tr>\n<th>a</th>\n<th class="center">b|c</th>\n</tr>\n</thead>\n'
+    '<tbody>\n<tr>\n<td><code>1</code></td>\n'
+    f'<td class="center">{HOSTILE.replace("<", "&lt;").replace(">", "&gt;")}</td>\n</tr>\n</tbody>\n</table></div>'
+    '<blockquote>\n<p>said <math display="inline"><mrow><msub><mi>a</mi><mn>1</mn></msub><mo>&lt;</mo>'
+    '<msub><mi>b</mi><mn>2</mn></msub></mrow></math><br>\n<em><strong>so</strong></em>, for $5 or $6</p>\n</blockquote>'
+    '<div class="formula" tabindex="0"><math display="block"><mrow><mtable displaystyle="true">'
+    f'{CELLS.format("a", "b")}{CELLS.format("c", "d")}</mtable></mrow></math></div>'
+    f'<p>See {LINK.format("known")}known</a>.<br>\n{LINK.format("x.png")}x</a></p>'
     '<div class="code"><header>code<button type="button">Copy</button></header>'
     '<pre tabindex="0"><code>still open</code></pre></div>'
 )  # fmt: skip
@@ -159,7 +179,7 @@ def test_text_is_answered_and_earlier_turns_are_not_read_again(chat: Chat) -> No
 def test_a_picture_is_added_removed_dropped_and_described(chat: Chat, circle: bytes) -> None:
     chat.set(thinking="off")
     with chat.page.expect_file_chooser() as chooser:
-        chat.press("Add images")
+        chat.press("Add pictures or videos")
     chooser.value.set_files([{"name": "one.png", "mimeType": "image/png", "buffer": circle}])
     expect(chat.thumbnails).to_have_count(1)
     chat.press("Remove one.png")
@@ -188,14 +208,28 @@ def test_pictures_are_made_fit_for_the_server(chat: Chat) -> None:
         "all => all.map(image => [image.naturalWidth, image.naturalHeight, image.src.split(',')[0]])"
     )
     assert found == [[4096, 16, "data:image/png;base64"], [20, 20, "data:image/png;base64"]]
-    for name, kind in (("notes.txt", "text/plain"), ("broken.png", "image/png")):
-        chat.hand_over("drop", b"words", name, kind)
-        expect(chat.page.locator("#notice")).to_have_text(f"{name} is not an image that can be read.")
-    expect(chat.thumbnails).to_have_count(2)
+
+
+def test_a_file_that_cannot_be_used_is_refused_with_the_reason_when_it_is_added(chat: Chat, circle: bytes) -> None:
+    photograph = encoded(drawn("circle", "red", 128), "JPEG")
+    for data, name, kind, reason in (
+        (b"words", "notes.txt", "text/plain", "is neither a picture nor a video"),
+        (b"words", "broken.png", "image/png", "is not a picture that this browser can read"),
+        (b"", "none.png", "image/png", "is empty"),
+        (circle[:-20], "half.png", "image/png", "is damaged: only a part of the picture is there"),
+        (photograph[:-20], "half.jpg", "image/jpeg", "is damaged: only a part of the picture is there"),
+    ):
+        chat.hand_over("drop", data, name, kind)
+        expect(chat.notice).to_have_text(f"{name} {reason}.")
+    expect(chat.thumbnails).to_have_count(0)
+    chat.hand_over("drop", photograph, "whole.jpg", "image/jpeg")
+    expect(chat.thumbnails).to_have_count(1)
+    expect(chat.notice).to_be_hidden()
 
 
 def test_reasoning_is_folded_once_the_answer_begins(chat: Chat) -> None:
-    chat.set(thinking="on")
+    """The server takes every setting."""
+    chat.set(temperature="0.1", max_tokens="50", top_p="0.9", top_k="1", seed="7", thinking="high")
     chat.say("Spell the word star.")
     expect(chat.answers).to_have_text("s-t-a-r.")
     expect(chat.page.locator("details:not([open]) summary")).to_have_text(re.compile(r"^Thought for [\d.]+ s$"))
@@ -263,12 +297,12 @@ def test_errors_stand_where_the_answer_would(chat: Chat, circle: bytes) -> None:
     assert len(chat.complaints) == 1
     chat.complaints.clear()
     chat.text.fill("Draft")
-    chat.press("Edit message")
-    expect(chat.log).to_be_empty()
-    expect(chat.text).to_have_value("Hello!\nDraft")
+    chat.edit(0)
+    expect(chat.text).to_have_value("Hello!")
     expect(chat.thumbnails).to_have_count(1)
     chat.answer_with({"content": "Half"}, reason=None, error="it broke")
     chat.press("Send")
+    expect(chat.text).to_have_value("Draft")
     expect(chat.errors).to_have_text("it broke")
     expect(chat.answers).to_have_text("Half")
     chat.answer_with({"content": "Half"}, reason=None)
@@ -281,12 +315,14 @@ def test_errors_stand_where_the_answer_would(chat: Chat, circle: bytes) -> None:
 
 
 def test_the_whole_conversation_is_sent_each_time(chat: Chat) -> None:
-    chat.set(system="Be brief.", temperature="0.5", max_tokens="50", thinking="on")
+    numbers = {"temperature": "0.5", "max_tokens": "50", "top_p": "0.9", "top_k": "20", "seed": "7"}
+    chat.set(system="Be brief.", thinking="on", **numbers)
     chat.answer_with({"reasoning_content": "Hm", "reasoning": "Hm"}, {"content": "</think>\n"}, {"content": "No."})
     chat.say("  One\n")
     expect(chat.answers).to_have_text("</think> No.")
+    chat.finished(1)
     chat.say("Two")
-    expect(chat.answers.nth(1)).to_have_text("</think> No.")
+    chat.finished(2)
     assert chat.asked[1] == {
         "messages": [
             {"role": "system", "content": "Be brief."},
@@ -298,8 +334,16 @@ def test_the_whole_conversation_is_sent_each_time(chat: Chat) -> None:
         "stream_options": {"include_usage": True},
         "temperature": 0.5,
         "max_tokens": 50,
+        "top_p": 0.9,
+        "top_k": 20,
+        "seed": 7,
         "enable_thinking": True,
     }
+    chat.set(thinking="low")
+    chat.press("Regenerate")
+    chat.finished(2)
+    assert chat.asked[2]["reasoning_effort"] == "low"
+    assert "enable_thinking" not in chat.asked[2]
 
 
 def test_enter_sends_but_not_every_enter(chat: Chat) -> None:
@@ -313,6 +357,7 @@ def test_enter_sends_but_not_every_enter(chat: Chat) -> None:
     expect(chat.text).to_have_value("one\ntwo")
     expect(chat.log).to_be_empty()
     chat.page.keyboard.press("Enter")
+    chat.finished(1)
     expect(chat.answers).to_have_text("Yes.")
     chat.page.keyboard.press("Enter")
     assert [message["content"] for asked in chat.asked for message in asked["messages"]] == ["one\ntwo"]
@@ -322,16 +367,16 @@ def test_markdown_is_the_same_however_it_comes_in(chat: Chat) -> None:
     """As a whole, and cut anywhere, characters included; on a phone, nothing is wider than the screen."""
     chat.answer_with({"content": MARKDOWN})
     chat.say(HOSTILE)
-    expect(chat.page.locator(".foot")).to_be_visible()
+    chat.finished(1)
     assert chat.answers.evaluate("node => node.innerHTML") == SHOWN
-    expect(chat.page.locator(".user p")).to_have_text(HOSTILE)
+    expect(chat.page.locator(".user > p")).to_have_text(HOSTILE)
     chat.page.set_viewport_size({"width": 360, "height": 640})
     assert chat.page.evaluate("document.documentElement.scrollWidth") == 360
     assert chat.page.locator("main").evaluate("node => node.scrollWidth - node.clientWidth") == 0
     chat.page.evaluate(
         """(text) => {
-            const bytes = new TextEncoder().encode(text);
-            fetch = async () => new Response(new ReadableStream({
+            const bytes = new TextEncoder().encode(text), own = fetch;
+            fetch = async (path, options) => path === "render" ? own(path, options) : new Response(new ReadableStream({
                 async start(stream) {
                     for (let at = 0; at < bytes.length; at += 97) {
                         stream.enqueue(bytes.slice(at, at + 97));
@@ -343,10 +388,245 @@ def test_markdown_is_the_same_however_it_comes_in(chat: Chat) -> None:
         }""",
         stream(*({"content": MARKDOWN[at : at + 5]} for at in range(0, len(MARKDOWN), 5))),
     )
+    chat.rendered.clear()
     chat.press("Regenerate")
-    expect(chat.page.locator(".answer:not([aria-busy]) .foot")).to_be_visible()
+    chat.finished(1)
     assert chat.answers.evaluate("node => node.innerHTML") == SHOWN
     assert chat.page.title() == "box"
+
+
+def test_an_answer_is_rendered_now_and_then_and_what_is_over_only_once(chat: Chat) -> None:
+    """However many tokens come; and what stands there already stays the same element."""
+    chat.answer_by_hand("Write.")
+    first = "The *first* paragraph.\n\n" + "More and more words. " * 20
+    chat.page.evaluate("text => write(text)", first)
+    expect(chat.answers.locator("p")).to_have_count(2)
+    chat.page.evaluate("document.querySelector('.answer .text p').marked = true")
+    for number in range(3):
+        chat.page.evaluate("text => write(text)", f"\n\n- item {number}\n\nText {number} $x_{number}$\n")
+        expect(chat.answers.locator("math")).to_have_count(number + 1)
+    chat.page.evaluate("end()")
+    chat.finished(1)
+    assert chat.page.evaluate("document.querySelector('.answer .text p').marked")
+    assert len(chat.rendered) < 20
+    *parts, whole = chat.rendered
+    assert whole["text"].startswith("The *first* paragraph.")
+    assert not whole["partial"]
+    assert not parts[-1]["text"].startswith("The *first* paragraph.")
+    assert parts[-1]["partial"]
+
+
+def test_an_answer_that_cannot_be_rendered_is_shown_as_it_came(chat: Chat) -> None:
+    chat.page.route("**/render", lambda route: route.fulfill(status=503, json={"error": {"message": "not now"}}))
+    chat.answer_with({"content": "*One*\n<b>two</b>"})
+    chat.say("Hello!")
+    chat.finished(1)
+    assert chat.answers.evaluate("node => node.innerHTML") == '<p class="plain">*One*\n&lt;b&gt;two&lt;/b&gt;</p>'
+    assert {text.split("(")[0] for text in chat.complaints} == {
+        "Failed to load resource: the server responded with a status of 503 "
+    }
+    chat.complaints.clear()
+
+
+def test_a_chat_survives_a_reload_with_its_pictures(chat: Chat, circle: bytes) -> None:
+    chat.answer_with({"reasoning_content": "Hm"}, {"content": "A **circle**."}, reason="length")
+    chat.hand_over("drop", circle, "circle.png")
+    expect(chat.thumbnails).to_have_count(1)
+    chat.say("What is this?")
+    chat.finished(1)
+    stats = chat.page.locator(".stats").inner_text()
+    chat.page.reload()
+    expect(chat.answers).to_have_text("A circle.")
+    expect(chat.answers.locator("strong")).to_have_text("circle")
+    expect(chat.page.locator(".note")).to_contain_text("Cut off")
+    expect(chat.page.locator("summary")).to_have_text(re.compile("^Thought for"))
+    assert chat.page.locator(".stats").inner_text() == stats
+    expect(chat.sent_images).to_have_js_property("naturalWidth", 128)
+    chat.say("And now?")
+    chat.finished(2)
+    first, _, second = chat.asked[1]["messages"]
+    assert first == chat.asked[0]["messages"][0]
+    assert second == {"role": "user", "content": "And now?"}
+
+
+def test_a_browser_without_room_says_so_and_keeps_what_it_has(chat: Chat, circle: bytes) -> None:
+    chat.answer_with({"content": "Small."})
+    chat.say("One")
+    chat.finished(1)
+    chat.page.evaluate(
+        """() => {
+            const put = IDBObjectStore.prototype.put;
+            IDBObjectStore.prototype.put = function (value, ...key) {
+                if (value.media?.length) throw new DOMException("full", "QuotaExceededError");
+                return put.call(this, value, ...key);
+            };
+        }"""
+    )
+    chat.hand_over("drop", circle, "circle.png")
+    expect(chat.thumbnails).to_have_count(1)
+    chat.say("Two")
+    chat.finished(2)
+    expect(chat.notice).to_have_text(
+        "This browser cannot keep the chat: it has no room for more. Delete some chats, or export them first."
+    )
+    chat.page.reload()
+    expect(chat.answers).to_have_text(["Small."])
+    expect(chat.page.locator(".user > p")).to_have_text(["One"])
+
+
+def test_an_answer_that_a_reload_cuts_off_is_kept_as_far_as_it_came(chat: Chat) -> None:
+    chat.answer_by_hand("Write.")
+    chat.page.evaluate("write('One ')")
+    chat.page.wait_for_timeout(1050)
+    chat.page.evaluate("write('two')")
+    chat.page.wait_for_function(
+        """() => new Promise((resolve) => {
+            const opening = indexedDB.open("mlx_qwen35");
+            opening.onsuccess = () => {
+                const found = opening.result.transaction("turns").objectStore("turns").getAll();
+                found.onsuccess = () => resolve(found.result[1]?.text.startsWith("One t"));
+                opening.result.close();
+            };
+        })"""
+    )
+    chat.page.reload()
+    expect(chat.answers).to_have_text(re.compile("^One t"))
+    chat.answer_with({"content": "One two three."})
+    chat.press("Regenerate")
+    expect(chat.answers).to_have_text("One two three.")
+
+
+def test_there_are_several_chats(chat: Chat) -> None:
+    for name in ("One", "Two"):
+        chat.press("New chat")
+        chat.answer_with({"content": f"Answer to {name}."})
+        chat.say(name)
+        chat.finished(1)
+    chat.press("Chats")
+    expect(chat.chats).to_contain_text(["Two", "One"])
+    chat.chats.last.click()
+    expect(chat.answers).to_have_text("Answer to One.")
+    expect(chat.page.locator(".user > p")).to_have_text("One")
+    chat.say("More")
+    chat.finished(2)
+    assert [message["content"] for message in chat.asked[-1]["messages"]] == ["One", "Answer to One.", "More"]
+    chat.page.on("dialog", lambda dialog: dialog.accept())
+    chat.press("Chats")
+    expect(chat.chats).to_contain_text(["One", "Two"])
+    chat.press("Delete One")
+    expect(chat.chats).to_have_count(1)
+    chat.press("Done")
+    expect(chat.log).to_be_empty()
+    chat.page.reload()
+    expect(chat.log).to_be_empty()
+    chat.press("Chats")
+    expect(chat.chats).to_contain_text(["Two"])
+
+
+def test_chats_are_exported_and_imported(chat: Chat, browser: Any, locked: Running, circle: bytes) -> None:
+    chat.answer_with({"reasoning_content": "Hm"}, {"content": "A *circle*."})
+    chat.hand_over("drop", circle, "circle.png")
+    expect(chat.thumbnails).to_have_count(1)
+    chat.say("What is this?")
+    chat.finished(1)
+    chat.press("Chats")
+    with chat.page.expect_download() as download:
+        chat.press("Export all")
+    exported = Path(download.value.path()).read_text()
+    (conversation,) = json.loads(exported)["conversations"]
+    sent = chat.asked[0]["messages"]
+    assert conversation["title"] == "What is this?"
+    answered = {"role": "assistant", "content": "A *circle*.", "reasoning_content": "Hm"}
+    assert conversation["messages"] == [*sent, answered]
+    with opened(browser, locked.url, KEY) as other:
+        other.press("Chats")
+        taken = other.page.locator("#imported")
+        for text, reason in (
+            ("{", "expected JSON"),
+            ("[]", "expected a file of mlx_qwen35 conversations"),
+            (exported.replace('"version": 1', '"version": 2'), "version: expected 1, found 2"),
+            (exported.replace("data:image/", "https://"), "conversations[0].messages[0].content: expected texts"),
+            (
+                exported.replace('"assistant"', '"tool"'),
+                "conversations[0].messages[1].role: expected user or assistant",
+            ),
+        ):
+            taken.set_input_files([{"name": "a.json", "mimeType": "application/json", "buffer": text.encode()}])
+            expect(other.page.locator("#failure")).to_contain_text(f"a.json cannot be imported: {reason}")
+        expect(other.chats).to_have_count(0)
+        taken.set_input_files([{"name": "a.json", "mimeType": "application/json", "buffer": exported.encode()}])
+        expect(other.chats).to_have_count(1)
+        other.chats.click()
+        expect(other.answers.locator("em")).to_have_text("circle")
+        other.answer_with({"content": "Yes."})
+        other.say("Sure?")
+        other.finished(2)
+        assert other.asked[0]["messages"] == [*conversation["messages"], {"role": "user", "content": "Sure?"}]
+        assert other.complaints == []
+
+
+def test_every_message_can_be_changed(chat: Chat) -> None:
+    """A question is answered anew, and what followed it is gone; an answer is what one makes of it."""
+    for question, written in (("One", "First."), ("Two", "Second.")):
+        chat.answer_with({"content": written})
+        chat.say(question)
+        chat.finished(len(chat.asked))
+    chat.text.fill("Draft")
+    chat.edit(1)
+    expect(chat.text).to_have_value("First.")
+    expect(chat.text).to_be_focused()
+    chat.say("**Better.**")
+    expect(chat.answers.first.locator("strong")).to_have_text("Better.")
+    expect(chat.answers).to_have_count(2)
+    expect(chat.text).to_have_value("Draft")
+    chat.edit(0)
+    expect(chat.page.locator("#editing")).to_contain_text("Changing a message")
+    chat.text.press("Escape")
+    expect(chat.text).to_have_value("Draft")
+    expect(chat.page.locator("#editing")).to_be_hidden()
+    chat.answer_with({"content": "Third."})
+    chat.edit(2)
+    chat.say("Two and a half")
+    expect(chat.answers).to_have_text(["Better.", "Third."])
+    chat.finished(2)
+    assert [message["content"] for message in chat.asked[-1]["messages"]] == ["One", "**Better.**", "Two and a half"]
+    chat.edit(0)
+    chat.say("Zero")
+    expect(chat.answers).to_have_text(["Third."])
+    chat.finished(1)
+    chat.page.reload()
+    expect(chat.answers).to_have_text(["Third."])
+    expect(chat.page.locator(".user > p")).to_have_text(["Zero"])
+
+
+def test_a_dropped_video_shows_its_first_frame_and_is_sent(chat: Chat, tmp_path: Path) -> None:
+    path = tmp_path / "clip.webm"
+    red, blue = (numpy.full((48, 64, 3), colour, numpy.uint8) for colour in ((0, 0, 255), (255, 0, 0)))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"VP80"), 4, (64, 48))
+    for frame in [red] * 4 + [blue] * 4:
+        writer.write(frame)
+    writer.release()
+    chat.answer_with({"content": "It changes."})
+    chat.hand_over("drop", path.read_bytes(), "clip.webm", "video/webm")
+    expect(chat.thumbnails).to_have_count(1)
+    colour = chat.thumbnails.evaluate(
+        """async (image) => {
+            await image.decode();
+            const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 48 });
+            canvas.getContext("2d").drawImage(image, 0, 0);
+            return [...canvas.getContext("2d").getImageData(30, 20, 1, 1).data];
+        }"""
+    )
+    assert colour[0] > 200
+    assert colour[2] < 60
+    chat.say("What happens?")
+    chat.finished(1)
+    url = f"data:video/webm;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    assert chat.asked[0]["messages"][0]["content"] == [
+        {"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": "What happens?"}
+    ]  # fmt: skip
+    chat.page.reload()
+    expect(chat.page.locator(".user video")).to_have_js_property("videoWidth", 64)
 
 
 def test_nothing_is_loaded_from_elsewhere(chat: Chat) -> None:
@@ -357,4 +637,15 @@ def test_nothing_is_loaded_from_elsewhere(chat: Chat) -> None:
         })"""
     )
     assert broken == "img-src"
+    ran = chat.page.evaluate(
+        """() => {
+            const script = document.createElement("script"), node = document.createElement("div");
+            script.textContent = "window.ran = true";
+            node.innerHTML = "<button onclick='window.ran = true'></button>";
+            document.body.append(script, node);
+            node.firstChild.click();
+            return Boolean(window.ran);
+        }"""
+    )
+    assert not ran
     chat.complaints.clear()
