@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def add_parser(commands: Any) -> None:
     """Declare the command and its measurements."""
     parser = commands.add_parser("bench", help="measure", description="Measure what things cost.")
-    measurements = parser.add_subparsers(dest="measurement", metavar="MEASUREMENT", required=True)
+    parser.set_defaults(run=lambda options: parser.print_help())
+    measurements = parser.add_subparsers(dest="measurement", metavar="MEASUREMENT")
     add_turns(measurements)
     start = measurements.add_parser(
         "start",
@@ -73,18 +74,29 @@ def _add_speed(measurements: Any) -> None:
         "same process; figures are medians.",
     )
     add_source(speed)
-    speed.add_argument("--lengths", type=numbers, default=None, metavar="N,N", help="tokens of text prompts")
-    speed.add_argument("--images", type=numbers, default=None, metavar="N,N", help="numbers of images; 0 for none")
-    speed.add_argument("--batches", type=numbers, default=None, metavar="N,N", help="rows; 1 is what text prompts are")
+    speed.add_argument(
+        "--lengths", type=numbers, metavar="N,N",
+        help="tokens of text prompts; default: 128,1024,4096,16384, with --speculate 128,1024",
+    )  # fmt: skip
+    speed.add_argument(
+        "--images", type=numbers, metavar="N,N",
+        help="numbers of images; 0 for none; default: 1,4, with --speculate 1",
+    )  # fmt: skip
+    speed.add_argument(
+        "--batches", type=numbers, metavar="N,N",
+        help="rows; 1 is what text prompts are; default: 1,2,4,8, with --speculate 2,4",
+    )  # fmt: skip
     speed.add_argument("--side", type=int, default=512, help="width and height of an image in pixels")
     speed.add_argument("--tokens", type=int, default=32, help="tokens to write")
     speed.add_argument(
         "--speculate", type=_modes, default=(), metavar="MODE,MODE",
         help="measure guessing ahead in place of that: answers with mtp, lookup or auto beside those without, and what "
-        "verifying so many tokens costs",
+        "verifying so many tokens costs; default: not",
     )  # fmt: skip
-    speed.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7")
-    speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed")
+    speed.add_argument(
+        "--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7; default: as everywhere"
+    )
+    speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed; default: not")
     counted = "counted runs of each, after one that is not; what takes over a minute is run once"
     add_common(speed, run_speed, repeats=counted)
 

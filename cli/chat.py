@@ -1,43 +1,35 @@
 """`mlx-qwen35 chat`: a conversation in the terminal."""
 
 import argparse
-import sys
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_qwen35.cli.options import add_generation_flags, add_model_flags, generation_arguments, load_kit
-from mlx_qwen35.errors import OptionError, Qwen35Error, SessionError
-from mlx_qwen35.prompts.efforts import EFFORTS
+from mlx_qwen35.cli.options import (
+    add_generation_flags,
+    add_media,
+    add_model_flags,
+    generation_arguments,
+    load_kit,
+)
+from mlx_qwen35.errors import Qwen35Error
 
 if TYPE_CHECKING:
     from mlx_qwen35.cli.conversation import Conversation
+    from mlx_qwen35.cli.lines import Lines
     from mlx_qwen35.cli.screen import Screen
     from mlx_qwen35.model_kit import ModelKit
-    from mlx_qwen35.prompts.prompt import Prompt
 
 HISTORY = Path("~/.mlx_qwen35/history")
-
-HELP = """\
-/image PATH      add an image to the next message; dropping a file on the window does the same
-/think on|off    answer with or without reasoning; /think alone switches
-/effort LEVEL    how much to think: none, low, medium, high or max; /effort alone shows it
-/system TEXT     set the system message; /system none removes it, /system alone shows it
-/clear           forget the conversation
-/save FILE       write the conversation, with its images, to a file, and what was read of it to FILE.session
-/load FILE       go on with a saved conversation; what FILE.session holds is not read again
-/help            this list
-/quit            leave; so does Ctrl-D
-Enter sends; Alt-Enter, or Esc and then Enter, begins a new line. Ctrl-C stops an answer."""
+_BARE = ("exit", "quit", "bye", ":q")
 
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("chat", help="talk in the terminal", description="Talk to a model in the terminal.")
     add_model_flags(parser)
-    parser.add_argument("--image", action="append", default=[], metavar="PATH", help="an image for the first message")
+    add_media(parser, "for the first message")
     add_generation_flags(parser)
     parser.add_argument(
         "--prefill-ahead",
@@ -45,68 +37,36 @@ def add_parser(commands: Any) -> None:
         default=True,
         help="read the finished answer into the next prompt's beginning while you type (on a terminal)",
     )
+    parser.add_argument("--plain", action="store_true", help="show answers to the letter, without rendering Markdown")
+    history = parser.add_mutually_exclusive_group()
+    history.add_argument("--history", type=Path, metavar="FILE", default=HISTORY, help="keeps what you type")
+    history.add_argument("--no-history", dest="history", action="store_const", const=None, help="keep nothing of it")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Load the model and talk until the input ends."""
+    from mlx_qwen35.checkpoints.files import BOX
     from mlx_qwen35.cli.conversation import Conversation
+    from mlx_qwen35.cli.lines import open_lines
     from mlx_qwen35.cli.screen import Screen
+    from mlx_qwen35.cli.terminal import quiet_typing
 
     conversation = Conversation(options.system_prompt, options.think, options.reasoning_effort)
-    for path in options.image:
-        conversation.attach(path)
-    screen = Screen()
-    with load_kit(options) as kit:
-        if screen.on_terminal:
-            screen.say(f"{kit.checkpoint.directory.name}: /help lists the commands")
+    conversation.attach(*options.image)
+    screen = Screen(markdown=not options.plain)
+    with quiet_typing(), load_kit(options) as kit:
         chat = Chat(kit, conversation, screen, generation_arguments(options))
+        chat.attach(*map(Path, options.video))
         chat.reads_ahead = options.prefill_ahead and screen.on_terminal
+        lines = open_lines(options.history, chat.commands.completable(), screen.say)
+        if screen.on_terminal:
+            offer = "; /sample gives you a picture and three questions" if kit.checkpoint.directory == BOX else ""
+            screen.say(f"{kit.checkpoint.name}: /help lists the commands{offer}")
         try:
-            chat.talk(read_lines())
+            chat.talk(lines)
         finally:
             chat.stop_reading_ahead()
-
-
-def read_lines() -> Iterator[str]:
-    """What the user types; with editing and history on a terminal, plain lines otherwise."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        try:
-            for line in sys.stdin:
-                yield line.rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise OptionError(f"standard input: expected text, found {error}") from error
-        return
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-
-    keys = KeyBindings()
-
-    @keys.add("enter")
-    def _send(event: KeyPressEvent) -> None:
-        event.current_buffer.validate_and_handle()
-
-    @keys.add("escape", "enter")
-    def _new_line(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
-
-    history: History = InMemoryHistory()
-    try:
-        path = HISTORY.expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        history = FileHistory(str(path))
-    except (OSError, RuntimeError):
-        pass  # a home that cannot be written is no reason not to talk
-    session: PromptSession[str] = PromptSession(history=history, multiline=True, key_bindings=keys)
-    while True:
-        try:
-            yield session.prompt(">>> ", prompt_continuation="... ")
-        except KeyboardInterrupt:
-            continue  # an empty line: Ctrl-C at the prompt discards what was typed
-        except EOFError:
-            return
 
 
 class Chat:
@@ -119,60 +79,104 @@ class Chat:
     def __init__(
         self, kit: "ModelKit", conversation: "Conversation", screen: "Screen", arguments: dict[str, Any]
     ) -> None:
+        from mlx_qwen35.cli.chat_commands import Commands
+
         self.kit = kit
         self.conversation = conversation
         self.screen = screen
         self.arguments = arguments
         self.reads_ahead = False
+        self.commands = Commands(self)
         self._ahead: threading.Thread | None = None
         self._typed = threading.Event()
-        self._commands: dict[str, Callable[[str], str | None]] = {
-            "/image": self._image,
-            "/think": self._think,
-            "/effort": self._effort,
-            "/system": self._system,
-            "/clear": self._clear,
-            "/save": self._save,
-            "/load": self._load,
-            "/help": lambda _: HELP,
-        }
+        self._lines: Lines | None = None
 
-    def talk(self, lines: Iterator[str]) -> None:
-        """Handle every line until they end, or one of them is /quit."""
+    def talk(self, lines: "Lines") -> None:
+        """Handle every line until they end, or one of them leaves."""
+        self._lines = lines
         for line in lines:
-            text = line.strip()
-            if text in ("/quit", "/exit"):
-                return
-            if not text:
+            if not line.strip():
                 continue
+            if line.strip() in ("/exit", "/quit"):
+                return
+            leaves = lines.confirm("Leave the chat?") if line.lower() in _BARE else None
+            if leaves:
+                return
+            if leaves is not None:
+                continue
+            waiting = list(self.conversation.waiting)
             try:
-                self.handle(text)
+                self.handle(line)
             except Qwen35Error as error:
+                # As before the line, which is there to be mended and sent again.
+                self.conversation.waiting = waiting
                 self.screen.say(str(error), style="red")
+                if line.strip() not in self.commands.completable():
+                    lines.keep(line)
             except KeyboardInterrupt:
                 self.screen.say("(stopped)")
 
-    def handle(self, text: str) -> None:
+    def handle(self, line: str) -> None:
         """One command or one message.
 
         Raises:
             Qwen35Error: It could not be carried out; the conversation is as it was.
         """
-        from mlx_qwen35.cli.conversation import split_dropped_paths
+        from mlx_qwen35.cli.dropped import split_dropped_paths
 
-        name, _, argument = text.partition(" ")
-        if name in self._commands:
-            reply = self._commands[name](argument.strip())
+        text = line.strip()
+        if line[0].isspace():  # a message, whatever it begins with
+            self._ask(text)
+            return
+        if self.commands.is_command(text):
+            reply = self.commands.run(text)
             if reply:
                 self.screen.say(reply)
             return
         message, paths = split_dropped_paths(text)
-        for path in paths:
-            self._attach(path)
-        if not paths and name.startswith("/") and name[1:].isalpha():
-            raise OptionError(f"{name}: no such command; /help lists them")
+        self.attach(*paths)
         if message:
-            self._answer(message)
+            self._ask(message)
+
+    def confirm(self, question: str) -> bool | None:
+        """Ask the user; None where there is nobody to ask."""
+        return None if self._lines is None else self._lines.confirm(question)
+
+    def keep(self, text: str) -> None:
+        """Have a text edited in the next line."""
+        if self._lines is not None:
+            self._lines.keep(text)
+
+    def attach(self, *paths: Path) -> None:
+        """Pictures and videos for the next message, all of them or none.
+
+        Raises:
+            MediaError: One cannot be read, or the model cannot see.
+        """
+        from mlx_qwen35.cli.conversation import is_video
+
+        if paths:
+            self.kit.vision.require("image")
+        before = list(self.conversation.waiting)
+        try:
+            for path in paths:
+                self._attach_video(path) if is_video(path) else self.conversation.attach(path)
+        except BaseException:
+            self.conversation.waiting = before
+            raise
+        for path in paths:
+            self.screen.say(f"{path}: goes with the next message")
+
+    def _attach_video(self, path: Path) -> None:
+        """Decoded now, so that what is wrong is told now; the kit keeps its frames until they are asked about."""
+        from mlx_qwen35.cli.conversation import video_part
+
+        question = [{"role": "user", "content": [video_part(path), {"type": "text", "text": "?"}]}]
+        try:
+            self.kit.process_prompt(question, on_frames=self.screen.on_frames)
+        finally:
+            self.screen.end_progress()
+        self.conversation.attach_video(path)
 
     def stop_reading_ahead(self) -> None:
         """The user has finished typing: what was not read by now is read as a part of the prompt."""
@@ -195,107 +199,52 @@ class Chat:
         self._ahead = threading.Thread(target=read, name="prefill_ahead")
         self._ahead.start()
 
-    def _answer(self, message: str) -> None:
-        self.stop_reading_ahead()
+    def _ask(self, message: str) -> None:
         self.conversation.ask(message)
+        try:
+            answered = self._write_answer()
+        except BaseException:
+            self.conversation.take_back()
+            raise
+        if not answered:
+            self.conversation.take_back()
+
+    def answer_again(self) -> None:
+        """Another answer to the last question; the one before stays where none comes.
+
+        Raises:
+            OptionError: There is no question.
+        """
+        before = self.conversation.take_back_answer()
+        try:
+            answered = self._write_answer()
+        except BaseException:
+            self.conversation.turns += before
+            raise
+        if not answered:
+            self.conversation.turns += before
+
+    def _write_answer(self) -> bool:
+        """Answer the question that the conversation ends with; False where it was stopped before it began."""
+        self.stop_reading_ahead()
         text, reasoning = "", ""
         last = None
         try:
             prompt = self.kit.process_prompt(self.conversation.messages(), **self.conversation.reasoning())
-            chunks = self.kit.stream(prompt, on_progress=self.screen.on_progress, **self.arguments)
+            screen = self.screen
+            chunks = self.kit.stream(
+                prompt, on_progress=screen.on_progress, on_frames=screen.on_frames, **self.arguments
+            )
             for last in self.screen.stream(chunks):
                 text += last.text
                 reasoning += last.reasoning
         except KeyboardInterrupt:
             self.screen.say("(stopped)")
-        except BaseException:
-            self.conversation.take_back()
-            raise
         if last is None:
-            self.conversation.take_back()
-            return
+            return False
         self.conversation.answer(text, reasoning)
         if last.stats is not None:
             self.screen.status(last.stats, str(last.finish_reason))
         if self.reads_ahead:
             self._read_ahead()
-
-    def _attach(self, path: Path) -> None:
-        self.kit.vision.require("image")
-        self.conversation.attach(path)
-        self.screen.say(f"{path}: goes with the next message")
-
-    def _image(self, argument: str) -> str | None:
-        from mlx_qwen35.cli.conversation import split_dropped_paths
-
-        if not argument:
-            raise OptionError("/image: expected a path, found nothing")
-        _, paths = split_dropped_paths(argument)
-        for path in paths or [Path(argument)]:
-            self._attach(path)
-        return None
-
-    def _think(self, argument: str) -> str:
-        states = {"on": True, "off": False, "": not self._thinks()}
-        if argument not in states:
-            raise OptionError(f"/think: expected on or off, found {argument}")
-        self.conversation.thinking, self.conversation.effort = states[argument], None
-        return f"reasoning is {'on' if self.conversation.thinking else 'off'}"
-
-    def _thinks(self) -> bool:
-        """Whether answers begin with reasoning as things are; the template decides until somebody does."""
-        question = [{"role": "user", "content": "?"}]
-        return self.kit.process_prompt(question, **self.conversation.reasoning()).in_reasoning
-
-    def _effort(self, argument: str) -> str:
-        if argument and argument not in EFFORTS:
-            raise OptionError(f"/effort: expected one of {', '.join(EFFORTS)}, found {argument}")
-        if argument:
-            self.conversation.thinking, self.conversation.effort = None, argument
-        return f"effort: {self.conversation.effort or 'as the model has it'}"
-
-    def _system(self, argument: str) -> str:
-        if argument:
-            self.conversation.system = None if argument == "none" else argument
-        return f"system message: {self.conversation.system or 'none'}"
-
-    def _clear(self, argument: str) -> str:
-        self.conversation.clear()
-        return "the conversation is empty"
-
-    def _save(self, argument: str) -> str:
-        if not argument:
-            raise OptionError("/save: expected a file, found nothing")
-        self.conversation.save(argument)
-        if not self.conversation.turns:
-            return f"saved to {argument}"
-        self.stop_reading_ahead()
-        session = Path(f"{argument}.session").expanduser()
-        try:
-            known = self.kit.save_session(session, self._next_prompt())
-        except Qwen35Error as error:
-            with suppress(OSError):
-                session.unlink()  # of another conversation
-            return f"saved to {argument}; {error}"
-        return f"saved to {argument}, and the {known} tokens that were read of it to {argument}.session"
-
-    def _next_prompt(self) -> "Prompt":
-        """How the next prompt will begin, whatever the user asks."""
-        messages = [*self.conversation.messages(), {"role": "user", "content": "?"}]
-        return self.kit.process_prompt(messages, **self.conversation.reasoning())
-
-    def _load(self, argument: str) -> str:
-        from mlx_qwen35.cli.conversation import Conversation
-
-        if not argument:
-            raise OptionError("/load: expected a file, found nothing")
-        self.stop_reading_ahead()
-        self.conversation = Conversation.load(argument)
-        loaded = f"{len(self.conversation.turns)} messages from {argument}"
-        session = Path(f"{argument}.session").expanduser()
-        if not session.is_file():
-            return loaded
-        try:
-            return f"{loaded}; {self.kit.load_session(session)} tokens need not be read again"
-        except SessionError as error:
-            return f"{loaded}; they will be read again: {error}"
+        return True

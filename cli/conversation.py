@@ -2,18 +2,16 @@
 
 import base64
 import json
-import re
-import shlex
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from mlx_qwen35.errors import MediaError, OptionError
+from mlx_qwen35.cli.dropped import VIDEOS
+from mlx_qwen35.errors import OptionError
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.images import open_image, read_image_bytes
 
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif"}
 _FORMAT = "mlx-qwen35 chat 1"
 
 
@@ -26,14 +24,14 @@ class Conversation:
         thinking: Whether answers begin with reasoning; None leaves it to the checkpoint.
         effort: How much to think, in place of `thinking`; see `ModelKit.process_prompt`.
         turns: Messages after the system message, in OpenAI's form.
-        waiting: Images for the next message, as data URLs.
+        waiting: Images and videos for the next message, as parts of it.
     """
 
     system: str | None = None
     thinking: bool | None = None
     effort: str | None = None
     turns: list[dict[str, Any]] = field(default_factory=list)
-    waiting: list[str] = field(default_factory=list)
+    waiting: list[dict[str, Any]] = field(default_factory=list)
 
     def messages(self) -> list[dict[str, Any]]:
         """Everything that the model is asked to continue."""
@@ -44,28 +42,67 @@ class Conversation:
         """What `ModelKit.process_prompt` and `prefill_ahead` need to know about reasoning."""
         return {"enable_thinking": self.thinking, "reasoning_effort": self.effort}
 
-    def attach(self, path: str | Path) -> None:
-        """Keep an image for the next message; it is read now, so later changes of the file do not matter.
+    def attach(self, *paths: str | Path) -> None:
+        """Keep images for the next message; they are read now, so later changes of the files do not matter.
 
         Raises:
-            MediaError: It cannot be read.
+            MediaError: One cannot be read; then none is kept.
         """
-        self.waiting.append(_data_url(path))
+        self.waiting += [{"type": "image_url", "image_url": {"url": _data_url(path)}} for path in paths]
+
+    def attach_video(self, path: Path) -> None:
+        """Keep a video for the next message, by its path: it may be too large to be held."""
+        self.waiting.append(video_part(path))
 
     def ask(self, text: str) -> None:
-        """Add the user's message, with the images that wait."""
-        parts = [{"type": "image_url", "image_url": {"url": url}} for url in self.waiting]
-        self.turns.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
+        """Add the user's message, with the images and videos that wait."""
+        self.turns.append({"role": "user", "content": [*self.waiting, {"type": "text", "text": text}]})
         self.waiting = []
 
     def answer(self, text: str, reasoning: str) -> None:
         """Add the model's message."""
         self.turns.append({"role": "assistant", "content": text, "reasoning_content": reasoning})
 
-    def take_back(self) -> None:
-        """Forget a question that was not answered; its images wait again."""
-        question = self.turns.pop()
-        self.waiting = [part["image_url"]["url"] for part in question["content"] if part["type"] == "image_url"]
+    def take_back(self) -> str:
+        """Forget the last question and what followed it; its images wait again.
+
+        Returns:
+            Its text.
+        Raises:
+            OptionError: There is none.
+        """
+        content = self.turns[self._last_question()]["content"]
+        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        self.turns = self.turns[: self._last_question()]
+        self.waiting = [*(part for part in parts if part["type"] != "text"), *self.waiting]
+        return "".join(part["text"] for part in parts if part["type"] == "text")
+
+    def take_back_answer(self) -> list[dict[str, Any]]:
+        """Forget what followed the last question, and return it.
+
+        Raises:
+            OptionError: There is no question.
+        """
+        after = self._last_question() + 1
+        self.turns, answer = self.turns[:after], self.turns[after:]
+        return answer
+
+    def last_answer(self) -> str:
+        """The text of the model's last message.
+
+        Raises:
+            OptionError: There is none.
+        """
+        for turn in reversed(self.turns):
+            if turn["role"] == "assistant":
+                return str(turn["content"])
+        raise OptionError("expected an answer, found none yet")
+
+    def _last_question(self) -> int:
+        for index in range(len(self.turns) - 1, -1, -1):
+            if self.turns[index]["role"] == "user":
+                return index
+        raise OptionError("expected a question, found none yet")
 
     def clear(self) -> None:
         """Forget messages and waiting images; settings stay."""
@@ -108,54 +145,25 @@ class Conversation:
         return cls(turns=content["messages"], **settings)
 
 
+def video_part(path: Path) -> dict[str, Any]:
+    """A video as a message has it."""
+    return {"type": "video_url", "video_url": {"url": path.expanduser().absolute().as_uri()}}
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is shown as a video: by its name, or because its picture moves."""
+    if path.suffix.lower() in VIDEOS:
+        return True
+    from PIL import Image
+
+    # What else is wrong with it is told when it is read.
+    with suppress(Exception), Image.open(path.expanduser(), formats=("GIF", "WEBP", "PNG")) as image:
+        return bool(getattr(image, "is_animated", False))
+    return False
+
+
 def _data_url(source: str | Path) -> str:
     """An image file as a data URL, after making sure that it is one."""
     data, _ = read_image_bytes(source, "image")
     open_image(data, f"image {shorten(source)}")
     return f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
-
-
-# A word as a shell reads it: quoted at its beginning, or with escaped characters.
-_WORD = re.compile(r"""(?<!\S)(?:'[^']*'|"[^"]*")|(?:\\.|[^\s\\])+""")
-_PUNCTUATION = ",;:!?.)"
-
-
-def split_dropped_paths(text: str) -> tuple[str, list[Path]]:
-    """Take the paths of images out of a line, as terminals paste them when a file is dropped.
-
-    A path counts if it is absolute or begins with ~, names an image file that exists, and is
-    written as a shell would need it: escaped, quoted or as a file: URL. Punctuation may follow.
-
-    Returns:
-        The rest of the line, and the paths in order.
-    """
-    paths: list[Path] = []
-
-    def take(match: re.Match[str]) -> str:
-        word = match[0]
-        for candidate in (word, word.rstrip(_PUNCTUATION)):
-            path = _existing_image(candidate)
-            if path is not None:
-                paths.append(path)
-                return f" {word[len(candidate) :]}"
-        return word
-
-    rest = _WORD.sub(take, text)
-    return (rest.strip() if paths else text), paths
-
-
-def _existing_image(word: str) -> Path | None:
-    try:
-        parts = shlex.split(word)
-    except ValueError:
-        return None
-    if len(parts) != 1:
-        return None
-    name = unquote(urlsplit(parts[0]).path) if parts[0].startswith("file://") else parts[0]
-    if not name.startswith(("/", "~")) or Path(name).suffix.lower() not in _IMAGE_SUFFIXES:
-        return None
-    try:
-        path = expand(name, MediaError, "image")
-        return path if path.is_file() else None
-    except (MediaError, OSError):
-        return None

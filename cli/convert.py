@@ -15,18 +15,33 @@ def add_parser(commands: Any) -> None:
     # The second names are those of mlx_lm.convert.
     parser.add_argument("--model", "--hf-path", required=True, help="checkpoint directory or hub id")
     parser.add_argument("--out", "--mlx-path", required=True, help="directory to write; must not exist")
-    parser.add_argument("--bits", "--q-bits", type=int, choices=(2, 3, 4, 5, 6, 8), help="quantise the decoder")
     parser.add_argument(
-        "--group-size", "--q-group-size", type=int, choices=(16, 32, 64, 128), help="weights that share a scale"
+        "--bits", "--q-bits", type=int, choices=(2, 3, 4, 5, 6, 8), help="quantise the decoder; default: not at all"
+    )
+    parser.add_argument(
+        "--group-size",
+        "--q-group-size",
+        type=int,
+        choices=(16, 32, 64, 128),
+        help="weights that share a scale; default: 64, or what the mode needs",
     )
     modes, recipes = ("affine", "mxfp4", "mxfp8", "nvfp4"), ("mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6")
-    parser.add_argument("--mode", "--q-mode", choices=modes, help="how to quantise; all but affine need no --bits")
-    parser.add_argument("--recipe", "--quant-predicate", choices=recipes, help="more bits for some matrices")
+    parser.add_argument(
+        "--mode", "--q-mode", choices=modes, help="how to quantise; all but affine need no --bits; default: affine"
+    )
+    parser.add_argument(
+        "--recipe", "--quant-predicate", choices=recipes, help="more bits for some matrices; default: none"
+    )
     parser.add_argument(
         "--dequantize", "-d", action="store_true", help="restore plain weights first, however they are quantised"
     )
-    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="cast floating-point tensors")
-    parser.add_argument("--mtp-model", help="file, directory or hub id of the MTP head to write, in place of its own")
+    parser.add_argument(
+        "--dtype", choices=("float16", "bfloat16", "float32"),
+        help="cast floating-point tensors; default: they stay as they are",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mtp-model", metavar="MODEL", help="file, directory or hub id of the MTP head to write; default: its own"
+    )
     parser.set_defaults(run=run)
 
 

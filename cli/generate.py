@@ -3,10 +3,12 @@
 import argparse
 import dataclasses
 import json
+import os
+import stat
 import sys
 from typing import Any
 
-from mlx_qwen35.cli.options import add_generation_flags, add_model_flags, generation_arguments, load_kit
+from mlx_qwen35.cli.options import add_generation_flags, add_media, add_model_flags, generation_arguments, load_kit
 from mlx_qwen35.errors import OptionError
 
 
@@ -14,31 +16,53 @@ def add_parser(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("generate", help="answer one prompt", description="Answer one prompt and exit.")
     add_model_flags(parser)
-    parser.add_argument("--prompt", "-p", required=True, help="what to ask; - reads standard input")
-    parser.add_argument("--image", action="append", default=[], metavar="PATH", help="an image; repeatable, in order")
+    parser.add_argument(
+        "--prompt", "-p", metavar="TEXT",
+        help="what to ask; - reads standard input; text of a pipe or a file stands before it; default: that text alone",
+    )  # fmt: skip
+    add_media(parser, "in order, images before videos")
     add_generation_flags(parser)
     parser.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
     parser.set_defaults(run=run)
 
 
-def read_input() -> str:
-    """All of standard input.
+def read_prompt(given: str | None) -> str:
+    """What to ask: the prompt that was given, behind the text that comes from a pipe or a file.
 
     Raises:
-        OptionError: It is not text.
+        OptionError: There is nothing, or what comes is not text.
     """
+    piped = _read_input() if given == "-" or comes_by_itself() else ""
+    parts = [part for part in (piped, "" if given in (None, "-") else given) if part and part.strip()]
+    return "\n\n".join([part.rstrip("\n") for part in parts[:-1]] + parts[-1:])
+
+
+def comes_by_itself() -> bool:
+    """Whether standard input is a pipe or a file: there, something follows that ends.
+
+    A socket, as remote shells and other programs leave it open, may never.
+    """
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or no file at all
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _read_input() -> str:
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
-        raise OptionError(f"--prompt -: expected text on standard input, found {error}") from error
+        raise OptionError(f"standard input: expected text, found {error}") from error
 
 
 def run(options: argparse.Namespace) -> None:
     """Answer one prompt on stdout."""
-    text = read_input() if options.prompt == "-" else options.prompt
-    if not text.strip() and not options.image:
-        raise OptionError("--prompt: expected some text, found none")
-    parts = [{"type": "image", "image": path} for path in options.image]
+    text = read_prompt(options.prompt)
+    if not text.strip() and not options.image and not options.video:
+        raise OptionError("--prompt: expected some text, found none; a pipe's text counts too")
+    given = {"image": options.image, "video": options.video}
+    parts = [{"type": kind, kind: path} for kind, paths in given.items() for path in paths]
     messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
     if options.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": options.system_prompt})
@@ -51,7 +75,9 @@ def run(options: argparse.Namespace) -> None:
         from mlx_qwen35.cli.screen import Screen
 
         screen = Screen()
-        chunks = kit.stream(prompt, on_progress=screen.on_progress, **generation_arguments(options))
+        chunks = kit.stream(
+            prompt, on_progress=screen.on_progress, on_frames=screen.on_frames, **generation_arguments(options)
+        )
         answered = False
         for chunk in screen.stream(chunks):
             answered = answered or bool(chunk.text)

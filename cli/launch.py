@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -12,8 +11,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,6 +118,8 @@ def started(options: argparse.Namespace, place: Path) -> Iterator[Connection]:
     Raises:
         SystemExit: It does not start, and has said why.
     """
+    import secrets
+
     options.model = model_of(options)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -184,12 +183,15 @@ def connect(url: str, key: str, seconds: float = _PROBE_SECONDS) -> Connection |
 
 def _json(url: str, headers: dict[str, str], seconds: float) -> dict[str, Any]:
     """An object that is answered; an empty one where there is none."""
+    # Most of the time that a --help would take.
+    import urllib.request
+
     # No proxy of the environment: it would not find this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(urllib.request.Request(url, headers=headers), timeout=seconds) as response:
             found = json.load(response)
-    except (OSError, ValueError, urllib.error.URLError):
+    except (OSError, ValueError):  # a URLError is an OSError
         return {}
     return found if isinstance(found, dict) else {}
 

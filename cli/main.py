@@ -16,14 +16,18 @@ OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; nothing heavy is imported to build it."""
-    from mlx_qwen35.cli import bench, chat, convert, doctor, generate, launch, serve
+    from mlx_qwen35.cli import bench, chat, completion, convert, doctor, generate, launch, models, serve
+    from mlx_qwen35.cli.options import Parser
 
-    parser = argparse.ArgumentParser(
-        prog="mlx-qwen35", description="Run Qwen3.5, text and images, on Apple silicon with MLX."
+    parser = Parser(
+        prog="mlx-qwen35",
+        description="Run Qwen3.5, text and images, on Apple silicon with MLX.",
+        epilog="mlx-qwen35 COMMAND --help has the flags of a command.",
     )
-    parser.add_argument("--version", action="version", version=f"mlx-qwen35 {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (chat, generate, serve, launch, convert, doctor, bench):
+    parser.add_argument("--version", "-V", action="version", version=f"mlx-qwen35 {__version__}")
+    parser.set_defaults(run=lambda options: parser.print_help())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for command in (chat, generate, serve, launch, models, convert, doctor, bench, completion):
         command.add_parser(commands)
     return parser
 

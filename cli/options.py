@@ -14,14 +14,25 @@ from mlx_qwen35.prompts.efforts import EFFORTS
 
 MODEL_VARIABLE = "MLX_QWEN35_MODEL"
 KEY_VARIABLE = "MLX_QWEN35_API_KEY"
+MODEL_HELP = f"checkpoint directory or hub id; default: {MODEL_VARIABLE}, or the small model in the package"
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose help tells every default; what a flag does without a fixed one stands in its own words."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Defaults, **options)
+
+
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = not action.default or "default" in (action.help or "")
+        return action.help if told else super()._get_help_string(action)
 
 
 def add_model_name(parser: argparse.ArgumentParser) -> None:
     """Which checkpoint."""
-    parser.add_argument(
-        "--model",
-        help=f"checkpoint directory or hub id; default: {MODEL_VARIABLE}, or the small model in the package",
-    )
+    parser.add_argument("--model", help=MODEL_HELP)
 
 
 def model_of(options: argparse.Namespace) -> str:
@@ -42,8 +53,15 @@ def model_of(options: argparse.Namespace) -> str:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Which checkpoint, and how it is loaded."""
     add_model_name(parser)
-    parser.add_argument("--adapter-path", help="directory of an adapter made by mlx_lm.lora, mlx-vlm or peft")
-    parser.add_argument("--max-pixels", type=int, help="at most this many pixels per image after resizing")
+    parser.add_argument(
+        "--adapter-path",
+        metavar="DIRECTORY",
+        help="directory of an adapter made by mlx_lm.lora, mlx-vlm or peft; default: none",
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N",
+        help="at most this many pixels per image after resizing; default: as the checkpoint has it",
+    )  # fmt: skip
     parser.add_argument(
         "--prompt-cache-bytes",
         type=size,
@@ -54,7 +72,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--prompt-cache-dir",
         metavar="DIRECTORY",
         help="where conversations are kept that memory has no room for, and for the next start; several processes may "
-        "share it",
+        "share it; default: none, they are forgotten",
     )
     parser.add_argument(
         "--prompt-cache-dir-bytes",
@@ -68,7 +86,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="at most this much written there in an hour; default: 8GB",
     )
-    parser.add_argument("--max-context", type=int, help="at most this many tokens in a prompt and its answer")
+    parser.add_argument(
+        "--max-context", type=int, metavar="N",
+        help="at most this many tokens in a prompt and its answer; default: what the model was trained on",
+    )  # fmt: skip
     parser.add_argument(
         "--memory-limit", type=size, metavar="SIZE", help="at most this much memory in all; default: what there is"
     )
@@ -84,7 +105,12 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="guess tokens ahead, which changes no answer: by the checkpoint's MTP module, by what stands in prompt "
         "and answer, by both as far as it pays; default: off",
     )
-    parser.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7")
+    parser.add_argument(
+        "--draft-tokens",
+        type=int,
+        metavar="N",
+        help="tokens that are guessed at once, up to 7; default: 3 with mtp, else 7",
+    )
     parser.add_argument(
         "--kv-bits", type=int, choices=(8, 4), help="keys and values with so few bits; default: as they are"
     )
@@ -94,7 +120,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         choices=(32, 64, 128),
         help="elements that share a scale with --kv-bits; default: 64",
     )
-    parser.add_argument("--mtp-model", help="file, directory or hub id of the MTP head, in place of the model's own")
+    parser.add_argument(
+        "--mtp-model", metavar="MODEL", help="file, directory or hub id of the MTP head; default: the model's own"
+    )
 
 
 def size(text: str) -> int:
@@ -108,23 +136,54 @@ def size(text: str) -> int:
 
 def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     """How an answer is written; what is not given comes from generation_config.json."""
-    parser.add_argument("--max-tokens", "-m", type=int, help="at most this many tokens in the answer")
-    parser.add_argument("--temp", type=float, help="temperature; 0 always takes the most likely token")
-    parser.add_argument("--top-p", type=float, help="keep the most likely tokens up to this probability")
-    parser.add_argument("--top-k", type=int, help="keep this many tokens")
-    parser.add_argument("--min-p", type=float, help="keep tokens at least this likely relative to the best")
-    parser.add_argument("--repetition-penalty", type=float, help="divide the logits of tokens already written")
-    parser.add_argument("--presence-penalty", type=float, help="subtract from the logits of tokens already written")
-    parser.add_argument("--frequency-penalty", type=float, help="the same, once per occurrence")
-    parser.add_argument("--seed", type=int, help="make sampling repeatable")
-    parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer at this text; repeatable")
-    parser.add_argument("--prefill-step-size", type=int, help="tokens of the prompt that are read at once")
-    parser.add_argument("--system-prompt", help="system message")
+    own = "default: as the checkpoint has it"
+    parser.add_argument(
+        "--max-tokens", "-m", type=int, metavar="N", help=f"at most this many tokens in the answer; {own}, or else 4096"
+    )
+    parser.add_argument(
+        "--temperature", "--temp", type=float, metavar="T",
+        help=f"0 always takes the most likely token; {own}, or else 0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help=f"keep the most likely tokens up to this probability; {own}, or else 1"
+    )
+    parser.add_argument("--top-k", type=int, metavar="N", help=f"keep this many tokens; {own}, or else all")
+    parser.add_argument(
+        "--min-p", type=float, metavar="P",
+        help=f"keep tokens at least this likely relative to the best; {own}, or else 0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--repetition-penalty", type=float, metavar="X",
+        help=f"divide the logits of tokens already written; {own}, or else 1",
+    )  # fmt: skip
+    parser.add_argument(
+        "--presence-penalty", type=float, metavar="X",
+        help="subtract from the logits of tokens already written; default: 0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--frequency-penalty", type=float, metavar="X", help="the same, once per occurrence; default: 0"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="make sampling repeatable; default: another each time")
+    parser.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end the answer at this text; repeatable; default: none"
+    )
+    parser.add_argument(
+        "--prefill-step-size", type=int, metavar="N",
+        help="tokens of the prompt that are read at once; default: 2048, on the CPU 512",
+    )  # fmt: skip
+    parser.add_argument("--system-prompt", metavar="TEXT", help="system message; default: none")
     thinking = parser.add_mutually_exclusive_group()
-    thinking.add_argument("--think", action="store_true", default=None, help="let the answer begin with reasoning")
+    thinking.add_argument(
+        "--think",
+        action="store_true",
+        default=None,
+        help="let the answer begin with reasoning; default: as the chat template has it",
+    )
     thinking.add_argument("--no-think", dest="think", action="store_false", help="answer without reasoning")
     thinking.add_argument(
-        "--reasoning-effort", choices=EFFORTS, help="how much to think; the template decides what that means"
+        "--reasoning-effort",
+        choices=EFFORTS,
+        help="how much to think; the template decides what that means; default: not said",
     )
 
 
@@ -159,11 +218,20 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
     return kit
 
 
+def add_media(parser: argparse.ArgumentParser, what_for: str) -> None:
+    """Pictures and videos, as many as follow, and again."""
+    for name in ("image", "video"):
+        parser.add_argument(
+            f"--{name}", action="extend", nargs="+", default=[], metavar="PATH",
+            help=f"{name}s {what_for}; default: none",
+        )  # fmt: skip
+
+
 def generation_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `ModelKit.stream` that the flags set."""
     given = {
         "max_tokens": options.max_tokens,
-        "temperature": options.temp,
+        "temperature": options.temperature,
         "top_p": options.top_p,
         "top_k": options.top_k,
         "min_p": options.min_p,

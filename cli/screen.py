@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from mlx_qwen35.cli.terminal import takes_escapes
+
 if TYPE_CHECKING:
     from mlx_qwen35.answers.results import GenerationChunk, GenerationStats
+    from mlx_qwen35.cli.markdown import MarkdownStream
 
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -20,16 +23,26 @@ class Screen:
     """Streams an answer to stdout; reasoning, progress and status only go to a terminal.
 
     An answer in a pipe is the model's text to the letter.
+
+    Args:
+        markdown: Whether a terminal shows what the answer's Markdown means, where it takes escape sequences.
     """
 
-    def __init__(self) -> None:
-        self.err = Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False)
+    def __init__(self, *, markdown: bool = False) -> None:
         self.on_terminal = sys.stdout.isatty()
+        self.styled = takes_escapes(sys.stdout)
+        system: Any = "auto" if takes_escapes(sys.stderr) else None
+        self.err = Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False, color_system=system)
+        self.markdown = markdown and self.styled
         self._bar: tuple[Progress, TaskID] | None = None
 
     def on_progress(self, processed: int, total: int) -> None:
         """Show how much of the prompt is read; for `ModelKit.stream`."""
         self._show_progress("reading the prompt", "{task.completed}/{task.total} tokens", processed, total)
+
+    def on_frames(self, done: int, total: int) -> None:
+        """Show how many frames of a video are decoded, or encoded; for `ModelKit.stream` and `process_prompt`."""
+        self._show_progress("looking at the video", "{task.completed}/{task.total} frames", done, total)
 
     def on_written(self, written: int, total: int) -> None:
         """Show how many bytes of a checkpoint are written; for `convert`."""
@@ -37,7 +50,7 @@ class Screen:
         self._show_progress("writing", "{task.fields[megabytes]}", written, total, megabytes=megabytes)
 
     def _show_progress(self, what: str, count: str, done: int, total: int, **fields: Any) -> None:
-        if not self.err.is_terminal or (self._bar is None and done == total):
+        if not (self.err.is_terminal and self.err.color_system) or (self._bar is None and done == total):
             return
         if self._bar is None:
             columns = (TextColumn(what), BarColumn(), TextColumn(count))
@@ -57,22 +70,44 @@ class Screen:
 
     def stream(self, chunks: "Iterator[GenerationChunk]") -> "Iterator[GenerationChunk]":
         """Print chunks as they pass through."""
+        rendered = self._renderer()
         in_reasoning = False
         try:
             for chunk in chunks:
                 self.end_progress()
                 if chunk.reasoning and self.on_terminal:
+                    self._reason(chunk.reasoning.translate(_CONTROLS), begins=not in_reasoning)
                     in_reasoning = True
-                    self._write(f"{DIM}{chunk.reasoning.translate(_CONTROLS)}{PLAIN}")
                 if chunk.text:
                     if in_reasoning:
-                        self._write("\n\n")
+                        self._write("\n\n" if self.styled else "\n</think>\n\n")
                         in_reasoning = False
-                    self._write(chunk.text.translate(_CONTROLS) if self.on_terminal else chunk.text)
+                    text = chunk.text.translate(_CONTROLS) if self.on_terminal else chunk.text
+                    if rendered is None:
+                        self._write(text)
+                    else:
+                        rendered.write(text)
                 yield chunk
         finally:
             self.end_progress()
-            self._write("\n")
+            if rendered is None or in_reasoning:
+                self._write("\n")
+            if rendered is not None:
+                rendered.close()
+
+    def _renderer(self) -> "MarkdownStream | None":
+        if not self.markdown:
+            return None
+        from mlx_qwen35.cli.markdown import MarkdownStream
+
+        return MarkdownStream(Console(highlight=False, emoji=False))
+
+    def _reason(self, text: str, *, begins: bool) -> None:
+        """Reasoning, dim where that can be shown, or between the marks that the model gives it."""
+        if self.styled:
+            self._write(f"{DIM}{text}{PLAIN}")
+        else:
+            self._write(f"{'<think>' + chr(10) if begins else ''}{text}")
 
     def say(self, text: str, style: str = "dim") -> None:
         """A line of the program itself, on stderr."""
@@ -81,6 +116,7 @@ class Screen:
     def status(self, stats: "GenerationStats", finish_reason: str) -> None:
         """One line about the cost of an answer."""
         images = f" ({stats.image_tokens} image)" if stats.image_tokens else ""
+        images += f" ({stats.video_tokens} video)" if stats.video_tokens else ""
         known = f", {stats.cached_tokens} known" if stats.cached_tokens else ""
         guessed = f", {stats.tokens_per_step:.1f} a step" if any(stats.drafted) else ""
         seen = f", {stats.images_encoded} of {stats.images_encoded + stats.images_reused} images encoded"

@@ -26,21 +26,27 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine only")
     parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}; 0 takes a free one")
     parser.add_argument(
-        "--api-key", help=f"let in only who sends this key; better in {KEY_VARIABLE}, where others cannot see it"
+        "--api-key",
+        help=f"let in only who sends this key; default: {KEY_VARIABLE}, where others cannot see it, or everybody",
     )
     parser.add_argument(
-        "--served-model-name", action="append", metavar="NAME", help="what requests call the model; repeatable"
+        "--served-model-name",
+        action="append",
+        metavar="NAME",
+        help="what requests call the model; repeatable; default: its directory's name",
     )
     parser.add_argument("--max-rows", type=int, help="requests that are answered at the same time; default: 8")
     parser.add_argument("--max-waiting", type=int, help="further requests that wait; beyond, 429; default: 64")
-    parser.add_argument("--prefill-step-size", type=int, help="tokens of a prompt between two tokens of others")
+    parser.add_argument(
+        "--prefill-step-size", type=int, help="tokens of a prompt between two tokens of others; default: 512"
+    )
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that an answer may take; default: 600")
     parser.add_argument(
         "--max-body", type=size, default=64 * 2**20, metavar="SIZE", help="of a request; default: 64MiB"
     )
     parser.add_argument(
         "--allowed-hosts", nargs="+", default=[], metavar="NAME",
-        help="further names that clients may call this machine by, * for any; always: localhost, .local, addresses",
+        help="further names that clients may call this machine by, * for any; default: localhost, .local and addresses",
     )  # fmt: skip
     parser.add_argument(
         "--allowed-origins", nargs="+", type=origins, default=[], metavar="ORIGIN",
@@ -53,7 +59,9 @@ def add_parser(commands: Any) -> None:
         "--max-stored-bytes", type=size, default=64 * 2**20, metavar="SIZE", help="all of them; default: 64MiB"
     )
     parser.add_argument("--allow-remote-media", action="store_true", help="fetch images from public web addresses")
-    parser.add_argument("--allow-local-media", type=Path, metavar="DIR", help="read images below this directory")
+    parser.add_argument(
+        "--allow-local-media", type=Path, metavar="DIR", help="read images below this directory; default: none"
+    )
     parser.add_argument("--max-images", type=int, default=16, help="images in one request; default: 16")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.set_defaults(run=run)
@@ -80,7 +88,9 @@ def run(options: argparse.Namespace) -> None:
         from mlx_qwen35.server.media import MediaPolicy
         from mlx_qwen35.server.service import GenerationService
     except ImportError as error:
-        raise OptionError(f"serve: expected the server extra (pip install 'mlx-qwen35[server]'), {error}") from error
+        raise OptionError(
+            f"serve: expected the server extra (pip install '.[server]' in the checkout), {error}"
+        ) from error
     from mlx_qwen35 import Engine
 
     if not options.timeout > 0:

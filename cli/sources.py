@@ -6,18 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlx_qwen35.cli.options import model_of
+from mlx_qwen35.cli.options import MODEL_HELP, model_of
 from mlx_qwen35.errors import OptionError
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
     """Which checkpoint, or the shape of one that is made."""
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--model", help="checkpoint directory or hub id; default: as everywhere")
-    source.add_argument("--synthetic", metavar="SIZE", help="random weights in the shapes of 0.8b, 35b-a3b, ...")
-    parser.add_argument("--layers", type=int, help="of a synthetic checkpoint, in place of the published number")
-    parser.add_argument("--hidden", type=int, help="hidden size of a synthetic checkpoint")
-    parser.add_argument("--dtype", help="of a synthetic checkpoint: float32 (default), bfloat16 or float16")
+    source.add_argument("--model", help=MODEL_HELP)
+    source.add_argument(
+        "--synthetic", metavar="SIZE", help="random weights in the shapes of 0.8b, 35b-a3b, ...; default: none"
+    )
+    parser.add_argument("--layers", type=int, help="of a synthetic checkpoint; default: as published")
+    parser.add_argument("--hidden", type=int, help="hidden size of a synthetic checkpoint; default: as published")
+    parser.add_argument("--dtype", help="of a synthetic checkpoint: bfloat16, float16 or float32; default: float32")
 
 
 def check_source(options: argparse.Namespace) -> None:

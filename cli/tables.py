@@ -16,7 +16,9 @@ def add_common(
     against: str = "measure it too",
 ) -> None:
     """The flags of every measurement."""
-    parser.add_argument("--against", action="append", default=[], choices=PARENTS, help=f"{against}; repeatable")
+    parser.add_argument(
+        "--against", action="append", default=[], choices=PARENTS, help=f"{against}; repeatable; default: none"
+    )
     parser.add_argument("--repeats", type=int, default=3, help=repeats)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)

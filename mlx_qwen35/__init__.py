@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mlx_qwen35.answers.options import GenerationOptions as GenerationOptions
     from mlx_qwen35.answers.results import GenerationChunk as GenerationChunk
     from mlx_qwen35.answers.results import GenerationResult as GenerationResult
     from mlx_qwen35.conversion import convert as convert
@@ -45,6 +46,7 @@ _ERRORS = (
 _HOME = {
     "Engine": "mlx_qwen35.runtime.engine",
     "GenerationChunk": "mlx_qwen35.answers.results",
+    "GenerationOptions": "mlx_qwen35.answers.options",
     "GenerationResult": "mlx_qwen35.answers.results",
     "ModelKit": "mlx_qwen35.model_kit",
     "MoeVisionAddOn": "mlx_qwen35.vision",

@@ -1,20 +1,17 @@
 """ModelKit: one loaded checkpoint, and everything a caller does with it."""
 
-import inspect
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Never, Self, Unpack
 
 import mlx.core as mx
 
 from mlx_qwen35.answers.grammars import ThinkingBudget
+from mlx_qwen35.answers.options import GenerationOptions, Sampling, check_names
 from mlx_qwen35.answers.results import GenerationChunk, GenerationResult
 from mlx_qwen35.answers.sampling import (
-    LogitsProcessor,
-    Sampler,
     SamplingOptions,
     check_function,
     check_functions,
@@ -25,13 +22,14 @@ from mlx_qwen35.answers.sampling import (
 from mlx_qwen35.answers.text import check_stop
 from mlx_qwen35.errors import GenerationCancelled, OptionError, PromptError
 from mlx_qwen35.patches.operations import choose_operations
-from mlx_qwen35.prompts.builder import Messages, PromptBuilder, ask
+from mlx_qwen35.prompts.builder import FramesCallback, Messages, PromptBuilder, ask
+from mlx_qwen35.prompts.making import RENDERING, PromptMaking, PromptOptions
 from mlx_qwen35.prompts.prompt import Prompt, common_length
 from mlx_qwen35.runtime.loading import Loaded, LoadOptions, load
 from mlx_qwen35.runtime.memory import Plan
 from mlx_qwen35.runtime.request import Request
 from mlx_qwen35.runtime.sessions import SessionFiles
-from mlx_qwen35.runtime.stream import stream
+from mlx_qwen35.runtime.stream import AnswerStream, stream
 from mlx_qwen35.runtime.teacher_forcing import score
 from mlx_qwen35.vision import IMAGE_CACHE_BYTES
 
@@ -40,14 +38,30 @@ ProgressCallback = Callable[[int, int], bool | None]
 MAX_TOKENS = 4096
 
 
-class ModelKit(SessionFiles):
-    """A Qwen3.5 checkpoint that answers text and image prompts with one set of weights.
+class StreamOptions(GenerationOptions, total=False):
+    """Keyword arguments of `ModelKit.stream`, and so of `generate`."""
+
+    on_progress: ProgressCallback | None
+    on_frames: FramesCallback | None
+
+
+class ChatOptions(PromptOptions, StreamOptions, total=False):
+    """Keyword arguments of `ModelKit.chat`."""
+
+
+class ModelKit(PromptMaking, SessionFiles):
+    """A Qwen3.5 checkpoint that answers prompts of text, images and videos with one set of weights.
 
     Made by `ModelKit.load`. Any thread may call it; the work runs on one thread that the kit
     owns, and requests that are streamed at the same time take turns.
     """
 
-    def __init__(self, loaded: Loaded, *, max_pixels: int | None = None, max_context: int | None = None) -> None:
+    def __init__(
+        self, loaded: Loaded, *, max_pixels: int | None = None, max_context: int | None = None, **others: Never
+    ) -> None:
+        if others or not isinstance(loaded, Loaded):
+            named = repr(str(loaded)) if isinstance(loaded, str | Path) else "..."
+            raise OptionError(f"ModelKit: expected ModelKit.load({named}), found ModelKit({named})")
         self.checkpoint = loaded.checkpoint
         self.config = loaded.checkpoint.config
         self.model = loaded.model
@@ -85,8 +99,8 @@ class ModelKit(SessionFiles):
                 and others; None forgets it.
             prompt_cache_dir_bytes: At most this much in there, of all models; None for ten times as in memory.
             prompt_cache_write_bytes: At most this much is written there in an hour; None for 8 GB.
-            image_cache_bytes: At most this much memory for the embeddings of images that were encoded, and as much
-                again for their pixels.
+            image_cache_bytes: At most this much memory for the embeddings of images and videos that were encoded,
+                and as much again for the pixels of either.
             max_context: At most this many tokens in a prompt and its answer, for which there has to be room; None for
                 what the model was trained on.
             memory_limit: At most this many bytes for weights, caches and what comes and goes, for which prompts are
@@ -118,50 +132,6 @@ class ModelKit(SessionFiles):
         )  # fmt: skip
         return cls(load(options), max_pixels=max_pixels, max_context=max_context)
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of plain text: control tokens in it are spelled out."""
-        return self.tokenizer.encode_text(text)
-
-    def process_prompt(
-        self,
-        prompt: Messages | str | Sequence[int],
-        *,
-        images: Sequence[Any] | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        enable_thinking: bool | None = None,
-        reasoning_effort: str | None = None,
-        max_pixels: int | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-    ) -> Prompt:
-        """Turn a request into token ids, pixels and positions.
-
-        Args:
-            prompt: Messages in OpenAI's form; or a finished string, in which control tokens count, and which the
-                model completes as it is; or token ids (an array, or what a tokenizer gives) with one placeholder
-                per image or expanded runs.
-            images: Images in prompt order, for a string, for ids, or for image parts without a source.
-            tools: Function descriptions, for messages.
-            enable_thinking: Whether the answer begins with reasoning, for messages; None leaves
-                it to the checkpoint's template.
-            reasoning_effort: "none" or "minimal" (no reasoning), "low", "medium", "high", "xhigh" or "max", for
-                messages: reaches the template if it has such a variable, else limits the reasoning's tokens.
-            max_pixels: Pixel budget of each image of this prompt.
-            add_generation_prompt, continue_final_message, chat_template_kwargs: See `render_messages`.
-        Returns:
-            A prompt that can be run any number of times.
-        Raises:
-            PromptError: The prompt is malformed, or its placeholders do not fit the images.
-            MediaError: An image cannot be read, or the checkpoint cannot see.
-        """
-        self.vision.clear_prediction_state()
-        options = {
-            "tools": tools, "enable_thinking": enable_thinking, "reasoning_effort": reasoning_effort,
-            "chat_template_kwargs": chat_template_kwargs, "continue_final_message": continue_final_message or None,
-        }  # fmt: skip
-        return self._prompts.build(prompt, images, max_pixels, options, extend=add_generation_prompt)
-
     def logits(self, prompt: Prompt, *, prefill_step_size: int | None = None) -> mx.array:
         """Teacher-forced logits of every position, shape (S, vocab_size), float32.
 
@@ -181,101 +151,85 @@ class ModelKit(SessionFiles):
         prompt: Prompt | Messages | str | Sequence[int],
         *,
         on_progress: ProgressCallback | None = None,
-        **options: Any,
-    ) -> Iterator[GenerationChunk]:
-        """Generate an answer, token by token. Bad options are refused by the call itself.
+        on_frames: FramesCallback | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> AnswerStream:
+        """Generate an answer, token by token, for `for` and `async for`. Bad options are refused by the call itself.
 
         Args:
             prompt, options: See `request`.
-            on_progress: Called in the caller's thread with the prompt tokens read and their total;
-                returning False cancels.
+            on_progress: Called in the caller's thread (of `async for`, in another one) with the prompt tokens read
+                and their total; returning False cancels.
+            on_frames: The same with the frames of videos that are encoded before that, if any have to be.
         Raises:
             OptionError, ContextLengthError, PromptError, MediaError, InsufficientMemoryError: Before any work.
-            GenerationCancelled: `on_progress` returned False.
+            GenerationCancelled: `on_progress` or `on_frames` returned False.
         """
-        return self._consume(self.request(prompt, **options), on_progress)
+        return AnswerStream(self._consume(self.request(prompt, **options), on_progress, on_frames))
 
-    def request(
-        self,
-        prompt: Prompt | Messages | str | Sequence[int],
-        *,
-        max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        logprobs: bool = False,
-        top_logprobs: int = 0,
-        prefill_step_size: int | None = None,
-        cache_prompt: bool = True,
-        thinking_budget: int | None = None,
-        continue_final_message: bool = False,
-        sampler: Sampler | None = None,
-        logits_processors: Sequence[LogitsProcessor] = (),
-        **sampling: Any,
-    ) -> Request:
+    def request(self, prompt: Prompt | Messages | str | Sequence[int], **options: Unpack[GenerationOptions]) -> Request:
         """Check an answer that is wanted, before any work, for `stream` or an `Engine` to write it.
 
         Args:
             prompt: From `process_prompt`, or anything that it takes.
-            max_tokens: At most this many tokens; None for the checkpoint's own limit, or else 4096. It
-                never exceeds what the context, or memory, holds.
-            stop: Strings that end the answer.
-            logprobs, top_logprobs: Give each token's log probability, and so many most likely tokens in its place.
-            prefill_step_size: Tokens of the prompt that are read at once, fewer where memory asks for it;
-                None for 2048, on the CPU 512.
-            cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
-                everything, and remembers nothing.
-            thinking_budget: At most this many tokens of reasoning; None for what the prompt's effort says.
-            continue_final_message: Go on with the last of the messages, the assistant's, where its text ends.
-            sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of
-                temperature, top_p, top_k and min_p; as in mlx-lm.
-            logits_processors: Change logits (1, V) before a token is chosen, given the tokens (L,) before it: the
-                prompt's last one and the answer so far; as in mlx-lm.
-            sampling: See `SamplingOptions`; what is not given comes from generation_config.json.
+            options: See `GenerationOptions`.
         Raises:
             OptionError, ContextLengthError, PromptError, MediaError, InsufficientMemoryError: It cannot be.
         """
         started = time.perf_counter()
-        ready = self._ready(prompt, continue_final_message)
+        check_names(options, GenerationOptions)
+        ready = self._ready(prompt, options.get("continue_final_message", False))
         self._prompts.check(ready, 1, self.context_length)
         vocab_size = self.config.text.vocab_size
-        options = options_from(self.checkpoint.generation_config, sampling)
-        options.check_vocabulary(vocab_size)
-        plan = self._plan(ready, self._most_tokens(max_tokens), _step_size(prefill_step_size))
+        of_sampling = {name: value for name, value in options.items() if name in Sampling.__annotations__}
+        sampling = options_from(self.checkpoint.generation_config, of_sampling)
+        sampling.check_vocabulary(vocab_size)
+        step_size = _step_size(options.get("prefill_step_size"))
+        plan = self._plan(ready, self._most_tokens(options.get("max_tokens")), step_size)
+        sampler = options.get("sampler")
         return Request(
             prompt=ready,
-            options=options,
+            options=sampling,
             max_tokens=plan.tokens - len(ready.input_ids),
             prefill_step_size=plan.step_size,
-            stop=check_stop(stop),
-            logprobs=logprobs,
-            top_logprobs=whole_number("top_logprobs", top_logprobs, 0, vocab_size - 1),
+            stop=check_stop(options.get("stop")),
+            logprobs=options.get("logprobs", False),
+            top_logprobs=whole_number("top_logprobs", options.get("top_logprobs", 0), 0, vocab_size - 1),
             started=started,
-            cache_prompt=bool(cache_prompt),
+            cache_prompt=bool(options.get("cache_prompt", True)),
             sampler=check_function("sampler", sampler) if sampler is not None else None,
-            thinking_budget=self._thinking_budget(ready, thinking_budget),
-            processors=check_functions("logits_processors", logits_processors),
-            patches=self._patches(ready),
+            thinking_budget=self._thinking_budget(ready, options.get("thinking_budget")),
+            processors=check_functions("logits_processors", options.get("logits_processors", ())),
+            unseen=self.vision.unseen_patches(ready),
         )
 
-    def generate(self, prompt: Prompt | Messages | str | Sequence[int], **options: Any) -> GenerationResult:
-        """The whole answer at once; arguments and errors as in `request`.
+    def generate(
+        self, prompt: Prompt | Messages | str | Sequence[int], **options: Unpack[StreamOptions]
+    ) -> GenerationResult:
+        """The whole answer at once; arguments and errors as in `stream`.
 
         A string is completed as it is: without the chat template the model knows no question in it. See `chat`.
         """
+        check_names(options, StreamOptions)
         return GenerationResult.from_chunks(list(self.stream(prompt, **options)))
 
-    def chat(self, question: str | Messages, *, images: Any = None, **options: Any) -> GenerationResult:
+    def chat(
+        self, question: str | Messages, *, images: Any = None, videos: Any = None, **options: Unpack[ChatOptions]
+    ) -> GenerationResult:
         """The answer to a question, or to a whole conversation, through the chat template.
 
         Args:
             question: What the user says; or messages, as for `process_prompt`.
-            images: Pictures that stand before the question; for messages see `process_prompt`.
-            options: Those of `process_prompt` and of `request`.
+            images, videos: What stands before the question, images first; for messages see `process_prompt`.
+            options: Those of `process_prompt` and of `stream`.
         Raises:
-            See `request`.
+            See `stream`.
         """
-        messages = ask(question, images) if isinstance(question, str) else question
-        rendering = {name: options.pop(name) for name in _RENDERING & options.keys()}
-        return self.generate(self.process_prompt(messages, images=images, **rendering), **options)
+        check_names(options, ChatOptions)
+        messages = ask(question, images, videos) if isinstance(question, str) else question
+        rendering: Any = {name: value for name, value in options.items() if name in RENDERING}
+        further: Any = {name: value for name, value in options.items() if name not in RENDERING - {"on_frames"}}
+        return self.generate(self.process_prompt(messages, images=images, videos=videos, **rendering), **further)
 
     def prefill_ahead(
         self,
@@ -319,7 +273,7 @@ class ModelKit(SessionFiles):
         if not self.prompt_cache.budget or not stop:
             return 0
         step_size = self._plan(one, 0, step_size).step_size
-        request = Request(one, SamplingOptions(), 0, step_size, read_to=stop, patches=self._patches(one))
+        request = Request(one, SamplingOptions(), 0, step_size, read_to=stop, unseen=self.vision.unseen_patches(one))
         for _ in self._consume(request, on_progress):
             raise AssertionError("a request that only reads writes nothing")
         return stop
@@ -328,6 +282,11 @@ class ModelKit(SessionFiles):
         """Release the weights, everything that was read, and the thread; the kit cannot be used afterwards."""
         self.model = None
         self._loaded.close()
+
+    def __repr__(self) -> str:
+        sees = "text" if self.vision.unavailable else "text and images"
+        kind, layers = self.config.model_type, len(self.config.text.layer_types)
+        return f"<ModelKit {self.checkpoint.name}: {kind}, {layers} layers, {sees}, context {self.context_length}>"
 
     def __enter__(self) -> Self:
         return self
@@ -344,11 +303,19 @@ class ModelKit(SessionFiles):
             raise OptionError("continue_final_message: expected only with messages, found with a finished prompt")
         return prompt
 
-    def _consume(self, request: Request, on_progress: ProgressCallback | None) -> Iterator[GenerationChunk]:
+    def _consume(
+        self, request: Request, on_progress: ProgressCallback | None, on_frames: FramesCallback | None = None
+    ) -> Generator[GenerationChunk]:
+        seen = 0
         for item in stream(self._loop, request):
             if isinstance(item, GenerationChunk):
                 yield item
-            elif on_progress is not None and on_progress(item.processed, item.total) is False:
+                continue
+            if on_frames is not None and item.frames_seen > seen:
+                seen = item.frames_seen
+                if on_frames(seen, item.frames) is False:
+                    raise GenerationCancelled(f"cancelled after {seen} of {item.frames} frames")
+            if on_progress is not None and on_progress(item.processed, item.total) is False:
                 raise GenerationCancelled(f"cancelled after {item.processed} of {item.total} prompt tokens")
 
     def _plan(self, prompt: Prompt, new_tokens: int, step_size: int) -> Plan:
@@ -357,9 +324,10 @@ class ModelKit(SessionFiles):
         Raises:
             InsufficientMemoryError: They do not.
         """
-        length = len(prompt.input_ids)
+        length, unseen = len(prompt.input_ids), self.vision.unseen_patches(prompt)
         new_tokens = min(new_tokens, self.context_length - length)
-        return self.guard.plan(length, new_tokens, step_size, self._patches(prompt), self.vision.features.nbytes)
+        kept = self.vision.features.nbytes + self.guard.embeddings(sum(unseen))
+        return self.guard.plan(length, new_tokens, step_size, max(unseen, default=0), kept)
 
     def _most_tokens(self, given: int | None) -> int:
         if given is None:
@@ -371,15 +339,6 @@ class ModelKit(SessionFiles):
         if budget is None or not prompt.in_reasoning:
             return None
         return ThinkingBudget(self.tokenizer, budget, in_reasoning=True)
-
-    def _patches(self, prompt: Prompt) -> int:
-        """Of the largest image that is not encoded yet."""
-        unseen = [image for image in prompt.images if not self.vision.has_seen(image)]
-        return max((math.prod(image.grid_thw) for image in unseen), default=0)
-
-
-# What `chat` hands to `process_prompt`.
-_RENDERING = set(inspect.signature(ModelKit.process_prompt).parameters) - {"self", "prompt", "images"}
 
 
 def _step_size(given: int | None) -> int:

@@ -1,6 +1,7 @@
 """The Python API."""
 
 import dataclasses
+import inspect
 import json
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_qwen35 import ModelKit, model_kit
+from mlx_qwen35 import Engine, ModelKit, model_kit
 from mlx_qwen35.answers.results import GenerationStats
 from mlx_qwen35.errors import (
     ContextLengthError,
@@ -29,6 +30,7 @@ from mlx_qwen35.errors import (
     PromptMismatchError,
     Qwen35Error,
 )
+from mlx_qwen35.prompts.making import RENDERING
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.runtime import executor
 from mlx_qwen35.runtime.request import Request
@@ -253,7 +255,7 @@ def test_bad_options_are_refused_before_any_work(kit: ModelKit, options: dict[st
             "<|video_pad|>",
             {},
             PromptMismatchError,
-            r"prompt token 0: expected no placeholder for a video, found one; video is not",
+            r"prompt: expected 0 video placeholders \(one per video\), found 1",
         ),
         ([USER], {"images": [RED]}, PromptMismatchError, r"images: expected 0 .*, found 1"),
         (with_images("/nowhere.png"), {}, MediaError, r"messages\[0\]\.content\[0\]: /nowhere.png"),
@@ -586,3 +588,40 @@ def test_the_ids_of_a_prompt_cannot_be_written_to(kit: ModelKit) -> None:
     own = Prompt(given)
     given[0] = 5
     assert own.input_ids.tolist() == [1, 2]
+
+
+def test_a_kit_is_made_by_load(tmp_path: Path) -> None:
+    for arguments, options in ((("owner/name",), {}), ((tmp_path,), {"exact": True})):
+        with pytest.raises(OptionError, match=r"expected ModelKit\.load\('.*'\), found ModelKit\("):
+            ModelKit(*arguments, **options)  # type: ignore[arg-type]
+
+
+def test_unknown_options_are_refused_with_all_that_there_are(kit: ModelKit) -> None:
+    calls: dict[str, tuple[Callable[..., Any], str]] = {
+        "request": (kit.request, "stop"),
+        "stream": (kit.stream, "stop"),
+        "generate": (kit.generate, "on_progress"),
+        "chat": (kit.chat, "enable_thinking"),
+    }
+    for call, further in calls.values():
+        with pytest.raises(OptionError, match=rf"temprature: .*\b{further}\b.*top_p.*; did you mean temperature\?"):
+            call("hello", temprature=1.0)
+
+
+def test_what_chat_hands_on_is_what_a_prompt_takes() -> None:
+    taken = set(inspect.signature(ModelKit.process_prompt).parameters)
+    assert taken - {"self", "prompt", "images", "videos"} == RENDERING
+    assert set(model_kit.ChatOptions.__annotations__) >= RENDERING
+
+
+def test_what_is_shown_of_it_all_is_short(kit: ModelKit) -> None:
+    layers = len(kit.config.text.layer_types)
+    assert repr(kit) == f"<ModelKit dense: qwen3_5, {layers} layers, text and images, context {kit.context_length}>"
+    prompt = kit.process_prompt(with_images(RED, BLUE))
+    assert repr(prompt) == f"Prompt({len(prompt.input_ids)} tokens, 2 images (14 of the tokens), in_reasoning=True)"
+    assert repr(kit.process_prompt([1, 2])) == "Prompt(2 tokens, in_reasoning=False)"
+    engine = Engine(kit)
+    assert repr(engine) == f"<Engine over {kit!r}: 0 running, 0 waiting>"
+    engine.close()
+    assert len(repr(kit.request(prompt))) < 1000
+    assert "array" not in repr(prompt.images[0])

@@ -1,6 +1,7 @@
 """What a built wheel holds, and what importing costs."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,18 +14,22 @@ HEAVY = ("torch", "transformers", "mlx_vlm", "mlx_lm", "mlx.nn", "numpy", "PIL")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """Built from a copy of the sources, so that nothing is left behind in the checkout."""
-    import shutil
-
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources, so that nothing is left behind in the checkout."""
+    source = tmp_path_factory.mktemp("wheel") / "source"
     names = ("mlx_qwen35", "patches", "cli", "pyproject.toml", "README.md", "LICENSE")
     for name in names:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, source / name)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path) -> zipfile.ZipFile:
+    """What is installed."""
+    folder = source.parent
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder)]
     subprocess.run([*command, str(source)], check=True, capture_output=True)
     (built,) = folder.glob("*.whl")
@@ -42,7 +47,7 @@ def test_a_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
         modules = [path.relative_to(ROOT / folder).as_posix() for path in (ROOT / folder).rglob("*.py")]
         assert modules
         assert {f"{target}/{module}" for module in modules} <= names
-    assert "mlx_qwen35/py.typed" in names
+    assert {"mlx_qwen35/py.typed", "mlx_qwen35/cli/sample.png"} <= names
     page = {f"mlx_qwen35/server/page/{path.name}" for path in (ROOT / "mlx_qwen35/server/page").iterdir()}
     assert "mlx_qwen35/server/page/page.js" in page
     assert page <= names
@@ -51,6 +56,25 @@ def test_a_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
         "mlx-qwen35 = mlx_qwen35.cli.main:main"
         in wheel.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
     )
+
+
+def test_an_editable_install_is_a_path_that_type_checkers_follow(source: Path, tmp_path: Path) -> None:
+    """And it is found from a directory that holds a folder of this name, as the parent of a clone does."""
+    build = "import sys; from setuptools.build_meta import build_editable; print(build_editable(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True, text=True
+    )
+    built = zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1])
+    (name,) = (name for name in built.namelist() if name.endswith(".pth"))
+    assert built.read(name).decode().strip() == str(source)
+    built.extract(name, tmp_path / "site")
+    (tmp_path / "clones" / "mlx_qwen35").mkdir(parents=True)
+    look = "import site, sys; site.addsitedir(sys.argv[1]); import mlx_qwen35; print(mlx_qwen35.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", look, str(tmp_path / "site")], cwd=tmp_path / "clones", check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(source / "mlx_qwen35" / "__init__.py")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from mlx_qwen35 import ModelKit, MoeVisionAddOn, VisionAddOn
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.errors import ConfigError, InsufficientMemoryError, VisionUnavailableError
 from mlx_qwen35.patches.qwen3_5 import Model
+from mlx_qwen35.prompts.pieces import cut
 from mlx_qwen35.vision import FeatureCache, make_vision_add_on
 from tests.conftest import Bench
 from tests.parity.cases import CASES
@@ -108,11 +109,12 @@ def test_an_image_is_encoded_in_the_tower_s_dtype(benches: Callable[[Shape], Ben
     tower.update(tree_map(lambda value: value.astype(mx.bfloat16), tower.parameters()))
     vision = make_vision_add_on(checkpoint.config, tower, checkpoint.directory)
     image = vision.prepare_image(CASES["wide image"].images[0])
-    assert not vision.has_seen(image)
-    found = vision.encode(image)
-    assert vision.has_seen(image)
+    (piece,) = cut([image], ())
+    assert not vision.has_seen(piece)
+    (found,) = vision.encode(piece, [image])
+    assert vision.has_seen(piece)
     assert found.dtype == mx.bfloat16
-    expected = benches(DENSE).vision.encode(image)
+    (expected,) = benches(DENSE).vision.encode(piece, [image])
     assert mx.abs(found.astype(mx.float32) - expected).max().item() <= 0.05 * mx.abs(expected).max().item()
 
 
@@ -123,7 +125,7 @@ def test_after_clearing_nothing_knows_a_position(benches: Callable[[Shape], Benc
     bench.cache(prompt)
     bench.vision.clear_prediction_state()
     kept = {name: value for name, value in vars(bench.vision).items() if name not in ("_tower", "_config")}
-    assert set(kept) == {"_preprocessor", "unavailable", "features"}
+    assert set(kept) == {"_preprocessor", "_videos", "_no_videos", "unavailable", "features"}
     assert all(features.ndim == 2 for features in bench.vision.features._features.values())
 
 
@@ -140,7 +142,9 @@ def test_process_prompt_clears_first(kit: ModelKit, monkeypatch: pytest.MonkeyPa
 def test_features_have_the_decoder_s_size(benches: Callable[[Shape], Bench], dense_and_moe: Shape) -> None:
     bench = benches(dense_and_moe)
     image = bench.vision.prepare_image(RED)
-    assert bench.vision.encode(image).shape == (image.tokens, bench.checkpoint.config.text.hidden_size)
+    (piece,) = cut([image], ())
+    (found,) = bench.vision.encode(piece, [image])
+    assert found.shape == (image.tokens, bench.checkpoint.config.text.hidden_size)
 
 
 def test_an_image_is_weighed_by_its_header_before_it_is_decoded(

@@ -176,7 +176,7 @@ class Grammars:
         try:
             import llguidance
         except ImportError as error:
-            raise OptionError("structured output needs llguidance: pip install 'mlx-qwen35[server]'") from error
+            raise OptionError("structured output needs llguidance: pip install '.[server]'") from error
         self._matcher = llguidance.LLMatcher
         self._limits = llguidance.LLParserLimits(verbose_errors=False)
         self._tokenizer = tokenizer

@@ -1,7 +1,9 @@
 """What a request gives: progress, tokens with their text, and what they cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from mlx_qwen35.paths import shorten
 
 
 @dataclass(frozen=True)
@@ -15,10 +17,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class PrefillProgress:
-    """How much of the prompt has been read, in tokens."""
+    """How much of the prompt has been read, in tokens, and how many of its frames were looked at before.
+
+    Args:
+        frames_seen, frames: Of videos; 0 if nothing has to be encoded.
+    """
 
     processed: int
     total: int
+    frames_seen: int = 0
+    frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class GenerationStats:
         prompt_tokens, image_tokens: Length of the prompt, and how much of it stands for images.
         cached_tokens: How much of the prompt had been read before, and was not read again.
         images_encoded, images_reused: Images that the vision tower looked at for this request, and others.
+        video_tokens, frames_encoded, frames_reused: The same of videos, in frames: two for each pair.
         completion_tokens: Generated tokens, the end-of-sequence token included.
         prompt_tps, generation_tps: Tokens per second of reading what had to be read, and of decoding.
         time_to_first_token: Seconds from the start of the request, image encoding included.
@@ -53,6 +62,9 @@ class GenerationStats:
     steps: int = 0
     drafted: tuple[int, ...] = ()
     accepted: tuple[int, ...] = ()
+    video_tokens: int = 0
+    frames_encoded: int = 0
+    frames_reused: int = 0
 
     @property
     def tokens_per_step(self) -> float:
@@ -85,6 +97,12 @@ class GenerationChunk:
     stop_string: str | None = None
     stats: GenerationStats | None = None
 
+    def __repr__(self) -> str:
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        told = {name: value for name, value in told.items() if value not in (None, "") and value is not False}
+        told = {"text": self.text, **told}
+        return f"GenerationChunk({', '.join(f'{name}={value!r}' for name, value in told.items())})"
+
 
 @dataclass(frozen=True)
 class GenerationResult:
@@ -97,6 +115,17 @@ class GenerationResult:
     stats: GenerationStats
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] | None = None
+
+    def __repr__(self) -> str:
+        thought = f", reasoning={shorten(repr(self.reasoning))}" if self.reasoning else ""
+        return (
+            f"GenerationResult(text={shorten(repr(self.text))}{thought}, {len(self.tokens)} tokens at "
+            f"{self.stats.generation_tps:.1f} tokens/s, finish_reason={self.finish_reason!r})"
+        )
+
+    def _repr_markdown_(self) -> str:
+        """The answer, as notebooks show it."""
+        return self.text
 
     @classmethod
     def from_chunks(cls, chunks: Sequence[GenerationChunk]) -> "GenerationResult":

@@ -44,6 +44,14 @@ class Checkpoint:
         return cls(directory, config, generation_config)
 
     @property
+    def name(self) -> str:
+        """What people call it: a hub id where the directory lies in the hub's cache, or else the directory's name."""
+        parts = self.directory.parts
+        if parts[-2:-1] == ("snapshots",) and parts[-3].startswith("models--"):
+            return parts[-3].removeprefix("models--").replace("--", "/", 1)
+        return self.directory.resolve().name
+
+    @property
     def eos_token_ids(self) -> frozenset[int]:
         """Every id that one of its configuration files calls the end of a sequence."""
         return self.config.eos_token_ids | token_ids(self.generation_config.get("eos_token_id"))

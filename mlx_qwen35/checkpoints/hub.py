@@ -1,5 +1,6 @@
 """A checkpoint's directory: given, or downloaded from the hub."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mlx_qwen35.errors import CheckpointError, OptionError
@@ -34,12 +35,21 @@ def find_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) 
         raise CheckpointError(f"{path}: expected a directory with config.json, found a file")
     if isinstance(path_or_hub_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(f"{name}: expected an existing directory or a hub id like 'owner/name'")
-    return _download(name, revision)
-
-
-def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
+
+    return _download(name, revision, lambda: snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+
+
+def find_file(name: str, file: str, revision: str | None = None) -> Path:
+    """One file of a hub repository; errors as in `find_checkpoint`."""
+    from huggingface_hub import hf_hub_download
+
+    return _download(name, revision, lambda: hf_hub_download(name, file, revision=revision))
+
+
+def _download(name: str, revision: str | None, download: Callable[[], str]) -> Path:
     from huggingface_hub.errors import (
+        EntryNotFoundError,
         GatedRepoError,
         HFValidationError,
         LocalEntryNotFoundError,
@@ -48,7 +58,7 @@ def _download(name: str, revision: str | None) -> Path:
     )
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+        return Path(download())
     except GatedRepoError as error:
         reason, cause = "the repository is gated: accept its terms on the hub and log in with `hf auth login`", error
     except RevisionNotFoundError as error:
@@ -57,6 +67,8 @@ def _download(name: str, revision: str | None) -> Path:
         reason, cause = "no such directory, and no such repository on the hub", error  # type: ignore[assignment]
     except LocalEntryNotFoundError as error:
         reason, cause = "not in the local cache, and the hub cannot be reached", error  # type: ignore[assignment]
+    except EntryNotFoundError as error:
+        reason, cause = "the repository has no such file", error  # type: ignore[assignment]
     except Exception as error:  # whatever its HTTP client and the disk raise
         reason, cause = "the download failed", error  # type: ignore[assignment]
     detail = str(cause).strip().splitlines()

@@ -6,7 +6,7 @@ import math
 import threading
 import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,7 @@ class PreparedImage:
         content_hash: Equal for equal pixels and grid, whatever the file they came from.
     """
 
-    pixel_values: NDArray[np.float32]
+    pixel_values: NDArray[np.float32] = field(repr=False)
     grid_thw: tuple[int, int, int]
     merged_grid_thw: tuple[int, int, int]
     content_hash: str

@@ -1,8 +1,8 @@
 """Messages in OpenAI's format, through the checkpoint's chat template, to token ids."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jinja2 import TemplateError
@@ -17,24 +17,49 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 # transformers' names for it, in its order; templates read the first.
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 IMAGE_PARTS = ("image", "image_url", "input_image")
+VIDEO_PARTS = ("video", "video_url", "input_video")
+# What a video part may say about its video, in the words of qwen-vl-utils; see `VideoPreprocessor`.
+VIDEO_OPTIONS = ("fps", "source_fps", "min_frames", "max_frames", "max_pixels")
 # Of private-use characters, as escapes are: no user's text holds it once those are hidden. The space shows whether a
 # template trims what it writes.
 _MARK = "\ue000continue\ue001 "
 
 
 @dataclass(frozen=True)
-class RenderedMessages:
-    """A conversation as token ids, before placeholders are expanded.
+class MediaPart:
+    """An image or a video in a message.
 
     Args:
-        input_ids: One placeholder per image.
-        sources: Image sources in prompt order; None where the caller passes them separately.
-        places: Where each stands in the messages, for errors.
+        source: What it is; None where the caller passes it separately.
+        place: Where it stands in the messages, for errors.
+        is_video: Else it is an image.
+        options: Of `VIDEO_OPTIONS`, those that the part says.
     """
 
-    input_ids: list[int]
-    sources: list[Any]
-    places: list[str]
+    source: Any
+    place: str
+    is_video: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RenderedMessages:
+    """A conversation as the template writes it, before placeholders are expanded.
+
+    Args:
+        text: One placeholder per image or video.
+        media: In prompt order.
+        encode: From this text, or from one that has more in it, to token ids.
+    """
+
+    text: str
+    media: list[MediaPart]
+    encode: Callable[[str], list[int]]
+
+    @property
+    def input_ids(self) -> list[int]:
+        """The text as token ids."""
+        return self.encode(self.text)
 
 
 def render_messages(
@@ -65,10 +90,9 @@ def render_messages(
     if tokenizer.chat_template is None:
         raise PromptError("messages: the checkpoint has no chat template; pass a finished prompt or token ids")
     escapes = tokenizer.escapes()
-    sources: list[Any] = []
-    places: list[str] = []
+    media: list[MediaPart] = []
     normal = [
-        _message(message, f"messages[{index}]", escapes.hide, lambda: _splits_reasoning(tokenizer), sources, places)
+        _message(message, f"messages[{index}]", escapes.hide, lambda: _splits_reasoning(tokenizer), media)
         for index, message in enumerate(_checked_list(messages, "messages"))
     ]
     if continue_final_message:
@@ -87,7 +111,7 @@ def render_messages(
         text = _up_to_the_mark(text)
     if context is not None:
         tokenizer.check_length(text, context)
-    return RenderedMessages(tokenizer.encode_rendered(text, escapes), sources, places)
+    return RenderedMessages(text, media, lambda text: tokenizer.encode_rendered(text, escapes))
 
 
 def _splits_reasoning(tokenizer: Tokenizer) -> bool:
@@ -216,23 +240,25 @@ def _joined(contents: Sequence[Any], between: str) -> Any:
     return parts
 
 
-def fill_sources(sources: Sequence[Any], places: Sequence[str], images: Sequence[Any] | None) -> list[Any]:
-    """Give separately passed images to the image parts that came without one.
+def fill_sources(media: Sequence[MediaPart], given: Sequence[Any] | None, name: str = "images") -> list[MediaPart]:
+    """Give separately passed images or videos to the parts that came without one.
 
+    Args:
+        media: Parts of one kind.
+        name: Of the argument, for errors.
     Raises:
         PromptMismatchError: Their numbers differ.
     """
-    empty = [index for index, source in enumerate(sources) if source is None]
-    given = list(images or ())
-    if len(empty) != len(given):
+    empty = [part for part in media if part.source is None]
+    sources = list(given or ())
+    if len(empty) != len(sources):
+        places = ", ".join(part.place for part in empty) or "none"
         raise PromptMismatchError(
-            f"images: expected {len(empty)} (image parts without a source: "
-            f"{', '.join(places[index] for index in empty) or 'none'}), found {len(given)}"
+            f"{name}: expected {len(empty)} ({name.removesuffix('s')} parts without a source: {places}), "
+            f"found {len(sources)}"
         )
-    filled = list(sources)
-    for index, image in zip(empty, given, strict=True):
-        filled[index] = image
-    return filled
+    rest = iter(sources)
+    return [replace(part, source=next(rest)) if part.source is None else part for part in media]
 
 
 def _checked_list(value: Any, place: str) -> list[Any]:
@@ -245,9 +271,7 @@ def _found(value: Any) -> str:
     return f"{type(value).__name__} {shorten(repr(value), 60)}"
 
 
-def _message(
-    message: Any, place: str, hide: Any, splits: Callable[[], bool], sources: list[Any], places: list[str]
-) -> dict[str, Any]:
+def _message(message: Any, place: str, hide: Any, splits: Callable[[], bool], media: list[MediaPart]) -> dict[str, Any]:
     """One message as the templates expect it, with user text hidden."""
     if not isinstance(message, Mapping):
         raise PromptError(f"{place}: expected an object with role and content, found {_found(message)}")
@@ -275,9 +299,7 @@ def _message(
         out["content"] = content
     else:
         parts = _checked_list(content, f"{place}.content")
-        out["content"] = [
-            _part(part, f"{place}.content[{number}]", hide, sources, places) for number, part in enumerate(parts)
-        ]
+        out["content"] = [_part(part, f"{place}.content[{number}]", hide, media) for number, part in enumerate(parts)]
     return out
 
 
@@ -326,7 +348,7 @@ def _tool(tool: Any, place: str, hide: Any) -> Any:
     return hide(dict(tool), place)
 
 
-def _part(part: Any, place: str, hide: Any, sources: list[Any], places: list[str]) -> dict[str, Any]:
+def _part(part: Any, place: str, hide: Any, media: list[MediaPart]) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise PromptError(f"{place}: expected an object with a type, found {_found(part)}")
     kind = part_kind(part)
@@ -335,15 +357,18 @@ def _part(part: Any, place: str, hide: Any, sources: list[Any], places: list[str
             raise PromptError(f"{place}.text: expected a string, found {_found(part.get('text'))}")
         return {"type": "text", "text": hide(part["text"])}
     if kind in IMAGE_PARTS:
-        sources.append(image_source(part, place))
-        places.append(place)
+        media.append(MediaPart(image_source(part, place), place))
         return {"type": "image"}
-    raise PromptError(f"{place}.type: expected 'text', 'image' or 'image_url', found {kind!r}")
+    if kind in VIDEO_PARTS:
+        options = {name: part[name] for name in VIDEO_OPTIONS if part.get(name) is not None}
+        media.append(MediaPart(video_source(part, place), place, is_video=True, options=options))
+        return {"type": "video"}
+    raise PromptError(f"{place}.type: expected 'text', 'image', 'image_url', 'video' or 'video_url', found {kind!r}")
 
 
 def part_kind(part: Mapping[str, Any]) -> Any:
     """The type of a content part, which may be left out where the part's own key tells it."""
-    return part.get("type") or ("text" if "text" in part else "image" if "image" in part else None)
+    return part.get("type") or next((kind for kind in ("text", "image", "video") if kind in part), None)
 
 
 def image_source(part: Mapping[str, Any], place: str) -> Any:
@@ -352,13 +377,22 @@ def image_source(part: Mapping[str, Any], place: str) -> Any:
     Raises:
         PromptError: It names several.
     """
-    found = [value for value in _image_values(part) if value is not None]
+    return _only(part, ("image", "path", "url", "image_url", "data"), place, "image")
+
+
+def video_source(part: Mapping[str, Any], place: str) -> Any:
+    """What a video part says the video is, such as a list of pictures; None if it is passed separately.
+
+    Raises:
+        PromptError: It names several.
+    """
+    return _only(part, ("video", "path", "url", "video_url", "data"), place, "video")
+
+
+def _only(part: Mapping[str, Any], keys: Sequence[str], place: str, kind: str) -> Any:
+    values = [part.get(key) for key in keys]
+    values = [value.get("url") if isinstance(value, Mapping) else value for value in values]
+    found = [value for value in values if value is not None]
     if len(found) > 1:
-        raise PromptError(f"{place}: expected one image, found {len(found)}")
+        raise PromptError(f"{place}: expected one {kind}, found {len(found)}")
     return found[0] if found else None
-
-
-def _image_values(part: Mapping[str, Any]) -> Iterator[Any]:
-    for key in ("image", "path", "url", "image_url", "data"):
-        value = part.get(key)
-        yield value.get("url") if isinstance(value, Mapping) else value

@@ -291,6 +291,6 @@ def _import_av(place: str) -> Any:
         return import_module("av")
     except ImportError as error:
         raise MediaError(
-            f"{place}: video files need PyAV: pip install 'mlx-qwen35[video]'; animated GIF, WebP and APNG files and "
+            f"{place}: video files need PyAV: pip install '.[video]'; animated GIF, WebP and APNG files and "
             "lists of pictures do not"
         ) from error

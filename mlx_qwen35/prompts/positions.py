@@ -2,8 +2,8 @@
 
 Text advances time, height and width together. An image takes one position per merged
 patch row and column, so that afterwards the next position lies behind the number of
-tokens by `rope_delta`. Everything here is derived from the spans of the images; nothing
-here knows MLX.
+tokens by `rope_delta`; so does each pair of a video's frames, which has placeholders of its
+own. Everything here is derived from the spans of the media; nothing here knows MLX.
 """
 
 from bisect import bisect_right
@@ -19,11 +19,11 @@ from mlx_qwen35.errors import PromptMismatchError
 
 @dataclass(frozen=True)
 class MediaSpan:
-    """The placeholder run of one image.
+    """The placeholder run of one image, or of one pair of a video's frames.
 
     Args:
         start, stop: Token indices, half open.
-        position: RoPE position where the image begins, on all three axes.
+        position: RoPE position where it begins, on all three axes.
         grid_thw: Merged patches in time, height and width; their product is `stop - start`.
     """
 
@@ -34,18 +34,18 @@ class MediaSpan:
 
     @property
     def next_position(self) -> int:
-        """RoPE position of the first token after the image."""
+        """RoPE position of the first token after it."""
         return self.position + max(self.grid_thw)
 
     @property
     def rope_delta(self) -> int:
-        """Position minus token index after the image; at most 0."""
+        """Position minus token index after it; at most 0."""
         return self.next_position - self.stop
 
 
 @dataclass(frozen=True)
 class MediaLayout:
-    """The images of one prompt, in order of their tokens.
+    """The images and pairs of frames of one prompt, in order of their tokens.
 
     Args:
         spans: At least one, disjoint, in prompt order.
@@ -149,41 +149,58 @@ def lay_out(
     grids_thw: Sequence[tuple[int, int, int]],
     *,
     image_token_id: int,
+    frames_thw: Sequence[tuple[int, int, int]] = (),
+    video_token_id: int | None = None,
 ) -> MediaLayout | None:
-    """Find the images in an expanded prompt and give every token its position.
+    """Find the images and the frames of videos in an expanded prompt, and give every token its position.
 
     Args:
         input_ids: Expanded prompt, shape (S,); one placeholder per merged patch.
         grids_thw: Merged grid of each image in prompt order, shape (N, 3).
+        frames_thw: The same of each pair of frames, of all videos.
     Returns:
-        The layout, or None without images.
+        The layout, or None without media.
     Raises:
         PromptMismatchError: The placeholder runs and the grids differ in number or in length.
     """
+    kinds = {image_token_id: ("image", grids_thw)}
+    if video_token_id is not None:
+        kinds[video_token_id] = ("pair of frames", frames_thw)
+    found = dict.fromkeys(kinds, 0)
     spans: list[MediaSpan] = []
     delta, token = 0, 0
     while token < len(input_ids):
-        if input_ids[token] != image_token_id:
+        kind = input_ids[token]
+        if kind not in kinds:
             token += 1
             continue
-        if len(spans) == len(grids_thw):
+        name, grids = kinds[kind]
+        if found[kind] == len(grids):
             raise PromptMismatchError(
-                f"prompt token {token}: expected placeholders for {len(grids_thw)} images, found more"
+                f"prompt token {token}: expected placeholders for {len(grids)} {_plural(name)}, found more"
             )
         # Two adjacent images form one run: only the grids say where one ends.
-        grid = grids_thw[len(spans)]
+        grid = grids[found[kind]]
         stop = token + grid[0] * grid[1] * grid[2]
         run = token
-        while run < min(stop, len(input_ids)) and input_ids[run] == image_token_id:
+        while run < min(stop, len(input_ids)) and input_ids[run] == kind:
             run += 1
         if run < stop:
             raise PromptMismatchError(
-                f"prompt token {token}: image {len(spans) + 1} expected {stop - token} placeholders "
+                f"prompt token {token}: {name} {found[kind] + 1} expected {stop - token} placeholders "
                 f"(merged grid {grid[0]}x{grid[1]}x{grid[2]}), found {run - token}"
             )
         spans.append(MediaSpan(token, stop, token + delta, grid))
+        found[kind] += 1
         delta = spans[-1].rope_delta
         token = stop
-    if len(spans) < len(grids_thw):
-        raise PromptMismatchError(f"prompt: expected placeholders for {len(grids_thw)} images, found {len(spans)}")
+    for kind, (name, grids) in kinds.items():
+        if found[kind] < len(grids):
+            raise PromptMismatchError(
+                f"prompt: expected placeholders for {len(grids)} {_plural(name)}, found {found[kind]}"
+            )
     return MediaLayout(tuple(spans), len(input_ids)) if spans else None
+
+
+def _plural(name: str) -> str:
+    return name.replace("pair of", "pairs of") if " " in name else f"{name}s"

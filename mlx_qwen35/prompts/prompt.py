@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from mlx_qwen35.errors import PromptError
 from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.images import PreparedImage
+from mlx_qwen35.prompts.pieces import Piece, cut
 from mlx_qwen35.prompts.positions import MediaLayout
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 
@@ -21,8 +23,9 @@ class Prompt:
 
     Args:
         input_ids: Shape (S,), int32; one placeholder per merged image patch. Read-only.
-        layout: Where the images stand; None without images.
-        images: In prompt order.
+        layout: Where images and frames stand; None for text.
+        media: Images and pairs of frames, in prompt order.
+        videos: For each video the indices of its pairs of frames among `media`, in order.
         in_reasoning: Whether the answer begins inside a `<think>` block.
         branch_points: Numbers of tokens after which a later prompt may go on differently, in order.
         turn_start: From here on the template writes this turn anew once the next one has begun.
@@ -31,7 +34,8 @@ class Prompt:
 
     input_ids: NDArray[np.int32]
     layout: MediaLayout | None = None
-    images: tuple[PreparedImage, ...] = field(default=(), repr=False)
+    media: tuple[PreparedImage, ...] = field(default=(), repr=False)
+    videos: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
     in_reasoning: bool = False
     branch_points: tuple[int, ...] = ()
     turn_start: int = 0
@@ -42,6 +46,11 @@ class Prompt:
         ids = np.array(self.input_ids)
         ids.flags.writeable = False
         object.__setattr__(self, "input_ids", ids)
+
+    def __repr__(self) -> str:
+        images = f", {len(self.images)} images ({self.image_tokens} of the tokens)" if self.images else ""
+        videos = f", {len(self.videos)} videos ({self.video_tokens} of the tokens)" if self.videos else ""
+        return f"Prompt({len(self.input_ids)} tokens{images}{videos}, in_reasoning={self.in_reasoning})"
 
     @property
     def position_ids(self) -> NDArray[np.int32] | None:
@@ -54,9 +63,29 @@ class Prompt:
         return 0 if self.layout is None else self.layout.rope_delta
 
     @property
+    def images(self) -> tuple[PreparedImage, ...]:
+        """What of `media` is no frame of a video."""
+        frames = self._frames
+        return tuple(unit for index, unit in enumerate(self.media) if index not in frames)
+
+    @property
     def image_tokens(self) -> int:
-        """Placeholders among `input_ids`."""
+        """Placeholders of images among `input_ids`."""
         return sum(image.tokens for image in self.images)
+
+    @property
+    def video_tokens(self) -> int:
+        """Placeholders of videos among `input_ids`."""
+        return sum(self.media[index].tokens for index in self._frames)
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """What the vision tower looks at in one call each."""
+        return cut(self.media, self.videos)
+
+    @cached_property
+    def _frames(self) -> frozenset[int]:
+        return frozenset(index for video in self.videos for index in video)
 
 
 def check_ids(ids: Sequence[Any], vocab_size: int) -> list[int]:
@@ -75,16 +104,20 @@ def check_ids(ids: Sequence[Any], vocab_size: int) -> list[int]:
 
 
 def find_branch_points(
-    input_ids: list[int], layout: MediaLayout | None, tokenizer: Tokenizer
+    input_ids: list[int],
+    layout: MediaLayout | None,
+    tokenizer: Tokenizer,
+    videos: Sequence[Sequence[int]] = (),
 ) -> tuple[tuple[int, ...], int]:
     """Where later prompts part from this one, and from where on the last turn will be written anew.
 
-    They part after the system message, after an image, at the last two questions (edited), before
+    They part after the system message, after an image or a whole video, at the last two questions (edited), before
     the reasoning that the template drops later, and at the last token (another answer). Earlier
     turns were branch points of earlier prompts. Few places: each costs a chunk of its own.
 
     Args:
         input_ids: Expanded, shape (S,).
+        videos: See `Prompt`.
     Returns:
         Numbers of tokens between 1 and S - 1, ascending, none inside an image; and `Prompt.turn_start`.
     """
@@ -102,7 +135,8 @@ def find_branch_points(
     reasoning = [index for index in range(asked, len(input_ids)) if input_ids[index] == think]
     points = {*messages[1:2], *questions[-2:], *reasoning, last}
     if layout is not None:
-        points |= {span.stop for span in layout.spans}
+        within = {index for video in videos for index in video[:-1]}
+        points |= {span.stop for index, span in enumerate(layout.spans) if index not in within}
         points = {point for point in points if layout.inside(point) is None}
     turn_start = reasoning[0] if reasoning else messages[-1] if messages else len(input_ids)
     return tuple(sorted(point for point in points if 0 < point <= last)), turn_start

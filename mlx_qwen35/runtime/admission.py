@@ -87,5 +87,7 @@ class MemoryAdmission:
             prompt = min(len(request.prompt.input_ids), request.tokens)
             # While a prompt is read, the room of its answer is free.
             unwritten = guard.held(request.tokens) - guard.held(prompt)
-            step = max(step, guard.passing(prompt, job.step_size, request.patches) - unwritten)
+            # What was encoded waits there until it is read.
+            waiting = guard.embeddings(sum(request.unseen))
+            step = max(step, guard.passing(prompt, job.step_size, max(request.unseen, default=0)) + waiting - unwritten)
         return caches, step

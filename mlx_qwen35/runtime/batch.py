@@ -28,8 +28,8 @@ class Row:
     Args:
         reading: The prompt's state; that of the row moves into a batch while it is written.
         record: What drafts did for it.
-        features: Embeddings of the prompt's images that are still to be read, by their index.
-        images_encoded: Images that the vision tower had to look at.
+        features: Embeddings of the prompt's media that are still to be read, by their index.
+        images_encoded, frames_encoded: What the vision tower had to look at.
         began, first: `time.perf_counter()` of the row's beginning, and of its first token.
         finished: Its answer has ended, and only its place in the batch is left.
     """
@@ -41,6 +41,7 @@ class Row:
     began: float
     features: dict[int, mx.array] = field(default_factory=dict)
     images_encoded: int = 0
+    frames_encoded: int = 0
     first: float = 0.0
     finished: bool = False
     chooser: Chooser = field(init=False)

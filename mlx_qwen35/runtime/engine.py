@@ -77,6 +77,9 @@ class Engine:
         self._lock = threading.Lock()
         self._accepting = True
 
+    def __repr__(self) -> str:
+        return f"<Engine over {self.kit!r}: {self.running} running, {self.waiting} waiting>"
+
     @property
     def running(self) -> int:
         """Requests that are being read or answered."""

@@ -62,7 +62,7 @@ class Executor:
         """Make a job's caches, with what was read before if it allows that.
 
         Returns:
-            How many tokens that is, the images that are still to be encoded, and where snapshots are wanted; None
+            How many tokens that is, the pieces that are still to be encoded, and where snapshots are wanted; None
             if it has to come from disk first, and `on_ready` will be called.
         """
         request = job.request
@@ -76,17 +76,21 @@ class Executor:
         text = AnswerText(self._tokenizer, in_reasoning=request.prompt.in_reasoning, stop=request.stop)
         record = self._speculation.record(request.prompt.input_ids.tolist())
         self._rows[job] = Row(job, reading, text, record, time.perf_counter())
-        layout = request.prompt.layout
-        images = [] if layout is None else [n for n, span in enumerate(layout.spans) if span.stop > reading.start]
-        if layout is not None and not images:
+        prompt, layout = request.prompt, request.prompt.layout
+        pieces = [] if layout is None else [
+            number for number, piece in enumerate(prompt.pieces) if layout.spans[piece.stop - 1].stop > reading.start
+        ]  # fmt: skip
+        if not all(self._vision.has_seen(prompt.pieces[number]) for number in pieces):
+            job.frames = sum(self._vision.frames_in(prompt.pieces[number]) for number in pieces)
+        if layout is not None and not pieces:
             self._attach(self._rows[job])
-        return reading.start, images, request.prompt.branch_points if reading.snapshots is not None else ()
+        return reading.start, pieces, request.prompt.branch_points if reading.snapshots is not None else ()
 
     def read(self, job: Job, step: Encode | Read) -> None:
-        """Encode an image of a prompt, or read a chunk of it."""
+        """Encode a piece of a prompt's media, or read a chunk of it."""
         row = self._rows[job]
         if isinstance(step, Encode):
-            self._encode(row, step.image)
+            self._encode(row, step.piece)
             return
         state, reading = row.reading.state, row.reading
         ids = reading.prompt.input_ids
@@ -155,19 +159,21 @@ class Executor:
         del self._decoder
 
     def _encode(self, row: Row, number: int) -> None:
-        image = row.reading.prompt.images[number]
-        new = not self._vision.has_seen(image)
-        t, h, w = image.grid_thw
-        with self._admission.encoding(t * h * w if new else 0):
-            row.features[number] = self._vision.encode(image)
-        row.images_encoded += new
-        layout = row.reading.prompt.layout
-        assert layout is not None
-        if number == len(layout.spans) - 1:
+        prompt, job = row.reading.prompt, row.job
+        piece = prompt.pieces[number]
+        new = not self._vision.has_seen(piece)
+        with self._admission.encoding(piece.patches if new else 0):
+            found = self._vision.encode(piece, prompt.media)
+        row.features.update(zip(range(piece.start, piece.stop), found, strict=True))
+        frames = self._vision.frames_in(piece)
+        row.images_encoded += new and not piece.is_video
+        row.frames_encoded += frames * new
+        job.frames_seen += frames if job.frames else 0
+        if number == len(prompt.pieces) - 1:
             self._attach(row)
 
     def _attach(self, row: Row) -> None:
-        """Give the row's caches its images, all of which have been encoded or read."""
+        """Give the row's caches its media, all of which has been encoded or read."""
         layout = row.reading.prompt.layout
         assert layout is not None
         features = [row.features.pop(number, None) for number in range(len(layout.spans))]
@@ -245,6 +251,9 @@ class Executor:
             cached_tokens=start,
             images_encoded=row.images_encoded,
             images_reused=len(prompt.images) - row.images_encoded,
+            video_tokens=prompt.video_tokens,
+            frames_encoded=row.frames_encoded,
+            frames_reused=sum(map(self._vision.frames_in, prompt.pieces)) - row.frames_encoded,
             completion_tokens=count,
             prompt_tps=(total - start) / max(row.first - row.began, 1e-9),
             generation_tps=(count - 1) / (now - row.first) if count > 1 else 0.0,

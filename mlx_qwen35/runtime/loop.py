@@ -154,8 +154,8 @@ class Loop:
         if found is None:
             job.restoring = True
             return
-        cached, images, stops = found
-        self._scheduler.begun(job, cached, images, stops)
+        cached, pieces, stops = found
+        self._scheduler.begun(job, cached, pieces, stops)
         self._tell_progress(job)
 
     def _read(self, job: Job, step: Encode | Read) -> None:
@@ -172,7 +172,7 @@ class Loop:
         """How much is read; that is the last event of a request that only reads, once it has."""
         request = job.request
         total = len(request.prompt.input_ids) if request.read_to is None else request.read_to
-        progress = PrefillProgress(job.position, total)
+        progress = PrefillProgress(job.position, total, job.frames_seen, job.frames)
         if job.status is Status.WRITING and request.read_to is not None:
             self._end(job, progress)
         else:

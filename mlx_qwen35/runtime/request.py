@@ -27,7 +27,7 @@ class Request:
     """Everything that a caller asked for, checked; may be run any number of times.
 
     Args:
-        prompt: Token ids, images and positions.
+        prompt: Token ids, media and positions.
         options: Sampling, penalties, bias and seed.
         max_tokens: Of the answer, at most; 0 only reads the prompt.
         prefill_step_size: Tokens of the prompt that are read at once, at most.
@@ -40,7 +40,7 @@ class Request:
         thinking_budget: Ends the reasoning; each run of the request begins with a fresh copy.
         processors: Change logits before a token is chosen; see `ModelKit.request`.
         read_to: Read only so many tokens of the prompt, and write nothing; None reads the prompt and answers it.
-        patches: Of the largest image that had not been encoded when the request was made.
+        unseen: Patches of each piece of media that had not been encoded when the request was made.
     """
 
     prompt: Prompt
@@ -56,7 +56,7 @@ class Request:
     thinking_budget: "ThinkingBudget | None" = None
     processors: "tuple[LogitsProcessor, ...]" = ()
     read_to: int | None = None
-    patches: int = 0
+    unseen: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -117,7 +117,8 @@ class Job:
     While it is READING:
         cached: Tokens that had been read before.
         position: Tokens read.
-        images: Indices of images that are to be encoded first.
+        pieces: Indices of what is to be encoded first; see `Prompt.pieces`.
+        frames_seen, frames: Frames of videos that are encoded, and how many there are; 0 if nothing is to be encoded.
         stops: Numbers of tokens after which reading pauses, so that a snapshot can be taken.
     Beside:
         delivered: Events handed over.
@@ -139,7 +140,9 @@ class Job:
     stalled_since: float | None = None
     cached: int = 0
     position: int = 0
-    images: tuple[int, ...] = ()
+    pieces: tuple[int, ...] = ()
+    frames_seen: int = 0
+    frames: int = 0
     stops: tuple[int, ...] = ()
     delivered: int = 0
     cancelled: bool = False

@@ -15,10 +15,10 @@ from mlx_qwen35.runtime.request import Job, Pool, Status
 
 @dataclass(frozen=True)
 class Encode:
-    """Let the vision tower look at one image of a prompt."""
+    """Let the vision tower look at one piece of a prompt's media; see `Prompt.pieces`."""
 
     job: int
-    image: int
+    piece: int
 
 
 @dataclass(frozen=True)
@@ -120,17 +120,17 @@ class Scheduler:
         """Whether a job waits for memory that only callers who do not go on could give back."""
         return not job.admitted and job.wanted and not any(other.wanted for other in self.running())
 
-    def begun(self, job: Job, cached: int, images: Iterable[int], stops: Iterable[int]) -> None:
+    def begun(self, job: Job, cached: int, pieces: Iterable[int], stops: Iterable[int]) -> None:
         """`Begin` was carried out: so much had been read before, and this is left to do."""
         job.status = Status.READING
         job.cached = job.position = cached
-        job.images, job.stops = tuple(images), tuple(stops)
+        job.pieces, job.stops = tuple(pieces), tuple(stops)
         self._turns.append(job)
         self._next_status(job)
 
     def encoded(self, job: Job) -> None:
-        """The job's first image was encoded."""
-        job.images = job.images[1:]
+        """The job's first piece was encoded."""
+        job.pieces = job.pieces[1:]
         self._next_status(job)
 
     def has_read(self, job: Job, position: int) -> None:
@@ -147,7 +147,7 @@ class Scheduler:
         self._admission.update(self.running())
 
     def _next_status(self, job: Job) -> None:
-        if not job.images and job.position >= job.request.stop_reading:
+        if not job.pieces and job.position >= job.request.stop_reading:
             self._turns.remove(job)
             job.status = Status.WRITING
 
@@ -175,8 +175,8 @@ class Scheduler:
             self._turns.rotate(-1)
             if not job.wanted:
                 continue
-            if job.images:
-                yield Encode(job.id, job.images[0])
+            if job.pieces:
+                yield Encode(job.id, job.pieces[0])
                 return
             end = job.request.stop_reading
             following = [stop for stop in job.stops if job.position < stop <= end]

@@ -1,6 +1,5 @@
 """Logits of given tokens, for whoever wants to score a text."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +36,7 @@ def score(loaded: Loaded, prompt: Prompt, step_size: int) -> mx.array:
         InsufficientMemoryError: There is no room for it.
     """
     length, vocab_size = len(prompt.input_ids), loaded.checkpoint.config.text.vocab_size
-    patches = max((math.prod(image.grid_thw) for image in prompt.images), default=0)
+    patches = max((piece.patches for piece in prompt.pieces), default=0)
     nbytes = loaded.guard.held(length) + loaded.guard.passing(length, step_size, patches)
     # Twice: as chunks, and put together.
     nbytes += 2 * 4 * length * vocab_size

@@ -13,7 +13,7 @@ from mlx_qwen35.state.sequence import FrozenState, SequenceState, Snapshot
 
 @dataclass(frozen=True)
 class ImageRun:
-    """The placeholders of one image, half open, and what the image was."""
+    """The placeholders of one image or pair of frames, half open, and what was seen there."""
 
     start: int
     stop: int
@@ -107,12 +107,13 @@ class Reading:
 
 
 def images_of(prompt: Prompt) -> tuple[ImageRun, ...]:
-    """Where a prompt's images stand."""
+    """Where a prompt's images and frames stand."""
     if prompt.layout is None:
         return ()
     return tuple(
-        ImageRun(span.start, span.stop, image.content_hash)
-        for span, image in zip(prompt.layout.spans, prompt.images, strict=True)
+        ImageRun(prompt.layout.spans[index].start, prompt.layout.spans[index].stop, piece.hash_of(index))
+        for piece in prompt.pieces
+        for index in range(piece.start, piece.stop)
     )
 
 

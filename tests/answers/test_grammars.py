@@ -723,7 +723,7 @@ def test_llguidance_is_only_needed_for_grammars(monkeypatch: pytest.MonkeyPatch)
     spec.loader.exec_module(fresh)
     tokenizer = Tokenizer(BOX)
     fresh.ThinkingBudget(tokenizer, 1, in_reasoning=True)
-    with pytest.raises(OptionError, match=re.escape("pip install 'mlx-qwen35[server]'")):
+    with pytest.raises(OptionError, match=re.escape("pip install '.[server]'")):
         fresh.Grammars(tokenizer, WIDTH)
 
 

@@ -32,3 +32,20 @@ def test_log_probabilities_where_they_were_asked_for() -> None:
 def test_a_stream_that_was_not_read_to_its_end_is_no_answer() -> None:
     with pytest.raises(AssertionError, match="the stream was not read to its end"):
         GenerationResult.from_chunks(chunks()[:-1])
+
+
+def test_what_is_shown_of_them_is_short() -> None:
+    first, _, last = chunks()
+    assert repr(first) == "GenerationChunk(text='', reasoning='so', token=5, in_reasoning=True)"
+    assert repr(GenerationChunk("a", "", 0)) == "GenerationChunk(text='a', token=0)"
+    assert "finish_reason='length', stats=GenerationStats(" in repr(last)
+    result = GenerationResult.from_chunks(chunks())
+    assert repr(result) == (
+        "GenerationResult(text='ab', reasoning='so it', 3 tokens at 50.0 tokens/s, finish_reason='length')"
+    )
+    long = GenerationResult("a" * 9999, "", tuple(range(9999)), "stop", STATS)
+    assert len(repr(long)) < 250
+
+
+def test_a_notebook_shows_the_answer() -> None:
+    assert GenerationResult("**ab**", "so", (5,), "stop", STATS)._repr_markdown_() == "**ab**"

@@ -1,9 +1,11 @@
 """The checkpoint that comes with the package: it sees, and it does so through its positions."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,10 @@ from PIL import Image, ImageDraw
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.files import BOX, Checkpoint
+from mlx_qwen35.cli.chat_commands import SAMPLE as SAMPLE_FILE
+from mlx_qwen35.cli.chat_commands import SAMPLE_QUESTIONS
 from mlx_qwen35.conversion import convert
+from tests.cli.test_commands import run
 from tests.drawings import drawn
 from tools.box import gallery
 from tools.box.evaluate import Disturbance, score
@@ -161,6 +166,19 @@ def test_four_bits_keep_most_of_it(tmp_path: Path) -> None:
         right = sum(score(small, "text", name, 1, thinking=False).share for name in names)
         assert say(small, "What color is the circle?", drawn("circle", "red")) == "The circle is red."
     assert right >= 0.75 * len(names)
+
+
+def test_the_chat_s_sample_and_its_questions_work(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other in a chat without a model, with the answers of the gallery, whose first drawing it is."""
+    assert gallery.QUESTIONS["two.png"] == SAMPLE_QUESTIONS
+    assert Image.open(SAMPLE_FILE).convert("RGB").tobytes() == gallery.two().tobytes()
+    monkeypatch.setattr("mlx_qwen35.cli.chat.load_kit", lambda options: nullcontext(box))
+    done = run("chat", stdin="\n".join(["/sample", *SAMPLE_QUESTIONS]), MLX_QWEN35_MODEL="")
+    assert all(question in done.stderr for question in SAMPLE_QUESTIONS)
+    readme = (ROOT / "README.md").read_text()
+    answers = [re.search(rf"two.png\) \| {re.escape(question)} \| (.*) \|", readme) for question in SAMPLE_QUESTIONS]
+    assert done.stdout.splitlines() == [answer[1] for answer in answers if answer is not None]
+    assert len(done.stdout.splitlines()) == 3
 
 
 def test_the_readme_shows_what_it_says(box: ModelKit) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.checkpoints.hub import find_checkpoint
+from mlx_qwen35.checkpoints.hub import find_checkpoint, find_file
 from mlx_qwen35.errors import CheckpointError, OptionError
 from tests.tiny import DENSE, Shape
 
@@ -64,6 +64,19 @@ def test_trouble_with_the_hub_is_told_in_the_right_words(monkeypatch: pytest.Mon
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(CheckpointError, match=f"owner/name: {message}"):
         find_checkpoint("owner/name", revision="v2")
+
+
+def test_a_repository_without_the_file_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx2
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        request = httpx2.Request("GET", "https://example.com")
+        raise RemoteEntryNotFoundError("no", response=httpx2.Response(404, request=request))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(CheckpointError, match="owner/name: the repository has no such file"):
+        find_file("owner/name", "config.json")
 
 
 def test_hub_ids_obey_the_environment(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The REPL in a pseudo-terminal, and fed from a pipe."""
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import zlib
@@ -14,7 +16,9 @@ import pexpect
 import pytest
 from PIL import Image
 
+from mlx_qwen35.cli.chat_commands import SETTINGS
 from mlx_qwen35.cli.conversation import Conversation
+from mlx_qwen35.cli.main import parse
 from tests.cli.conftest import UNCOMPILED
 from tests.cli.test_commands import Done, run
 from tests.tiny import DENSE, Shape, write_checkpoint
@@ -33,15 +37,17 @@ class Terminal:
 
     def __init__(self, model: Path, home: Path, *arguments: str, **environment: str) -> None:
         environment = {**os.environ, "HOME": str(home), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **environment}
+        environment.setdefault("NO_COLOR", "")
         command = ["-m", "mlx_qwen35.cli.main", "chat", "--model", str(model), *arguments]
         self.child: Any = pexpect.spawn(
             sys.executable, command, env=environment, encoding="utf-8", timeout=120, dimensions=(50, 200)
         )
         self.child.expect(">>>")
+        self.before_prompt: str = self.child.before
 
     def say(self, line: str, shows: str) -> None:
-        """Type a line and wait until something is shown (a regular expression)."""
-        self.child.send(line + "\r")
+        """Type a line, in place of one that was kept, and wait until something is shown (a regular expression)."""
+        self.child.send(f"\x15{line}\r")
         self.child.expect(shows)
 
     def interrupt(self, shows: str) -> None:
@@ -53,6 +59,13 @@ class Terminal:
         """Begin anew, with the settings of a fresh chat."""
         Conversation().save(folder / "nothing.json")
         self.say(f"/load {folder}/nothing.json", shows="0 messages from")
+
+    def end(self) -> None:
+        """Whatever it does, and however slow the machine is."""
+        if self.child.isalive():
+            self.child.kill(signal.SIGKILL)
+            self.child.wait()
+        self.child.close()
 
     def leave(self) -> int:
         """Ctrl-D at the prompt; returns the exit code. Sent earlier, the terminal would swallow it."""
@@ -68,7 +81,7 @@ def shared(checkpoint_dir: Callable[[Shape], Path], tmp_path_factory: pytest.Tem
     """One process for many tests: most of its time goes to starting it."""
     terminal = Terminal(checkpoint_dir(DENSE), tmp_path_factory.mktemp("home"), "-m", "6", "--temp", "0")
     yield terminal
-    terminal.child.close(force=True)
+    terminal.end()
 
 
 @pytest.fixture
@@ -84,7 +97,7 @@ def unending(endless: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     flags = ("-m", "100000", "--temp", "0", "--prefill-step-size", "1", "--no-prefill-ahead")
     terminal = Terminal(endless, tmp_path_factory.mktemp("home"), *flags, **UNCOMPILED)
     yield terminal
-    terminal.child.close(force=True)
+    terminal.end()
 
 
 def test_a_conversation_with_images(terminal: Terminal, picture: Path) -> None:
@@ -114,10 +127,124 @@ def test_commands(terminal: Terminal, tmp_path: Path) -> None:
     terminal.say("/load /nowhere.json", shows="cannot be read")
 
 
+def questions(terminal: Terminal, path: Path) -> list[str]:
+    """What the chat was asked so far, from a file that it saves."""
+    terminal.say(f"/save {path}", shows="saved to")
+    turns = json.loads(path.read_text())["messages"]
+    return [turn["content"][-1]["text"] for turn in turns if turn["role"] == "user"]
+
+
 def test_several_lines(terminal: Terminal, tmp_path: Path) -> None:
-    terminal.say("one\x1b\rtwo", shows="tokens/s")
-    terminal.say(f"/save {tmp_path}/chat.json", shows="saved to")
-    assert '"text": "one\\ntwo"' in (tmp_path / "chat.json").read_text()
+    """Alt-Enter, which some terminals send with a line feed; and a paste."""
+    terminal.say("one\x1b\rtwo\x1b\nthree", shows="tokens/s")
+    terminal.child.expect(">>>")
+    terminal.say("\x1b[200~four\rfive\n\x1b[201~six", shows="tokens/s")
+    assert questions(terminal, tmp_path / "chat.json") == ["one\ntwo\nthree", "four\nfive\nsix"]
+
+
+def test_what_is_typed_ahead_waits_and_is_not_shown(unending: Terminal, tmp_path: Path) -> None:
+    """Through a Ctrl-C as well: two lines, and a paste of two that is one message."""
+    unending.forget(tmp_path)
+    unending.child.send("hello there\r")
+    unending.child.expect("\x1b\\[2m")
+    # A terminal that brackets what is pasted goes on doing so.
+    assert unending.child.before.rindex("\x1b[?2004h") > unending.child.before.rindex("\x1b[?2004l")
+    unending.child.send("/system typed\r\x1b[200~ahead\rof time\x1b[201~")
+    unending.interrupt(shows="stopped")
+    assert "typed" not in unending.child.before
+    unending.child.expect("system message: typed")
+    unending.child.expect("of time")
+    unending.child.send("\r")
+    unending.child.expect("\x1b\\[2m")
+    unending.interrupt(shows="stopped")
+    assert questions(unending, tmp_path / "ahead.json") == ["hello there", "ahead\nof time"]
+
+
+def test_a_line_that_cannot_be_sent_is_there_to_be_mended(terminal: Terminal, picture: Path, tmp_path: Path) -> None:
+    terminal.say("/no/such.png what is it?", shows="/no/such.png: No such file")
+    terminal.child.expect("/no/such.png what is it\\?")
+    terminal.child.send("\x01 \r")  # to its beginning: a space sends it as it is
+    terminal.child.expect("tokens/s")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture.read_bytes()[:50])
+    terminal.say(f"'{picture}' {broken} what?", shows=f"{broken}: ")
+    terminal.child.expect("broken.png what")
+    broken.unlink()
+    terminal.say(f"'{picture}' what?", shows=r"prompt tokens \(6 image\)")
+    assert questions(terminal, tmp_path / "chat.json") == ["/no/such.png what is it?", "what?"]
+
+
+def test_a_video_dropped_or_named(terminal: Terminal, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "lime", "blue", "white")]
+    path = tmp_path / "a clip.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=500)
+    terminal.say(f"{path} what happens?", shows=r"goes with the next message[\s\S]* \(\d+ video\)")
+    terminal.say(f"/video {path}", shows="a clip.gif: goes with the next message")
+    terminal.say("and here?", shows=r"prompt tokens \(\d+ video\)")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"\0\0\0\x18ftypmp42 and nothing else")
+    terminal.say(f"{broken} what happens?", shows="broken.mp4: ")
+    terminal.child.expect("broken.mp4 what happens")
+    terminal.say("and now?", shows="tokens/s")
+    assert questions(terminal, tmp_path / "chat.json") == ["what happens?", "and here?", "and now?"]
+
+
+def test_taking_back_and_repeating(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.say("one", shows="tokens/s")
+    terminal.say("/regenerate", shows=r"tokens/s.*the answer stays the same: temperature 0")
+    terminal.say("two", shows="tokens/s")
+    terminal.say("/undo", shows="forgotten: two")
+    terminal.say("/edit", shows=">>>.*one")
+    terminal.child.send(" more\r")
+    terminal.child.expect("tokens/s")
+    assert questions(terminal, tmp_path / "chat.json") == ["one more"]
+    terminal.say("/undo", shows="forgotten: one more")
+    terminal.say("/undo", shows="expected a question, found none yet")
+
+
+def test_leaving_and_overwriting_are_asked_about(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("mine")
+    terminal.say(f"/save {tmp_path}/mine.json", shows=r"mine.json is there already. Overwrite it\? \[y/N\]")
+    terminal.child.send("\r")
+    terminal.child.expect("not saved")
+    assert (tmp_path / "mine.json").read_text() == "mine"
+    terminal.say(f"/save {tmp_path}/mine.json", shows=r"Overwrite it\? \[y/N\]")
+    terminal.child.send("y\r")
+    terminal.child.expect("saved to")
+    assert json.loads((tmp_path / "mine.json").read_text())["messages"] == []
+    terminal.say("exit", shows=r"Leave the chat\? \[y/N\]")
+    terminal.child.send("n\r")
+    terminal.child.expect(">>>")
+    terminal.child.sendintr()
+    terminal.child.expect(r"/exit leaves; so does Ctrl-D")
+
+
+def test_tab_completes_commands_and_paths(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a folder" / "chat.json").write_text("{")
+    terminal.say(f"/loa\t{tmp_path}/a\tch\t", shows="a folder/chat.json: expected a saved chat")
+
+
+def test_where_no_escapes_are_wanted_none_is_written(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    """With history, completion and mending all the same."""
+    history = tmp_path / ".mlx_qwen35" / "history"
+    history.parent.mkdir()
+    history.write_text("\n# 2026-01-01 12:00:00.000000\n+/system remembered\n")
+    shown = io.StringIO()
+    terminal = Terminal(checkpoint_dir(DENSE), tmp_path, "-m", "6", "--temp", "0", NO_COLOR="1")
+    terminal.child.logfile_read = shown
+    terminal.child.send("\x1b[A\r")
+    terminal.child.expect("system message: remembered")
+    terminal.say("hello", shows="tokens/s")
+    terminal.say("/no/such.png", shows="No such file")
+    terminal.child.expect(">>> /no/such.png")
+    terminal.child.sendintr()
+    terminal.say("/thi\toff", shows="reasoning is off")
+    assert terminal.leave() == 0
+    assert "\x1b" not in terminal.before_prompt + shown.getvalue()
+    assert [line[1:] for line in history.read_text().splitlines() if line.startswith("+")][1:3] == [
+        "/system remembered", "hello",
+    ]  # fmt: skip
 
 
 def test_a_following_turn_knows_what_was_read(terminal: Terminal, picture: Path, tmp_path: Path) -> None:
@@ -165,15 +292,15 @@ def test_a_long_prompt_shows_a_bar_and_can_be_stopped(unending: Terminal, tmp_pa
 
 
 def test_history_is_kept(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
-    """The line of an earlier chat comes back with the Up key, and this chat's lines are written behind it."""
-    history = tmp_path / ".mlx_qwen35" / "history"
-    history.parent.mkdir()
+    """Where a flag says: an earlier chat's line comes back with the Up key, and this chat's are written behind it."""
+    history = tmp_path / "mine"
     history.write_text("\n# 2026-01-01 12:00:00.000000\n+/system remembered words\n")
-    terminal = Terminal(checkpoint_dir(DENSE), tmp_path)
+    terminal = Terminal(checkpoint_dir(DENSE), tmp_path, "--history", str(history))
     terminal.say("\x1b[A", shows="system message: remembered words")
     terminal.say("/system other words", shows="system message: other words")
     assert terminal.leave() == 0
     lines = [line for line in history.read_text().splitlines() if line.startswith("+")]
+    assert not (tmp_path / ".mlx_qwen35").exists()
     assert lines == ["+/system remembered words", "+/system other words"]
 
 
@@ -249,3 +376,82 @@ def test_text_that_is_not_utf8_is_told(checkpoint_dir: Callable[[Shape], Path]) 
 def test_windows_line_ends_are_line_ends(checkpoint_dir: Callable[[Shape], Path]) -> None:
     done = talk(checkpoint_dir(DENSE), b"/think off\r\n/quit\r\n")
     assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "reasoning is off")
+
+
+def test_settings_are_read_checked_and_undone(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    lines = {
+        "/set temperature 1.5": "temperature: 1.5",
+        "/set top-k=7": "top_k: 7",
+        "/max-tokens 3": "max_tokens: 3",
+        "/set temperature -1": "temperature: expected at least 0, found -1",
+        "/set temperature hot": "temperature: expected a number, found 'hot'",
+        "/max-tokens 0": "max_tokens: expected a whole number of at least 1, found 0",
+        "/set temprature 1": "/set: expected one of frequency_penalty, ",
+        "/set temperature": "temperature: 1.5",
+        "/set temperature default": "temperature: as the model has it",
+        "hello": " tokens at ",
+        "/set": "top_k               7",
+        "/regenerat": "/regenerat: no such command; /regenerate is one; /help lists them",
+    }
+    done = talk(checkpoint_dir(DENSE), "\n".join(lines))
+    said = iter(done.stderr.splitlines())
+    for line, expected in lines.items():
+        assert any(expected in other for other in said), line
+
+
+def test_every_setting_reaches_the_answer(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """What /set takes, `ModelKit.stream` takes too."""
+    settings = "\n".join(f"/set {name} 1" for name in SETTINGS)
+    done = talk(checkpoint_dir(DENSE), f"{settings}\nhello\n")
+    assert "1 tokens at" in done.stderr
+    assert "expected" not in done.stderr
+
+
+def test_the_help_keeps_its_columns_at_80(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    lines = talk(checkpoint_dir(DENSE), "/help\n").stderr.splitlines()
+    assert len(lines) > 20
+    assert max(map(len, lines)) <= 80
+    assert all(line[:17].rstrip() + " " == line[:17][: len(line[:17].rstrip()) + 1] for line in lines)
+    for command in (
+        "/regenerate",
+        "/undo",
+        "/edit",
+        "/set NAME VALUE",
+        "/max-tokens",
+        "/effort",
+        "/video",
+        "/copy",
+        "/exit",
+    ):
+        assert any(line.startswith(command) for line in lines)
+
+
+def test_an_answer_is_copied(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    """By the first of the programs that is there."""
+    copied = tmp_path / "copied"
+    program = tmp_path / "pbcopy"
+    program.write_text(f"#!/bin/sh\ncat > {copied}\n")
+    program.chmod(0o755)
+    command = ("-m", "4", "--no-think")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path}:{os.defpath}")
+        done = talk(checkpoint_dir(DENSE), "hi\n/copy\n", *command)
+        assert f"copied: {len(copied.read_text())} characters" in done.stderr
+        assert copied.read_text() + "\n" == done.stdout
+        patch.setenv("PATH", str(tmp_path / "nowhere"))
+        assert "expected a clipboard" in talk(checkpoint_dir(DENSE), "hi\n/copy\n", *command).stderr
+
+
+def test_what_nobody_can_be_asked_about_is_not_done(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    done = talk(checkpoint_dir(DENSE), f"/save {tmp_path}/mine\nexit\n", "-m", "2")
+    assert "/save: expected a file that is not there yet" in done.stderr
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert done.stderr.count("tokens/s") == 1  # `exit` is a word like others in a pipe
+
+
+def test_the_history_may_be_nowhere() -> None:
+    assert parse(["chat"]).history == Path("~/.mlx_qwen35/history")
+    assert parse(["chat", "--no-history"]).history is None
+    shown = " ".join(run("chat", "--help").stdout.split())
+    assert "--history FILE keeps what you type (default: ~/.mlx_qwen35/history)" in shown

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ import pytest
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.cli.generate import comes_by_itself
 from mlx_qwen35.cli.main import main
 from mlx_qwen35.cli.options import size
 from mlx_qwen35.errors import CheckpointWarning
@@ -81,6 +83,61 @@ def test_generate_prints_the_answer_and_nothing_else(model: str, kit: ModelKit, 
 def test_generate_reads_standard_input(model: str, kit: ModelKit) -> None:
     done = run("generate", "--model", model, "--prompt", "-", "--no-think", "-m", "5", stdin="the fox\njumps")
     assert done.stdout == expected(kit, "the fox\njumps", max_tokens=5) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "piped", "asked"),
+    [
+        (["-p", "hello there"], "the fox\n\n", "the fox\n\nhello there"),
+        ([], "the fox\n", "the fox\n"),
+        (["-p", "-"], "the fox", "the fox"),
+        (["-p", "hello there"], " \n", "hello there"),
+    ],
+)
+def test_what_a_pipe_or_a_file_says_stands_before_the_prompt(
+    model: str, kit: ModelKit, tmp_path: Path, prompt: list[str], piped: str, asked: str
+) -> None:
+    (tmp_path / "piped").write_text(piped)
+    with (tmp_path / "piped").open() as file, mock.patch("sys.stdin", file), redirect_stdout(io.StringIO()) as out:
+        assert main(["generate", "--model", model, *prompt, "--no-think", "-m", "5"]) == 0
+    assert out.getvalue() == expected(kit, asked, max_tokens=5) + "\n"
+
+
+def test_a_pipe_is_read_and_a_socket_is_not() -> None:
+    """Programs and remote shells leave sockets open that nobody writes to."""
+    reading, writing = os.pipe()
+    one, other = socket.socketpair()
+    with open(reading) as pipe, one.makefile() as ours, Path(os.devnull).open() as nothing:  # noqa: PTH123
+        for stream, read in ((pipe, True), (ours, False), (nothing, False), (io.StringIO(), False)):
+            with mock.patch("sys.stdin", stream):
+                assert comes_by_itself() is read
+    os.close(writing)
+    one.close()
+    other.close()
+
+
+def test_flags_are_those_of_both_parents(model: str, kit: ModelKit, picture: str) -> None:
+    """mlx-lm's --temp and mlx-vlm's --temperature, and several pictures behind one --image."""
+    for flag in ("--temp", "--temperature"):
+        done = run("generate", "--model", model, "-p", "hello", "--no-think", "-m", "9", flag, "1.5", "--seed", "4")
+        assert done.stdout == expected(kit, "hello", max_tokens=9, temperature=1.5, seed=4) + "\n"
+    done = run("generate", "--model", model, "--image", picture, picture, "-p", "hi", "-m", "2", "--json")
+    assert json.loads(done.stdout)["stats"]["image_tokens"] == 12
+
+
+def test_a_video_may_be_asked_about(model: str, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "lime", "blue", "white")]
+    path = tmp_path / "clip.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=500)
+    done = run("generate", "--model", model, "--video", str(path), "-p", "what happens?", "-m", "2", "--json")
+    assert json.loads(done.stdout)["stats"]["video_tokens"] > 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["bench"], ["-V"], ["--version"]])
+def test_without_a_command_there_is_help(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "mlx-qwen35 0.1.0\n" or done.stdout.startswith("usage: mlx-qwen35 ")
 
 
 def test_generate_as_json(model: str, picture: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mlx_qwen35.cli.conversation import Conversation, split_dropped_paths
+from mlx_qwen35.cli.conversation import Conversation, is_video
 from mlx_qwen35.errors import MediaError, OptionError
 
 
@@ -35,8 +35,39 @@ def test_an_unanswered_question_is_taken_back_with_its_images(pictures: list[Pat
     conversation.attach(pictures[0])
     waiting = list(conversation.waiting)
     conversation.ask("what?")
-    conversation.take_back()
+    assert conversation.take_back() == "what?"
     assert (conversation.turns, conversation.waiting) == ([], waiting)
+
+
+def test_taking_back_goes_to_the_last_question(pictures: list[Path]) -> None:
+    """With everything that followed it; pictures that wait already stay behind its own."""
+    conversation = Conversation()
+    conversation.ask("one")
+    conversation.answer("first", "")
+    conversation.attach(pictures[0])
+    conversation.ask("two")
+    conversation.answer("second", "")
+    assert conversation.last_answer() == "second"
+    answer = conversation.take_back_answer()
+    assert [turn["content"] for turn in answer] == ["second"]
+    conversation.turns += answer
+    own = conversation.turns[2]["content"][0]
+    conversation.attach(pictures[1])
+    assert conversation.take_back() == "two"
+    assert conversation.waiting[0] == own
+    assert len(conversation.waiting) == 2
+    assert [turn["role"] for turn in conversation.turns] == ["user", "assistant"]
+    assert conversation.take_back() == "one"
+    for nothing in (conversation.take_back, conversation.take_back_answer, conversation.last_answer):
+        with pytest.raises(OptionError, match="found none yet"):
+            nothing()
+
+
+def test_of_several_pictures_all_are_kept_or_none(pictures: list[Path], tmp_path: Path) -> None:
+    conversation = Conversation()
+    with pytest.raises(MediaError):
+        conversation.attach(pictures[0], tmp_path / "nothing.png")
+    assert conversation.waiting == []
 
 
 def test_a_bad_image_changes_nothing(tmp_path: Path) -> None:
@@ -72,56 +103,10 @@ def test_saving_to_nowhere_is_told(tmp_path: Path) -> None:
         Conversation().save(tmp_path / "missing" / "chat.json")
 
 
-def test_dropped_files_are_recognised(pictures: list[Path]) -> None:
-    """As terminals paste them: escaped, in quotes, or as file: URLs."""
-    plain, second, third = pictures
-    escaped = str(second).replace(" ", "\\ ").replace("(", "\\(").replace(")", "\\)")
-    forms = {
-        f"what is {plain}": ("what is", [plain]),
-        f"{escaped} what is this?": ("what is this?", [second]),
-        f"'{second}'": ("", [second]),
-        f'compare {plain} and "{second}" please': ("compare   and   please", [plain, second]),
-        f"{second.as_uri()} look": ("look", [second]),
-        f'"{third}"': ("", [third]),
-    }
-    for line, (rest, paths) in forms.items():
-        found, found_paths = split_dropped_paths(line)
-        assert (found.split(), found_paths) == (rest.split(), paths)
-
-
-def test_other_text_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("x")
-    for line in (
-        "it's a dog's life",
-        "/nowhere/picture.png",
-        "a.png",
-        f"{tmp_path}/notes.txt",
-        "say 'hello",
-        "1/2 + \\ x",
-    ):
-        assert split_dropped_paths(line) == (line, [])
-
-
-@pytest.mark.parametrize("line", ["it takes ~5 minutes", "~nobody-of-this-name/a.png", "~", "a ~/ b", "\\", "'"])
-def test_a_tilde_is_no_reason_to_stop(line: str) -> None:
-    assert split_dropped_paths(line) == (line, [])
-
-
-def test_punctuation_and_apostrophes_around_a_dropped_file(pictures: list[Path]) -> None:
-    """Otherwise the question would go out without its picture."""
-    plain = pictures[0]
-    for line, rest in {
-        f"What's in {plain}? It's mine": "What's in ? It's mine",
-        f"see {plain}, ok": "see , ok",
-    }.items():
-        found, paths = split_dropped_paths(line)
-        assert (found.split(), paths) == (rest.split(), [plain])
-
-
 def test_images_may_be_named_by_url(pictures: list[Path]) -> None:
     conversation = Conversation()
     conversation.attach(pictures[1].as_uri())
-    conversation.attach(conversation.waiting[0])
+    conversation.attach(conversation.waiting[0]["image_url"]["url"])
     assert conversation.waiting[0] == conversation.waiting[1]
 
 
@@ -132,3 +117,27 @@ def test_paths_that_cannot_be_resolved_are_told(path: str) -> None:
             use(path)
     with pytest.raises(MediaError):
         Conversation().attach(path)
+
+
+def test_what_moves_is_a_video(pictures: list[Path], tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for name in ("a.gif", "a.webp", "a.png"):
+        moving = tmp_path / f"moving {name}"
+        frames[0].save(moving, save_all=True, append_images=frames[1:])
+        assert is_video(moving)
+    assert [path for path in pictures if is_video(path)] == []
+    for name, expected in (("clip.mp4", True), ("broken.gif", False), ("missing.png", False)):
+        if name.startswith("broken"):
+            (tmp_path / name).write_bytes(b"GIF89a")
+        assert is_video(tmp_path / name) is expected
+
+
+def test_a_video_waits_by_its_path(tmp_path: Path) -> None:
+    conversation = Conversation()
+    conversation.attach_video(tmp_path / "a clip.mp4")
+    conversation.ask("what happens?")
+    assert [part["type"] for part in conversation.turns[0]["content"]] == ["video_url", "text"]
+    assert conversation.turns[0]["content"][0]["video_url"]["url"] == (tmp_path / "a clip.mp4").as_uri()
+    waiting = conversation.turns[0]["content"][:1]
+    assert conversation.take_back() == "what happens?"
+    assert conversation.waiting == waiting

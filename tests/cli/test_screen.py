@@ -18,14 +18,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def show(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, *chunks: GenerationChunk) -> str:
+def show(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, *chunks: GenerationChunk, markdown: bool = False) -> str:
     monkeypatch.setattr("sys.stdout", stream)
     monkeypatch.setattr("sys.stderr", io.StringIO())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
 
     def pieces() -> Iterator[GenerationChunk]:
         yield from chunks
 
-    assert list(Screen().stream(pieces())) == list(chunks)
+    assert list(Screen(markdown=markdown).stream(pieces())) == list(chunks)
     return stream.getvalue()
 
 
@@ -40,3 +42,19 @@ def test_a_terminal_gets_no_control_characters_of_the_model(monkeypatch: pytest.
     chunks = [GenerationChunk("", "be\x1bcause", 1), GenerationChunk(ODD, "", 2)]
     shown = show(Terminal(), monkeypatch, *chunks)
     assert shown == "\x1b[2mbecause\x1b[0m\n\n\ta:warning:[31mred\n[bold]b[/bold]2J é 漢\n"
+
+
+def test_markdown_is_rendered_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = [GenerationChunk("", "why", 1), GenerationChunk("**bo", "", 2), GenerationChunk("ld**", "", 3)]
+    assert show(io.StringIO(), monkeypatch, *chunks, markdown=True) == "**bold**\n"
+    shown = show(Terminal(), monkeypatch, *chunks, markdown=True)
+    assert shown.startswith("\x1b[2mwhy\x1b[0m\n\n")
+    assert "bold" in shown
+    assert "bold**" not in shown
+
+
+def test_a_dumb_terminal_gets_reasoning_between_its_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = [GenerationChunk("", "be", 1), GenerationChunk("", "cause", 2), GenerationChunk("**so**", "", 3)]
+    monkeypatch.setattr("mlx_qwen35.cli.screen.takes_escapes", lambda stream: False)
+    shown = show(Terminal(), monkeypatch, *chunks, markdown=True)
+    assert shown == "<think>\nbecause\n</think>\n\n**so**\n"

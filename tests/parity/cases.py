@@ -1,12 +1,14 @@
-"""The prompts that every parity test reads: text, and images in every place that matters.
+"""The prompts that every parity test reads: text, and images and videos in every place that matters.
 
-Image sizes are multiples of 32 within the checkpoint's limits, so that resizing changes no pixel
+Sizes of images and frames are multiples of 32 within the checkpoint's limits, so that resizing changes no pixel
 and the golden files do not depend on Pillow's resampling.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.tiny import DENSE, IDS, MOE, MOE_WIDE_HEADS, WIDE_HEADS, YARN, Shape
@@ -26,8 +28,9 @@ class Case:
     """One prompt.
 
     Args:
-        input_ids: One placeholder per image.
+        input_ids: One placeholder per image or video.
         image_sizes: Width and height of each image in pixels.
+        video_sizes: Frames, width and height of each video.
         seed: Draws the pixels.
     """
 
@@ -35,6 +38,7 @@ class Case:
     input_ids: tuple[int, ...]
     image_sizes: tuple[tuple[int, int], ...]
     seed: int
+    video_sizes: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def images(self) -> list[Image.Image]:
@@ -47,17 +51,36 @@ class Case:
             images.append(Image.fromarray(np.kron(coarse, np.ones((16, 16, 1), np.uint8)) // 2 + fine))
         return images
 
+    @property
+    def videos(self) -> list[NDArray[np.uint8]]:
+        """Two frames a second of the same kind of noise, none like the one before, (T, H, W, 3) each."""
+        rng = np.random.Generator(np.random.PCG64(self.seed + 1))
+        videos = []
+        for frames, width, height in self.video_sizes:
+            coarse = rng.integers(0, 256, (frames, height // 16, width // 16, 3), dtype=np.uint8)
+            fine = rng.integers(0, 64, (frames, height, width, 3), dtype=np.uint8)
+            videos.append(np.kron(coarse, np.ones((1, 16, 16, 1), np.uint8)) // 2 + fine)
+        return videos
+
+    @property
+    def media(self) -> dict[str, Any]:
+        """The keyword arguments of `ModelKit.process_prompt`."""
+        return {"images": self.images, "videos": self.videos} if self.video_sizes else {"images": self.images}
+
 
 def _text(length: int, seed: int) -> list[int]:
     return np.random.Generator(np.random.PCG64(seed)).integers(0, 320, length).tolist()
 
 
 IMAGE = [START, PAD, END]
+VIDEO = [START, IDS["<|video_pad|>"], END]
 
 
 def _cases() -> list[Case]:
-    def case(name: str, ids: list[int], *sizes: tuple[int, int]) -> Case:
-        return Case(name, tuple(ids), sizes, seed=len(name) * 1000 + len(ids))
+    def case(name: str, ids: list[int], *sizes: tuple[int, ...]) -> Case:
+        images = tuple(size for size in sizes if len(size) == 2)
+        videos = tuple(size for size in sizes if len(size) == 3)
+        return Case(name, tuple(ids), images, len(name) * 1000 + len(ids), videos)
 
     return [
         case("text", _text(70, 1)),
@@ -79,6 +102,22 @@ def _cases() -> list[Case]:
             _text(4, 21) + IMAGE + _text(6, 22) + TURN + _text(9, 23) + TURN + _text(3, 24) + IMAGE
             + _text(5, 25) + TURN + _text(7, 26) + TURN + _text(8, 27),
             *((128, 64), (64, 96)),
+        ),
+        case("one video", _text(9, 30) + VIDEO + _text(12, 31), (6, 96, 64)),
+        case("a pair of frames", _text(5, 32) + VIDEO + _text(7, 33), (2, 64, 160)),
+        case("many frames", _text(7, 34) + VIDEO + _text(9, 35), (16, 64, 64)),
+        case("two videos", VIDEO + _text(8, 36) + VIDEO + _text(6, 37), (5, 64, 96), (4, 128, 64)),
+        case(
+            "an image, then a video",
+            _text(6, 38) + IMAGE + _text(4, 39) + VIDEO + _text(9, 40),
+            *((96, 64), (4, 64, 96)),
+        ),
+        case("a video, then an image", _text(6, 41) + VIDEO + IMAGE + _text(9, 42), (64, 96), (4, 96, 64)),
+        case(
+            "images and videos over several turns",
+            _text(4, 43) + VIDEO + _text(6, 44) + TURN + _text(9, 45) + TURN + IMAGE + _text(5, 46) + TURN
+            + _text(7, 47) + TURN + _text(3, 48) + VIDEO + _text(8, 49),
+            *((4, 64, 96), (128, 64), (6, 96, 64)),
         ),
     ]  # fmt: skip
 

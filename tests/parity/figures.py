@@ -67,7 +67,7 @@ def against_transformers(root: Path) -> Iterator[str]:
     for name, case in CASES.items():
         cells = []
         for kit, reference in loaded.values():
-            prompt = kit.process_prompt(case.input_ids, images=case.images)
+            prompt = kit.process_prompt(case.input_ids, **case.media)
             expected = reference.logits(prompt)
             worst = max(relative(kit.logits(prompt, prefill_step_size=step), expected) for step in (None, 7, 1))
             cells.append(f"{worst:.1e}")

@@ -22,7 +22,7 @@ def test_logits_equal_the_live_reference(
 ) -> None:
     """float32, whole prompt: TOLERANCE of the largest logit, equal argmax; also keeps the golden files honest."""
     case, kit = CASES[name], kits(shape)
-    prompt = kit.process_prompt(case.input_ids, images=case.images)
+    prompt = kit.process_prompt(case.input_ids, **case.media)
     expected = references(shape).logits(prompt)  # type: ignore[attr-defined]
     logits = np.array(kit.logits(prompt))
     np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
@@ -34,17 +34,17 @@ def test_logits_equal_the_live_reference(
 
 
 @pytest.mark.parametrize("shape", [DENSE, MOE], ids=lambda shape: shape.name)
-@pytest.mark.parametrize("name", ["text", "two images"])
+@pytest.mark.parametrize("name", ["text", "two images", "an image, then a video"])
 def test_greedy_decoding_equals_the_reference(
     shape: Shape, name: str, kits: Callable[[Shape], ModelKit], references: Callable[[Shape], object]
 ) -> None:
     """24 tokens, each the argmax of the reference on everything before it."""
     case, kit = CASES[name], kits(shape)
-    prompt = kit.process_prompt(case.input_ids, images=case.images)
+    prompt = kit.process_prompt(case.input_ids, **case.media)
     # A model with random weights would write placeholders, for which the reference wants an image.
     media = [IDS["<|image_pad|>"], IDS["<|video_pad|>"]]
     result = kit.generate(prompt, max_tokens=24, temperature=0.0, logit_bias=dict.fromkeys(media, -1000.0))
-    whole = kit.process_prompt([*case.input_ids, *result.tokens], images=case.images)
+    whole = kit.process_prompt([*case.input_ids, *result.tokens], **case.media)
     expected = references(shape).logits(whole)  # type: ignore[attr-defined]
     expected[:, media] = -np.inf
     start = len(prompt.input_ids) - 1
@@ -102,6 +102,63 @@ def test_positions_of_random_layouts_equal_the_reference(kit: ModelKit, referenc
                 images.append(PreparedImage(empty, (1, 2 * height, 2 * width), (1, height, width), ""))
         layout = lay_out(ids, [image.merged_grid_thw for image in images], image_token_id=IDS["<|image_pad|>"])
         prompt = Prompt(np.array(ids, np.int32), layout, tuple(images))
+        positions, delta = reference.rope_index(prompt)  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(prompt.position_ids, positions)
+        assert prompt.rope_delta == delta
+
+    check()
+
+
+def test_positions_with_videos_equal_the_reference(kit: ModelKit, references: Callable[[Shape], object]) -> None:
+    """Property test: text, images and videos in any order, each pair of frames behind a text of its own."""
+    from hypothesis import given, settings
+    from hypothesis import strategies as st
+
+    from mlx_qwen35.prompts.builder import GivenMedia, PromptBuilder
+    from mlx_qwen35.prompts.images import PreparedImage
+    from mlx_qwen35.prompts.videos import PreparedVideo
+    from tests.parity.cases import IMAGE, VIDEO
+
+    reference = references(DENSE)
+    side = st.integers(1, 6)
+    image = st.tuples(side, side)
+    video = st.tuples(side, side, st.lists(st.floats(0, 5000), min_size=1, max_size=6))
+    pieces = st.lists(st.one_of(st.integers(1, 30), image, video), min_size=1, max_size=7)
+
+    def unit(height: int, width: int) -> PreparedImage:
+        pixels = np.zeros((4 * height * width, 1536), np.float32)
+        return PreparedImage(pixels, (1, 2 * height, 2 * width), (1, height, width), "")
+
+    class Ready:
+        """An add-on to which everything is prepared already."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(kit.vision, name)
+
+        def prepare_image(self, source: PreparedImage, **options: object) -> PreparedImage:
+            return source
+
+        def prepare_video(self, source: PreparedVideo, **options: object) -> PreparedVideo:
+            return source
+
+    builder = PromptBuilder(kit.config, kit.tokenizer, Ready())  # type: ignore[arg-type]
+
+    @settings(max_examples=60, deadline=None)
+    @given(pieces.filter(lambda pieces: any(isinstance(piece, tuple) for piece in pieces)))
+    def check(pieces: list[object]) -> None:
+        ids: list[int] = []
+        images, videos = [], []
+        for piece in pieces:
+            match piece:
+                case int():
+                    ids += [5] * piece
+                case (int() as height, int() as width):
+                    ids += IMAGE
+                    images.append(unit(height, width))
+                case (int() as height, int() as width, list() as times):
+                    ids += VIDEO
+                    videos.append(PreparedVideo(tuple(unit(height, width) for _ in times), tuple(times)))
+        prompt = builder.build(ids, GivenMedia(images, videos), {})
         positions, delta = reference.rope_index(prompt)  # type: ignore[attr-defined]
         np.testing.assert_array_equal(prompt.position_ids, positions)
         assert prompt.rope_delta == delta

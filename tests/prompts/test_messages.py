@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mlx_qwen35.errors import ContextLengthError, OptionError, PromptError, PromptMismatchError
-from mlx_qwen35.prompts.messages import fill_sources, render_messages, system_first
+from mlx_qwen35.prompts.messages import MediaPart, fill_sources, render_messages, system_first
 from mlx_qwen35.prompts.prompt import begins_in_reasoning
 from mlx_qwen35.prompts.templates import ChatTemplate
 from mlx_qwen35.prompts.tokenizer import Tokenizer
@@ -232,18 +232,31 @@ def test_images_stand_where_their_parts_stand(tokenizer: Tokenizer) -> None:
         {"type": "input_text", "text": "two"},
     ]
     rendered = render_messages(tokenizer, [{"role": "user", "content": parts}, USER])
-    assert rendered.sources == [image, "data:x", "data:y", Path("p"), "data:z", None, b"bytes", b"data", "file:u"]
-    assert rendered.places[0] == "messages[0].content[1]"
+    assert [part.source for part in rendered.media] == [
+        image,
+        "data:x",
+        "data:y",
+        Path("p"),
+        "data:z",
+        None,
+        b"bytes",
+        b"data",
+        "file:u",
+    ]
+    assert rendered.media[0].place == "messages[0].content[1]"
     assert rendered.input_ids.count(IDS["<|image_pad|>"]) == 9
     assert tokenizer.decode(rendered.input_ids).index("one") < tokenizer.decode(rendered.input_ids).index("two")
 
 
 def test_separate_images_fill_the_empty_parts() -> None:
-    assert fill_sources(["a", None, "b", None], ["p"] * 4, [1, 2]) == ["a", 1, "b", 2]
+    parts = [MediaPart(source, place) for source, place in (("a", "p"), (None, "q"), ("b", "r"), (None, "s"))]
+    assert [part.source for part in fill_sources(parts, [1, 2])] == ["a", 1, "b", 2]
     with pytest.raises(PromptMismatchError, match=r"images: expected 1 \(image parts without a source: q\), found 0"):
-        fill_sources(["a", None], ["p", "q"], None)
+        fill_sources(parts[:2], None)
     with pytest.raises(PromptMismatchError, match=r"expected 0 \(image parts without a source: none\), found 1"):
-        fill_sources([], [], ["x"])
+        fill_sources([], ["x"])
+    with pytest.raises(PromptMismatchError, match=r"videos: expected 1 \(video parts without a source: q\), found 2"):
+        fill_sources(parts[:2], ["x", "y"], "videos")
 
 
 @pytest.mark.parametrize(

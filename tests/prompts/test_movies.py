@@ -333,7 +333,7 @@ def test_the_file_is_closed_with_the_clip_and_after_an_error() -> None:
 
 def test_without_pyav_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MediaError, match=r"^video: video files need PyAV: pip install 'mlx-qwen35\[video\]'; animated"):
+    with pytest.raises(MediaError, match=r"^video: video files need PyAV: pip install '\.\[video\]'; animated"):
         MovieClip(io.BytesIO(b""), "mov", "video", "it", lambda: None)
 
 

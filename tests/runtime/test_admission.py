@@ -135,7 +135,7 @@ def test_an_image_that_fits_into_a_prompts_step_takes_no_more(guard: MemoryGuard
     ledger = Ledger(10**9)
     admission = MemoryAdmission(guard, ledger)
     one = job(2000, 1, step=512)
-    one.request = replace(one.request, patches=16)
+    one.request = replace(one.request, unseen=(4, 16, 8))
     assert admission.admit(one, [])
     before = ledger.held
     with admission.encoding(16):

@@ -312,7 +312,7 @@ def test_what_cannot_be_is_refused_before_any_work(
         monkeypatch.setattr(one._loop, "submit", lambda job: pytest.fail("work"))
         monkeypatch.setattr(one._thread, "call", lambda function: pytest.fail("work"))
     for ask in (text_only.stream, text_only.logits):
-        with pytest.raises(VisionUnavailableError, match=r"prompt\.images\[0\]: this checkpoint cannot see images"):
+        with pytest.raises(VisionUnavailableError, match=r"prompt\.media\[0\]: this checkpoint cannot see images"):
             ask(picture)
     with pytest.raises(PromptError, match="prompt: expected a Prompt from process_prompt, found list"):
         kit.logits([1, 2])  # type: ignore[arg-type]

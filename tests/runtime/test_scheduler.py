@@ -54,12 +54,12 @@ print([name for name in sys.modules if name.split(".")[0] in ("mlx", "mlx_lm", "
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-def begun(scheduler: Scheduler, *jobs: Job, images: Sequence[int] = (), stops: Sequence[int] = ()) -> None:
+def begun(scheduler: Scheduler, *jobs: Job, pieces: Sequence[int] = (), stops: Sequence[int] = ()) -> None:
     for one in jobs:
         scheduler.add(one)
     assert [begin.job for begin in scheduler.next_step().begin] == [one.id for one in jobs]
     for one in jobs:
-        scheduler.begun(one, 0, images, stops)
+        scheduler.begun(one, 0, pieces, stops)
 
 
 def test_prompts_take_turns_a_chunk_at_a_time() -> None:
@@ -79,7 +79,7 @@ def test_prompts_take_turns_a_chunk_at_a_time() -> None:
 def test_images_come_first_and_snapshots_end_a_chunk() -> None:
     scheduler = Scheduler(Room())
     one = job(10, step=4)
-    begun(scheduler, one, images=(0, 2), stops=(2, 3, 9, 12))
+    begun(scheduler, one, pieces=(0, 2), stops=(2, 3, 9, 12))
     steps = []
     while read := scheduler.next_step().read:
         (step,) = read

@@ -158,8 +158,8 @@ def test_answers_of_a_row_alone_are_those_without_drafts(
     options: dict[str, Any],
 ) -> None:
     plain, kit = kits(dense_and_moe), guessing(dense_and_moe, speculate)
-    for name in ("text", "three images"):
-        prompt = plain.process_prompt(CASES[name].input_ids, images=CASES[name].images)
+    for name in ("text", "three images", "an image, then a video"):
+        prompt = plain.process_prompt(CASES[name].input_ids, **CASES[name].media)
         for seed in (1, 2):
             given = options | {"seed": seed, "max_tokens": 8}
             same(kit.generate(prompt, **given), plain.generate(prompt, **given))

@@ -127,7 +127,7 @@ class Encoder:
         rendered = render_messages(
             self.tokenizer, messages, tools=dialogue.tools or None, add_generation_prompt=not with_answer, **options
         )
-        shown = tuple(show(source) for source in rendered.sources)
+        shown = tuple(show(part.source) for part in rendered.media)
         lengths = [one.grid[0] * one.grid[1] for one in shown]
         ids = expand_placeholders(rendered.input_ids, lengths, image_token_id=self.image_id)
         layout = lay_out(ids, [(1, *one.grid) for one in shown], image_token_id=self.image_id)

@@ -120,7 +120,7 @@ def disturb(prompt: Prompt, disturbance: Disturbance) -> Prompt:
     if layout is None or disturbance is Disturbance.NONE:
         return prompt
     if disturbance is Disturbance.SWAPPED:
-        images = prompt.images[::-1]
+        media = prompt.media[::-1]
         spans, token, delta = [], 0, 0
         # The pieces of text between the images stay; each image takes its own room.
         pieces, cursor = [], 0
@@ -129,14 +129,14 @@ def disturb(prompt: Prompt, disturbance: Disturbance) -> Prompt:
             cursor = span.stop
         ids: list[np.ndarray] = []
         placeholder = prompt.input_ids[layout.spans[0].start]
-        for piece, image in zip(pieces, images, strict=True):
+        for piece, image in zip(pieces, media, strict=True):
             ids += [piece, np.full(image.tokens, placeholder)]
             token += len(piece)
             spans.append(MediaSpan(token, token + image.tokens, token + delta, image.merged_grid_thw))
             token, delta = token + image.tokens, spans[-1].rope_delta
         ids.append(prompt.input_ids[cursor:])
         joined = np.concatenate(ids).astype(np.int32)
-        return replace(prompt, input_ids=joined, images=images, layout=MediaLayout(tuple(spans), len(joined)))
+        return replace(prompt, input_ids=joined, media=media, layout=MediaLayout(tuple(spans), len(joined)))
     kept = 1 if disturbance is Disturbance.LATER_TEXT_LIKE else 0
     return replace(prompt, layout=TextLikeLayout(layout.spans, layout.length, kept))
 

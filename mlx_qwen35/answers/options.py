@@ -1,0 +1,68 @@
+"""What may be asked of an answer: for type checkers and editors, and for the check at run time."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from mlx_qwen35.answers.sampling import LogitsProcessor, Sampler
+from mlx_qwen35.errors import OptionError
+
+
+class Sampling(TypedDict, total=False):
+    """How tokens are chosen; see `SamplingOptions`. What is not given, or None, comes from generation_config.json."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    seed: int | None
+
+
+class GenerationOptions(Sampling, total=False):
+    """Keyword arguments of `ModelKit.request`, `stream`, `generate` and `chat`, beside those of sampling.
+
+    Args:
+        max_tokens: At most this many tokens; None for the checkpoint's own limit, or else 4096. It
+            never exceeds what the context, or memory, holds.
+        stop: Strings that end the answer.
+        logprobs, top_logprobs: Give each token's log probability, and so many most likely tokens in its place.
+        prefill_step_size: Tokens of the prompt that are read at once, fewer where memory asks for it;
+            None for 2048, on the CPU 512.
+        cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
+            everything, and remembers nothing.
+        thinking_budget: At most this many tokens of reasoning; None for what the prompt's effort says.
+        continue_final_message: Go on with the last of the messages, the assistant's, where its text ends.
+        sampler: Chooses tokens (1,) from log probabilities (1, V), on the kit's thread, in place of
+            temperature, top_p, top_k and min_p; as in mlx-lm.
+        logits_processors: Change logits (1, V) before a token is chosen, given the tokens (L,) before it: the
+            prompt's last one and the answer so far; as in mlx-lm.
+    """
+
+    max_tokens: int | None
+    stop: str | Sequence[str] | None
+    logprobs: bool
+    top_logprobs: int
+    prefill_step_size: int | None
+    cache_prompt: bool
+    thinking_budget: int | None
+    continue_final_message: bool
+    sampler: Sampler | None
+    logits_processors: Sequence[LogitsProcessor]
+
+
+def check_names(given: Mapping[str, Any], expected: type) -> None:
+    """Refuse options that a TypedDict does not have.
+
+    Raises:
+        OptionError: There are some; names all that it has, and those that are spelled almost so.
+    """
+    names = sorted(expected.__annotations__)
+    unknown = sorted(given.keys() - set(names))
+    if unknown:
+        close = [name for option in unknown for name in difflib.get_close_matches(option, names, 1)]
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise OptionError(f"unknown option {', '.join(unknown)}: expected one of {', '.join(names)}{hint}")

@@ -1,0 +1,183 @@
+"""The Qwen3.5-class checkpoints in the hub's cache: which there are, whether they fit; downloading and removing."""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_qwen35.checkpoints.config import MODEL_TYPES
+from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.headers import read_headers
+from mlx_qwen35.checkpoints.hub import find_checkpoint, find_file
+from mlx_qwen35.checkpoints.layouts import canonical_name
+from mlx_qwen35.checkpoints.mtp_heads import head_files
+from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError, Qwen35Error
+from mlx_qwen35.runtime.estimates import default_limit
+from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard
+from mlx_qwen35.runtime.thread import MlxThread
+
+if TYPE_CHECKING:
+    from huggingface_hub import CachedRepoInfo
+
+# A conversation of this length has to fit beside the weights.
+CONVERSATION = 8192
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """One checkpoint of the cache.
+
+    Args:
+        size: Bytes of its files.
+        bits: Of its weights, in words; "16" for those that are not quantised.
+        vision, mtp: Whether it holds a vision tower, and an MTP module.
+        needs, limit: Bytes for the weights and a conversation of 8192 tokens, and those that there are.
+        problem: Why it cannot be loaded; the rest is then empty.
+    """
+
+    id: str
+    directory: Path
+    size: int
+    bits: str = ""
+    vision: bool = False
+    mtp: bool = False
+    needs: int = 0
+    limit: int = 0
+    problem: str | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be loaded and talked to here."""
+        return self.problem is None and self.needs <= self.limit
+
+    def facts(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {**vars(self), "directory": str(self.directory), "fits": self.fits}
+
+
+def cache_directory() -> Path:
+    """Where the hub's client keeps what it downloads; HF_HOME and HF_HUB_CACHE move it."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def cached_models() -> list[CachedModel]:
+    """The newest snapshot of every Qwen3.5-class checkpoint that is there, by name."""
+    found = []
+    for entry in _entries():
+        newest = max(entry.revisions, key=lambda revision: revision.last_modified, default=None)
+        if newest is not None and is_of_the_family(newest.snapshot_path):
+            found.append(describe(entry.repo_id, newest.snapshot_path))
+    return sorted(found, key=lambda model: model.id.lower())
+
+
+def is_of_the_family(directory: Path) -> bool:
+    """Whether a config.json is of a model type that this package loads."""
+    try:
+        config = json.loads((directory / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") in MODEL_TYPES
+
+
+def describe(name: str, directory: Path) -> CachedModel:
+    """What a checkpoint is, from its configuration and its tensors' headers."""
+    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CheckpointWarning)
+            checkpoint = Checkpoint.open(directory)
+            files = checkpoint.weight_files()
+            names = [canonical_name(header.name) for header in read_headers(files)]
+            limit = default_limit()
+            # Without a limit, to learn what it would take.
+            guard = _on_mlx_thread(checkpoint, files)
+    except Qwen35Error as error:
+        return CachedModel(name, directory, size, problem=str(error).replace(f"{directory}/", ""))
+    return CachedModel(
+        name,
+        directory,
+        size,
+        bits=bits_of(checkpoint.config.raw),
+        vision=checkpoint.config.vision is not None and any(name.startswith("vision_tower.") for name in names),
+        mtp=bool(head_files(checkpoint)),
+        needs=guard.needs(CONVERSATION, SMALLEST_STEP),
+        limit=limit,
+    )
+
+
+def _on_mlx_thread(checkpoint: Checkpoint, files: list[Path]) -> MemoryGuard:
+    thread = MlxThread()
+    try:
+        return thread.call(MemoryGuard.of, checkpoint.config, files, 2**63)
+    finally:
+        thread.close()
+
+
+def bits_of(config: dict[str, Any]) -> str:
+    """How many bits a weight has, in words."""
+    settings = config.get("quantization") or config.get("quantization_config")
+    if not isinstance(settings, dict):
+        return "16"
+    mode = settings.get("mode") or settings.get("quant_method")
+    bits = settings.get("bits")
+    if bits is None or mode not in (None, "affine"):
+        return str(mode or "?")
+    different = {entry["bits"] for entry in settings.values() if isinstance(entry, dict) and "bits" in entry}
+    return f"{bits}" if different <= {bits} else f"{bits}, some {', '.join(map(str, sorted(different - {bits})))}"
+
+
+def pull(name: str, revision: str | None = None) -> Path:
+    """Download a checkpoint, with progress on stderr; its config.json first, so that another family's is refused.
+
+    Raises:
+        CheckpointError: There is none of this name, it cannot be had, or it is another architecture's.
+    """
+    if Path(name).expanduser().exists() or name.count("/") != 1:
+        raise OptionError(f"models pull: expected a hub id like 'owner/name', found {name}")
+    config = find_file(name, "config.json", revision)
+    if not is_of_the_family(config.parent):
+        raise CheckpointError(f"{name}: expected a Qwen3.5-class checkpoint, found another model_type in config.json")
+    return find_checkpoint(name, revision=revision)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A repository in the cache, with all of its revisions."""
+
+    size_on_disk: int
+    revisions: tuple[str, ...]
+
+    def remove(self) -> int:
+        """Delete it; returns the bytes that it took."""
+        from huggingface_hub import scan_cache_dir
+
+        strategy = scan_cache_dir(cache_directory()).delete_revisions(*self.revisions)
+        strategy.execute()
+        return strategy.expected_freed_size
+
+
+def find_cached(name: str) -> Entry:
+    """A repository of the cache, for removing it.
+
+    Raises:
+        OptionError: It is not there.
+    """
+    entries = _entries()
+    for entry in entries:
+        if entry.repo_id == name:
+            hashes = tuple(revision.commit_hash for revision in entry.revisions)
+            return Entry(entry.size_on_disk, hashes)
+    raise OptionError(f"{name}: expected a checkpoint in {cache_directory()}, found none; mlx-qwen35 models lists them")
+
+
+def _entries() -> "list[CachedRepoInfo]":
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        return [entry for entry in scan_cache_dir(cache_directory()).repos if entry.repo_type == "model"]
+    except CacheNotFound:
+        return []

@@ -1,0 +1,98 @@
+"""Markdown in a terminal."""
+
+import io
+import random
+
+import pytest
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from mlx_qwen35.cli.markdown import MarkdownStream, as_markdown, split_blocks
+
+TEXT = """\
+# Title
+
+Some **bold** text,
+a line break, `code` and a [link](https://example.com).
+Press <b>Enter</b> or write `<br>`.
+
+- one
+- two
+
+  still two
+3. three
+
+```python
+print("hi")
+
+print("there")
+```
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+> quoted
+
+last ~~words~~"""
+
+
+def shown(pieces: list[str], *, terminal: bool = False) -> str:
+    """What a console of 60 columns and 20 lines shows of pieces that are written one after the other."""
+    out = io.StringIO()
+    console = Console(file=out, width=60, height=20, color_system=None, force_terminal=terminal, _environ={})
+    stream = MarkdownStream(console)
+    for piece in pieces:
+        stream.write(piece)
+    stream.close()
+    return out.getvalue()
+
+
+def test_blocks_are_shown_as_they_would_be_all_at_once() -> None:
+    """However the text is cut: what is finished is never drawn again, and nothing is lost."""
+    whole = shown([TEXT])
+    chance = random.Random(3)
+    for _ in range(5):
+        cuts = sorted(chance.sample(range(1, len(TEXT)), 30))
+        pieces = [TEXT[a:b] for a, b in zip([0, *cuts], [*cuts, len(TEXT)], strict=True)]
+        assert shown(pieces) == whole
+    for words in (
+        "Title",
+        "bold text,\na line break",
+        "https://example.com",
+        "<b>Enter</b>",
+        "• two",
+        'print("there")',
+    ):
+        assert words in whole
+    assert not any(line.endswith(" ") for line in whole.splitlines())
+    assert "\n\n\n" not in whole
+    assert "**" not in whole
+    assert "```" not in whole
+
+
+@pytest.mark.parametrize("position", range(0, len(TEXT), 7))
+def test_what_is_finished_stays_what_it_is(position: int) -> None:
+    """As the parser itself, which nobody here wrote, sees the whole text."""
+    blocks = split_blocks(TEXT[:position])
+    assert "\n".join(blocks) == TEXT[:position]
+    finished = "\n".join(blocks[:-1])
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    whole, part = ([(token.type, token.content) for token in parser.parse(text)] for text in (TEXT, finished))
+    assert whole[: len(part)] == part
+
+
+def test_a_long_block_shows_its_end_while_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_qwen35.cli.markdown._SECONDS", 0.0)
+    lines = [f"line {number}\n" for number in range(60)]
+    written = shown(["```\n", *lines], terminal=True)
+    assert written.count("line 0 ") < 30  # while it was among the last, and at the end
+    assert written.rstrip().endswith("line 59")
+    assert 2 <= written.count("line 59") <= 3  # drawn, perhaps once more when the drawing ends, and for good
+
+
+def test_a_link_is_shown_and_no_hyperlink() -> None:
+    out = io.StringIO()
+    Console(file=out, width=60, force_terminal=True, _environ={}).print(as_markdown("[a](https://b.example)"))
+    assert "https://b.example" in out.getvalue()
+    assert "\x1b]8" not in out.getvalue()

@@ -1,0 +1,106 @@
+"""The stream of an answer, by `for` and by `async for`."""
+
+import asyncio
+import threading
+from collections.abc import Generator
+from contextlib import aclosing
+
+import pytest
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.answers.results import GenerationChunk
+from mlx_qwen35.errors import GenerationCancelled
+from mlx_qwen35.runtime.stream import AnswerStream
+
+PROMPT = "the quick brown fox"
+CHUNK = GenerationChunk("a", "", 1)
+
+
+def test_async_for_gives_what_for_gives(kit: ModelKit) -> None:
+    """To two callers of one event loop as well, in turns."""
+
+    async def collect() -> list[int]:
+        return [chunk.token async for chunk in kit.stream(PROMPT, max_tokens=6, temperature=0.0)]
+
+    async def both() -> list[list[int]]:
+        return list(await asyncio.gather(collect(), collect()))
+
+    tokens = [chunk.token for chunk in kit.stream(PROMPT, max_tokens=6, temperature=0.0)]
+    assert len(tokens) == 6
+    assert asyncio.run(both()) == [tokens, tokens]
+
+
+def test_the_event_loop_is_free_while_a_token_is_computed() -> None:
+    computing, done = threading.Event(), threading.Event()
+
+    def chunks() -> Generator[GenerationChunk]:
+        computing.set()
+        assert done.wait(60)
+        yield CHUNK
+
+    async def both() -> GenerationChunk:
+        token = asyncio.ensure_future(anext(AnswerStream(chunks())))
+        await asyncio.to_thread(computing.wait, 60)
+        done.set()
+        return await token
+
+    assert asyncio.run(both()) == CHUNK
+
+
+def test_errors_come_through(kit: ModelKit) -> None:
+    async def cancelled() -> None:
+        async for _ in kit.stream(PROMPT, max_tokens=4, on_progress=lambda done, total: False):
+            pass
+
+    with pytest.raises(GenerationCancelled):
+        asyncio.run(cancelled())
+
+
+def test_a_stream_that_is_closed_has_ended() -> None:
+    ended = threading.Event()
+
+    def chunks() -> Generator[GenerationChunk]:
+        try:
+            while True:
+                yield CHUNK
+        finally:
+            ended.set()
+
+    async def leave(stream: AnswerStream) -> None:
+        async with aclosing(stream):
+            assert await anext(stream) == CHUNK
+
+    stream = AnswerStream(chunks())
+    asyncio.run(leave(stream))
+    assert ended.is_set()
+    assert list(stream) == []
+
+
+def test_a_cancelled_task_ends_the_answer_behind_the_step_on_its_way() -> None:
+    computing, done, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def chunks() -> Generator[GenerationChunk]:
+        try:
+            yield CHUNK
+            computing.set()
+            assert done.wait(60)
+            yield CHUNK
+        finally:
+            ended.set()
+
+    async def read(stream: AnswerStream) -> None:
+        async for _ in stream:
+            pass
+
+    async def cancel(stream: AnswerStream) -> None:
+        task = asyncio.ensure_future(read(stream))
+        await asyncio.to_thread(computing.wait, 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        done.set()
+        assert await asyncio.to_thread(ended.wait, 60)
+
+    stream = AnswerStream(chunks())
+    asyncio.run(cancel(stream))
+    assert list(stream) == []
