@@ -313,6 +313,22 @@ def test_a_text_only_conversion_is_read_by_mlx_lm(tmp_path: Path) -> None:
     np.testing.assert_array_equal(logits_of(out, "text"), logits_of(source, "text"))
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_text_only_conversion_says_at_the_top_what_programs_look_for_there(tmp_path: Path, tied: bool) -> None:
+    """Where its answers end, whether its embedding is the head, and its type; as its own config.json says it."""
+    from mlx_lm.utils import load_config
+
+    source = write_checkpoint(tmp_path / "source", replace(DENSE, name="text-only", text_only=True, tied=tied))
+    raw = config_of(replace(DENSE, text_only=True, tied=tied)) | {"eos_token_id": [5, 6]}
+    (source / "config.json").write_text(json.dumps(raw))
+    (source / "generation_config.json").unlink()  # mlx-lm puts its ends in their place
+    config = load_config(convert(source, tmp_path / "out"))
+    assert config["model_type"] == "qwen3_5"
+    assert {name: config[name] for name in ("eos_token_id", "tie_word_embeddings", "dtype")} == {
+        "eos_token_id": [5, 6], "tie_word_embeddings": tied, "dtype": "float32",
+    }  # fmt: skip
+
+
 def assert_parents_read(out: Path) -> None:
     """mlx-lm computes the same to the last bit, mlx-vlm within the usual tolerance.
 
