@@ -55,10 +55,11 @@ def test_a_load_that_fails_gives_back_what_it_had(
     (tmp_path / "file").write_text("x")
     paths = {name: value if name == "speculate" else tmp_path / value for name, value in options.items()}
     gc.collect()
-    before = process_ledger().held, threading.active_count()
+    held, threads = process_ledger().held, set(threading.enumerate())
     with pytest.raises(Qwen35Error, match="nowhere|file"):
         ModelKit.load(checkpoint_dir(DENSE), **paths)
-    assert (process_ledger().held, threading.active_count()) == before
+    assert process_ledger().held == held
+    assert not set(threading.enumerate()) - threads
 
 
 def test_what_a_state_depends_on_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
