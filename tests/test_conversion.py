@@ -521,3 +521,29 @@ def test_heads_beside_the_weights_are_kept_with_gains(tmp_path: Path, checkpoint
     kept = tensors_of(convert(source, tmp_path / "out"))
     np.testing.assert_array_equal(np.array(kept["mtp.norm.weight"]), mtp["norm.weight"] + 1)
     np.testing.assert_array_equal(np.array(kept["mtp.fc.weight"]), mtp["fc.weight"])
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_how_a_head_is_quantised_is_written_beside_how_the_decoder_is(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], bits: int | None
+) -> None:
+    """Module by module, in the words of mlx-lm and mlx-vlm; it is read back as it was."""
+    source = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "source")
+    tensors = dict(mx.load(str(source / "model.safetensors")))
+    head = {name: tensors.pop(name) for name in list(tensors) if name.startswith("mtp.")}
+    mx.eval(tensors, head)
+    ways = {"mtp.fc": (32, 3), "mtp.layers.0.mlp.up_proj": (64, 4), "mtp.layers.0.mlp.down_proj": (64, 4)}
+    for path, (group_size, width) in ways.items():
+        parts = mx.quantize(head.pop(f"{path}.weight"), group_size, width)
+        head |= {f"{path}.{kind}": part for kind, part in zip(("weight", "scales", "biases"), parts, strict=True)}
+    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    mx.save_safetensors(str(source / "mtp.safetensors"), head)
+    out = convert(source, tmp_path / "out", bits=bits)
+    written = json.loads((out / "config.json").read_text())["quantization"]
+    default = {name: written[name] for name in ("group_size", "bits", "mode")}
+    wanted = {path: {"group_size": group, "bits": width, "mode": "affine"} for path, (group, width) in ways.items()}
+    assert {path: written.get(path, default) for path in ways} == wanted
+    assert default["bits"] == (bits or 4)
+    again = read_mtp_head(Checkpoint.open(out))
+    assert again is not None
+    assert again.quantisation == wanted
