@@ -1,5 +1,6 @@
 """The rotary embedding's settings, in every form that transformers reads."""
 
+import copy
 import math
 from typing import Any
 
@@ -48,7 +49,7 @@ def text_of(form: dict[str, Any]) -> dict[str, Any]:
 def test_every_form_is_read_as_transformers_reads_it(form: dict[str, Any]) -> None:
     from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 
-    config = Qwen3_5TextConfig(**text_of(form))
+    config = Qwen3_5TextConfig(**copy.deepcopy(text_of(form)))
     # Once more, as _compute_yarn_parameters does: only then it knows of what stands beside them.
     config.standardize_rope_params()
     expected = config.rope_parameters
