@@ -313,6 +313,22 @@ def test_a_text_only_conversion_is_read_by_mlx_lm(tmp_path: Path) -> None:
     np.testing.assert_array_equal(logits_of(out, "text"), logits_of(source, "text"))
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_text_only_conversion_says_at_the_top_what_programs_look_for_there(tmp_path: Path, tied: bool) -> None:
+    """Where its answers end, whether its embedding is the head, and its type; as its own config.json says it."""
+    from mlx_lm.utils import load_config
+
+    source = write_checkpoint(tmp_path / "source", replace(DENSE, name="text-only", text_only=True, tied=tied))
+    raw = config_of(replace(DENSE, text_only=True, tied=tied)) | {"eos_token_id": [5, 6]}
+    (source / "config.json").write_text(json.dumps(raw))
+    (source / "generation_config.json").unlink()  # mlx-lm puts its ends in their place
+    config = load_config(convert(source, tmp_path / "out"))
+    assert config["model_type"] == "qwen3_5"
+    assert {name: config[name] for name in ("eos_token_id", "tie_word_embeddings", "dtype")} == {
+        "eos_token_id": [5, 6], "tie_word_embeddings": tied, "dtype": "float32",
+    }  # fmt: skip
+
+
 def assert_parents_read(out: Path) -> None:
     """mlx-lm computes the same to the last bit, mlx-vlm within the usual tolerance.
 
@@ -505,3 +521,29 @@ def test_heads_beside_the_weights_are_kept_with_gains(tmp_path: Path, checkpoint
     kept = tensors_of(convert(source, tmp_path / "out"))
     np.testing.assert_array_equal(np.array(kept["mtp.norm.weight"]), mtp["norm.weight"] + 1)
     np.testing.assert_array_equal(np.array(kept["mtp.fc.weight"]), mtp["fc.weight"])
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_how_a_head_is_quantised_is_written_beside_how_the_decoder_is(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], bits: int | None
+) -> None:
+    """Module by module, in the words of mlx-lm and mlx-vlm; it is read back as it was."""
+    source = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "source")
+    tensors = dict(mx.load(str(source / "model.safetensors")))
+    head = {name: tensors.pop(name) for name in list(tensors) if name.startswith("mtp.")}
+    mx.eval(tensors, head)
+    ways = {"mtp.fc": (32, 3), "mtp.layers.0.mlp.up_proj": (64, 4), "mtp.layers.0.mlp.down_proj": (64, 4)}
+    for path, (group_size, width) in ways.items():
+        parts = mx.quantize(head.pop(f"{path}.weight"), group_size, width)
+        head |= {f"{path}.{kind}": part for kind, part in zip(("weight", "scales", "biases"), parts, strict=True)}
+    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    mx.save_safetensors(str(source / "mtp.safetensors"), head)
+    out = convert(source, tmp_path / "out", bits=bits)
+    written = json.loads((out / "config.json").read_text())["quantization"]
+    default = {name: written[name] for name in ("group_size", "bits", "mode")}
+    wanted = {path: {"group_size": group, "bits": width, "mode": "affine"} for path, (group, width) in ways.items()}
+    assert {path: written.get(path, default) for path in ways} == wanted
+    assert default["bits"] == (bits or 4)
+    again = read_mtp_head(Checkpoint.open(out))
+    assert again is not None
+    assert again.quantisation == wanted

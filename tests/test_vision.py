@@ -1,5 +1,6 @@
 """The vision add-on: families, reasons for refusing, and what it remembers."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mlx_qwen35 import ModelKit, MoeVisionAddOn, VisionAddOn
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.errors import ConfigError, InsufficientMemoryError, VisionUnavailableError
 from mlx_qwen35.patches.qwen3_5 import Model
+from mlx_qwen35.prompts.images import ImageMemory
 from mlx_qwen35.prompts.pieces import cut
 from mlx_qwen35.vision import FeatureCache, make_vision_add_on
 from tests.conftest import Bench
@@ -100,6 +102,30 @@ def test_features_may_fill_their_budget() -> None:
     assert features.nbytes == 80
     features.put("c", mx.zeros(1))
     assert [features.get(name) is None for name in "abc"] == [True, False, False]
+
+
+def test_pixels_are_given_back_only_for_what_embeddings_do_not_cover(benches: Callable[[Shape], Bench]) -> None:
+    """They cost less to have again."""
+    bench, held = benches(DENSE), {"pixels": 0, "features": 0}
+
+    class Memory(ImageMemory):
+        def pixels(self, nbytes: int) -> None:
+            held["pixels"] = nbytes
+
+        def features(self, nbytes: int) -> None:
+            held["features"] = nbytes
+
+    vision = make_vision_add_on(
+        bench.checkpoint.config, bench.vision._tower, bench.checkpoint.directory, 2**24, Memory()
+    )
+    file = io.BytesIO()
+    RED.save(file, "PNG")
+    for missing in (0, 1):
+        image = vision.prepare_image(file.getvalue())
+        size = vision.encode(image).nbytes
+        assert held == {"pixels": image.pixel_values.nbytes, "features": size}
+        vision.reclaim(size + missing)
+        assert held == {"pixels": 0 if missing else image.pixel_values.nbytes, "features": 0}
 
 
 def test_an_image_is_encoded_in_the_tower_s_dtype(benches: Callable[[Shape], Bench]) -> None:

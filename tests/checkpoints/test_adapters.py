@@ -12,6 +12,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.errors import AdapterError
 from tests.checkpoints.test_files import logits_of
 from tests.parity.cases import CASES, TOLERANCE
@@ -180,3 +181,15 @@ def test_dora_on_nvfp4_with_global_scales_is_refused(tmp_path: Path, checkpoint_
             continue
         with pytest.raises(AdapterError, match=r"found nvfp4 with global scales: language_model.*gate_proj"):
             ModelKit.load(source, adapter_path=adapter)
+
+
+def test_an_adapter_may_lie_below_the_home_directory(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every reader of its files."""
+    adapter = shutil.copytree(Path(__file__).parent / "peft" / "plain", tmp_path / "adapter")
+    expected = logits_of(checkpoint_dir(DENSE), adapter_path=adapter)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.testing.assert_array_equal(logits_of(checkpoint_dir(DENSE), adapter_path="~/adapter"), expected)
+    checkpoint = Checkpoint.open(checkpoint_dir(DENSE))
+    assert checkpoint.fingerprint("~/adapter") == checkpoint.fingerprint(adapter) != checkpoint.fingerprint()

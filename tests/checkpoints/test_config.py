@@ -199,12 +199,20 @@ def test_the_interval_decides_only_without_layer_types() -> None:
     assert ModelConfig.from_dict(both).text.layer_types == DENSE.layer_types
 
 
-def test_tied_embeddings_are_read_at_the_top() -> None:
-    raw = changed(DENSE, "tie_word_embeddings", True)
-    raw["text_config"]["tie_word_embeddings"] = False
-    assert ModelConfig.from_dict(raw).tie_word_embeddings
-    del raw["tie_word_embeddings"]
-    assert not ModelConfig.from_dict(raw).tie_word_embeddings
+@pytest.mark.parametrize("inner", [None, False, True])
+@pytest.mark.parametrize("outer", [None, False, True])
+def test_tied_embeddings_are_read_at_the_top_and_below_where_nothing_stands_there(
+    outer: bool | None, inner: bool | None
+) -> None:
+    """Null is nothing, as is a field that is not there."""
+    raw = config_of(DENSE) | {"tie_word_embeddings": outer}
+    raw["text_config"] = raw["text_config"] | {"tie_word_embeddings": inner}
+    expected = bool(inner if outer is None else outer)
+    assert ModelConfig.from_dict(raw).tie_word_embeddings is expected
+    for level in (raw, raw["text_config"]):
+        if level["tie_word_embeddings"] is None:
+            del level["tie_word_embeddings"]
+    assert ModelConfig.from_dict(raw).tie_word_embeddings is expected
 
 
 def test_eos_ids_of_every_level_count() -> None:

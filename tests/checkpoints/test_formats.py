@@ -287,13 +287,18 @@ def test_bits_of_compressed_tensors_are_those_of_the_group_that_names_the_module
         "group_4": {"targets": ["re:mlp", "re:head", "last"], "weights": {"num_bits": 5}},
         "group_5": {"targets": ["re:head"], "weights": {"num_bits": 2}},
     }
-    settings = Settings.of({"quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}})
+    section = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}}
+    settings = Settings.of(section)
     # An expression holds from a path's beginning, not up to its end; a name for whole parts at a path's end.
     paths = {
         "layers.0.mlp.up_proj": 8, "layers.0.mlp.down_proj": 3, "lm_head": 6, "model.lm_head": 6, "head.0.proj": 5,
         "model.head": 8, "model.last": 5, "at_last": 8, "last.proj": 8,
     }  # fmt: skip
     assert {path: settings.bits(path) for path in paths} == paths
+    # Beside the decoder's settings too, and before those that MLX writes in front of them.
+    for config in ({"text_config": section}, {"text_config": section, "quantization_config": {"bits": 4}}):
+        assert Settings.of(config) == settings
+    assert Settings.of({"text_config": {"quantization_config": {"quant_method": "gptq"}}, **section}) == settings
     assert Settings.of({"quantization_config": {"config_groups": groups}}).bits("lm_head") == 4
     for junk in ({}, {"config_groups": []}, {"config_groups": {"a": 1}}, {"config_groups": {"a": {"targets": "b"}}}):
         assert Settings(junk).bits("lm_head") == 4

@@ -36,6 +36,16 @@ def test_every_tensor_of_every_file(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("names", ["abc", "cba", "bca", "cab"])
+def test_the_end_of_a_file_is_that_of_its_last_tensor_wherever_the_header_names_it(tmp_path: Path, names: str) -> None:
+    places = {"a": [0, 8], "b": [8, 16], "c": [16, 24]}
+    entries = {name: {"dtype": "F32", "shape": [2], "data_offsets": places[name]} for name in names}
+    whole = written(tmp_path / "whole.safetensors", entries, bytes(24))
+    assert [tensor.name for tensor in read_headers([whole])] == list(names)
+    with pytest.raises(CheckpointError, match="it is cut short"):
+        list(read_headers([written(tmp_path / "cut.safetensors", entries, bytes(23))]))
+
+
 @pytest.mark.parametrize("missing", [1, 7, 8, 9, 39])
 def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, missing: int) -> None:
     """By a byte as well as by all of its data, with how much there should be."""

@@ -128,3 +128,21 @@ def test_only_data_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, n
     assert (asked["repository"], asked["revision"]) == ("owner/name", "v2")
     patterns = {key: asked[key] for key in ("allow_patterns", "ignore_patterns") if key in asked}
     assert list(filter_repo_objects([name], **patterns)) == [name] * wanted
+
+
+@pytest.mark.parametrize(
+    "name",
+    [Path("owner/name"), "./owner/name", "../name", "/owner/name", "~/name", "name", "owner/name/", "a/b/c", ""],
+    ids=repr,
+)  # fmt: skip
+def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str | Path
+) -> None:
+    """It would tell others what stands on this machine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked"))
+    if name == "":
+        assert find_checkpoint(name) == Path()
+        return
+    with pytest.raises(CheckpointError, match="expected an existing directory or a hub id like 'owner/name'"):
+        find_checkpoint(name)

@@ -203,6 +203,33 @@ def test_the_head_in_the_package_has_gains_around_one() -> None:
         )
 
 
+@pytest.mark.parametrize(("mean", "gain"), [(0.7, False), (0.9, True), (1.1, True), (1.3, False)])
+def test_who_wrote_the_decoder_decides_where_the_last_norm_s_mean_does_not(
+    source: Callable[[Shape], Path], mean: float, gain: bool
+) -> None:
+    """Near 1, between two published values of w, it is a gain, unless transformers wrote it."""
+    directory, name = source(DENSE), "mtp.norm.weight"
+    tensors = load(directory / "model.safetensors")
+    tensors[name] = (tensors[name] - tensors[name].mean()) * 0.1 + mean
+    mx.eval(tensors)
+    mx.save_safetensors(str(directory / "model.safetensors"), tensors)
+    np.testing.assert_array_equal(np.array(read(directory).tensors[name]), np.array(tensors[name] + 1))
+    mx.save_safetensors(str(directory / "mtp.safetensors"), take_out(directory))
+    found = read(directory).tensors[name]
+    np.testing.assert_array_equal(np.array(found), np.array(tensors[name] if gain else tensors[name] + 1))
+
+
+@pytest.mark.parametrize("place", ["model.safetensors", "mtp.safetensors"])
+def test_a_head_in_a_folder_counts_only_where_there_is_no_other(source: Callable[[Shape], Path], place: str) -> None:
+    directory = source(DENSE)
+    (directory / "optiq").mkdir()
+    mx.save_safetensors(str(directory / "optiq" / "mtp.safetensors"), {"mtp.fc.weight": mx.zeros((64, 128))})
+    if place == "mtp.safetensors":
+        mx.save_safetensors(str(directory / place), take_out(directory))
+    assert read(directory).files == (directory / place,)
+    assert head_files(Checkpoint.open(directory)) == [directory / place]
+
+
 def test_no_head_is_no_error(source: Callable[[Shape], Path]) -> None:
     """Even if config.json announces one."""
     directory = source(DENSE)

@@ -1,5 +1,6 @@
 """The rotary embedding's settings, in every form that transformers reads."""
 
+import copy
 import math
 from typing import Any
 
@@ -24,6 +25,14 @@ FORMS: dict[str, dict[str, Any]] = {
     "an old type beside the new one": {"rope_parameters": {"rope_type": "default", "type": "yarn", "factor": 2.0}},
     "a left over factor": {"rope_parameters": {"rope_type": "default", "factor": 2.0}},
     "yarn": {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}},
+    "positions beside": {
+        "original_max_position_embeddings": 32,
+        "rope_parameters": {"rope_type": "yarn", "factor": 2.0},
+    },
+    "positions beside and inside": {
+        "original_max_position_embeddings": 32,
+        "rope_parameters": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64},
+    },
     "yarn of all positions": {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e7}},
 }
 
@@ -40,7 +49,10 @@ def text_of(form: dict[str, Any]) -> dict[str, Any]:
 def test_every_form_is_read_as_transformers_reads_it(form: dict[str, Any]) -> None:
     from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 
-    expected = Qwen3_5TextConfig(**text_of(form)).rope_parameters
+    config = Qwen3_5TextConfig(**copy.deepcopy(text_of(form)))
+    # Once more, as _compute_yarn_parameters does: only then it knows of what stands beside them.
+    config.standardize_rope_params()
+    expected = config.rope_parameters
     rope = ModelConfig.from_dict(config_of(DENSE) | {"text_config": text_of(form)}).text.rope
     assert rope.theta == expected["rope_theta"]
     assert rope.rotary_dims == 64 * expected["partial_rotary_factor"]

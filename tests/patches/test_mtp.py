@@ -57,6 +57,29 @@ def test_it_computes_what_mlx_vlm_computes(
     np.testing.assert_allclose(mx.concatenate(parts, axis=1), expected, atol=1e-5 * scale)
 
 
+def test_rows_of_a_batch_are_read_as_each_would_be_alone(
+    dense_and_moe: Shape, modules: Callable[[Shape], MultiTokenPrediction]
+) -> None:
+    """Whatever padding stands in front of them; one pair at a time, and several at once. Within 1e-5 of the scale."""
+    module, rng, lengths = modules(dense_and_moe), np.random.default_rng(7), (3, 9, 6)
+    embeddings, hidden = (mx.array(rng.standard_normal((3, 12, HIDDEN)).astype(np.float32)) for _ in range(2))
+    caches, expected = [], []
+    for row, length in enumerate(lengths):
+        one, cache = slice(row, row + 1), module.make_cache()
+        module(embeddings[one, :length], hidden[one, :length], cache)
+        caches.append(cache)
+        # Of its own, because a merged one is as far as it was.
+        alone = module.make_cache()
+        whole = module(embeddings[one, : length + 3], hidden[one, : length + 3], alone)
+        expected.append(np.array(whole[:, length:]))
+    batch = [layer[0].merge(list(layer)) for layer in zip(*caches, strict=True)]
+    for at, to in ((0, 1), (1, 3)):
+        places = mx.array([list(range(length + at, length + to)) for length in lengths])[..., None]
+        parts = (mx.take_along_axis(array, places, axis=1) for array in (embeddings, hidden))
+        wanted = np.concatenate(expected)[:, at:to]
+        np.testing.assert_allclose(module(*parts, batch), wanted, atol=1e-5 * np.abs(wanted).max())
+
+
 @pytest.mark.parametrize("length", [2, 5, 8])
 def test_a_step_over_several_tokens_computes_what_single_steps_compute(
     dense_and_moe: Shape, benches: Callable[[Shape], Bench], length: int

@@ -266,6 +266,26 @@ def test_the_queue_is_bounded(kit: ModelKit) -> None:
     engine.close()
 
 
+def test_a_place_is_given_back_once_however_often_it_is_released(kit: ModelKit) -> None:
+    """By whom it was reserved, and by the request that took it over."""
+    engine = Engine(kit, max_rows=1, max_waiting=0)
+    with engine.reserve() as place:
+        place.release()
+    place.release()
+    place = engine.reserve()
+    with pytest.raises(EngineFullError):
+        engine.reserve()
+    done = threading.Event()
+    engine.submit(
+        ask(kit, "text", max_tokens=1), lambda event: is_chunk(event) and done.set(), reservation=place
+    ).done.wait(60)
+    assert done.is_set()
+    place.release()
+    with engine.reserve(), pytest.raises(EngineFullError):
+        engine.reserve()
+    engine.close()
+
+
 def test_closing_finishes_what_was_asked(kit: ModelKit) -> None:
     engine = Engine(kit, max_rows=1)
     callers = [Caller(engine, ask(kit, "text", max_tokens=20)) for _ in range(3)]

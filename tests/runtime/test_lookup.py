@@ -36,3 +36,12 @@ def test_tokens_of_the_answer_count_at_once() -> None:
         assert text.find(2) == []
     text.add(3)
     assert text.find(2) == [4, 1]
+
+
+@pytest.mark.parametrize("tokens", [[1, 2, 3, 3, 1, 2, 3], [1, 2, 3, 2, 3, 1, 2, 3], [5, 5, 5, 9, 9, 5, 5, 5]])
+def test_before_the_first_token_there_is_nothing_that_could_be_the_same(tokens: list[int]) -> None:
+    """Not the last ones, at which a list begins again when it is counted from its end."""
+    text = Lookup(tokens)
+    assert text.find(1) == [tokens[3]]
+    for matching in (4, 5, 8):
+        assert text.find(1, matching=matching) == []

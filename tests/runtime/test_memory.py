@@ -140,6 +140,16 @@ def test_smaller_steps_before_a_refusal(guard: MemoryGuard) -> None:
     assert short.longest() == 2999
 
 
+@pytest.mark.parametrize("wanted", [SMALLEST_STEP + 1, 100, 127, 129, 300, 2047])
+def test_no_step_becomes_smaller_than_the_smallest(guard: MemoryGuard, wanted: int) -> None:
+    """Whatever halves there are of the one that was wanted; one that was wanted smaller stays."""
+    assert replace(guard, limit=guard.needs(3000, wanted)).step_size(wanted, 3000) == wanted
+    assert replace(guard, limit=guard.needs(3000, SMALLEST_STEP)).step_size(wanted, 3000) == SMALLEST_STEP
+    with pytest.raises(InsufficientMemoryError, match="prompt: expected at most"):
+        replace(guard, limit=guard.needs(3000, SMALLEST_STEP) - 1).step_size(wanted, 3000)
+    assert replace(guard, limit=guard.needs(3000, 10)).step_size(10, 3000) == 10
+
+
 def test_a_plan_shortens_the_answer_last(guard: MemoryGuard) -> None:
     """Whole and in the steps that were asked for, then in smaller ones, then shorter."""
     roomy = guard.plan(1000, 500, 2048)

@@ -472,6 +472,22 @@ def test_a_sink_that_closes_the_kit_gets_no_event_after_the_last_one(when: type)
     assert house.executor.closed
 
 
+@pytest.mark.parametrize("rounds", range(4))
+def test_closing_ends_what_was_asked_for_however_far_it_came(rounds: int) -> None:
+    """Also what nobody has looked at yet, and then nothing is taken any more."""
+    house = House()
+    early = house.submit(request(answer=9))
+    house.run(rounds)
+    late = house.submit(request())
+    house.loop.close(KitClosedError("closed"))
+    house.run()
+    for one in (early, late):
+        assert isinstance(house.last(one), KitClosedError)
+        assert one.done.is_set()
+    with pytest.raises(KitClosedError):
+        house.submit(request())
+
+
 def test_deadlines_and_cancelling_end_a_request_at_the_next_step(clock: Clock) -> None:
     house = House(places=2)
     late = house.submit(request(answer=50), deadline=5.0)

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -19,6 +20,8 @@ from mlx_qwen35.runtime.batch import Batch
 from mlx_qwen35.runtime.choosing import Chooser
 from mlx_qwen35.runtime.drafter import Drafter
 from mlx_qwen35.runtime.engine import Engine
+from mlx_qwen35.runtime.regulator import DEPTHS
+from mlx_qwen35.runtime.speculation import Speculation
 from mlx_qwen35.state.sequence import FrozenState
 from tests.parity.cases import CASES
 from tests.runtime.test_engine import Caller, is_chunk
@@ -418,3 +421,24 @@ def test_a_limit_on_the_reasoning_is_asked_place_by_place(plain: ModelKit, guess
     for budget in (0, 2, 5):
         given = GREEDY | {"thinking_budget": budget, "max_tokens": 16}
         same(guessing().generate(low, **given), plain.generate(low, **given))
+
+
+def test_steps_without_drafts_teach_both_who_guess_and_others_only_one() -> None:
+    """Neither guesses before it is known what a step takes without; then both try."""
+    rows = [SimpleNamespace(room=9, record=None)]
+    speculation = Speculation("auto", has_module=True)
+    rows[0].record = speculation.record([*range(10), *range(9)])
+
+    def guesses() -> tuple[bool, bool]:
+        row: Any = rows[0]
+        return speculation.depth(rows) > 0, len(speculation.found(row, 1)) > 0  # type: ignore[arg-type]
+
+    assert guesses() == (False, False)
+    for _ in range(2):
+        speculation.took(1, 0, by_module=False, seconds=1.0)
+    assert guesses() == (True, True)
+    for by_module in (True, False):
+        for drafts in DEPTHS:
+            for _ in range(2):
+                speculation.took(1, drafts, by_module=by_module, seconds=100.0)
+        assert guesses() == (False, by_module)

@@ -1,5 +1,6 @@
 """What the server does around the protocols: other routes, images, a full queue, clients that leave, stopping."""
 
+import asyncio
 import base64
 import json
 import threading
@@ -9,14 +10,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mlx_qwen35 import ModelKit
+from mlx_qwen35 import Engine, ModelKit
+from mlx_qwen35.server.app import make_app
 from mlx_qwen35.server.media import MediaPolicy
+from mlx_qwen35.server.service import GenerationService
+from mlx_qwen35.server.settings import Settings
 from tests.server.clients import (
     LONG,
     QUICK,
     RED_CIRCLE,
     SPELL,
     Stream,
+    asgi,
     chat,
     eventually,
     picture,
@@ -124,6 +129,30 @@ def test_a_full_queue_says_when_to_come_again(box: ModelKit) -> None:
         assert json.loads(text)["error"]["code"] == "rate_limit_exceeded"
         assert raw(running.url, "/v1/chat/completions", {"messages": SPELL, "stream": True})[0] == 429
         stream.close()
+
+
+NO_PICTURE = "ftp://example.com/a.png"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"n": 2, "messages": [{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": NO_PICTURE}}]}]}),
+        ("/v1/completions", {"prompt": [[1, 2], [10**6]]}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_is_refused_while_it_is_prepared_keeps_no_place(box: ModelKit, path: str, body: dict[str, Any]) -> None:
+    """In a queue that has room for two answers, of which each of these would need up to two."""
+    engine = Engine(box, max_rows=1, max_waiting=1)
+    app = make_app(GenerationService(engine, MediaPolicy()), Settings(("box",)))
+    for _ in range(3):
+        status, text = asyncio.run(asgi(app, "POST", path, None, json.dumps(body).encode()))
+        assert (status, b"expected" in text) == (400, True)
+    for place in [engine.reserve(), engine.reserve()]:
+        place.release()
+    engine.close()
 
 
 def test_shutting_down_finishes_what_is_running(box: ModelKit) -> None:

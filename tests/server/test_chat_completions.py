@@ -145,9 +145,10 @@ def test_tool_choice(client: Any) -> None:
     other = {"type": "function", "function": {**WEATHER, "name": "other"}}
     for choice in ("required", {"type": "function", "function": {"name": "other"}}):
         found = chat(client, SPELL, tools=[*TOOLS, other], tool_choice=choice, max_tokens=80)
-        if found.choices[0].finish_reason != "length":
-            names = {call.function.name for call in found.choices[0].message.tool_calls}
-            assert names <= ({"other"} if choice != "required" else {"other", "get_weather"})
+        assert found.choices[0].finish_reason == "tool_calls"
+        names = {call.function.name for call in found.choices[0].message.tool_calls}
+        assert names <= ({"other"} if choice != "required" else {"other", "get_weather"})
+        assert names
     none = chat(client, PARIS, tools=TOOLS, tool_choice="none")
     assert none.choices[0].message.tool_calls is None
     assert none.choices[0].message.content

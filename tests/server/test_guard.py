@@ -46,7 +46,9 @@ def test_the_body_has_a_limit(box: ModelKit) -> None:
 def test_a_page_of_another_origin_may_not_ask(server: Running) -> None:
     body = {"messages": SPELL, "max_tokens": 1}
     path = "/v1/chat/completions"
-    assert raw(server.url, path, body, {"Origin": "https://example.com"})[0] == 403
+    address, port = server.url.rsplit(":", 1)
+    for origin in ("https://example.com", address, f"{address}:{int(port) % 65535 + 1}", f"http://localhost:{port}"):
+        assert raw(server.url, path, body, {"Origin": origin})[0] == 403
     assert raw(server.url, path, body, {"Origin": server.url})[0] == 200
 
 
@@ -90,6 +92,10 @@ def test_every_origin_counts() -> None:
     assert not is_same_origin([own, other], b"127.0.0.1:8080")
     assert not is_same_origin([other, own], b"127.0.0.1:8080")
     assert not is_same_origin([b"http://"], b"")
+    # Another program of this machine has another port, and is another origin.
+    for port in (b"", b":80", b":443", b":8081", b":808", b":80800"):
+        for scheme in (b"http://", b"https://"):
+            assert not is_same_origin([scheme + b"127.0.0.1" + port], b"127.0.0.1:8080")
 
 
 def counts(app: ASGIApp) -> dict[tuple[str, str], float]:

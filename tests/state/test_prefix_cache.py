@@ -598,6 +598,33 @@ def test_what_comes_back_from_its_way_to_disk_counts_again(benches: Callable[[Sh
     assert held <= cache.budget
 
 
+def test_what_waits_for_a_slow_disk_is_bounded_by_the_budget_too(
+    benches: Callable[[Shape], Bench], tmp_path: Path
+) -> None:
+    """What there is no room for beside it is forgotten; what was to be written is written in the end."""
+    bench = benches(DENSE)
+    lines = [branching(bench, [number, *TEXT[:19]], None, ()) for number in range(6)]
+    probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")
+    read_all(bench, probe, lines[0], step=64)
+    told: list[int] = []
+    cache = PrefixCache(
+        bench.model.make_cache, int(2.5 * probe.nbytes), directory=tmp_path, fingerprint="m",
+        account=lambda nbytes: told.append(nbytes) or 0,
+    )  # fmt: skip
+    release = threading.Event()
+    cache._disk.post(release.wait, 60)
+    for line in lines:
+        read_all(bench, cache, line, step=64)
+    waiting = [prefix.leaving for prefix in cache._prefixes]
+    release.set()
+    assert cache.disk_bytes > 0
+    assert waiting == [True, True, False, False]
+    assert max(told) <= 2 * cache.budget
+    assert told[-1] == cache.nbytes == 2 * probe.nbytes
+    assert [begin(cache, line).start for line in lines] == [19, 19, 0, 0, 19, 19]
+    cache.close()
+
+
 def test_a_conversation_larger_than_the_budget_costs_no_other(fresh: Callable[..., ModelKit]) -> None:
     probe = fresh()
     ask(probe, [user("hello")])

@@ -1,0 +1,66 @@
+"""The decoder with its module: guesses that are made leave nothing behind."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
+from mlx_qwen35.patches.mtp import MultiTokenPrediction
+from mlx_qwen35.runtime.decoder import Decoder
+from mlx_qwen35.state.sequence import SequenceState
+from tests.conftest import Bench
+from tests.tiny import Shape
+
+
+@pytest.fixture
+def decoder(benches: Callable[[Shape], Bench], dense_and_moe: Shape) -> Decoder:
+    bench = benches(dense_and_moe)
+    head = read_mtp_head(bench.checkpoint)
+    assert head is not None
+    return Decoder(bench.model, MultiTokenPrediction.from_head(bench.checkpoint.config, head))
+
+
+def begun(decoder: Decoder, seed: int, length: int) -> tuple[SequenceState, mx.array]:
+    """A prompt that was read, and the module's output behind it."""
+    ids = mx.array(np.random.default_rng(seed).integers(0, 300, (1, length)))
+    state = decoder.make_state()
+    decoder.read(ids[:, :-1], ids[:, 1:], state)
+    return state, after(decoder, state, ids[:, -1:])
+
+
+def after(decoder: Decoder, state: SequenceState, token: mx.array) -> mx.array:
+    """The module's output behind one more token of each row and the likeliest to follow."""
+    logits, hidden = decoder.step(token, state)
+    assert hidden is not None
+    return decoder.follow(logits.argmax(axis=-1), hidden, [1] * len(token), state)
+
+
+def test_guesses_can_be_made_again_and_again(decoder: Decoder) -> None:
+    """The same ones, and nothing of them stays: behind the next token it guesses as one who never guessed."""
+    (state, seed), (other, same) = begun(decoder, 1, 12), begun(decoder, 1, 12)
+    drafts = decoder.draft(seed, 5, state)
+    assert drafts.shape == (1, 5)
+    for depth in (5, 1, 3):
+        assert mx.array_equal(decoder.draft(seed, depth, state), drafts[:, :depth]).item()
+    assert [cache.size() for cache in state.caches] == [cache.size() for cache in other.caches]
+    token = mx.array([[7]])
+    found, expected = after(decoder, state, token), after(decoder, other, token)
+    np.testing.assert_array_equal(np.array(found), np.array(expected))
+    assert mx.array_equal(decoder.draft(found, 4, state), decoder.draft(expected, 4, other)).item()
+    assert mx.array_equal(same, seed).item()
+
+
+def test_rows_of_a_batch_guess_as_each_would_alone(decoder: Decoder) -> None:
+    """Again and again too; within 1e-5 of the scale of what guesses are read from."""
+    rows = [begun(decoder, seed, length) for seed, length in ((2, 5), (3, 14), (4, 9))]
+    alone = [decoder.draft(seed, 4, state) for state, seed in rows]
+    token = mx.array([[7]])
+    batch = SequenceState.merge([state for state, _ in rows])
+    seeds = mx.concatenate([seed for _, seed in rows])
+    for _ in range(2):
+        assert mx.array_equal(decoder.draft(seeds, 4, batch), mx.concatenate(alone)).item()
+    expected = np.array(mx.concatenate([after(decoder, state, token) for state, _ in rows]))
+    found = np.array(after(decoder, batch, mx.concatenate([token] * 3)))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
