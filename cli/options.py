@@ -62,6 +62,32 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--max-pixels", type=int, metavar="N",
         help="at most this many pixels per image after resizing; default: as the checkpoint has it",
     )  # fmt: skip
+    parser.add_argument("--exact", action="store_true", help="text to the last bit as mlx-lm has it, and slower")
+    parser.add_argument(
+        "--gated-delta",
+        choices=("native", "chunked", "fast"),
+        help="how GDN layers read a prompt; default: the best",
+    )
+    parser.add_argument(
+        "--speculate",
+        choices=("off", "mtp", "lookup", "auto"),
+        help="guess tokens ahead, which changes no answer: by the checkpoint's MTP module, by what stands in prompt "
+        "and answer, by both as far as it pays; default: off",
+    )
+    parser.add_argument(
+        "--draft-tokens",
+        type=int,
+        metavar="N",
+        help="tokens that are guessed at once, up to 7; default: 3 with mtp, else 7",
+    )
+    parser.add_argument(
+        "--mtp-model", metavar="MODEL", help="file, directory or hub id of the MTP head; default: the model's own"
+    )
+    _add_memory_flags(parser)
+
+
+def _add_memory_flags(parser: argparse.ArgumentParser) -> None:
+    """What is kept of what was read, in which form, and how much room there is."""
     parser.add_argument(
         "--prompt-cache-bytes",
         type=size,
@@ -93,24 +119,6 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-limit", type=size, metavar="SIZE", help="at most this much memory in all; default: what there is"
     )
-    parser.add_argument("--exact", action="store_true", help="text to the last bit as mlx-lm has it, and slower")
-    parser.add_argument(
-        "--gated-delta",
-        choices=("native", "chunked", "fast"),
-        help="how GDN layers read a prompt; default: the best",
-    )
-    parser.add_argument(
-        "--speculate",
-        choices=("off", "mtp", "lookup", "auto"),
-        help="guess tokens ahead, which changes no answer: by the checkpoint's MTP module, by what stands in prompt "
-        "and answer, by both as far as it pays; default: off",
-    )
-    parser.add_argument(
-        "--draft-tokens",
-        type=int,
-        metavar="N",
-        help="tokens that are guessed at once, up to 7; default: 3 with mtp, else 7",
-    )
     parser.add_argument(
         "--kv-bits", type=int, choices=(8, 4), help="keys and values with so few bits; default: as they are"
     )
@@ -119,9 +127,6 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=(32, 64, 128),
         help="elements that share a scale with --kv-bits; default: 64",
-    )
-    parser.add_argument(
-        "--mtp-model", metavar="MODEL", help="file, directory or hub id of the MTP head; default: the model's own"
     )
 
 
