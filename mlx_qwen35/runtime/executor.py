@@ -16,7 +16,7 @@ from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.runtime.admission import MemoryAdmission
 from mlx_qwen35.runtime.batch import Batch, Row
-from mlx_qwen35.runtime.choosing import Chooser
+from mlx_qwen35.runtime.choosing import Choice, Chooser
 from mlx_qwen35.runtime.decoder import Decoder
 from mlx_qwen35.runtime.request import Event, Job
 from mlx_qwen35.runtime.scheduler import Encode, Read
@@ -122,16 +122,16 @@ class Executor:
         if batch is None:
             return out
 
-        def take(row: Row, tokens: Sequence[int], scores: Sequence[mx.array]) -> int:
-            for count, (token, given) in enumerate(zip(tokens, scores, strict=True), 1):
+        def take(row: Row, choices: Sequence[Choice]) -> int:
+            for count, choice in enumerate(choices, 1):
                 try:
-                    out[row.job] += self._events(row, token, given)
+                    out[row.job] += self._events(row, choice)
                 except BaseException as error:
                     out[row.job].append(error)
                     row.finished = True
                 if row.finished:
                     return count
-            return len(tokens)
+            return len(choices)
 
         try:
             batch.step(take)
@@ -224,12 +224,9 @@ class Executor:
             row.reading.state = SequenceState([])
         return batch
 
-    def _events(self, row: Row, token: int, scores: mx.array) -> Iterator[Event]:
-        """What one more token of a row gives.
-
-        Args:
-            scores: Log probabilities that it was chosen from, (V,).
-        """
+    def _events(self, row: Row, choice: Choice) -> Iterator[Event]:
+        """What one more token of a row gives."""
+        token = choice.token
         if row.chooser.fault is not None:
             raise row.chooser.fault
         if not 0 <= token < self._vocab_size:
@@ -252,13 +249,16 @@ class Executor:
             text=piece.text,
             reasoning=piece.reasoning,
             token=token,
-            logprob=_value(scores[token]) if request.logprobs or request.top_logprobs else None,
-            top_logprobs=_top(scores, request.top_logprobs, self._tokenizer) if request.top_logprobs else None,
+            logprob=choice.logprob if request.logprobs or request.top_logprobs else None,
+            top_logprobs=self._named(choice.top[: request.top_logprobs]) if request.top_logprobs else None,
             in_reasoning=in_reasoning,
             finish_reason=finish_reason,
             stop_string=piece.stop_string,
             stats=None if finish_reason is None else self._stats(row, now),
         )
+
+    def _named(self, top: Sequence[tuple[int, float]]) -> tuple[TokenLogprob, ...]:
+        return tuple(TokenLogprob(token, self._tokenizer.decode([token]), value) for token, value in top)
 
     def _stats(self, row: Row, now: float) -> GenerationStats:
         request, count = row.job.request, len(row.reading.written)
@@ -280,16 +280,3 @@ class Executor:
             drafted=tuple(row.record.drafted),
             accepted=tuple(row.record.accepted),
         )
-
-
-def _top(scores: mx.array, count: int, tokenizer: Tokenizer) -> tuple[TokenLogprob, ...]:
-    best = mx.argpartition(-scores, kth=count - 1)[:count]
-    best = best[mx.argsort(-scores[best])]
-    tokens, values = np.array(best).tolist(), np.array(scores[best].astype(mx.float32)).tolist()
-    return tuple(
-        TokenLogprob(token, tokenizer.decode([token]), value) for token, value in zip(tokens, values, strict=True)
-    )
-
-
-def _value(scalar: mx.array) -> float:
-    return float(scalar.item())  # type: ignore[arg-type]
