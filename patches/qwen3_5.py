@@ -145,6 +145,9 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
             self._steps = tuple(CompiledStep(step, inputs=self) for step in steps)
 
     def _decode(self, x: mx.array, *states: mx.array) -> tuple[mx.array, ...]:
+        if not self.linear_attn.operations.upstream:
+            out, state, conv_input, *_ = self._verify(x, *states)
+            return out, mx.contiguous(conv_input[:, 1:]), state
         cache = ArraysCache(size=len(states))
         cache.cache = list(states)
         return (super().__call__(x, None, cache), *cache.cache)
