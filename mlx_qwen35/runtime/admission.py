@@ -83,11 +83,12 @@ class MemoryAdmission:
             held = sum(map(guard.held, tokens)) if pool is None else rows * guard.held(max(tokens))
             caches += held
             step = max(step, guard.passing(max(tokens), rows, rows=rows))
-            if rows > 1:
-                prompts = [_prompt_tokens(job) for job in members]
-                # Short ones are read together, padded to no more than one step.
-                together = min(sum(prompts), max(job.step_size for job in members))
-                step = max(step, guard.passing(max(*prompts, together), together) + 2 * rows * guard.states)
+            short = [job for job in members if job.pool is not None and job.request.prompt.layout is None]
+            if len(short) > 1:
+                # They may be read together, padded to no more than one step.
+                prompts = [_prompt_tokens(job) for job in short]
+                together = min(sum(prompts), max(job.step_size for job in short))
+                step = max(step, guard.passing(max(*prompts, together), together) + 2 * len(short) * guard.states)
         for job in jobs:
             request = job.request
             prompt = _prompt_tokens(job)

@@ -1,4 +1,4 @@
-"""Half-precision checkpoints on the CPU: computed in float32 where memory has room, and as they are where it has not."""
+"""Half-precision checkpoints on the CPU: computed in float32 where memory has room, else as they are."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +14,7 @@ from PIL import Image
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.conversion import convert
+from mlx_qwen35.errors import SessionError
 from mlx_qwen35.patches.cpu import on_cpu
 from tests.tiny import DENSE, Shape
 
@@ -63,10 +64,8 @@ def test_a_half_precision_model_computes_in_float32(half: Callable[..., Path], b
 def test_its_memory_is_counted(kit: ModelKit) -> None:
     """Weights, the tower's too; and what requests take, whose caches are as wide."""
     kit.generate(kit.process_prompt(IDS), max_tokens=2, temperature=0.0)
-    held = [
-        *dict(tree_flatten(kit.model.parameters())).values(),
-        *(array for _, array in kit.model.vision_tower.weights),
-    ]
+    later = [array for _, array in kit.model.vision_tower.weights]
+    held = [*dict(tree_flatten(kit.model.parameters())).values(), *later]
     assert kit.guard.weights == sum(array.nbytes for array in held)
     assert kit.guard.dtype_size == 4
     purposes = kit.ledger.by_purpose()
@@ -111,7 +110,7 @@ def test_states_of_other_arithmetic_are_not_gone_on_from(half: Callable[..., Pat
     with ModelKit.load(half(), memory_limit=limit) as same:
         same.load_session(tmp_path / "wide.safetensors")
         assert same.generate(IDS, **options).stats.cached_tokens == len(IDS) - 1
-    with ModelKit.load(half(), memory_limit=limit - 2) as other, pytest.raises(Exception, match="another"):
+    with ModelKit.load(half(), memory_limit=limit - 2) as other, pytest.raises(SessionError, match="found another's"):
         other.load_session(tmp_path / "wide.safetensors")
 
 
