@@ -126,10 +126,7 @@ def load(options: LoadOptions) -> Loaded:
     ledger.take("weights", guard.weights, place="checkpoint")
     thread = MlxThread()
     try:
-        model = thread.call(_read_model, checkpoint, options)
-        guard = _widened(thread, model, options, guard, ledger)
-        for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
-            pass
+        model, guard = _read_model(thread, checkpoint, options, guard, ledger)
         vision = make_vision_add_on(
             checkpoint.config, model.vision_tower, checkpoint.directory, options.image_cache_bytes, ImageLeases(ledger)
         )
@@ -180,8 +177,19 @@ def _checked(checkpoint: Checkpoint, max_context: Any, limit: int) -> MemoryGuar
     return guard
 
 
-def _read_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
-    """The model with lazy weights; on the thread that owns MLX."""
+def _read_model(
+    thread: MlxThread, checkpoint: Checkpoint, options: LoadOptions, guard: MemoryGuard, ledger: Ledger
+) -> tuple[Any, MemoryGuard]:
+    """The model, and what it takes now."""
+    model = thread.call(_lazy_model, checkpoint, options)
+    guard = _widened(thread, model, options, guard, ledger)
+    for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
+        pass
+    return model, guard
+
+
+def _lazy_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
+    """With weights that are not read yet; on the thread that owns MLX."""
     maybe_set_recommended_wired_limit()
     return Model.from_checkpoint(
         checkpoint,
