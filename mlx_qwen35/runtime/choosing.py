@@ -138,8 +138,8 @@ class Choices:
         within = mx.clip(tokens, 0, scores.shape[-1] - 1)[..., None]
         logprobs = mx.take_along_axis(scores, within, axis=-1)[..., 0]
         if not most:
-            nothing = mx.zeros((*tokens.shape, 0))
-            return cls(tokens, logprobs.astype(mx.float32), nothing, nothing)
+            nothing = (*tokens.shape, 0)
+            return cls(tokens, logprobs.astype(mx.float32), mx.zeros(nothing, mx.uint32), mx.zeros(nothing))
         best = mx.argpartition(-scores, kth=most - 1, axis=-1)[..., :most]
         values = mx.take_along_axis(scores, best, axis=-1)
         order = mx.argsort(-values, axis=-1)

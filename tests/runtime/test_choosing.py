@@ -89,6 +89,7 @@ def test_choices_of_rows_that_come_and_go() -> None:
     for found, one in zip(joined.of_rows([2, 0, 1]).numbers(), [expected[2], expected[0], expected[1]], strict=True):
         assert (found[0].token, found[0].logprob) == (one.token, one.logprob)
         assert found[0].top[: len(one.top)] == one.top
+        assert all(isinstance(token, int) for token, _ in found[0].top)
 
 
 def test_a_token_that_the_model_does_not_have_harms_nobody() -> None:
