@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
         metavar="NAME",
         help="what requests call the model; repeatable; default: its directory's name",
     )
-    parser.add_argument("--max-rows", type=int, help="requests that are answered at the same time; default: 8")
+    parser.add_argument("--max-rows", type=int, help="requests that are answered at the same time; default: 32")
     parser.add_argument("--max-waiting", type=int, help="further requests that wait; beyond, 429; default: 64")
     parser.add_argument(
         "--prefill-step-size", type=int, help="tokens of a prompt between two tokens of others; default: 512"

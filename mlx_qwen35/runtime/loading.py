@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +18,12 @@ from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import MtpHead, read_mtp_head
 from mlx_qwen35.errors import CheckpointError, KitClosedError, OptionError
+from mlx_qwen35.patches.cpu import on_cpu
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, choose_gated_delta
 from mlx_qwen35.patches.mtp import MultiTokenPrediction
 from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.patches.versions import check_versions
+from mlx_qwen35.patches.widening import widen, widened_bytes
 from mlx_qwen35.paths import expand
 from mlx_qwen35.prompts.images import check_max_pixels
 from mlx_qwen35.prompts.tokenizer import Tokenizer
@@ -173,9 +175,7 @@ def load(options: LoadOptions) -> Loaded:
     ledger.take("weights", guard.weights, place="checkpoint")
     thread = MlxThread()
     try:
-        model = thread.call(_read_model, checkpoint, options)
-        for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
-            pass
+        model, guard = _read_model(thread, checkpoint, options, guard, ledger)
         vision = make_vision_add_on(
             checkpoint.config, model.vision_tower, checkpoint.directory, options.image_cache_bytes, ImageLeases(ledger)
         )
@@ -184,7 +184,7 @@ def load(options: LoadOptions) -> Loaded:
         decoder = Decoder(model, module, kv)
         layers_of_module = 0 if module is None else len(module.layers)
         new_caches = partial(make_caches, checkpoint.config.text.layer_types, layers_of_module, kv)
-        arithmetic_of_states = arithmetic(options.exact, gated_delta, module is not None)
+        arithmetic_of_states = arithmetic(options.exact, gated_delta, module is not None, guard.dtype_size)
         further = () if head is None else head.files
         fingerprint = fingerprint_of(checkpoint.fingerprint(options.adapter_path, arithmetic_of_states, further), kv)
         prefix_cache = PrefixCache(
@@ -226,8 +226,19 @@ def _checked(checkpoint: Checkpoint, max_context: Any, limit: int, kv: KvQuantiz
     return guard
 
 
-def _read_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
-    """The model with lazy weights; on the thread that owns MLX."""
+def _read_model(
+    thread: MlxThread, checkpoint: Checkpoint, options: LoadOptions, guard: MemoryGuard, ledger: Ledger
+) -> tuple[Any, MemoryGuard]:
+    """The model, and what it takes now."""
+    model = thread.call(_lazy_model, checkpoint, options)
+    guard = _widened(thread, model, options, guard, ledger)
+    for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
+        pass
+    return model, guard
+
+
+def _lazy_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
+    """With weights that are not read yet; on the thread that owns MLX."""
     # As mlx_lm 0.32 does, utils.py, maybe_set_recommended_wired_limit.
     recommended = mx.device_info().get("max_recommended_working_set_size")
     if recommended is not None:
@@ -241,12 +252,28 @@ def _read_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
     )
 
 
+def _widened(thread: MlxThread, model: Any, options: LoadOptions, guard: MemoryGuard, ledger: Ledger) -> MemoryGuard:
+    """On the CPU let the model compute in float32, if it is not to be exact and leaves half of the memory free."""
+    if options.exact or not on_cpu():
+        return guard
+    wide = replace(guard, weights=guard.weights + thread.call(widened_bytes, model), dtype_size=4)
+    more = wide.weights - guard.weights
+    longest = 1 if options.max_context is None else options.max_context
+    if not more or wide.weights > min(guard.limit // 2, guard.weights + ledger.headroom):
+        return guard
+    if wide.needs(longest, SMALLEST_STEP) > guard.limit:
+        return guard
+    thread.call(widen, model)
+    ledger.take("weights in float32", more, place="checkpoint")
+    return wide
+
+
 def _drafts(
     thread: MlxThread, checkpoint: Checkpoint, head: MtpHead | None, mode: Speculate, draft_tokens: int | None,
     guard: MemoryGuard, ledger: Ledger,
 ) -> tuple[Speculation, Any, MemoryGuard]:  # fmt: skip
     """How tokens are guessed, the module that does it, if any, and what all of it takes."""
-    module = None if head is None else thread.call(_make_module, checkpoint, head)
+    module = None if head is None else thread.call(_make_module, checkpoint, head, guard.dtype_size)
     if module is None and mode == "mtp" and draft_tokens != 0:
         raise CheckpointError(
             f'{checkpoint.directory}: expected the weights of an MTP module (mtp.*), which speculate="mtp" needs, '
@@ -273,9 +300,11 @@ def _read_head(
     return thread.call(read_mtp_head, checkpoint, mtp_path) if wanted else None
 
 
-def _make_module(checkpoint: Checkpoint, head: MtpHead) -> Any:
-    """The MTP module with its weights; on the thread that owns MLX."""
+def _make_module(checkpoint: Checkpoint, head: MtpHead, dtype_size: int) -> Any:
+    """The MTP module with its weights, which compute as the model does; on the thread that owns MLX."""
     module = MultiTokenPrediction.from_head(checkpoint.config, head)
+    if dtype_size == 4 and on_cpu():
+        widen(module)
     for _ in materialise(module, checkpoint.directory):
         pass
     return module
@@ -299,8 +328,9 @@ def _accountant(ledger: Ledger, lease: Lease) -> Callable[[int], int]:
     return account
 
 
-def arithmetic(exact: bool, gated_delta: GatedDelta, drafts: bool) -> str:
+def arithmetic(exact: bool, gated_delta: GatedDelta, drafts: bool, dtype_size: int) -> str:
     """What a state depends on beside the weights: another kit may go on from it only if all of this is the same."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "mlx-vlm"))
     module = ", with the MTP module" if drafts else ""
-    return f"{'exact' if exact else 'compiled'}{module}, {gated_delta}, {mx.default_device()}, {versions}"
+    ways = f"{'exact' if exact else 'compiled'}, {8 * dtype_size} bits{module}"
+    return f"{ways}, {gated_delta}, {mx.default_device()}, {versions}"

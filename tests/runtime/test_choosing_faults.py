@@ -1,0 +1,95 @@
+"""Choices that are taken back: what was wrong with them goes too."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.runtime.choosing import Chooser
+
+VOCAB_SIZE = 5
+
+
+class Failing:
+    """The likeliest token, but for one call; knows which call it is, as one who takes back calls has to."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.calls = at, 0
+
+    def __call__(self, *arguments: mx.array) -> mx.array:
+        self.calls += 1
+        if self.calls - 1 == self.at:
+            raise ZeroDivisionError
+        return arguments[-1].argmax(axis=-1) if len(arguments) == 1 else arguments[-1]
+
+    def rewind(self, count: int) -> None:
+        self.calls -= count
+
+
+def chooser(sampler: Any = None, *processors: Any) -> Chooser:
+    likeliest = Failing(-1)
+    request: Any = SimpleNamespace(
+        sampler=sampler, processors=processors, thinking_budget=None, make_sampler=lambda: sampler or likeliest,
+        make_processors=lambda: list(processors),
+    )  # fmt: skip
+    return Chooser(request)
+
+
+def step(one: Chooser, places: int) -> mx.array:
+    tokens = mx.zeros((1, places), mx.int32)
+    return one.choose(tokens, mx.random.normal((1, places, VOCAB_SIZE), key=mx.random.key(places)))[0]
+
+
+@pytest.mark.parametrize("kind", ["sampler", "processor"])
+@pytest.mark.parametrize(("at", "back"), [(0, 3), (2, 1), (1, 2), (3, 1)])
+def test_a_fault_behind_a_wrong_draft_never_happened(kind: str, at: int, back: int) -> None:
+    """Where the same place is come to again, it happens again."""
+    function = Failing(at)
+    one = chooser(function) if kind == "sampler" else chooser(None, function)
+    step(one, 4)
+    assert isinstance(one.fault, ZeroDivisionError)
+    one.rewind(back)
+    kept = at < 4 - back
+    assert (one.fault is not None) == kept
+    if not kept:
+        for _ in range(at - (4 - back)):
+            step(one, 1)
+            assert one.fault is None
+        step(one, 1)
+        assert isinstance(one.fault, ZeroDivisionError)
+
+
+def test_a_fault_stays_while_nothing_is_taken_back() -> None:
+    one = chooser(Failing(1))
+    step(one, 2)
+    one.rewind(0)
+    assert isinstance(one.fault, ZeroDivisionError)
+    step(one, 1)
+    assert isinstance(one.fault, ZeroDivisionError)
+
+
+def test_behind_a_fault_a_row_goes_on_without_its_function() -> None:
+    """With what it would choose by itself, so that the other rows can go on."""
+    one, logits = chooser(Failing(0)), mx.array([[[0.0, 3.0, 1.0, 2.0, 0.0]]])
+    assert one.choose(mx.zeros((1, 1), mx.int32), logits)[0].tolist() == [[1]]
+    calls = one.sampler.calls  # type: ignore[attr-defined]
+    step(one, 3)
+    assert one.sampler.calls == calls  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (5, "sampler: expected shape \\(1,\\), found 5"),
+        (mx.zeros((1, 1), mx.int32), "sampler: expected shape \\(1,\\), found \\(1, 1\\)"),
+        (mx.zeros(1), "sampler: expected token ids, found mlx.core.float32"),
+    ],
+)
+def test_what_is_no_token_is_a_fault(found: Any, message: str) -> None:
+    one = chooser(lambda scores: found)
+    step(one, 1)
+    assert isinstance(one.fault, OptionError)
+    with pytest.raises(OptionError, match=message):
+        raise one.fault
