@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import mlx.core as mx
 
-from mlx_qwen35.answers.grammars import ThinkingBudget
+from mlx_qwen35.answers.constraints import ThinkingBudget
 from mlx_qwen35.answers.results import GenerationChunk, GenerationResult
 from mlx_qwen35.answers.sampling import (
     LogitsProcessor,

@@ -25,10 +25,11 @@ class Chooser:
         self.sampler: Sampler = request.make_sampler()
         self.processors: list[LogitsProcessor] = request.make_processors()
         # Those of the options look at the history alone.
-        self._rewinding = [f for f in (self.sampler, *request.processors) if hasattr(f, "rewind")]
-        # A thinking budget remembers whether the reasoning has ended, and is as one of the caller's.
-        own = [f for f in (request.sampler, request.thinking_budget, *request.processors) if f is not None]
+        self._rewinding = [f for f in (self.sampler, *self.processors) if hasattr(f, "rewind")]
+        own = [f for f in (request.sampler, *request.processors) if f is not None]
+        # Whether all places of a step may be asked for at once.
         self.foresees = all(hasattr(function, "rewind") for function in own)
+        self._needs_drafts = any(hasattr(function, "foresee") for function in own)
         # What went wrong in code that the caller brought along, and at which call.
         self.fault: BaseException | None = None
         self._fault_call = 0
@@ -41,13 +42,19 @@ class Chooser:
         """Whether a row's tokens are simply the likeliest, so that those of several rows are found at once."""
         return self.sampler is greedy and not self.processors
 
-    def processed(self, token: mx.array, logits: mx.array) -> mx.array:
-        """Logits (1, V) as the processors leave them behind a token (1,)."""
+    def processed(self, token: mx.array, logits: mx.array, draft: int | None = None) -> mx.array:
+        """Logits (1, V) as the processors leave them behind a token (1,).
+
+        Args:
+            draft: The token, for those that have to know it, if it may be wrong.
+        """
         if not self.processors:
             return logits
         self.history = token if self.history is None else mx.concatenate([self.history, token])
         for processor in self.processors:
-            logits = self._guarded("logits_processors", processor, lambda _, same: same, self.history, logits)
+            foresee = None if draft is None else getattr(processor, "foresee", None)
+            function, newest = (processor, self.history) if foresee is None else (foresee, draft)
+            logits = self._guarded("logits_processors", function, lambda _, same: same, newest, logits)
         return logits
 
     def sampled(self, scores: mx.array) -> mx.array:
@@ -66,8 +73,10 @@ class Chooser:
             Token ids (1, L), and the log probabilities that they were chosen from, (1, L, V).
         """
         chosen, scores = [], []
-        for place in range(tokens.shape[1]):
-            scores.append(normalised(self.processed(tokens[:, place], logits[:, place])))
+        # Known before the decoder reads them: what made them is all that is waited for.
+        drafts: Any = tokens[0, 1:].tolist() if self._needs_drafts else [None] * tokens.shape[1]
+        for place, draft in enumerate([None, *drafts][: tokens.shape[1]]):
+            scores.append(normalised(self.processed(tokens[:, place], logits[:, place], draft)))
             chosen.append(self.sampled(scores[-1]))
         return mx.stack(chosen, axis=1), mx.stack(scores, axis=1)
 
@@ -97,11 +106,12 @@ class Chooser:
             self.fault = None
 
     def _guarded(
-        self, name: str, function: Callable[..., mx.array], otherwise: Callable[..., mx.array], *args: mx.array
+        self, name: str, function: Callable[..., mx.array], otherwise: Callable[..., mx.array], *args: Any
     ) -> mx.array:
         """What a row's own code gives; where that fails, the row goes on harmlessly until it is removed."""
         expected = otherwise(*args)
-        if self.fault is None:
+        # What can be taken back is called at every place, so that it is known how much there is to take back.
+        if self.fault is None or self.foresees:
             try:
                 found: Any = function(*args)
                 whole = mx.issubdtype(expected.dtype, mx.integer)
@@ -114,7 +124,8 @@ class Chooser:
                 # Wide enough for what is no token id: it must not become one.
                 return found.astype(mx.int64) if whole else found
             except BaseException as error:
-                self.fault, self._fault_call = error, self._calls
+                if self.fault is None:
+                    self.fault, self._fault_call = error, self._calls
         return expected
 
 

@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.answers.grammars import Grammars, ThinkingBudget
+from mlx_qwen35.answers.constraints import ThinkingBudget
+from mlx_qwen35.answers.grammars import Grammars
 from mlx_qwen35.answers.results import GenerationResult
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import CheckpointError, InsufficientMemoryError, OptionError, SessionError
@@ -409,12 +410,16 @@ def test_a_head_may_come_from_a_repository_of_its_own(
         ModelKit.load(bare, speculate="mtp")
 
 
-def test_a_limit_on_the_reasoning_is_asked_place_by_place(plain: ModelKit, guessing: Load) -> None:
-    """It remembers, so what a wrong draft would have it remember must not be asked of it; whoever set it."""
+def test_a_limit_on_the_reasoning_is_foreseen(plain: ModelKit, guessing: Load, oracle: Callable[..., None]) -> None:
+    """All places of a step are asked for at once, whoever set it, and right and wrong drafts change nothing."""
     messages = [{"role": "user", "content": "the quick brown fox"}]
     low = plain.process_prompt(messages, reasoning_effort="low")
-    assert not Chooser(plain.request(low)).foresees
-    assert Chooser(plain.request(plain.process_prompt(messages), **GREEDY)).foresees
+    assert Chooser(plain.request(low)).foresees
     for budget in (0, 2, 5):
         given = GREEDY | {"thinking_budget": budget, "max_tokens": 16}
-        same(guessing().generate(low, **given), plain.generate(low, **given))
+        expected = plain.generate(low, **given)
+        for pattern in ("always", "never", "two of three"):
+            oracle({int(low.input_ids[-1]): expected}, {int(low.input_ids[-1]): PATTERNS[pattern]})
+            found = guessing().generate(low, **given)
+            same(found, expected)
+        assert found.stats.tokens_per_step > 1
