@@ -81,6 +81,10 @@ def _add_speed(measurements: Any) -> None:
         help="measure guessing ahead in place of that: answers with mtp, lookup or auto beside those without, and what "
         "verifying so many tokens costs",
     )  # fmt: skip
+    speed.add_argument(
+        "--verify-only", action="store_true",
+        help="print only what a step over several tokens costs, with all of its tokens kept and with one",
+    )  # fmt: skip
     speed.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7")
     speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed")
     counted = "counted runs of each, after one that is not; what takes over a minute is run once"
@@ -94,10 +98,11 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, help="of a synthetic checkpoint, in place of the published number")
     parser.add_argument("--hidden", type=int, help="hidden size of a synthetic checkpoint")
     parser.add_argument("--dtype", help="of a synthetic checkpoint: float32 (default), bfloat16 or float16")
+    parser.add_argument("--bits", type=int, help="quantise a synthetic checkpoint, as convert --bits does")
 
 
 def _check_source(options: argparse.Namespace) -> None:
-    for name in ("layers", "hidden", "dtype"):
+    for name in ("layers", "hidden", "dtype", "bits"):
         if getattr(options, name) is not None and options.synthetic is None:
             raise OptionError(f"--{name}: expected with --synthetic, found without it")
 
@@ -107,18 +112,20 @@ def _source(options: argparse.Namespace) -> "Iterator[Path]":
     """The checkpoint to measure, gone afterwards if it was made for it."""
     from mlx_qwen35.bench.synthetic import write_synthetic
     from mlx_qwen35.checkpoints.hub import find_checkpoint
+    from mlx_qwen35.conversion import convert
 
     if options.synthetic is None:
         yield find_checkpoint(model_of(options))
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield write_synthetic(
+        model = write_synthetic(
             Path(folder) / "synthetic",
             options.synthetic,
             layers=options.layers,
             hidden=options.hidden,
             dtype=options.dtype or "float32",
         )
+        yield model if options.bits is None else convert(model, Path(folder) / "quantised", bits=options.bits)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -143,7 +150,6 @@ def _modes(text: str) -> "tuple[Speculate, ...]":
 def run_drafts(options: argparse.Namespace, model: Path, repeats: int) -> None:
     """Print the tables of what guessing ahead gains and costs."""
     from mlx_qwen35.bench import drafts
-    from mlx_qwen35.model_kit import ModelKit as Kit
 
     table = Table(("task", "drafts", "tokens/s", "a step", "right"), "llrrr", shown=not options.json)
 
@@ -171,18 +177,27 @@ def run_drafts(options: argparse.Namespace, model: Path, repeats: int) -> None:
     results = drafts.measure(
         model, options.speculate, make, repeats, draft_tokens=options.draft_tokens, beside=beside, on_task=show
     )
-    with Kit.load(model, prompt_cache_bytes=0) as kit:
-        costs = drafts.verify_costs(kit)
+    if not options.json:
+        print()
+    costs = run_verify(options, model, repeats)
     if options.json:
         tasks = {
             task: {mode: dataclasses.asdict(gain) for mode, gain in found.items()} for task, found in results.items()
         }
         print_json({"repeats": repeats, "tasks": tasks, "verify_seconds": costs})
-    else:
-        print()
-    steps = Table(("tokens of a step", "all stay", "all but one go"), "rrr", shown=not options.json)
+
+
+def run_verify(options: argparse.Namespace, model: Path, repeats: int) -> dict[int, tuple[float, float]]:
+    """Print and return what a step over several tokens costs; ten steps of each kind for every repeat."""
+    from mlx_qwen35.bench.drafts import verify_costs
+    from mlx_qwen35.model_kit import ModelKit as Kit
+
+    with Kit.load(model, prompt_cache_bytes=0) as kit:
+        costs = verify_costs(kit, repeats=10 * repeats)
+    table = Table(("tokens of a step", "all stay", "all but one go"), "rrr", shown=not options.json)
     for width, times in costs.items():
-        steps.row(width, *(cell(f"{seconds * 1000:.2f} ms", seconds / costs[1][0]) for seconds in times))
+        table.row(width, *(cell(f"{seconds * 1000:.2f} ms", seconds / costs[1][0]) for seconds in times))
+    return costs
 
 
 def run_speed(options: argparse.Namespace) -> None:
@@ -201,6 +216,11 @@ def run_speed(options: argparse.Namespace) -> None:
     images = speed.IMAGES if options.images is None else options.images
     batches = speed.BATCHES if options.batches is None else options.batches
     with _source(options) as model:
+        if options.verify_only:
+            costs = run_verify(options, model, repeats)
+            if options.json:
+                print_json({"repeats": repeats, "verify_seconds": costs})
+            return
         if options.speculate:
             run_drafts(options, model, repeats)
             return
