@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--served-model-name", action="append", metavar="NAME", help="what requests call the model; repeatable"
     )
-    parser.add_argument("--max-rows", type=int, help="requests that are answered at the same time; default: 8")
+    parser.add_argument("--max-rows", type=int, help="requests that are answered at the same time; default: 32")
     parser.add_argument("--max-waiting", type=int, help="further requests that wait; beyond, 429; default: 64")
     parser.add_argument("--prefill-step-size", type=int, help="tokens of a prompt between two tokens of others")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that an answer may take; default: 600")

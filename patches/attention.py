@@ -9,6 +9,7 @@ from mlx_lm.models import qwen3_5 as upstream
 from mlx_qwen35.patches.mrope import rotate
 from mlx_qwen35.patches.operations import UPSTREAM, Operations
 from mlx_qwen35.patches.yarn import set_yarn
+from mlx_qwen35.state.joint import JointAttentionCache
 
 
 class PatchedAttention(upstream.Attention):  # type: ignore[misc]
@@ -35,7 +36,7 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
         """(B, L, hidden_size) to the same.
 
         Args:
-            mask: What mlx-lm's attention takes: None, "causal" or an array.
+            mask: What mlx-lm's attention takes: None, "causal" or an array; none for a joint cache.
             cache: An attention cache; updated.
             angles: Cosine and sine from `multimodal_angles`, in place of the layer's own RoPE.
         Source:
@@ -43,6 +44,8 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
         """
         L = x.shape[1]
         operations = self.operations
+        if isinstance(cache, JointAttentionCache):
+            return self._attend_alone(x, cache)
         if angles is None and (operations.upstream or L == 1 or hasattr(cache, "bits")):
             return super().__call__(x, mask, cache)  # type: ignore[no-any-return]
         offset = 0 if cache is None else cache.offset
@@ -53,6 +56,18 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
             keys, values = cache.update_and_fetch(keys, values)
         out = operations.attention(queries, keys, values, scale=self.scale, mask=mask, cache=cache)
         return self.finish(out, gate)
+
+    def _attend_alone(self, x: mx.array, cache: JointAttentionCache) -> mx.array:
+        """(B, L, hidden_size) to the same, where each row attends to keys and values of its own."""
+        L, offset, found = x.shape[1], cache.offset, []
+        queries, keys, values, gate = self.project(x, lambda y: self.rope(y, offset=offset))
+        for row, (own, length) in enumerate(zip(cache.rows, cache.lengths, strict=True)):
+            q, k, v = (heads[row : row + 1, :, :length] for heads in (queries, keys, values))
+            mask = own.make_mask(length, return_array=False, window_size=None)
+            k, v = own.update_and_fetch(k, v)
+            out = self.operations.attention(q, k, v, scale=self.scale, mask=mask, cache=own)
+            found.append(mx.pad(out, [(0, 0), (0, 0), (0, L - length), (0, 0)]))
+        return self.finish(mx.concatenate(found), gate)
 
     def project(self, x: mx.array, rotate_heads: Callable[[mx.array], mx.array]) -> tuple[mx.array, ...]:
         """Queries, keys and values (B, H, L, D), and the gate (B, L, H * D), of (B, L, hidden_size).

@@ -82,6 +82,34 @@ def gated_delta_chunked(
     return out.astype(dtype), state.swapaxes(-1, -2).reshape(B, Hv, Dv, Dk)
 
 
+def gated_delta_step(
+    q: mx.array, k: mx.array, v: mx.array, g: mx.array, beta: mx.array, state: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Outputs of one token and the state after it, in three passes over the state: its decay and two products.
+
+    With S the decayed state, what the token reads afterwards, (S + d k') q, is S q + d (k' q), so that S k and S q come
+    from one product.
+
+    Args:
+        q, k, v, g, beta, state: As mlx-lm's gated_delta_ops has them, for one token and a decay per head.
+    Returns:
+        (B, 1, Hv, Dv) in the dtype of `q`, and (B, Hv, Dv, Dk), float32.
+    Source:
+        mlx-lm 0.32.2, models/gated_delta.py, _gated_delta_step_ops.
+    """
+    B, _, Hk, Dk = q.shape
+    Hv, Dv = v.shape[2:]
+    dtype = q.dtype
+    q, k, v = (x.astype(mx.float32) for x in (q, k, v))
+    decayed = (state * g.reshape(B, Hv, 1, 1)).reshape(B, Hk, -1, Dk)
+    seen = mx.concatenate([k, q], axis=1).swapaxes(1, 2) @ decayed.swapaxes(-1, -2)
+    before, read = (seen[:, :, at].reshape(B, Hk, -1, Dv) for at in range(2))
+    delta = (v.reshape(B, Hk, -1, Dv) - before) * beta.reshape(B, Hk, -1, 1)
+    out = read + delta * (k * q).sum(axis=-1).reshape(B, Hk, 1, 1)
+    state = mx.addmm(decayed, delta.reshape(B, Hk, -1, 1), k.reshape(B, Hk, 1, Dk))
+    return out.reshape(B, 1, Hv, Dv).astype(dtype), state.reshape(B, Hv, Dv, Dk)
+
+
 def _split(x: mx.array, Hk: int, count: int, chunk: int) -> mx.array:
     """(B, L, H, ...) to float32 (B, Hk, H / Hk, count, chunk, ...); the tail is filled with zeros."""
     B, L, H = x.shape[:3]

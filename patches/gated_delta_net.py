@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import qwen3_5 as upstream
-from mlx_lm.models.gated_delta import compute_g, gated_delta_ops, gated_delta_update, normalize_qk
+from mlx_lm.models.gated_delta import compute_g, gated_delta_update, normalize_qk
 
 from mlx_qwen35.errors import OptionError
-from mlx_qwen35.patches.gated_delta import gated_delta_chunked, log_decay
+from mlx_qwen35.patches.gated_delta import gated_delta_chunked, gated_delta_step, log_decay
 from mlx_qwen35.patches.operations import Operations
 
 # How a GDN layer reads several tokens: "native" is mlx-lm's own code, which is its Metal kernel, or a loop over tokens
@@ -41,7 +41,7 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
     def __init__(self, args: Any) -> None:
         super().__init__(args)
         self._gated_delta: GatedDelta = args.gated_delta
-        self._operations: Operations = args.operations
+        self.operations: Operations = args.operations
 
     def __call__(self, inputs: mx.array, mask: mx.array | None = None, cache: Any = None) -> mx.array:
         """(B, L, hidden_size) to the same; `mask` and `cache` as in mlx-lm.
@@ -60,7 +60,7 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
         if conv_state is None:
             conv_state = mx.zeros((B, kept, self.conv_dim), dtype=inputs.dtype)
         conv_input = mx.concatenate([conv_state, qkv], axis=1)
-        qkv = self._operations.causal_conv_silu(conv_input, self.conv1d)
+        qkv = self.operations.causal_conv_silu(conv_input, self.conv1d)
         q, k, v = mx.split(qkv, [self.key_dim, 2 * self.key_dim], axis=-1)
         q, k = (x.reshape(B, L, self.num_k_heads, self.head_k_dim) for x in (q, k))
         q, k = normalize_qk(q, k, inv_scale=self.head_k_dim**-0.5, eps=1e-6)
@@ -82,7 +82,7 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
             cache[1] = state
             cache.advance(L)
         z = self.in_proj_z(inputs).reshape(B, L, self.num_v_heads, self.head_v_dim)
-        out = self._operations.gated_norm(out, z, self.norm)
+        out = self.operations.gated_norm(out, z, self.norm)
         return self.out_proj(out.reshape(B, L, -1))  # type: ignore[no-any-return]
 
     def verify(self, inputs: mx.array, conv_state: mx.array, state: mx.array) -> tuple[mx.array, ...]:
@@ -107,14 +107,14 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
         v = v.reshape(B, L, self.num_v_heads, self.head_v_dim)
         q, k = normalize_qk(q, k, inv_scale=self.head_k_dim**-0.5, eps=1e-6)
         kept: tuple[mx.array, ...] = (q, k, v, a, b)
-        if self._operations.upstream:
+        if self.operations.upstream:
             out, state = gated_delta_update(*kept, self.A_log, self.dt_bias, state)
         else:
             g, beta = compute_g(self.A_log, a, self.dt_bias), mx.sigmoid(b)
             outs, states = [], []
             for at in range(L):
                 now = slice(at, at + 1)
-                out, state = gated_delta_ops(q[:, now], k[:, now], v[:, now], g[:, now], beta[:, now], state)
+                out, state = gated_delta_step(q[:, now], k[:, now], v[:, now], g[:, now], beta[:, now], state)
                 outs.append(out)
                 states.append(state)
             out, kept = mx.concatenate(outs, axis=1), tuple(states)
@@ -137,7 +137,7 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
             counts = mx.array(list(kept))[:, None]
             conv_state = mx.take_along_axis(conv_input, (counts + mx.arange(behind))[..., None], axis=1)
             mask = mx.arange(most) < counts
-        if not self._operations.upstream:
+        if not self.operations.upstream:
             states = [before, *others]
             if mask is None:
                 return [conv_state, states[most]]

@@ -34,6 +34,7 @@ from mlx_qwen35.patches.operations import UPSTREAM, Operations, choose_operation
 from mlx_qwen35.patches.vision_tower import DeferredTower, build_vision_tower
 from mlx_qwen35.paths import expand
 from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache, media_ahead
+from mlx_qwen35.state.joint import JointAttentionCache
 
 
 @dataclass
@@ -144,6 +145,9 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
             self._steps = tuple(CompiledStep(step, inputs=self) for step in steps)
 
     def _decode(self, x: mx.array, *states: mx.array) -> tuple[mx.array, ...]:
+        if not self.linear_attn.operations.upstream:
+            out, state, conv_input, *_ = self._verify(x, *states)
+            return out, mx.contiguous(conv_input[:, 1:]), state
         cache = ArraysCache(size=len(states))
         cache.cache = list(states)
         return (super().__call__(x, None, cache), *cache.cache)
@@ -196,7 +200,7 @@ class PatchedDecoderLayer(upstream.DecoderLayer):  # type: ignore[misc]
 
     def _in_decode(self, x: mx.array, cache: Any) -> bool:
         """Whether a compiled step will do: one token or drafts, and nothing to be gathered from other machines."""
-        if not self._steps or cache is None or self.training:
+        if not self._steps or cache is None or self.training or isinstance(cache, JointAttentionCache):
             return False
         if x.shape[1] != 1 and not getattr(cache, "verifying", False):
             return False

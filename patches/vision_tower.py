@@ -71,7 +71,8 @@ class DeferredTower:
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
-        self._weights: list[tuple[str, mx.array]] = []
+        # By their names in the tower, unread; none any more once it is built.
+        self.weights: list[tuple[str, mx.array]] = []
         self._tower: Any = None
 
     def take(self, weights: Mapping[str, mx.array]) -> bool:
@@ -83,7 +84,7 @@ class DeferredTower:
         assert self._config.vision is not None
         if {name: value.shape for name, value in weights.items()} != tower_shapes(self._config.vision):
             return False
-        self._weights = list(weights.items())
+        self.weights = list(weights.items())
         return True
 
     def __call__(self, *args: Any) -> Any:
@@ -100,9 +101,9 @@ class DeferredTower:
             tower = build_vision_tower(self._config)
             assert tower is not None
             with naming("the vision tower"):
-                tower.load_weights(self._weights)
+                tower.load_weights(self.weights)
                 mx.eval(tower.eval().parameters())  # type: ignore[no-untyped-call]
-            self._tower, self._weights = tower, []
+            self._tower, self.weights = tower, []
         return self._tower
 
 

@@ -153,7 +153,8 @@ class SeededSampler:
     """
 
     def __init__(self, options: SamplingOptions, seed: int) -> None:
-        self._options = options
+        # What is done before a draw.
+        self.filters = (options.temperature, options.top_k, options.top_p, options.min_p)
         # Keys of its own: mlx's global state is shared by whatever runs at the same time.
         self._chain = mx.random.key(seed)
         self._ahead: list[mx.array] = []
@@ -161,20 +162,16 @@ class SeededSampler:
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Log probabilities (1, V) to token ids (1,)."""
-        options = self._options
+        return mx.random.categorical(_filtered(logprobs, *self.filters), key=self.next_key())
+
+    def next_key(self) -> mx.array:
+        """That of the next draw."""
         if not self._ahead:
             self._chain, key = mx.random.split(self._chain)
             self._ahead.append(key)
         key = self._ahead.pop()
         self._drawn = [*self._drawn[1 - _MOST_REWOUND :], key]
-        logits = logprobs * (1.0 / options.temperature)
-        if 0 < options.top_k < logits.shape[-1]:
-            logits = apply_top_k(logits, options.top_k)
-        if options.top_p < 1.0:
-            logits = apply_top_p(_normalised(logits), options.top_p)
-        if options.min_p > 0.0:
-            logits = apply_min_p(logits, options.min_p)
-        return mx.random.categorical(logits, key=key)
+        return key
 
     def rewind(self, count: int) -> None:
         """The last `count` draws, at most 16, were not made."""
@@ -182,9 +179,34 @@ class SeededSampler:
             self._ahead.append(self._drawn.pop())
 
 
+def draw_together(samplers: Sequence[SeededSampler], logprobs: mx.array) -> list[mx.array]:
+    """A token (1,) of each row, as its own sampler would draw it alone.
+
+    Args:
+        samplers: With the same filters, one per row.
+        logprobs: (rows, V).
+    """
+    logits = _filtered(logprobs, *samplers[0].filters)
+    return [
+        mx.random.categorical(logits[row : row + 1], key=sampler.next_key()) for row, sampler in enumerate(samplers)
+    ]
+
+
 def greedy(logprobs: mx.array) -> mx.array:
     """The likeliest token at each place; one function for all, so that rows of a batch are chosen together."""
     return mx.argmax(logprobs, axis=-1)
+
+
+def _filtered(logprobs: mx.array, temperature: float, top_k: int, top_p: float, min_p: float) -> mx.array:
+    """What a row (V,) of log probabilities is drawn from, for any number of rows."""
+    logits = logprobs * (1.0 / temperature)
+    if 0 < top_k < logits.shape[-1]:
+        logits = apply_top_k(logits, top_k)
+    if top_p < 1.0:
+        logits = apply_top_p(_normalised(logits), top_p)
+    if min_p > 0.0:
+        logits = apply_min_p(logits, min_p)
+    return logits
 
 
 def _normalised(logits: mx.array) -> mx.array:

@@ -10,8 +10,11 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
+from mlx_qwen35.answers.results import GenerationChunk
 from mlx_qwen35.model_kit import ModelKit
 from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.runtime.engine import Engine
+from mlx_qwen35.runtime.request import Event
 
 
 @dataclass(frozen=True)
@@ -79,20 +82,46 @@ def steps_of(generator: Any, rows: int, generated: Callable[[Any], Sequence[Any]
 
 
 class OwnRuntime:
-    """ModelKit, with nothing kept between requests; its model in mlx-lm's BatchGenerator for several rows."""
+    """ModelKit, with nothing kept between requests, and its Engine for several rows."""
 
     name, sees = "mlx-qwen35", True
 
     def __init__(self, model: Path) -> None:
         self.kit = ModelKit.load(model, prompt_cache_bytes=0, image_cache_bytes=0)
-
-    def run(self, prompt: Prompt, tokens: int) -> Run:
         # The others write on behind the end of the answer.
         on = dict.fromkeys(self.kit.tokenizer.eos_token_ids, -100.0)
-        return timed(lambda: self.kit.stream(prompt, max_tokens=tokens, temperature=0.0, logit_bias=on), tokens)
+        self._options: dict[str, Any] = {"temperature": 0.0, "logit_bias": on, "cache_prompt": False}
+
+    def run(self, prompt: Prompt, tokens: int) -> Run:
+        return timed(lambda: self.kit.stream(prompt, max_tokens=tokens, **self._options), tokens)
 
     def rows(self, prompts: Sequence[Prompt], tokens: int) -> float:
-        return self.kit._thread.call(_batch, self.kit.model, prompts, tokens)
+        engine = Engine(self.kit, max_rows=len(prompts))
+        times: list[list[float]] = [[] for _ in prompts]
+        errors: list[BaseException] = []
+
+        def note(row: int) -> Callable[[Event], None]:
+            def sink(event: Event) -> None:
+                if isinstance(event, GenerationChunk):
+                    times[row].append(time.perf_counter())
+                elif isinstance(event, BaseException):
+                    errors.append(event)
+
+            return sink
+
+        requests = [self.kit.request(prompt, max_tokens=tokens, **self._options) for prompt in prompts]
+        # On the thread that would begin with the first one before the last one has come.
+        jobs = self.kit._thread.call(
+            lambda: [engine.submit(request, note(row)) for row, request in enumerate(requests)]
+        )
+        for job in jobs:
+            job.done.wait()
+        engine.close()
+        for error in errors:
+            raise error
+        began, ended = max(row[0] for row in times), min(row[-1] for row in times)
+        steps = np.diff([at for at in times[0] if began <= at <= ended])
+        return float(np.median(steps))
 
     def close(self) -> None:
         self.kit.close()

@@ -73,19 +73,31 @@ class MemoryAdmission:
     def _needs(self, jobs: Sequence[Job]) -> tuple[int, int]:
         """Bytes of caches, and what any one step takes beside them."""
         guard = self._guard
-        pools: dict[Pool | None, list[int]] = {}
+        pools: dict[Pool | None, list[Job]] = {}
         for job in jobs:
-            pools.setdefault(job.pool, []).append(job.request.tokens)
+            pools.setdefault(job.pool, []).append(job)
         caches = step = 0
-        for pool, tokens in pools.items():
+        for pool, members in pools.items():
+            tokens = [job.request.tokens for job in members]
             rows = len(tokens) if pool is not None else 1
             held = sum(map(guard.held, tokens)) if pool is None else rows * guard.held(max(tokens))
             caches += held
             step = max(step, guard.passing(max(tokens), rows, rows=rows))
+            short = [job for job in members if job.pool is not None and job.request.prompt.layout is None]
+            if len(short) > 1:
+                # They may be read together, padded to no more than one step.
+                prompts = [_prompt_tokens(job) for job in short]
+                together = min(sum(prompts), max(job.step_size for job in short))
+                step = max(step, guard.passing(max(*prompts, together), together) + 2 * len(short) * guard.states)
         for job in jobs:
             request = job.request
-            prompt = min(len(request.prompt.input_ids), request.tokens)
+            prompt = _prompt_tokens(job)
             # While a prompt is read, the room of its answer is free.
             unwritten = guard.held(request.tokens) - guard.held(prompt)
             step = max(step, guard.passing(prompt, job.step_size, request.patches) - unwritten)
         return caches, step
+
+
+def _prompt_tokens(job: Job) -> int:
+    """Tokens of its prompt that are read."""
+    return min(len(job.request.prompt.input_ids), job.request.tokens)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import mlx.core as mx
 
 from mlx_qwen35.answers.text import AnswerText
-from mlx_qwen35.runtime.choosing import Chooser, normalised
+from mlx_qwen35.runtime.choosing import Choice, Choices, Chooser, choose_together
 from mlx_qwen35.runtime.decoder import Decoder
 from mlx_qwen35.runtime.drafter import Drafter
 from mlx_qwen35.runtime.request import Job
@@ -51,9 +51,8 @@ class Row:
         return self.job.request.max_tokens - len(self.reading.written) - 1
 
 
-# Gets a row's new tokens and what they were chosen from, (V,) each; says how many of them it takes: fewer if the answer
-# ends.
-Take = Callable[[Row, Sequence[int], Sequence[mx.array]], int]
+# Gets a row's new tokens; says how many of them it takes: fewer if the answer ends.
+Take = Callable[[Row, Sequence[Choice]], int]
 
 
 @dataclass
@@ -62,18 +61,14 @@ class _Ahead:
 
     Args:
         tokens: That it reads, (B, L): the last one of every row, and drafts.
-        logits: (B, L, V).
         hidden: (B, L, hidden_size), if there is a module.
-        chosen: Of each row (1, L); None where each choice waits for the one before.
-        scores: Log probabilities that they are chosen from, (1, L, V) each; None likewise.
+        chosen: Of every row and place; else logits (B, L, V), where each choice waits for the one before.
         drafts: How many of the tokens of each row are drafts, and whether they are the module's.
     """
 
     tokens: mx.array
-    logits: mx.array
     hidden: mx.array | None
-    chosen: list[mx.array | None]
-    scores: list[mx.array | None]
+    chosen: Choices | mx.array
     drafts: list[tuple[int, bool]]
 
     @property
@@ -111,17 +106,16 @@ class Batch:
         """Returns how many tokens were handed out."""
         depth = self._speculation.depth(self.rows) if self._drafter is not None else 0
         plain = depth == 0 and not any(self._speculation.found(row, len(self.rows)) for row in self.rows)
-        if plain and ahead.width == 1:
+        if plain and isinstance(ahead.chosen, Choices) and ahead.width == 1:
             # Nothing has to be known before the next one begins.
-            self._ahead = self._begin(self._clipped(_joined(ahead.chosen)))
+            self._ahead = self._begin(self._clipped(ahead.chosen.tokens))
             self._note(ahead)
-            tokens, scores = self._chosen(ahead)
-            for number, row in enumerate(self.rows):
-                take(row, tokens[number], scores[number])
+            for row, choices in zip(self.rows, self._chosen(ahead), strict=True):
+                take(row, choices)
             return len(self.rows)
-        tokens, scores = self._chosen(ahead)
-        kept = [max(1, take(row, tokens[number], scores[number])) for number, row in enumerate(self.rows)]
-        following = self._settle(ahead, tokens, kept)
+        chosen = self._chosen(ahead)
+        kept = [max(1, take(row, choices)) for row, choices in zip(self.rows, chosen, strict=True)]
+        following = self._settle(ahead, [[choice.token for choice in choices] for choices in chosen], kept)
         self._ahead = self._begin(*self._with_drafts(following, depth))
         return sum(kept)
 
@@ -135,14 +129,10 @@ class Batch:
         if self._drafter is not None and other._drafter is not None:
             self._drafter.extend(other._drafter)
         one, two = self._ahead, other._ahead
-        self._ahead = _Ahead(
-            mx.concatenate([one.tokens, two.tokens]),
-            mx.concatenate([one.logits, two.logits]),
-            None,
-            one.chosen + two.chosen,
-            one.scores + two.scores,
-            one.drafts + two.drafts,
-        )
+        assert isinstance(one.chosen, Choices)
+        assert isinstance(two.chosen, Choices)
+        tokens = mx.concatenate([one.tokens, two.tokens])
+        self._ahead = _Ahead(tokens, None, one.chosen.and_then(two.chosen), one.drafts + two.drafts)
         self.rows = self.rows + other.rows
 
     def remove(self, row: Row, *, keep: bool) -> SequenceState | None:
@@ -169,50 +159,35 @@ class Batch:
         """Let the decoder read tokens (B, L), and choose what follows each as far as that can be done at once."""
         logits, hidden = self._decoder.step(tokens, self.state)
         choosers = [row.chooser for row in self.rows]
-        chosen: list[mx.array | None]
-        scores: list[mx.array | None]
-        if all(chooser.is_greedy for chooser in choosers):
-            all_scores = normalised(logits)
-            likeliest = choosers[0].sampler(all_scores)
-            scores = [all_scores[number : number + 1] for number in range(len(choosers))]
-            chosen = [likeliest[number : number + 1] for number in range(len(choosers))]
-        else:
-            chosen, scores = [], []
-            for number, chooser in enumerate(choosers):
-                own = slice(number, number + 1)
-                foreseen = tokens.shape[1] == 1 or chooser.foresees
-                found = chooser.choose(tokens[own], logits[own]) if foreseen else (None, None)
-                chosen.append(found[0])
-                scores.append(found[1])
-        ahead = _Ahead(tokens, logits, hidden, chosen, scores, drafts or [(0, False)] * len(choosers))
+        chosen: Choices | mx.array = logits
+        if tokens.shape[1] == 1 or all(chooser.foresees for chooser in choosers):
+            chosen = choose_together(choosers, tokens, logits)
+        ahead = _Ahead(tokens, hidden, chosen, drafts or [(0, False)] * len(choosers))
         histories = [chooser.history for chooser in choosers if chooser.history is not None]
-        some = [array for array in (*chosen, *scores) if array is not None]
-        mx.async_eval(tokens, logits, hidden, some, histories)  # type: ignore[no-untyped-call]
+        awaited = chosen.arrays() if isinstance(chosen, Choices) else chosen
+        mx.async_eval(tokens, hidden, awaited, histories)  # type: ignore[no-untyped-call]
         return ahead
 
-    def _chosen(self, ahead: _Ahead) -> tuple[list[list[int]], list[list[mx.array]]]:
+    def _chosen(self, ahead: _Ahead) -> list[list[Choice]]:
         """For each row the tokens that count, known now: those after right drafts, and the one behind them."""
-        width = ahead.width
+        width, chosen = ahead.width, ahead.chosen
         read: list[list[int]] = ahead.tokens.tolist() if width > 1 else [[]] * len(self.rows)  # type: ignore[assignment]
-        tokens, scores = [], []
-        for number, row in enumerate(self.rows):
+        numbers = chosen.numbers() if isinstance(chosen, Choices) else [[]] * len(self.rows)
+        found = []
+        for number, (row, own) in enumerate(zip(self.rows, numbers, strict=True)):
             drafts = read[number][1:]
-            own, given = ahead.chosen[number], ahead.scores[number]
-            if own is None or given is None:
-                place = slice(number, number + 1)
-                found, values = row.chooser.choose_while_right(ahead.tokens[place], drafts, ahead.logits[place])
+            if isinstance(chosen, Choices):
+                right = next((at for at, draft in enumerate(drafts) if own[at].token != draft), len(drafts))
+                found.append(own[: right + 1])
+                row.chooser.rewind(width - len(found[-1]))
             else:
-                found = own.tolist()[0]  # type: ignore[assignment, index]
-                right = next((at for at, draft in enumerate(drafts) if found[at] != draft), len(drafts))
-                found, values = found[: right + 1], [given[0, at] for at in range(right + 1)]
-                row.chooser.rewind(width - len(found))
-            tokens.append(found)
-            scores.append(values)
+                place = slice(number, number + 1)
+                found.append(row.chooser.choose_while_right(ahead.tokens[place], drafts, chosen[place]))
             self._speculation.stepped(row)
             count, by_module = ahead.drafts[number]
             if count:
-                self._speculation.learn(row, count, min(count, len(found) - 1), by_module=by_module)
-        return tokens, scores
+                self._speculation.learn(row, count, min(count, len(found[-1]) - 1), by_module=by_module)
+        return found
 
     def _settle(self, ahead: _Ahead, tokens: list[list[int]], kept: list[int]) -> mx.array:
         """Forget what was read of wrong drafts; returns the last token of every row, (B, 1)."""
@@ -229,7 +204,8 @@ class Batch:
     def _note(self, ahead: _Ahead) -> None:
         """For the module: a step without drafts has been chosen from."""
         if self._drafter is not None and ahead.hidden is not None:
-            self._drafter.note(self._clipped(_joined(ahead.chosen)), ahead.hidden, self.state)
+            assert isinstance(ahead.chosen, Choices)
+            self._drafter.note(self._clipped(ahead.chosen.tokens), ahead.hidden, self.state)
 
     def _with_drafts(self, last: mx.array, depth: int) -> tuple[mx.array, list[tuple[int, bool]]]:
         """The last tokens (B, 1) with drafts behind them; of each row how many, and whether they are the module's."""
@@ -255,41 +231,26 @@ class Batch:
         ahead, width = self._ahead, self._ahead.width
         if width > 1:
             self._decoder.settle(self.state, width, [1] * len(self.rows))
-        for number, row in enumerate(self.rows):
-            own, scores = ahead.chosen[number], ahead.scores[number]
-            if own is None or scores is None:
-                place = slice(number, number + 1)
-                own, scores = row.chooser.choose(ahead.tokens[place, :1], ahead.logits[place, :1])
-            else:
+        if isinstance(ahead.chosen, Choices):
+            chosen = ahead.chosen.first()
+            for row in self.rows:
                 row.chooser.rewind(width - 1)
-            ahead.chosen[number], ahead.scores[number] = own[:, :1], scores[:, :1]
+        else:
+            chosen = choose_together([row.chooser for row in self.rows], ahead.tokens[:, :1], ahead.chosen[:, :1])
         hidden = None if ahead.hidden is None else ahead.hidden[:, :1]
-        none = [(0, False)] * len(self.rows)
-        ahead = _Ahead(ahead.tokens[:, :1], ahead.logits[:, :1], hidden, ahead.chosen, ahead.scores, none)
+        ahead = _Ahead(ahead.tokens[:, :1], hidden, chosen, [(0, False)] * len(self.rows))
         self._note(ahead)
         if self._drafter is not None:
             self._drafter.catch_up(self.state)
         # The module has read it now.
         self._ahead = replace(ahead, hidden=None)
 
-    def _clipped(self, tokens: mx.array | None) -> mx.array:
+    def _clipped(self, tokens: mx.array) -> mx.array:
         """A sampler of the caller's may name a token that the model does not have."""
-        assert tokens is not None
         return mx.clip(tokens, 0, self._vocab_size - 1).astype(mx.uint32)
-
-
-def _joined(parts: Sequence[mx.array | None]) -> mx.array:
-    found = [part for part in parts if part is not None]
-    return found[0] if len(found) == 1 else mx.concatenate(found)
 
 
 def _of_rows(ahead: _Ahead, rows: list[int]) -> _Ahead:
     """Some rows of a step of which the module has nothing left to read."""
-    return _Ahead(
-        ahead.tokens[mx.array(rows)],
-        ahead.logits[mx.array(rows)],
-        None,
-        [ahead.chosen[row] for row in rows],
-        [ahead.scores[row] for row in rows],
-        [ahead.drafts[row] for row in rows],
-    )
+    assert isinstance(ahead.chosen, Choices)
+    return _Ahead(ahead.tokens[mx.array(rows)], None, ahead.chosen.of_rows(rows), [ahead.drafts[row] for row in rows])

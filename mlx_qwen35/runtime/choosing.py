@@ -4,12 +4,13 @@ Choices that can be taken back are made for all drafts of a step at once, before
 A caller's own function is called once for every token of the answer and for no other, as it would be without drafts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
-from mlx_qwen35.answers.sampling import LogitsProcessor, Sampler, greedy
+from mlx_qwen35.answers.sampling import LogitsProcessor, Sampler, SeededSampler, draw_together, greedy
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.runtime.request import Request
 
@@ -29,7 +30,10 @@ class Chooser:
         own = [f for f in (request.sampler, *request.processors) if f is not None]
         # Whether all places of a step may be asked for at once.
         self.foresees = all(hasattr(function, "rewind") for function in own)
-        self._needs_drafts = any(hasattr(function, "foresee") for function in own)
+        # Whether they have to know the drafts for that.
+        self.needs_drafts = any(hasattr(function, "foresee") for function in own)
+        # The likeliest tokens that are to be told of each place.
+        self.top = request.top_logprobs
         # What went wrong in code that the caller brought along, and at which call.
         self.fault: BaseException | None = None
         self._fault_call = 0
@@ -37,19 +41,12 @@ class Chooser:
         # Token ids that processors get: the prompt's last one and the answer.
         self.history: mx.array | None = None
 
-    @property
-    def is_greedy(self) -> bool:
-        """Whether a row's tokens are simply the likeliest, so that those of several rows are found at once."""
-        return self.sampler is greedy and not self.processors
-
     def processed(self, token: mx.array, logits: mx.array, draft: int | None = None) -> mx.array:
         """Logits (1, V) as the processors leave them behind a token (1,).
 
         Args:
             draft: The token, for those that have to know it, if it may be wrong.
         """
-        if not self.processors:
-            return logits
         self.history = token if self.history is None else mx.concatenate([self.history, token])
         for processor in self.processors:
             foresee = None if draft is None else getattr(processor, "foresee", None)
@@ -58,41 +55,28 @@ class Chooser:
         return logits
 
     def sampled(self, scores: mx.array) -> mx.array:
-        """A token (1,) from log probabilities (1, V)."""
-        token = self._guarded("sampler", self.sampler, lambda same: same.argmax(axis=-1), scores)
-        self._calls += 1
-        return token
+        """A token (1,) from log probabilities (1, V), by whatever sampler there is."""
+        return self._guarded("sampler", self.sampler, lambda same: same.argmax(axis=-1), scores)
 
-    def choose(self, tokens: mx.array, logits: mx.array) -> tuple[mx.array, mx.array]:
-        """For every place of a step at once.
+    def chose(self) -> None:
+        """A token was chosen."""
+        self._calls += 1
+
+    def choose_while_right(self, tokens: mx.array, drafts: list[int], logits: mx.array) -> "list[Choice]":
+        """Place by place, up to the first token that is not the draft; each is waited for.
 
         Args:
             tokens: That are read there, (1, L).
+            drafts: Those behind the first.
             logits: (1, L, V).
-        Returns:
-            Token ids (1, L), and the log probabilities that they were chosen from, (1, L, V).
         """
-        chosen, scores = [], []
-        # Known before the decoder reads them: what made them is all that is waited for.
-        drafts: Any = tokens[0, 1:].tolist() if self._needs_drafts else [None] * tokens.shape[1]
-        for place, draft in enumerate([None, *drafts][: tokens.shape[1]]):
-            scores.append(normalised(self.processed(tokens[:, place], logits[:, place], draft)))
-            chosen.append(self.sampled(scores[-1]))
-        return mx.stack(chosen, axis=1), mx.stack(scores, axis=1)
-
-    def choose_while_right(
-        self, tokens: mx.array, drafts: list[int], logits: mx.array
-    ) -> tuple[list[int], list[mx.array]]:
-        """The same place by place, up to the first token that is not the draft; each is waited for."""
-        chosen: list[int] = []
-        scores: list[mx.array] = []
+        found: list[Choice] = []
         for place in range(tokens.shape[1]):
-            scores.append(normalised(self.processed(tokens[:, place], logits[:, place])))
-            token: Any = self.sampled(scores[-1]).tolist()
-            chosen += token
-            if self.fault is not None or chosen[-1] not in drafts[place : place + 1]:
+            here = slice(place, place + 1)
+            found += choose_together([self], tokens[:, here], logits[:, here]).numbers()[0]
+            if self.fault is not None or found[-1].token not in drafts[place : place + 1]:
                 break
-        return chosen, [row[0] for row in scores]
+        return found
 
     def rewind(self, count: int) -> None:
         """The last `count` choices were not made."""
@@ -127,6 +111,148 @@ class Chooser:
                 if self.fault is None:
                     self.fault, self._fault_call = error, self._calls
         return expected
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One chosen token, in plain numbers.
+
+    Args:
+        logprob: Its log probability.
+        top: The likeliest tokens in its place and their log probabilities, at least as many as the row asks for.
+    """
+
+    token: int
+    logprob: float
+    top: Sequence[tuple[int, float]] = ()
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was chosen at every place of a step, for all rows; computed with the step itself.
+
+    Args:
+        tokens: (B, L), maybe some that the model does not have.
+        logprobs: (B, L).
+        top, top_logprobs: (B, L, K), the likeliest first; K is 0 where no row asks.
+    """
+
+    tokens: mx.array
+    logprobs: mx.array
+    top: mx.array
+    top_logprobs: mx.array
+
+    @classmethod
+    def of(cls, tokens: mx.array, scores: mx.array, most: int) -> "Choices":
+        """Of tokens (B, L) and what they were chosen from, (B, L, V); with `most` of the likeliest."""
+        within = mx.clip(tokens, 0, scores.shape[-1] - 1)[..., None]
+        logprobs = mx.take_along_axis(scores, within, axis=-1)[..., 0]
+        if not most:
+            nothing = mx.zeros((*tokens.shape, 0))
+            return cls(tokens, logprobs.astype(mx.float32), nothing, nothing)
+        best = mx.argpartition(-scores, kth=most - 1, axis=-1)[..., :most]
+        values = mx.take_along_axis(scores, best, axis=-1)
+        order = mx.argsort(-values, axis=-1)
+        best, values = (mx.take_along_axis(found, order, axis=-1) for found in (best, values))
+        return cls(tokens, logprobs.astype(mx.float32), best, values.astype(mx.float32))
+
+    def arrays(self) -> tuple[mx.array, ...]:
+        """What is to be computed."""
+        return self.tokens, self.logprobs, self.top, self.top_logprobs
+
+    def numbers(self) -> list[list[Choice]]:
+        """Of each row at each place; waits for them."""
+        lists: list[Any] = [array.tolist() for array in self.arrays()]
+        return [
+            [
+                Choice(token, logprob, tuple(zip(top, values, strict=True)))
+                for token, logprob, top, values in zip(*row, strict=True)
+            ]
+            for row in zip(*lists, strict=True)
+        ]
+
+    def first(self) -> "Choices":
+        """Those of the first place."""
+        return Choices(*(array[:, :1] for array in self.arrays()))
+
+    def of_rows(self, rows: list[int]) -> "Choices":
+        """Those of some rows."""
+        return Choices(*(array[mx.array(rows)] for array in self.arrays()))
+
+    def and_then(self, other: "Choices") -> "Choices":
+        """With those of further rows."""
+        most = max(self.top.shape[-1], other.top.shape[-1])
+
+        def widened(array: mx.array) -> mx.array:
+            return mx.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, most - array.shape[-1])])
+
+        own, others = self.arrays(), other.arrays()
+        pairs = [[one, two] for one, two in zip(own[:2], others[:2], strict=True)]
+        pairs += [[widened(one), widened(two)] for one, two in zip(own[2:], others[2:], strict=True)]
+        return Choices(*map(mx.concatenate, pairs))
+
+
+def choose_together(choosers: Sequence[Chooser], tokens: mx.array, logits: mx.array) -> Choices:
+    """The choices of all rows at every place of a step, each as its own chooser makes it, in one graph.
+
+    Args:
+        choosers: One per row.
+        tokens: That are read there, (B, L).
+        logits: (B, L, V).
+    """
+    most = max(chooser.top for chooser in choosers)
+    if all(chooser.sampler is greedy and not chooser.processors for chooser in choosers):
+        scores = normalised(logits)
+        return Choices.of(greedy(scores), scores, most)
+    chosen, given = [], []
+    drafts: Any = None
+    if tokens.shape[1] > 1 and any(chooser.needs_drafts for chooser in choosers):
+        # Known before the decoder reads them: what made them is all that is waited for.
+        drafts = tokens.tolist()
+    for place in range(tokens.shape[1]):
+        here = logits[:, place]
+        if any(chooser.processors for chooser in choosers):
+            here = mx.concatenate(
+                [
+                    chooser.processed(
+                        tokens[row : row + 1, place],
+                        here[row : row + 1],
+                        drafts[row][place] if drafts and place else None,
+                    )
+                    if chooser.processors
+                    else here[row : row + 1]
+                    for row, chooser in enumerate(choosers)
+                ]
+            )
+        given.append(normalised(here))
+        chosen.append(_sampled(choosers, given[-1]))
+        for chooser in choosers:
+            chooser.chose()
+    return Choices.of(mx.stack(chosen, axis=1), mx.stack(given, axis=1), most)
+
+
+def _sampled(choosers: Sequence[Chooser], scores: mx.array) -> mx.array:
+    """Tokens (B,) from log probabilities (B, V); samplers that differ in their seeds alone filter together."""
+    kinds: dict[object, list[int]] = {}
+    for row, chooser in enumerate(choosers):
+        sampler = chooser.sampler
+        own = sampler.filters if isinstance(sampler, SeededSampler) else "greedy" if sampler is greedy else row
+        kinds.setdefault(own, []).append(row)
+    found: dict[int, mx.array] = {}
+    for kind, rows in kinds.items():
+        part = scores if len(rows) == len(choosers) else scores[mx.array(rows)]
+        samplers = [choosers[row].sampler for row in rows]
+        if kind == "greedy":
+            likeliest = greedy(part)
+            if len(kinds) == 1:
+                return likeliest
+            tokens = [likeliest[at : at + 1] for at in range(len(rows))]
+        elif isinstance(kind, tuple):
+            tokens = draw_together([sampler for sampler in samplers if isinstance(sampler, SeededSampler)], part)
+        else:
+            tokens = [choosers[rows[0]].sampled(part)]
+        found.update(zip(rows, tokens, strict=True))
+    return mx.concatenate([found[row] for row in range(len(choosers))])
 
 
 def normalised(logits: mx.array) -> mx.array:

@@ -30,10 +30,10 @@ class Decoder:
         return SequenceState(caches if self.module is None else caches + self.module.make_cache())
 
     def read(self, tokens: mx.array, following: mx.array, state: SequenceState) -> None:
-        """Read a chunk of a prompt; nothing is computed yet.
+        """Read a chunk of every prompt; nothing is computed yet.
 
         Args:
-            tokens, following: (1, L) each; the second stand one place further on in the prompt.
+            tokens, following: (B, L) each; the second stand one place further on in the prompt.
         """
         if self.module is None:
             # The logits are never evaluated, so the vocabulary projection is not computed.

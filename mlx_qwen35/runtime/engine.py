@@ -17,7 +17,7 @@ from mlx_qwen35.runtime.request import Event, Job, Pool, Request, Status
 if TYPE_CHECKING:
     from mlx_qwen35.model_kit import ModelKit
 
-MAX_ROWS = 8
+MAX_ROWS = 32
 MAX_WAITING = 64
 # While one prompt is read, the other requests wait for so many tokens of it.
 PREFILL_STEP_SIZE = 512

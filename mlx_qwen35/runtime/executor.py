@@ -16,12 +16,13 @@ from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.runtime.admission import MemoryAdmission
 from mlx_qwen35.runtime.batch import Batch, Row
-from mlx_qwen35.runtime.choosing import Chooser
+from mlx_qwen35.runtime.choosing import Choice, Chooser
 from mlx_qwen35.runtime.decoder import Decoder
 from mlx_qwen35.runtime.request import Event, Job
 from mlx_qwen35.runtime.scheduler import Encode, Read
 from mlx_qwen35.runtime.speculation import Speculation
 from mlx_qwen35.state.cache import attach_media
+from mlx_qwen35.state.joint import reading_together
 from mlx_qwen35.state.media import PromptMedia
 from mlx_qwen35.state.prefix import Reading
 from mlx_qwen35.state.prefix_cache import PrefixCache
@@ -82,23 +83,32 @@ class Executor:
             self._attach(self._rows[job])
         return reading.start, images, request.prompt.branch_points if reading.snapshots is not None else ()
 
-    def read(self, job: Job, step: Encode | Read) -> None:
-        """Encode an image of a prompt, or read a chunk of it."""
-        row = self._rows[job]
-        if isinstance(step, Encode):
-            self._encode(row, step.image)
+    def read(self, steps: Sequence[tuple[Job, Encode | Read]]) -> None:
+        """Encode an image of a prompt, or read a chunk of each of these prompts in one forward pass."""
+        chunks = []
+        for job, step in steps:
+            if isinstance(step, Encode):
+                self._encode(self._rows[job], step.image)
+            else:
+                chunks.append((job, step, self._rows[job].reading))
+        if not chunks:
             return
-        state, reading = row.reading.state, row.reading
-        ids = reading.prompt.input_ids
-        # Behind the prompt's last token nobody knows what follows.
-        following = np.append(ids[step.start + 1 : step.stop + 1], ids[-1])[: step.stop - step.start]
-        self._decoder.read(mx.array(ids[step.start : step.stop])[None], mx.array(following)[None], state)
-        state.evaluate()
+        lengths = [step.stop - step.start for _, step, _ in chunks]
+        tokens = np.zeros((2, len(chunks), max(lengths)), np.int32)
+        for row, (_, step, reading) in enumerate(chunks):
+            ids = reading.prompt.input_ids
+            # Behind the prompt's last token nobody knows what follows.
+            following = np.append(ids[step.start + 1 : step.stop + 1], ids[-1])
+            tokens[:, row, : lengths[row]] = ids[step.start : step.stop], following[: lengths[row]]
+        with reading_together([reading.state for _, _, reading in chunks], lengths) as state:
+            self._decoder.read(mx.array(tokens[0]), mx.array(tokens[1]), state)
+        mx.eval([cache.state for _, _, reading in chunks for cache in reading.state.caches])
         mx.clear_cache()
-        if step.snapshot and reading.snapshots is not None:
-            mark = state.mark()
-            if self._admission.take_snapshot(job, mark.nbytes):
-                reading.snapshots.append(state.snapshot())
+        for job, step, reading in chunks:
+            if step.snapshot and reading.snapshots is not None:
+                mark = reading.state.mark()
+                if self._admission.take_snapshot(job, mark.nbytes):
+                    reading.snapshots.append(reading.state.snapshot())
 
     def share(self, job: Job) -> None:
         """Keep what was read of a prompt while its answer is still to come, for others that begin alike."""
@@ -112,16 +122,16 @@ class Executor:
         if batch is None:
             return out
 
-        def take(row: Row, tokens: Sequence[int], scores: Sequence[mx.array]) -> int:
-            for count, (token, given) in enumerate(zip(tokens, scores, strict=True), 1):
+        def take(row: Row, choices: Sequence[Choice]) -> int:
+            for count, choice in enumerate(choices, 1):
                 try:
-                    out[row.job] += self._events(row, token, given)
+                    out[row.job] += self._events(row, choice)
                 except BaseException as error:
                     out[row.job].append(error)
                     row.finished = True
                 if row.finished:
                     return count
-            return len(tokens)
+            return len(choices)
 
         try:
             batch.step(take)
@@ -174,18 +184,23 @@ class Executor:
         attach_media(row.reading.state.caches, PromptMedia(layout, features))
 
     def _join(self, rows: list[Row], out: dict[Job, list[Event]]) -> Batch | None:
-        """The batch of these rows; those that are new read their prompt's last token first, each alone."""
+        """The batch of these rows; those that are new read their prompts' last tokens first, in a pass of their own."""
+        new = []
         for row in rows:
             if row.job in self._batches:
                 continue
-            last = mx.array(row.reading.prompt.input_ids[None, -1:])
             try:
                 row.chooser = Chooser(row.job.request)
-                self._batches[row.job] = Batch(
-                    self._decoder, self._speculation, self._vocab_size, [row], row.reading.state, last
-                )
+                new.append(row)
             except Exception as error:
                 out[row.job] = [error]
+        if new:
+            try:
+                begun = self._begin_batch(new)
+            except Exception as error:
+                out.update({row.job: [error] for row in new})
+            else:
+                self._batches.update({row.job: begun for row in new})
         joined: Batch | None = None
         for row in rows:
             found = self._batches.get(row.job)
@@ -199,12 +214,19 @@ class Executor:
                 self._batches[other.job] = joined
         return joined
 
-    def _events(self, row: Row, token: int, scores: mx.array) -> Iterator[Event]:
-        """What one more token of a row gives.
+    def _begin_batch(self, rows: list[Row]) -> Batch:
+        states = [row.reading.state for row in rows]
+        state = states[0] if len(rows) == 1 else SequenceState.merge(states)
+        last = mx.array(np.stack([row.reading.prompt.input_ids[-1:] for row in rows]))
+        batch = Batch(self._decoder, self._speculation, self._vocab_size, rows, state, last)
+        for row in rows:
+            # It is the batch's now, which may copy it.
+            row.reading.state = SequenceState([])
+        return batch
 
-        Args:
-            scores: Log probabilities that it was chosen from, (V,).
-        """
+    def _events(self, row: Row, choice: Choice) -> Iterator[Event]:
+        """What one more token of a row gives."""
+        token = choice.token
         if row.chooser.fault is not None:
             raise row.chooser.fault
         if not 0 <= token < self._vocab_size:
@@ -227,13 +249,16 @@ class Executor:
             text=piece.text,
             reasoning=piece.reasoning,
             token=token,
-            logprob=_value(scores[token]) if request.logprobs or request.top_logprobs else None,
-            top_logprobs=_top(scores, request.top_logprobs, self._tokenizer) if request.top_logprobs else None,
+            logprob=choice.logprob if request.logprobs or request.top_logprobs else None,
+            top_logprobs=self._named(choice.top[: request.top_logprobs]) if request.top_logprobs else None,
             in_reasoning=in_reasoning,
             finish_reason=finish_reason,
             stop_string=piece.stop_string,
             stats=None if finish_reason is None else self._stats(row, now),
         )
+
+    def _named(self, top: Sequence[tuple[int, float]]) -> tuple[TokenLogprob, ...]:
+        return tuple(TokenLogprob(token, self._tokenizer.decode([token]), value) for token, value in top)
 
     def _stats(self, row: Row, now: float) -> GenerationStats:
         request, count = row.job.request, len(row.reading.written)
@@ -255,16 +280,3 @@ class Executor:
             drafted=tuple(row.record.drafted),
             accepted=tuple(row.record.accepted),
         )
-
-
-def _top(scores: mx.array, count: int, tokenizer: Tokenizer) -> tuple[TokenLogprob, ...]:
-    best = mx.argpartition(-scores, kth=count - 1)[:count]
-    best = best[mx.argsort(-scores[best])]
-    tokens, values = np.array(best).tolist(), np.array(scores[best].astype(mx.float32)).tolist()
-    return tuple(
-        TokenLogprob(token, tokenizer.decode([token]), value) for token, value in zip(tokens, values, strict=True)
-    )
-
-
-def _value(scalar: mx.array) -> float:
-    return float(scalar.item())  # type: ignore[arg-type]

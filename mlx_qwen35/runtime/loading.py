@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -18,10 +18,12 @@ from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import MtpHead, read_mtp_head
 from mlx_qwen35.errors import CheckpointError, KitClosedError, OptionError
+from mlx_qwen35.patches.cpu import on_cpu
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, choose_gated_delta
 from mlx_qwen35.patches.mtp import MultiTokenPrediction
 from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.patches.versions import check_versions
+from mlx_qwen35.patches.widening import widen, widened_bytes
 from mlx_qwen35.paths import expand
 from mlx_qwen35.prompts.images import check_max_pixels
 from mlx_qwen35.prompts.tokenizer import Tokenizer
@@ -125,6 +127,7 @@ def load(options: LoadOptions) -> Loaded:
     thread = MlxThread()
     try:
         model = thread.call(_read_model, checkpoint, options)
+        guard = _widened(thread, model, options, guard, ledger)
         for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
             pass
         vision = make_vision_add_on(
@@ -141,7 +144,7 @@ def load(options: LoadOptions) -> Loaded:
             directory=directory,
             fingerprint=checkpoint.fingerprint(
                 options.adapter_path,
-                arithmetic(options.exact, gated_delta, module is not None),
+                arithmetic(options.exact, gated_delta, module is not None, guard.dtype_size),
                 () if head is None else head.files,
             ),
             account=_accountant(ledger, ledger.open("kept prefixes")),
@@ -189,12 +192,28 @@ def _read_model(checkpoint: Checkpoint, options: LoadOptions) -> Any:
     )
 
 
+def _widened(thread: MlxThread, model: Any, options: LoadOptions, guard: MemoryGuard, ledger: Ledger) -> MemoryGuard:
+    """On the CPU let the model compute in float32, if it is not to be exact and leaves half of the memory free."""
+    if options.exact or not on_cpu():
+        return guard
+    wide = replace(guard, weights=guard.weights + thread.call(widened_bytes, model), dtype_size=4)
+    more = wide.weights - guard.weights
+    longest = 1 if options.max_context is None else options.max_context
+    if not more or wide.weights > min(guard.limit // 2, guard.weights + ledger.headroom):
+        return guard
+    if wide.needs(longest, SMALLEST_STEP) > guard.limit:
+        return guard
+    thread.call(widen, model)
+    ledger.take("weights in float32", more, place="checkpoint")
+    return wide
+
+
 def _drafts(
     thread: MlxThread, checkpoint: Checkpoint, head: MtpHead | None, mode: Speculate, draft_tokens: int | None,
     guard: MemoryGuard, ledger: Ledger,
 ) -> tuple[Speculation, Any, MemoryGuard]:  # fmt: skip
     """How tokens are guessed, the module that does it, if any, and what all of it takes."""
-    module = None if head is None else thread.call(_make_module, checkpoint, head)
+    module = None if head is None else thread.call(_make_module, checkpoint, head, guard.dtype_size)
     if module is None and mode == "mtp" and draft_tokens != 0:
         raise CheckpointError(
             f'{checkpoint.directory}: expected the weights of an MTP module (mtp.*), which speculate="mtp" needs, '
@@ -221,9 +240,11 @@ def _read_head(
     return thread.call(read_mtp_head, checkpoint, mtp_path) if wanted else None
 
 
-def _make_module(checkpoint: Checkpoint, head: MtpHead) -> Any:
-    """The MTP module with its weights; on the thread that owns MLX."""
+def _make_module(checkpoint: Checkpoint, head: MtpHead, dtype_size: int) -> Any:
+    """The MTP module with its weights, which compute as the model does; on the thread that owns MLX."""
     module = MultiTokenPrediction.from_head(checkpoint.config, head)
+    if dtype_size == 4 and on_cpu():
+        widen(module)
     for _ in materialise(module, checkpoint.directory):
         pass
     return module
@@ -247,8 +268,9 @@ def _accountant(ledger: Ledger, lease: Lease) -> Callable[[int], int]:
     return account
 
 
-def arithmetic(exact: bool, gated_delta: GatedDelta, drafts: bool) -> str:
+def arithmetic(exact: bool, gated_delta: GatedDelta, drafts: bool, dtype_size: int) -> str:
     """What a state depends on beside the weights: another kit may go on from it only if all of this is the same."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "mlx-vlm"))
     module = ", with the MTP module" if drafts else ""
-    return f"{'exact' if exact else 'compiled'}{module}, {gated_delta}, {mx.default_device()}, {versions}"
+    ways = f"{'exact' if exact else 'compiled'}, {8 * dtype_size} bits{module}"
+    return f"{ways}, {gated_delta}, {mx.default_device()}, {versions}"

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -129,8 +129,8 @@ class Loop:
     def _run(self, step: Step) -> None:
         for begin in step.begin:
             self._guard(begin.job, self._begin, begin)
-        for read in step.read:
-            self._guard(read.job, self._read, read)
+        if step.read:
+            self._read(step.read)
         for write in step.write:
             self._write(write)
 
@@ -158,8 +158,18 @@ class Loop:
         self._scheduler.begun(job, cached, images, stops)
         self._tell_progress(job)
 
-    def _read(self, job: Job, step: Encode | Read) -> None:
-        self._executor.read(job, step)
+    def _read(self, steps: Sequence[Encode | Read]) -> None:
+        found = [(self._scheduler[step.job], step) for step in steps if step.job in self._scheduler]
+        try:
+            self._executor.read(found)
+        except Exception as error:
+            for job, _ in found:
+                self._end(job, error)
+            return
+        for job, step in found:
+            self._guard(job.id, self._has_read, step)
+
+    def _has_read(self, job: Job, step: Encode | Read) -> None:
         if isinstance(step, Encode):
             self._scheduler.encoded(job)
         else:

@@ -102,6 +102,11 @@ class MemoryGuard:
             )
         return guard
 
+    @property
+    def states(self) -> int:
+        """Bytes of one sequence's GDN states; rows that read together have them once more before, and after."""
+        return gdn_state_bytes(self.config.text, self.dtype_size)
+
     def held(self, tokens: int) -> int:
         """Bytes of a sequence's caches; GDN states of before are kept while drafts are verified, on the CPU all."""
         text = self.config.text
@@ -110,7 +115,7 @@ class MemoryGuard:
         states = 1
         if self.draft_tokens:
             states += 1 + self.draft_tokens if cpu.on_cpu() else 1
-        return states * gdn_state_bytes(text, self.dtype_size) + buffers
+        return states * self.states + buffers
 
     def needs(self, tokens: int, step: int, patches: int = 0, kept: int = 0) -> int:
         """Bytes for a sequence of `tokens`, read `step` at a time, with images of at most `patches` each.

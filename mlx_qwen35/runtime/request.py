@@ -119,6 +119,7 @@ class Job:
         position: Tokens read.
         images: Indices of images that are to be encoded first.
         stops: Numbers of tokens after which reading pauses, so that a snapshot can be taken.
+        turn: Tokens read since its turn came.
     Beside:
         delivered: Events handed over.
         cancelled: The caller wants no more.
@@ -141,6 +142,7 @@ class Job:
     position: int = 0
     images: tuple[int, ...] = ()
     stops: tuple[int, ...] = ()
+    turn: int = 0
     delivered: int = 0
     cancelled: bool = False
     snapshot_bytes: int = 0
@@ -157,6 +159,12 @@ class Job:
         """Tokens of the prompt that are read at once, at most."""
         own = self.request.prefill_step_size
         return own if self.pool is None else min(own, self.pool.prefill_step_size)
+
+    def reads_with(self, other: "Job") -> bool:
+        """Whether a chunk of it may be read in the same forward pass as another one's: both are text, of one pool."""
+        if self is other or not self.wanted or self.pool is None or self.pool is not other.pool:
+            return False
+        return self.request.prompt.layout is None and other.request.prompt.layout is None
 
     def tell(self, event: Event) -> None:
         """Hand over an event; a sink that fails has nobody behind it any more."""

@@ -1,7 +1,7 @@
 """What to do next, decided from where the requests stand; knows no model and no array.
 
-Prompts are read a chunk at a time, in turn, and between two chunks every answer grows by a token. Steps are plain
-data: they can be logged, tested without a model, and sent to other machines.
+Prompts are read a chunk at a time, in turn, short ones of a pool together, and between two chunks every answer grows by
+a token. Steps are plain data: they can be logged, tested without a model, and sent to other machines.
 """
 
 from collections import deque
@@ -23,7 +23,10 @@ class Encode:
 
 @dataclass(frozen=True)
 class Read:
-    """Read the tokens [start, stop) of a prompt, and take a snapshot behind them if asked to."""
+    """Read the tokens [start, stop) of a prompt, and take a snapshot behind them if asked to.
+
+    Those of one step are read in the same forward pass.
+    """
 
     job: int
     start: int
@@ -170,19 +173,33 @@ class Scheduler:
             yield Begin(job.id)
 
     def _reading(self) -> Iterable[Encode | Read]:
-        for _ in range(len(self._turns)):
-            job = self._turns[0]
-            self._turns.rotate(-1)
-            if not job.wanted:
-                continue
-            if job.images:
-                yield Encode(job.id, job.images[0])
-                return
-            end = job.request.stop_reading
-            following = [stop for stop in job.stops if job.position < stop <= end]
-            stop = min([job.position + job.step_size, end, *following])
-            yield Read(job.id, job.position, stop, snapshot=stop in following)
+        first = next((job for job in self._turns if job.wanted), None)
+        if first is None:
             return
+        if first.images:
+            self._next_turn(first)
+            yield Encode(first.id, first.images[0])
+            return
+        chosen: list[tuple[Job, Read]] = []
+        longest, most = 0, first.step_size
+        for job in [first, *(job for job in self._turns if job.reads_with(first))]:
+            read = _next_chunk(job)
+            longer, fewer = max(longest, read.stop - read.start), min(most, job.step_size)
+            # Padded, they are no more than a chunk of any of them may be.
+            if not chosen or (len(chosen) + 1) * longer <= fewer:
+                chosen.append((job, read))
+                longest, most = longer, fewer
+        for job, read in chosen:
+            job.turn += read.stop - read.start
+            if job.turn >= job.step_size:
+                self._next_turn(job)
+            yield read
+
+    def _next_turn(self, job: Job) -> None:
+        """The others come first now."""
+        self._turns.remove(job)
+        self._turns.append(job)
+        job.turn = 0
 
     def _writing(self) -> Iterable[Write]:
         pools: dict[Pool, list[int]] = {}
@@ -195,3 +212,11 @@ class Scheduler:
                 pools.setdefault(job.pool, []).append(job.id)
         for jobs in pools.values():
             yield Write(tuple(jobs))
+
+
+def _next_chunk(job: Job) -> Read:
+    """What is to be read of a prompt next, up to a place where a snapshot is wanted."""
+    end = job.request.stop_reading
+    following = [stop for stop in job.stops if job.position < stop <= end]
+    stop = min([job.position + job.step_size, end, *following])
+    return Read(job.id, job.position, stop, snapshot=stop in following)

@@ -220,7 +220,7 @@ def test_an_exception_on_the_mlx_thread_leaves_nothing_behind(
     expected = kit.generate(prompt, logprobs=True, **GREEDY)
     stream_before = kit._thread.call(lambda: str(mx.default_stream(mx.default_device())))
     with monkeypatch.context() as patch:
-        patch.setattr("mlx_qwen35.runtime.executor._value", lambda scalar: 1 / 0)
+        patch.setattr("mlx_qwen35.runtime.executor.GenerationChunk", lambda **fields: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             kit.generate(prompt, logprobs=True, **GREEDY)
     gc.collect()

@@ -15,8 +15,8 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.patches.attention import PatchedAttention
-from mlx_qwen35.patches.gated_delta import gated_delta_chunked, log_decay
-from mlx_qwen35.patches.gated_delta_net import choose_gated_delta
+from mlx_qwen35.patches.gated_delta import gated_delta_chunked, gated_delta_step, log_decay
+from mlx_qwen35.patches.gated_delta_net import PatchedGatedDeltaNet, choose_gated_delta
 from mlx_qwen35.patches.qwen3_5 import Model
 from tests.parity.cases import CASES, TEXT_TOLERANCE
 from tests.tiny import DENSE, Shape
@@ -68,6 +68,32 @@ def test_heads(Hk: int, Hv: int, Dk: int, Dv: int) -> None:
     x = draw(1, 70, Hk, Hv, Dk, Dv)
     for found, expected in zip(chunked(x), one_by_one(x), strict=True):
         assert_close(found, expected, 2e-6)
+
+
+@pytest.mark.parametrize(("Hk", "Hv", "Dk", "Dv"), [(1, 1, 128, 128), (2, 2, 32, 64), (2, 6, 48, 32)])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_single_token(rows: int, Hk: int, Hv: int, Dk: int, Dv: int) -> None:
+    """Oracle: mlx-lm 0.32.2's gated_delta_ops, float32, 2e-6 of the scale; to the bit the same beside other rows."""
+    x = draw(rows, 1, Hk, Hv, Dk, Dv)
+    g = compute_g(x["A_log"], x["a"], x["dt_bias"])
+    found = gated_delta_step(x["q"], x["k"], x["v"], g, x["beta"], x["state"])
+    for array, expected in zip(found, one_by_one(x), strict=True):
+        assert_close(array, expected, 2e-6)
+    for row in range(rows):
+        own = slice(row, row + 1)
+        alone = gated_delta_step(*(array[own] for array in (x["q"], x["k"], x["v"], g, x["beta"], x["state"])))
+        assert all(mx.array_equal(array[own], other).item() for array, other in zip(found, alone, strict=True))
+
+
+def test_a_single_token_in_half_precision_is_computed_in_float32() -> None:
+    x = draw(2, 1, 2, 4, 32, 16)
+    g = compute_g(x["A_log"], x["a"], x["dt_bias"])
+    q, k, v = (x[name].astype(mx.bfloat16) for name in "qkv")
+    out, state = gated_delta_step(q, k, v, g, x["beta"], x["state"])
+    expected, last = gated_delta_ops(*(array.astype(mx.float32) for array in (q, k, v)), g, x["beta"], x["state"])
+    assert (out.dtype, state.dtype) == (mx.bfloat16, mx.float32)
+    assert_close(out.astype(mx.float32), expected, 2**-8)
+    assert_close(state, last, 2e-6)
 
 
 def test_the_state_is_handed_on() -> None:
@@ -205,7 +231,7 @@ def test_every_way_reads_the_same(
 
 @pytest.fixture
 def traces(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes that mlx-lm's GDN layers and our attention are called with: once per trace, if compiled."""
+    """The shapes that GDN layers, mlx-lm's and ours, and our attention are called with: once per trace, if compiled."""
     seen: list[tuple[int, ...]] = []
     original = upstream.DecoderLayer.__call__
 
@@ -214,13 +240,18 @@ def traces(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
             seen.append(tuple(x.shape))
         return original(self, x, *rest)
 
-    project = PatchedAttention.project
+    verify, project = PatchedGatedDeltaNet.verify, PatchedAttention.project
+
+    def watched_verify(self: PatchedGatedDeltaNet, x: mx.array, *states: mx.array) -> tuple[mx.array, ...]:
+        seen.append(tuple(x.shape))
+        return verify(self, x, *states)
 
     def watched_project(self: PatchedAttention, x: mx.array, turn: Any) -> tuple[mx.array, ...]:
         seen.append(tuple(x.shape))
         return project(self, x, turn)
 
     monkeypatch.setattr(upstream.DecoderLayer, "__call__", watched)
+    monkeypatch.setattr(PatchedGatedDeltaNet, "verify", watched_verify)
     monkeypatch.setattr(PatchedAttention, "project", watched_project)
     return seen
 

@@ -155,7 +155,7 @@ def test_both_ways_to_a_gdn_state_inside_a_step_give_that_of_single_tokens(
 ) -> None:
     """To the bit, each row for itself."""
     layer = benches(DENSE).model.language_model.model.layers[0].linear_attn
-    monkeypatch.setattr(layer, "_operations", operations)
+    monkeypatch.setattr(layer, "operations", operations)
     rng = np.random.default_rng(6)
     x = mx.array(rng.standard_normal((2, 6, HIDDEN)).astype(np.float32))
     cache = GatedDeltaCache()

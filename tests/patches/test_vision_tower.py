@@ -86,8 +86,8 @@ def test_weights_that_cannot_be_read_any_more_are_told() -> None:
     assert config.vision is not None
     later = DeferredTower(config)
     assert later.take({name: mx.zeros(shape) for name, shape in tower_shapes(config.vision).items()})
-    good, later._weights = later._weights, later._weights[1:]
+    good, later.weights = later.weights, later.weights[1:]
     with pytest.raises(CheckpointError, match=r"the vision tower: the weights cannot be loaded: Missing 1 parameters"):
         later.patch_embed  # noqa: B018
-    later._weights = good
+    later.weights = good
     assert later.patch_embed.proj.bias.shape == (config.vision.hidden_size,)

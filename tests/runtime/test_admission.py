@@ -78,6 +78,20 @@ def test_only_one_step_is_taken_at_a_time(guard: MemoryGuard) -> None:
     assert held(ledger, "activations") == largest
 
 
+def test_prompts_that_may_be_read_together_count_as_one_step_and_their_states_twice(guard: MemoryGuard) -> None:
+    """As padded rows of a step, beside what each of them has; a step has no more tokens than the largest may."""
+    ledger = Ledger(10**9)
+    admission = MemoryAdmission(guard, ledger)
+    pool = Pool(8, 512)
+    rows = [job(100, 1, pool=pool, step=512) for _ in range(3)]
+    admission.update(rows)
+    assert held(ledger, "activations") == guard.passing(300, 300) + 6 * guard.states
+    admission.update([*rows, job(900, 1, pool=pool, step=512)])
+    assert held(ledger, "activations") == guard.passing(900, 512) + 8 * guard.states
+    admission.update(rows[:1])
+    assert held(ledger, "activations") < guard.passing(100, 100)
+
+
 def test_what_does_not_fit_is_refused_and_changes_nothing(guard: MemoryGuard) -> None:
     one, other = job(500, 100), job(500, 100)
     ledger = Ledger(10**9)

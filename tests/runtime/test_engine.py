@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
@@ -89,6 +90,104 @@ def test_mixed_requests_get_what_they_get_alone(dense_and_moe: Shape, kits: Call
         assert found[name].text == expected.text
         scale = np.abs(expected.logprobs).max()  # type: ignore[arg-type]
         np.testing.assert_allclose(found[name].logprobs, expected.logprobs, atol=1e-4 * scale)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def steps_read(monkeypatch: pytest.MonkeyPatch) -> list[list[Job]]:
+    """Filled with the jobs of each step that reads."""
+    found: list[list[Job]] = []
+    read = Executor.read
+
+    def noting(self: Executor, steps: Any) -> None:
+        found.append([job for job, _ in steps])
+        read(self, steps)
+
+    monkeypatch.setattr(Executor, "read", noting)
+    return found
+
+
+def at_once(kit: ModelKit, engine: Engine, requests: list[Request]) -> list[Caller]:
+    """All of them wait before anything is done for one."""
+    go_on = threading.Event()
+    kit._thread.post(lambda: go_on.wait(60))
+    callers = [Caller(engine, request) for request in requests]
+    go_on.set()
+    return callers
+
+
+def test_short_prompts_are_read_together_and_each_gets_what_it_gets_alone(
+    checkpoint_dir: Callable[[Shape], Any], dense_and_moe: Shape, steps_read: list[list[Job]]
+) -> None:
+    """Of several lengths, two behind prefixes that were kept; with samplers and penalties; each is kept for later."""
+    ids = [int(token) for token in np.random.default_rng(1).integers(0, 300, 90)]
+    lengths = (23, 40, 31, 2, 17)
+    ways: list[dict[str, Any]] = [
+        GREEDY, {"temperature": 0.9, "seed": 3}, {"temperature": 1.0, "top_p": 0.9, "seed": 4},
+        GREEDY | {"presence_penalty": 1.5}, GREEDY | {"logit_bias": {7: 3.0}},
+    ]  # fmt: skip
+    prompts = [ids[at : at + length] for at, length in enumerate(lengths)]
+    options: dict[str, Any] = {"max_tokens": 8, "logprobs": True}
+    with ModelKit.load(checkpoint_dir(dense_and_moe)) as kit:
+        alone = [
+            kit.generate(prompt, cache_prompt=False, **options, **way)
+            for prompt, way in zip(prompts, ways, strict=True)
+        ]
+        for prompt, known in ((prompts[1], 25), (prompts[2], 9)):
+            kit.generate(prompt[:known], max_tokens=1, **GREEDY)
+        engine = Engine(kit)
+        requests = [kit.request(prompt, **options, **way) for prompt, way in zip(prompts, ways, strict=True)]
+        steps_read.clear()
+        callers = at_once(kit, engine, requests)
+        found = [caller.result() for caller in callers]
+        assert steps_read == [[caller.job for caller in callers]]
+        assert [result.stats.cached_tokens for result in found] == [0, 24, 8, 0, 0]
+        again = [Caller(engine, request).result() for request in requests]
+        engine.close()
+    assert [result.stats.cached_tokens for result in again] == [length - 1 for length in lengths]
+    for expected, results in zip(alone, zip(found, again, strict=True), strict=True):
+        scale = np.abs(expected.logprobs).max()  # type: ignore[arg-type]
+        for result in results:
+            assert result.tokens == expected.tokens
+            np.testing.assert_allclose(result.logprobs, expected.logprobs, atol=1e-4 * scale)  # type: ignore[arg-type]
+
+
+def test_one_that_is_cancelled_while_others_are_read_with_it(
+    checkpoint_dir: Callable[[Shape], Any], steps_read: list[list[Job]]
+) -> None:
+    """They do not notice, and what was read of it is kept."""
+    ids = [int(token) for token in np.random.default_rng(2).integers(0, 300, 130)]
+    prompts = [ids[:40], ids[40:85], ids[85:]]
+    with ModelKit.load(checkpoint_dir(DENSE)) as kit:
+        alone = [kit.generate(prompt, max_tokens=6, cache_prompt=False, **GREEDY) for prompt in prompts]
+        engine = Engine(kit, prefill_step_size=30)
+        requests = [
+            kit.request(replace(kit.process_prompt(p), branch_points=(9,)), max_tokens=6, **GREEDY) for p in prompts
+        ]
+        steps_read.clear()
+        go_on = threading.Event()
+        kit._thread.post(lambda: go_on.wait(60))
+        jobs: list[Job] = []
+
+        def stop(event: Event) -> None:
+            # Called between this step and the next.
+            if isinstance(event, PrefillProgress) and event.processed == 9:
+                engine.cancel(jobs[0])
+            ended.put(event)
+
+        ended: SimpleQueue[Event] = SimpleQueue()
+        jobs.append(engine.submit(requests[0], stop))
+        others = [Caller(engine, request) for request in requests[1:]]
+        go_on.set()
+        found = [caller.result() for caller in others]
+        jobs[0].done.wait(60)
+        assert steps_read[0] == [jobs[0], *(caller.job for caller in others)]
+        assert all(jobs[0] not in step for step in steps_read[1:])
+        assert [result.tokens for result in found] == [result.tokens for result in alone[1:]]
+        events = [ended.get() for _ in range(ended.qsize())]
+        assert isinstance(events[-1], GenerationCancelled)
+        again = Caller(engine, kit.request(prompts[0], max_tokens=6, **GREEDY)).result()
+        assert (again.stats.cached_tokens, again.tokens) == (9, alone[0].tokens)
+        engine.close()
 
 
 def test_sampling_is_each_requests_own(kit: ModelKit, engine: Engine) -> None:

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.answers.sampling import SamplingOptions
 from mlx_qwen35.errors import DeadlineError, GenerationCancelled, InsufficientMemoryError, KitClosedError
+from mlx_qwen35.prompts.positions import MediaLayout, MediaSpan
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.runtime import loop as loop_module
 from mlx_qwen35.runtime.loop import PATIENCE, Loop
@@ -264,7 +267,7 @@ class Pretender:
         self.read_so_far: dict[Job, int] = {}
         self.written: dict[Job, int] = {}
         self.ended: dict[Job, bool] = {}
-        self.turns: list[Job] = []
+        self.steps: list[dict[Job, int]] = []
         self.closed = False
 
     def _fail(self, job: Job, where: str) -> None:
@@ -283,14 +286,22 @@ class Pretender:
         self.read_so_far[job] = cached
         return cached, list(range(job.id % 2)) if cached < job.request.stop_reading else [], (1, 3)
 
-    def read(self, job: Job, step: Encode | Read) -> None:
-        assert job.status is Status.READING
-        self.turns.append(job)
-        self._fail(job, "read")
-        if isinstance(step, Read):
+    def read(self, steps: Sequence[tuple[Job, Encode | Read]]) -> None:
+        assert len({job for job, _ in steps}) == len(steps) > 0
+        self.steps.append({job: step.stop - step.start if isinstance(step, Read) else 0 for job, step in steps})
+        for job, step in steps:
+            assert job.status is Status.READING
+            self._fail(job, "read")
+            if isinstance(step, Encode):
+                assert len(steps) == 1
+                continue
             assert step.start == self.read_so_far[job] < step.stop <= job.request.stop_reading
             assert step.stop - step.start <= job.step_size
             self.read_so_far[job] = step.stop
+        if len(steps) > 1:
+            assert len({job.pool for job, _ in steps}) == 1
+            longest = max(step.stop - step.start for _, step in steps if isinstance(step, Read))
+            assert len(steps) * longest <= min(job.step_size for job, _ in steps)
 
     def share(self, job: Job) -> None:
         assert job in self.read_so_far
@@ -666,17 +677,81 @@ def test_whatever_happens_every_request_ends_once(clock: Clock, actions: list[di
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(sizes=st.lists(st.tuples(st.integers(2, 20), st.integers(1, 5)), min_size=2, max_size=5))
-def test_no_prompt_is_read_twice_while_another_waits_for_its_turn(sizes: list[tuple[int, int]]) -> None:
+@given(sizes=st.lists(st.tuples(st.integers(2, 20), st.integers(1, 5)), min_size=2, max_size=5), together=st.booleans())
+def test_a_prompts_turn_ends_with_as_many_tokens_as_a_step_may_have(
+    sizes: list[tuple[int, int]], together: bool
+) -> None:
+    """However snapshots cut it, and whoever is read along: nobody who waits is passed over for longer."""
     house = House()
-    jobs = [house.submit(request(tokens, step=step)) for tokens, step in sizes]
+    pool = Pool(8, 5) if together else None
+    jobs = [house.submit(request(tokens, step=step), pool=pool) for tokens, step in sizes]
     house.run()
-    turns = house.executor.turns
-    for at, one in enumerate(turns):
-        following = turns[at + 1 :]
-        again = following.index(one) if one in following else len(following)
-        others = {other for other in jobs if other is not one and other in following and other in turns[:at]}
-        assert others <= set(following[:again]) or again == len(following)
+    steps = house.executor.steps
+    for one in jobs:
+        mine = [at for at, step in enumerate(steps) if one in step]
+        for at, again in pairwise(mine):
+            between = steps[at + 1 : again]
+            for other in jobs:
+                # Only those whose turn it is lead a step.
+                led = [step[other] for step in between if next(iter(step)) is other]
+                assert sum(led) < 2 * other.step_size
+
+
+def test_prompts_of_a_pool_are_read_together_as_far_as_they_fit_into_one_step() -> None:
+    """Padded to the longest: three of 3 tokens fit into 9, a fourth does not, nor do pictures, nor other pools."""
+    scheduler = Scheduler(Room())
+    pool = Pool(8, 9)
+    short = [job(4, pool=pool, step=99) for _ in range(4)]
+    others = [job(4, step=99), job(4, pool=Pool(8, 9), step=99), job(13, pool=pool, step=99)]
+    begun(scheduler, short[0], *others, *short[1:])
+    order = []
+    while read := scheduler.next_step().read:
+        order.append([(step.job, step.start, step.stop) for step in read if isinstance(step, Read)])
+        for step in read:
+            assert isinstance(step, Read)
+            scheduler.has_read(scheduler[step.job], step.stop)
+    alone, elsewhere, long = others
+    assert order == [
+        [(one.id, 0, 3) for one in short[:3]],
+        [(alone.id, 0, 3)],
+        [(elsewhere.id, 0, 3)],
+        [(long.id, 0, 9)],
+        [(short[3].id, 0, 3), (long.id, 9, 12)],
+    ]
+
+
+def test_a_prompt_with_pictures_is_read_alone() -> None:
+    scheduler = Scheduler(Room())
+    pool = Pool(8, 99)
+    jobs = [job(4, pool=pool, step=99) for _ in range(3)]
+    layout = MediaLayout((MediaSpan(1, 2, 1, (1, 2, 2)),), 4)
+    prompt = replace(jobs[1].request.prompt, layout=layout)
+    jobs[1].request = replace(jobs[1].request, prompt=prompt)
+    begun(scheduler, *jobs)
+    found = []
+    while read := scheduler.next_step().read:
+        found.append([step.job for step in read])
+        for step in read:
+            assert isinstance(step, Read)
+            scheduler.has_read(scheduler[step.job], step.stop)
+    assert found == [[jobs[0].id, jobs[2].id], [jobs[1].id]]
+
+
+def test_a_failed_step_ends_those_that_it_read_and_nobody_else() -> None:
+    house = House()
+
+    def begin(one: Job, on_ready: Callable[[], None]) -> tuple[int, list[int], Sequence[int]]:
+        house.executor.read_so_far[one] = 0
+        return 0, [], ()
+
+    house.executor.begin = begin  # type: ignore[method-assign]
+    pool = Pool(8, 9)
+    broken, beside = (house.submit(request(4, step=9), pool=pool, fails=fails) for fails in ("read", ""))
+    other = house.submit(request(4, step=9))
+    house.run()
+    assert isinstance(house.last(broken), ZeroDivisionError)
+    assert isinstance(house.last(beside), ZeroDivisionError)
+    assert getattr(house.last(other), "finish_reason", None) == "length"
 
 
 def test_steps_are_plain_data() -> None:

@@ -1,0 +1,120 @@
+"""Half-precision checkpoints on the CPU: computed in float32 where memory has room, else as they are."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model
+from PIL import Image
+
+from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.conversion import convert
+from mlx_qwen35.errors import SessionError
+from mlx_qwen35.patches.cpu import on_cpu
+from tests.tiny import DENSE, Shape
+
+pytestmark = pytest.mark.skipif(not on_cpu(), reason="needs MLX's CPU backend: elsewhere half precision stays")
+IDS = [7, 30, 99, 4, 250, 61, 8, 15, 120, 77]
+PICTURE = Image.new("RGB", (64, 64), "red")
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory, checkpoint_dir: Callable[[Shape], Path]) -> Callable[..., Path]:
+    """A tiny checkpoint in bfloat16, its matrices in so many bits."""
+    made: dict[int | None, Path] = {}
+
+    def get(bits: int | None = None) -> Path:
+        if bits not in made:
+            out = tmp_path_factory.mktemp("half") / f"{bits}"
+            made[bits] = convert(checkpoint_dir(DENSE), out, dtype="bfloat16", bits=bits)
+        return made[bits]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def kit(half: Callable[..., Path]) -> Iterator[ModelKit]:
+    with ModelKit.load(half()) as kit:
+        yield kit
+
+
+def dtypes(kit: ModelKit) -> set[Any]:
+    tower = kit.model.vision_tower
+    later = [array for _, array in tower.weights]
+    return {array.dtype for array in [*dict(tree_flatten(kit.model.parameters())).values(), *later]}
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_a_half_precision_model_computes_in_float32(half: Callable[..., Path], bits: int | None) -> None:
+    """Oracle: mlx-lm with the same checkpoint in float32."""
+    upstream, _ = load_model(half(bits), strict=False)
+    upstream.set_dtype(mx.float32)
+    expected = np.array(upstream(mx.array([IDS]))[0])
+    with ModelKit.load(half(bits)) as kit:
+        assert dtypes(kit) == ({mx.float32} if bits is None else {mx.float32, mx.uint32})
+        found = np.array(kit.logits(kit.process_prompt(IDS)))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_its_memory_is_counted(kit: ModelKit) -> None:
+    """Weights, the tower's too; and what requests take, whose caches are as wide."""
+    kit.generate(kit.process_prompt(IDS), max_tokens=2, temperature=0.0)
+    later = [array for _, array in kit.model.vision_tower.weights]
+    held = [*dict(tree_flatten(kit.model.parameters())).values(), *later]
+    assert kit.guard.weights == sum(array.nbytes for array in held)
+    assert kit.guard.dtype_size == 4
+    purposes = kit.ledger.by_purpose()
+    assert purposes["weights"] + purposes["weights in float32"] == kit.guard.weights
+
+
+def test_pictures_are_seen_in_float32(half: Callable[..., Path]) -> None:
+    with ModelKit.load(half()) as kit:
+        kit.generate(kit.process_prompt("<|vision_start|><|image_pad|><|vision_end|>", images=PICTURE), max_tokens=1)
+        tower = kit.model.vision_tower._tower
+        assert {array.dtype for array in dict(tree_flatten(tower.parameters())).values()} == {mx.float32}
+
+
+def test_exact_models_stay_as_they_are(half: Callable[..., Path]) -> None:
+    """To the bit. Oracle: mlx-lm."""
+    upstream, _ = load_model(half(), strict=False)
+    with ModelKit.load(half(), exact=True) as kit:
+        assert mx.bfloat16 in dtypes(kit)
+        assert kit.guard.dtype_size == 2
+        found = kit.logits(kit.process_prompt(IDS))
+    assert mx.array_equal(found, upstream(mx.array([IDS]))[0].astype(mx.float32)).item()
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_it_needs_half_of_the_memory_free(kit: ModelKit, half: Callable[..., Path], enough: bool) -> None:
+    """A model that fits as it is is never refused for it."""
+    limit = 2 * kit.guard.weights - (0 if enough else 2)
+    with ModelKit.load(half(), memory_limit=limit) as other:
+        assert (mx.bfloat16 in dtypes(other)) is not enough
+        assert (other.guard.dtype_size == 4) is enough
+        tokens = other.generate(other.process_prompt(IDS), max_tokens=2, temperature=0.0).tokens
+    assert len(tokens) == 2
+
+
+def test_states_of_other_arithmetic_are_not_gone_on_from(half: Callable[..., Path], tmp_path: Path) -> None:
+    """What a kit in float32 kept on disk is nothing to one in half precision."""
+    options: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0}
+    with ModelKit.load(half(), prompt_cache_dir=tmp_path) as kit:
+        limit = 2 * kit.guard.weights
+        kit.generate(IDS, **options)
+        kit.save_session(tmp_path / "wide.safetensors")
+    with ModelKit.load(half(), memory_limit=limit) as same:
+        same.load_session(tmp_path / "wide.safetensors")
+        assert same.generate(IDS, **options).stats.cached_tokens == len(IDS) - 1
+    with ModelKit.load(half(), memory_limit=limit - 2) as other, pytest.raises(SessionError, match="found another's"):
+        other.load_session(tmp_path / "wide.safetensors")
+
+
+def test_the_model_in_the_package_is_such_a_one() -> None:
+    with ModelKit.load(BOX) as kit:
+        assert dtypes(kit) == {mx.float32}
+        assert kit.logits(kit.process_prompt(IDS)).dtype == mx.float32
