@@ -87,7 +87,7 @@ def test_the_cost_of_steps_alone_of_a_quantised_checkpoint(
     def costs(kit: ModelKit, repeats: int) -> dict[int, tuple[float, float]]:
         measured.append(kit)
         assert kit.config.raw["quantization"]["bits"] == 4
-        return verify_costs(kit, (1, 2), repeats)
+        return verify_costs(kit, (1, 2), 1)
 
     monkeypatch.setattr(synthetic, "write_synthetic", lambda *_, **__: checkpoint_dir(DENSE))
     monkeypatch.setattr(drafts, "verify_costs", costs)
