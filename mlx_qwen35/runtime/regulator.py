@@ -17,14 +17,14 @@ _AGAIN = 32
 # Alike steps that follow a change, so that what it changed is measured.
 _STAY = 2
 # The search may cost this share of the time that tokens take without drafts; and so many steps without drafts at first.
-_SHARE, _FIRST = 0.02, 1.5
+_SHARE, _FIRST = 0.02, 1.0
 # Most that is put by and owed, in steps without drafts; further losses of one step, as for compiling it, come once.
-_MOST, _OWED, _ONCE = 8.0, -4.0, 2.0
+_MOST, _OWED, _ONCE = 8.0, -4.0, 1.0
 # Measured steps of one kind that count, and which share of them: the others are those that other programs made longer.
 _MEASURED, _COUNTED = 15, 0.6
 _AT_LEAST = 2
 # How fast acceptance is forgotten, and how many guesses the first impression counts for.
-_MEMORY, _IMPRESSION = 0.97, 4.0
+_MEMORY, _IMPRESSION = 0.97, 3.0
 
 
 class Acceptance:

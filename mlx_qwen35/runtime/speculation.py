@@ -107,12 +107,16 @@ class Speculation:
                 module's.
             tokens: That all rows were given.
         """
-        plain = self._regulators[True].times.of(rows, 0)
-        if plain is not None:
-            self._budget.add(plain, tokens / rows, seconds, drafted=done[0] > 0 or begun[0] > 0)
         for kind, regulator in self._regulators.items():
             if all(by_module is kind or not drafts for drafts, by_module in (done, begun)):
                 regulator.took(rows, done[0], begun[0], seconds)
+        times = self._regulators[done[1]].times
+        plain = times.of(rows, 0)
+        if plain is not None:
+            # What other programs make of a single step is nobody's loss.
+            usual = times.of(rows, done[0]) if done == begun else None
+            seconds = seconds if usual is None else usual
+            self._budget.add(plain, tokens / rows, seconds, drafted=done[0] > 0 or begun[0] > 0)
 
     def stepped(self, row: HasRecord) -> None:
         """A row was given tokens."""

@@ -42,10 +42,11 @@ def run(
         # Other programs make some steps longer, never shorter.
         longer = 1.0 if rng.random() < 0.7 else 1.0 + rng.random()
         took, clean = seconds(drafts) * longer + once * new, seconds(drafts) + once * new
-        plain = regulator.times.of(rows, 0)
-        if plain is not None:
-            regulator.budget.add(plain, given / rows, took, drafted=drafts > 0 or following > 0)
         regulator.took(rows, drafts, following, took)
+        plain, usual = regulator.times.of(rows, 0), regulator.times.of(rows, drafts)
+        if plain is not None:
+            counted = took if usual is None or drafts != following else usual
+            regulator.budget.add(plain, given / rows, counted, drafted=drafts > 0 or following > 0)
         taken, written, drafts = taken + clean, written + given, following
         steps.append(drafts)
     return written / rows * seconds(0) / taken, steps
