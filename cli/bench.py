@@ -94,6 +94,10 @@ def _add_speed(measurements: Any) -> None:
         "verifying so many tokens costs; default: not",
     )  # fmt: skip
     speed.add_argument(
+        "--verify-only", action="store_true",
+        help="print only what a step over several tokens costs, with all of its tokens kept and with one",
+    )  # fmt: skip
+    speed.add_argument(
         "--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7; default: as everywhere"
     )
     speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed; default: not")
@@ -113,7 +117,6 @@ def _modes(text: str) -> "tuple[Speculate, ...]":
 def run_drafts(options: argparse.Namespace, model: Path, repeats: int) -> None:
     """Print the tables of what guessing ahead gains and costs."""
     from mlx_qwen35.bench import drafts
-    from mlx_qwen35.model_kit import ModelKit as Kit
 
     table = Table(("task", "drafts", "tokens/s", "a step", "right"), "llrrr", shown=not options.json)
 
@@ -141,18 +144,27 @@ def run_drafts(options: argparse.Namespace, model: Path, repeats: int) -> None:
     results = drafts.measure(
         model, options.speculate, make, repeats, draft_tokens=options.draft_tokens, beside=beside, on_task=show
     )
-    with Kit.load(model, prompt_cache_bytes=0) as kit:
-        costs = drafts.verify_costs(kit)
+    if not options.json:
+        print()
+    costs = run_verify(options, model, repeats)
     if options.json:
         tasks = {
             task: {mode: dataclasses.asdict(gain) for mode, gain in found.items()} for task, found in results.items()
         }
         print_json({"repeats": repeats, "tasks": tasks, "verify_seconds": costs})
-    else:
-        print()
-    steps = Table(("tokens of a step", "all stay", "all but one go"), "rrr", shown=not options.json)
+
+
+def run_verify(options: argparse.Namespace, model: Path, repeats: int) -> dict[int, tuple[float, float]]:
+    """Print and return what a step over several tokens costs; ten steps of each kind for every repeat."""
+    from mlx_qwen35.bench.drafts import verify_costs
+    from mlx_qwen35.model_kit import ModelKit as Kit
+
+    with Kit.load(model, prompt_cache_bytes=0) as kit:
+        costs = verify_costs(kit, repeats=10 * repeats)
+    table = Table(("tokens of a step", "all stay", "all but one go"), "rrr", shown=not options.json)
     for width, times in costs.items():
-        steps.row(width, *(cell(f"{seconds * 1000:.2f} ms", seconds / costs[1][0]) for seconds in times))
+        table.row(width, *(cell(f"{seconds * 1000:.2f} ms", seconds / costs[1][0]) for seconds in times))
+    return costs
 
 
 def run_speed(options: argparse.Namespace) -> None:
@@ -171,6 +183,11 @@ def run_speed(options: argparse.Namespace) -> None:
     images = speed.IMAGES if options.images is None else options.images
     batches = speed.BATCHES if options.batches is None else options.batches
     with source(options) as model:
+        if options.verify_only:
+            costs = run_verify(options, model, repeats)
+            if options.json:
+                print_json({"repeats": repeats, "verify_seconds": costs})
+            return
         if options.speculate:
             run_drafts(options, model, repeats)
             return

@@ -20,6 +20,9 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, help="of a synthetic checkpoint; default: as published")
     parser.add_argument("--hidden", type=int, help="hidden size of a synthetic checkpoint; default: as published")
     parser.add_argument("--dtype", help="of a synthetic checkpoint: bfloat16, float16 or float32; default: float32")
+    parser.add_argument(
+        "--bits", type=int, help="quantise a synthetic checkpoint, as convert --bits does; default: not"
+    )
 
 
 def check_source(options: argparse.Namespace) -> None:
@@ -28,7 +31,7 @@ def check_source(options: argparse.Namespace) -> None:
     Raises:
         OptionError: They do not.
     """
-    for name in ("layers", "hidden", "dtype"):
+    for name in ("layers", "hidden", "dtype", "bits"):
         if getattr(options, name) is not None and options.synthetic is None:
             raise OptionError(f"--{name}: expected with --synthetic, found without it")
 
@@ -38,18 +41,20 @@ def source(options: argparse.Namespace) -> "Iterator[Path]":
     """The checkpoint to measure, gone afterwards if it was made for it."""
     from mlx_qwen35.bench.synthetic import write_synthetic
     from mlx_qwen35.checkpoints.hub import find_checkpoint
+    from mlx_qwen35.conversion import convert
 
     if options.synthetic is None:
         yield find_checkpoint(model_of(options))
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield write_synthetic(
+        model = write_synthetic(
             Path(folder) / "synthetic",
             options.synthetic,
             layers=options.layers,
             hidden=options.hidden,
             dtype=options.dtype or "float32",
         )
+        yield model if options.bits is None else convert(model, Path(folder) / "quantised", bits=options.bits)
 
 
 def numbers(text: str) -> tuple[int, ...]:

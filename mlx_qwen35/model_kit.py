@@ -8,7 +8,7 @@ from typing import Any, Never, Self, Unpack
 
 import mlx.core as mx
 
-from mlx_qwen35.answers.grammars import ThinkingBudget
+from mlx_qwen35.answers.constraints import ThinkingBudget
 from mlx_qwen35.answers.options import GenerationOptions, Sampling, check_names
 from mlx_qwen35.answers.results import GenerationChunk, GenerationResult
 from mlx_qwen35.answers.sampling import (

@@ -1,27 +1,17 @@
-"""Answers that follow a grammar: JSON by a schema, tool calls in Qwen's XML, reasoning of bounded length.
-
-Every class here that is called in the generation loop belongs to one answer. They go after all
-other logits processors: what they forbid must stay forbidden.
-"""
+"""Grammars for answers: JSON by a schema, tool calls in Qwen's XML."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 
-from mlx_qwen35.answers.sampling import whole_number
+from mlx_qwen35.answers.constraints import Closing, Constraint, control_id, error_message
 from mlx_qwen35.answers.schemas import SchemaAnalysis, check_size, list_at, mapping_at
 from mlx_qwen35.answers.tightening import tightened
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher
 
 _SCHEMA_PLACE = "response_format.json_schema.schema"
 # No white space between the parts of JSON: small models write it until the answer's end.
@@ -31,136 +21,9 @@ _NOT_STRING = {"type": ["null", "boolean", "integer", "number", "array", "object
 _NAME = re.compile(r"[^<>\n]+")
 # llguidance keeps which parameters were written in a 64-bit number.
 _MOST_PARAMETERS = 64
-# llguidance's messages go on to say where in the grammar, which no caller has seen.
-_GRAMMAR_TEXT = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?|\n +\d+ \| .*", re.DOTALL)
 # Of a function's parameters as a whole; nothing below would enforce them.
 _REFUSED = {"$ref", "allOf", "anyOf", "oneOf", "not", "if", "propertyNames", "patternProperties"}
 _REFUSED |= {"dependentRequired", "dependentSchemas", "minProperties", "maxProperties"}
-
-
-@dataclass(frozen=True)
-class Closing:
-    """How a model that has nothing more to say ends a JSON value in which it may not end its answer.
-
-    What it would give to the end of the answer counts for the token that leads there: it closes a string, then a list
-    or an object. So an answer does not run on with whatever is least unlikely, as those of small models do.
-
-    Args:
-        end: The end-of-sequence tokens.
-        string: The token that closes a string.
-        inside: A token that may stand in a string and nowhere else.
-        others: What leads to the end outside of strings, best first.
-    """
-
-    end: tuple[int, ...]
-    string: int
-    inside: int
-    others: tuple[int, ...]
-
-    def __call__(self, allowed: NDArray[np.bool_], logits: mx.array) -> mx.array:
-        """Logits (1, V) with the wish to end where it can be followed."""
-        if allowed[list(self.end)].any():
-            return logits
-        tokens = (self.string,) if allowed[self.inside] else self.others
-        token = next((token for token in tokens if allowed[token]), None)
-        if token is None:
-            return logits
-        wish = mx.logsumexp(logits[:, mx.array(self.end)], axis=-1)
-        changed = mx.array(logits)
-        changed[:, token] = mx.logaddexp(logits[:, token], wish.astype(logits.dtype))
-        return changed
-
-
-class Constraint:
-    """A logits processor that leaves the tokens of one answer that its grammar allows.
-
-    Reasoning is free, except that the answer cannot end in it. After the grammar only
-    end-of-sequence tokens follow.
-
-    Args:
-        matcher: The grammar at its beginning.
-        place: What error messages begin with.
-        free: Which ids the reasoning may have, a boolean for each.
-        end_think: The token the grammar begins after; None begins at once.
-        closing: For JSON.
-    """
-
-    def __init__(
-        self,
-        matcher: "LLMatcher",
-        place: str,
-        free: NDArray[np.bool_],
-        end_think: int | None,
-        closing: Closing | None = None,
-    ) -> None:
-        self._matcher = matcher
-        self._place = place
-        self._free = free
-        self._end_think = end_think
-        self._closing = closing
-        self._begun = False
-        self._ended: mx.array | None = None
-        self._masks: tuple[mx.array, mx.array]
-
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        """Forbid what may not follow the history; the first call's is the prompt, each next one is a token longer.
-
-        Raises:
-            OptionError: The grammar became too complex to follow.
-        """
-        if self._end_think is not None:
-            # The newest token may still be computed. Reasoning is as fast as without a grammar because only
-            # the device looks at it now; the host does so one call later.
-            before, self._ended = self._ended, tokens[-1] == self._end_think
-            mx.async_eval(self._ended)  # type: ignore[no-untyped-call]
-            if before is None:
-                self._masks = mx.array(self._allowed()), mx.array(self._free)
-            if before is None or not before.item():
-                return _mask_logits(mx.where(self._ended, *self._masks), logits)
-            self._end_think, self._begun = None, True
-        if self._begun:
-            self._matcher.consume_token(int(np.array(tokens[-1])))
-        self._begun = True
-        allowed = self._allowed()
-        if self._closing is not None:
-            logits = self._closing(allowed, logits)
-        return _mask_logits(mx.array(allowed), logits)
-
-    def _allowed(self) -> NDArray[np.bool_]:
-        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        if self._matcher.is_error():
-            raise OptionError(f"{self._place}: {_message(self._matcher.get_error())}")
-        return np.unpackbits(packed, count=len(self._free), bitorder="little").view(np.bool_)
-
-
-class ThinkingBudget:
-    """A logits processor that ends the reasoning of one answer after a number of tokens.
-
-    Args:
-        budget: Tokens the reasoning may have before `</think>` is written for the model.
-        in_reasoning: Whether the answer begins in its reasoning; otherwise nothing is done.
-    Raises:
-        OptionError: The budget is no whole number, or the checkpoint has no `</think>`.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, budget: int, *, in_reasoning: bool) -> None:
-        self._budget = whole_number("thinking_budget", budget, 0)
-        self._active = in_reasoning
-        self._end_think = _control_id(tokenizer, "</think>") if in_reasoning else None
-        self._closing = tokenizer.encode("\n</think>\n\n")
-        self._prompt: int | None = None
-
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        """Force the next token of the closing if it is due; the first call's history is the prompt."""
-        self._prompt = tokens.shape[0] if self._prompt is None else self._prompt
-        due = tokens.shape[0] - self._prompt - self._budget
-        if not self._active or due < 0:
-            return logits
-        # The history is read this one time: before, its length says enough.
-        if due == len(self._closing) or (due == 0 and self._end_think in np.array(tokens[self._prompt :])):
-            self._active = False
-            return logits
-        return _mask_logits(mx.arange(logits.shape[-1]) == self._closing[due], logits)
 
 
 class Grammars:
@@ -233,7 +96,7 @@ class Grammars:
         check_size(tools, "tools")
         check_size(schema, _SCHEMA_PLACE)
         rules, places = _functions(tools, name)
-        begin, end = (_control_id(self._tokenizer, token) for token in ("<tool_call>", "</tool_call>"))
+        begin, end = (control_id(self._tokenizer, token) for token in ("<tool_call>", "</tool_call>"))
         functions = " | ".join(f"f{number}" for number in range(len(rules)))
         shared = rf"""
 call: <[{begin}]> "\n<function=" ({functions}) "\n</function>\n" <[{end}]>
@@ -257,7 +120,7 @@ text[lazy]: /(?s:.*)\n<\/parameter>/
         closing: Closing | None = None,
     ) -> Constraint:
         """A matcher for rules in Lark; `places` says where those parts stand that may not compile."""
-        end_think = _control_id(self._tokenizer, "</think>") if in_reasoning else None
+        end_think = control_id(self._tokenizer, "</think>") if in_reasoning else None
         if in_reasoning:
             # Qwen writes two newlines after its reasoning.
             start = rf"/\n{{0,4}}/ ({start})"
@@ -266,8 +129,8 @@ text[lazy]: /(?s:.*)\n<\/parameter>/
             for part, where in (places or {}).items():
                 alone = self._matcher(self._llguidance, f"start: {part}", log_level=0, limits=self._limits)
                 if alone.is_error():
-                    raise OptionError(f"{where}: {_message(alone.get_error())}")
-            raise OptionError(f"{place}: {_message(matcher.get_error())}")
+                    raise OptionError(f"{where}: {error_message(alone.get_error())}")
+            raise OptionError(f"{place}: {error_message(matcher.get_error())}")
         return Constraint(matcher, place, self._free, end_think, closing)
 
 
@@ -278,17 +141,6 @@ def _closing(tokenizer: Tokenizer) -> Closing | None:
         return None
     quote, letter, *others = (ids[0] for ids in marks)
     return Closing(tuple(sorted(tokenizer.eos_token_ids)), quote, letter, (*others, quote))
-
-
-def _mask_logits(allowed: mx.array, logits: mx.array) -> mx.array:
-    return mx.where(allowed, logits, -float("inf"))
-
-
-def _control_id(tokenizer: Tokenizer, token: str) -> int:
-    found = tokenizer.control_id(token)
-    if found is None:
-        raise OptionError(f"the checkpoint's tokenizer has no {token}")
-    return found
 
 
 def _checked_name(name: Any, place: str) -> str:
@@ -306,10 +158,6 @@ def _json(schema: Mapping[str, Any], place: str) -> str:
         return f"%json {json.dumps({**tightened(schema), 'x-guidance': _JSON})}"
     except (TypeError, ValueError) as error:
         raise OptionError(f"{place}: {error}") from error
-
-
-def _message(error: str) -> str:
-    return " ".join(_GRAMMAR_TEXT.sub("", error).split())
 
 
 def _functions(tools: Sequence[Mapping[str, Any]], chosen: str | None) -> tuple[list[str], dict[str, str]]:

@@ -99,15 +99,12 @@ class Batch:
     def step(self, take: Take) -> None:
         """Hand out the tokens that are on their way, and begin the next step."""
         ahead, began = self._ahead, time.perf_counter()
-        self._advance(ahead, take)
-        # Where the work is done, in this call or in the one before, depends on the device; of two alike it is the same.
-        kinds = [(one.width, any(by_module for _, by_module in one.drafts)) for one in (ahead, self._ahead)]
-        if kinds[0] == kinds[1]:
-            width, by_module = kinds[0]
-            seconds = time.perf_counter() - began
-            self._speculation.took(len(self.rows), width - 1, by_module=by_module, seconds=seconds)
+        tokens = self._advance(ahead, take)
+        done, begun = ((one.width - 1, any(by_module for _, by_module in one.drafts)) for one in (ahead, self._ahead))
+        self._speculation.took(len(self.rows), done, begun, tokens, time.perf_counter() - began)
 
-    def _advance(self, ahead: _Ahead, take: Take) -> None:
+    def _advance(self, ahead: _Ahead, take: Take) -> int:
+        """Returns how many tokens were handed out."""
         depth = self._speculation.depth(self.rows) if self._drafter is not None else 0
         plain = depth == 0 and not any(self._speculation.found(row, len(self.rows)) for row in self.rows)
         if plain and isinstance(ahead.chosen, Choices) and ahead.width == 1:
@@ -116,11 +113,12 @@ class Batch:
             self._note(ahead)
             for row, choices in zip(self.rows, self._chosen(ahead), strict=True):
                 take(row, choices)
-            return
+            return len(self.rows)
         chosen = self._chosen(ahead)
         kept = [max(1, take(row, choices)) for row, choices in zip(self.rows, chosen, strict=True)]
         following = self._settle(ahead, [[choice.token for choice in choices] for choices in chosen], kept)
         self._ahead = self._begin(*self._with_drafts(following, depth))
+        return sum(kept)
 
     def add(self, other: "Batch") -> None:
         """Take the rows of another batch in."""

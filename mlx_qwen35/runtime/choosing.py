@@ -26,10 +26,12 @@ class Chooser:
         self.sampler: Sampler = request.make_sampler()
         self.processors: list[LogitsProcessor] = request.make_processors()
         # Those of the options look at the history alone.
-        self._rewinding = [f for f in (self.sampler, *request.processors) if hasattr(f, "rewind")]
-        # A thinking budget remembers whether the reasoning has ended, and is as one of the caller's.
-        own = [f for f in (request.sampler, request.thinking_budget, *request.processors) if f is not None]
+        self._rewinding = [f for f in (self.sampler, *self.processors) if hasattr(f, "rewind")]
+        own = [f for f in (request.sampler, *request.processors) if f is not None]
+        # Whether all places of a step may be asked for at once.
         self.foresees = all(hasattr(function, "rewind") for function in own)
+        # Whether they have to know the drafts for that.
+        self.needs_drafts = any(hasattr(function, "foresee") for function in own)
         # The likeliest tokens that are to be told of each place.
         self.top = request.top_logprobs
         # What went wrong in code that the caller brought along, and at which call.
@@ -39,11 +41,17 @@ class Chooser:
         # Token ids that processors get: the prompt's last one and the answer.
         self.history: mx.array | None = None
 
-    def processed(self, token: mx.array, logits: mx.array) -> mx.array:
-        """Logits (1, V) as the processors leave them behind a token (1,)."""
+    def processed(self, token: mx.array, logits: mx.array, draft: int | None = None) -> mx.array:
+        """Logits (1, V) as the processors leave them behind a token (1,).
+
+        Args:
+            draft: The token, for those that have to know it, if it may be wrong.
+        """
         self.history = token if self.history is None else mx.concatenate([self.history, token])
         for processor in self.processors:
-            logits = self._guarded("logits_processors", processor, lambda _, same: same, self.history, logits)
+            foresee = None if draft is None else getattr(processor, "foresee", None)
+            function, newest = (processor, self.history) if foresee is None else (foresee, draft)
+            logits = self._guarded("logits_processors", function, lambda _, same: same, newest, logits)
         return logits
 
     def sampled(self, scores: mx.array) -> mx.array:
@@ -82,11 +90,12 @@ class Chooser:
             self.fault = None
 
     def _guarded(
-        self, name: str, function: Callable[..., mx.array], otherwise: Callable[..., mx.array], *args: mx.array
+        self, name: str, function: Callable[..., mx.array], otherwise: Callable[..., mx.array], *args: Any
     ) -> mx.array:
         """What a row's own code gives; where that fails, the row goes on harmlessly until it is removed."""
         expected = otherwise(*args)
-        if self.fault is None:
+        # What can be taken back is called at every place, so that it is known how much there is to take back.
+        if self.fault is None or self.foresees:
             try:
                 found: Any = function(*args)
                 whole = mx.issubdtype(expected.dtype, mx.integer)
@@ -99,7 +108,8 @@ class Chooser:
                 # Wide enough for what is no token id: it must not become one.
                 return found.astype(mx.int64) if whole else found
             except BaseException as error:
-                self.fault, self._fault_call = error, self._calls
+                if self.fault is None:
+                    self.fault, self._fault_call = error, self._calls
         return expected
 
 
@@ -195,12 +205,20 @@ def choose_together(choosers: Sequence[Chooser], tokens: mx.array, logits: mx.ar
         scores = normalised(logits)
         return Choices.of(greedy(scores), scores, most)
     chosen, given = [], []
+    drafts: Any = None
+    if tokens.shape[1] > 1 and any(chooser.needs_drafts for chooser in choosers):
+        # Known before the decoder reads them: what made them is all that is waited for.
+        drafts = tokens.tolist()
     for place in range(tokens.shape[1]):
         here = logits[:, place]
         if any(chooser.processors for chooser in choosers):
             here = mx.concatenate(
                 [
-                    chooser.processed(tokens[row : row + 1, place], here[row : row + 1])
+                    chooser.processed(
+                        tokens[row : row + 1, place],
+                        here[row : row + 1],
+                        drafts[row][place] if drafts and place else None,
+                    )
                     if chooser.processors
                     else here[row : row + 1]
                     for row, chooser in enumerate(choosers)

@@ -63,15 +63,20 @@ class Decoder:
         if length > 1:
             state.settle(length, kept, self._own)
 
-    def follow(self, following: mx.array, hidden: mx.array, kept: Sequence[int], state: SequenceState) -> mx.array:
+    def follow(
+        self, following: mx.array, hidden: mx.array, kept: Sequence[int] | None, state: SequenceState
+    ) -> mx.array:
         """Let the module read pairs.
 
         Args:
             following: (B, L), each the token behind the one that the hidden state (B, L, hidden_size) is of.
-            kept: Of each row, how many of its pairs are right, at least one.
+            kept: Of each row, how many of its pairs are right, at least one; None for all.
         Returns:
             The module's output at the last right one, (B, 1, hidden_size).
         """
+        if kept is None:
+            # Any number of them, which is why no step is compiled for it.
+            return self._guess_from(following, hidden, state)[:, -1:]
         state.begin_step(self._of_module)
         out = self._guess_from(following, hidden, state)
         state.settle(following.shape[1], kept, self._of_module)

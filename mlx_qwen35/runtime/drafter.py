@@ -37,12 +37,17 @@ class Drafter:
             return
         following, hidden = (mx.concatenate(list(parts), axis=1) for parts in zip(*self._unread, strict=True))
         self._unread = []
-        self._seed = self._decoder.follow(following, hidden, [following.shape[1]] * len(following), state)
+        self._seed = self._decoder.follow(following, hidden, None, state)
 
     def draft(self, depth: int, state: SequenceState) -> mx.array | None:
         """Guesses (B, depth); None while it has read nothing."""
         self.catch_up(state)
-        return None if self._seed is None else self._decoder.draft(self._seed, depth, state)
+        if self._seed is None:
+            return None
+        drafts = self._decoder.draft(self._seed, depth, state)
+        # On its way while the decoder's step is put together.
+        mx.async_eval(drafts)  # type: ignore[no-untyped-call]
+        return drafts
 
     def keep(self, rows: list[int]) -> None:
         """Keep these rows; what waited was read before."""

@@ -12,7 +12,7 @@ from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.prompts.prompt import Prompt
 
 if TYPE_CHECKING:
-    from mlx_qwen35.answers.grammars import ThinkingBudget
+    from mlx_qwen35.answers.constraints import ThinkingBudget
     from mlx_qwen35.answers.sampling import LogitsProcessor, Sampler, SamplingOptions
 
 # Progress and chunks, up to the chunk with a finish reason, or to the end of what is only read; or the error that

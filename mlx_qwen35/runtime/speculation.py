@@ -7,7 +7,7 @@ from typing import Literal, Protocol, get_args
 from mlx_qwen35.answers.sampling import whole_number
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.runtime.lookup import SHORTEST, Lookup
-from mlx_qwen35.runtime.regulator import DEEPEST, Acceptance, Regulator
+from mlx_qwen35.runtime.regulator import DEEPEST, Acceptance, Budget, Regulator
 
 # "mtp" drafts by the checkpoint's module in every step, "lookup" with what stands in prompt and answer already; "auto"
 # does both as far as it pays.
@@ -63,7 +63,8 @@ class Speculation:
         self.uses_lookup = mode in ("lookup", "auto")
         fixed = DRAFT_TOKENS if mode == "mtp" else DEEPEST
         self.most = 0 if mode == "off" else fixed if draft_tokens is None else draft_tokens
-        self._regulators = {True: Regulator(), False: Regulator()}
+        self._budget = Budget()
+        self._regulators = {kind: Regulator(self._budget) for kind in (True, False)}
         # Of all rows.
         self.steps = 0
         self.drafted, self.accepted = [0] * DEEPEST, [0] * DEEPEST
@@ -98,11 +99,24 @@ class Speculation:
             drafts = drafts[:worth]
         return drafts
 
-    def took(self, rows: int, drafts: int, *, by_module: bool, seconds: float) -> None:
-        """A step was measured."""
+    def took(self, rows: int, done: tuple[int, bool], begun: tuple[int, bool], tokens: int, seconds: float) -> None:
+        """A step was measured.
+
+        Args:
+            done, begun: Drafts of the step that was waited for and of the one that was begun, and whether they are the
+                module's.
+            tokens: That all rows were given.
+        """
         for kind, regulator in self._regulators.items():
-            if kind is by_module or not drafts:
-                regulator.times.add(rows, drafts, seconds)
+            if all(by_module is kind or not drafts for drafts, by_module in (done, begun)):
+                regulator.took(rows, done[0], begun[0], seconds)
+        times = self._regulators[done[1]].times
+        plain = times.of(rows, 0)
+        if plain is not None:
+            # What other programs make of a single step is nobody's loss.
+            usual = times.of(rows, done[0]) if done == begun else None
+            seconds = seconds if usual is None else usual
+            self._budget.add(plain, tokens / rows, seconds, drafted=done[0] > 0 or begun[0] > 0)
 
     def stepped(self, row: HasRecord) -> None:
         """A row was given tokens."""

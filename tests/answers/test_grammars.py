@@ -16,7 +16,8 @@ from mlx_lm.generate import generate_step
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers import grammars as grammars_module
-from mlx_qwen35.answers.grammars import Grammars, ThinkingBudget
+from mlx_qwen35.answers.constraints import ThinkingBudget
+from mlx_qwen35.answers.grammars import Grammars
 from mlx_qwen35.answers.sampling import LogitsProcessor
 from mlx_qwen35.answers.text import AnswerText
 from mlx_qwen35.checkpoints.files import BOX
@@ -722,7 +723,7 @@ def test_llguidance_is_only_needed_for_grammars(monkeypatch: pytest.MonkeyPatch)
     fresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fresh)
     tokenizer = Tokenizer(BOX)
-    fresh.ThinkingBudget(tokenizer, 1, in_reasoning=True)
+    ThinkingBudget(tokenizer, 1, in_reasoning=True)
     with pytest.raises(OptionError, match=re.escape("pip install '.[server]'")):
         fresh.Grammars(tokenizer, WIDTH)
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.bench import drafts
+from mlx_qwen35.bench import drafts, synthetic
 from mlx_qwen35.bench.drafts import Quoting, Task, measure, run, tasks, verify_costs
 from mlx_qwen35.cli.main import main
 from tests.tiny import DENSE, Shape
@@ -77,6 +77,28 @@ def test_the_command_prints_two_tables(
     report = json.loads(capsys.readouterr().out)
     assert set(report["tasks"]["2 rows"]) == {"off", "lookup"}
     assert set(report["verify_seconds"]) == {"1", "2", "4", "8"}
+
+
+def test_the_cost_of_steps_alone_of_a_quantised_checkpoint(
+    checkpoint_dir: Callable[[Shape], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[ModelKit] = []
+
+    def costs(kit: ModelKit, repeats: int) -> dict[int, tuple[float, float]]:
+        measured.append(kit)
+        assert kit.config.raw["quantization"]["bits"] == 4
+        return verify_costs(kit, (1, 2), 1)
+
+    monkeypatch.setattr(synthetic, "write_synthetic", lambda *_, **__: checkpoint_dir(DENSE))
+    monkeypatch.setattr(drafts, "verify_costs", costs)
+    arguments = ["bench", "speed", "--verify-only", "--repeats", "1", "--bits", "4"]
+    assert main([*arguments, "--synthetic", "0.8b", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"repeats", "verify_seconds"}
+    assert all(seconds > 0 for times in report["verify_seconds"].values() for seconds in times)
+    assert main(arguments) == 2
+    assert "--bits: expected with --synthetic" in capsys.readouterr().err
+    assert len(measured) == 1
 
 
 def test_another_mode_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,27 +9,45 @@ from mlx_qwen35.runtime.regulator import DEPTHS, Acceptance, Regulator, StepTime
 
 
 def run(
-    seconds: Callable[[int], float], share: Callable[[int], float], tokens: int = 2000, rows: int = 1, seed: int = 1
+    seconds: Callable[[int], float],
+    share: Callable[[int], float],
+    tokens: int = 2000,
+    rows: int = 1,
+    seed: int = 1,
+    regulator: Regulator | None = None,
+    once: float = 0.0,
 ) -> tuple[float, list[int]]:
     """How much faster than without drafts so many tokens are written, and the drafts of every step.
 
     Args:
         seconds: Of a step with so many drafts.
         share: How likely a draft is right if those before it are, by its place.
+        once: Steps without drafts that the first one with each number of them takes in addition.
     """
-    rng, regulator, taken, written, steps = Random(seed), Regulator(), 0.0, 0, []
+    rng, taken, written, steps = Random(seed), 0.0, 0, []
+    regulator = Regulator() if regulator is None else regulator
     batch = [Acceptance(regulator.acceptance) for _ in range(rows)]
+    drafts, seen = 0, {0}
     while written < tokens * rows:
-        drafts = regulator.choose(batch, most=DEPTHS[-1])
+        # The next step is begun before it is known what this one gives.
+        following = regulator.choose(batch, most=DEPTHS[-1])
+        given = 0
         for row in batch:
             right = next((place for place in range(drafts) if rng.random() >= share(place)), drafts)
-            written += right + 1
+            given += right + 1
             for acceptance in (row, regulator.acceptance):
                 acceptance.add(drafts, right)
+        new = following not in seen
+        seen.add(following)
         # Other programs make some steps longer, never shorter.
-        took = seconds(drafts) * (1.0 if rng.random() < 0.7 else 1.0 + rng.random())
-        regulator.times.add(rows, drafts, took)
-        taken += seconds(drafts)
+        longer = 1.0 if rng.random() < 0.7 else 1.0 + rng.random()
+        took, clean = seconds(drafts) * longer + once * new, seconds(drafts) + once * new
+        regulator.took(rows, drafts, following, took)
+        plain, usual = regulator.times.of(rows, 0), regulator.times.of(rows, drafts)
+        if plain is not None:
+            counted = took if usual is None or drafts != following else usual
+            regulator.budget.add(plain, given / rows, counted, drafted=drafts > 0 or following > 0)
+        taken, written, drafts = taken + clean, written + given, following
         steps.append(drafts)
     return written / rows * seconds(0) / taken, steps
 
@@ -64,15 +82,47 @@ def test_where_drafts_pay_nearly_all_of_it_is_gained(cost: float, share: float, 
 
 
 def test_text_that_becomes_predictable_is_noticed() -> None:
+    regulator = Regulator()
+    _, before = run(lambda drafts: 1 + 0.2 * drafts, lambda place: 0.0, regulator=regulator)
+    _, after = run(lambda drafts: 1 + 0.2 * drafts, lambda place: 1.0, tokens=6000, regulator=regulator)
+    assert sum(before[600:]) < 0.1 * len(before[600:])
+    assert sum(after[-100:]) > 200
+
+
+@pytest.mark.parametrize("once", [0.0, 12.0])
+@pytest.mark.parametrize("cost", [0.5, 1.0])
+def test_short_answers_do_not_pay_for_the_search(cost: float, once: float) -> None:
+    """What the first one with each number of drafts takes in addition, for compiling, is not counted."""
+    regulator = Regulator()
+
+    def seconds(drafts: int) -> float:
+        return 1 + cost * drafts
+
+    speeds = []
+    for number in range(40):
+        speed, steps = run(seconds, lambda place: 0.3, tokens=32, seed=number, regulator=regulator, once=once)
+        compiled = once * len(set(steps) - {0})
+        speeds.append(32 / (32 / speed - compiled))
+    assert speeds[0] > 0.85
+    assert min(speeds[1:]) > 0.9
+    assert sum(speeds) / len(speeds) > 0.97
+
+
+def test_losses_that_no_estimate_explains_end_the_drafts() -> None:
+    """As where a change of the number of drafts costs what no two alike steps show."""
     regulator, row = Regulator(), Acceptance()
-    depths = []
-    for step in range(1200):
-        drafts = regulator.choose([row], most=7)
-        row.add(drafts, drafts if step > 600 else 0)
-        regulator.times.add(1, drafts, 1 + 0.2 * drafts)
-        depths.append(drafts)
-    assert sum(depths[300:600]) < 20
-    assert sum(depths[1100:]) > 200
+    for _ in range(4):
+        regulator.took(1, 0, 0, 1.0)
+    for _ in range(4):
+        regulator.took(1, 1, 1, 1.1)
+    row.add(1, 1)
+    assert regulator.choose([row], most=1) == 1
+    for _ in range(10):
+        regulator.budget.add(1.0, 1.0, 3.0, drafted=True)
+    assert regulator.choose([row], most=1) == 0
+    for _ in range(2000):
+        regulator.budget.add(1.0, 1.0, 1.0, drafted=False)
+    assert regulator.choose([row], most=1) == 1
 
 
 def test_no_more_drafts_than_there_is_room_for() -> None:

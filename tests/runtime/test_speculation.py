@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.answers.grammars import Grammars, ThinkingBudget
+from mlx_qwen35.answers.constraints import ThinkingBudget
+from mlx_qwen35.answers.grammars import Grammars
 from mlx_qwen35.answers.results import GenerationResult
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import CheckpointError, InsufficientMemoryError, OptionError, SessionError
@@ -412,15 +413,19 @@ def test_a_head_may_come_from_a_repository_of_its_own(
         ModelKit.load(bare, speculate="mtp")
 
 
-def test_a_limit_on_the_reasoning_is_asked_place_by_place(plain: ModelKit, guessing: Load) -> None:
-    """It remembers, so what a wrong draft would have it remember must not be asked of it; whoever set it."""
+def test_a_limit_on_the_reasoning_is_foreseen(plain: ModelKit, guessing: Load, oracle: Callable[..., None]) -> None:
+    """All places of a step are asked for at once, whoever set it, and right and wrong drafts change nothing."""
     messages = [{"role": "user", "content": "the quick brown fox"}]
     low = plain.process_prompt(messages, reasoning_effort="low")
-    assert not Chooser(plain.request(low)).foresees
-    assert Chooser(plain.request(plain.process_prompt(messages), **GREEDY)).foresees
+    assert Chooser(plain.request(low)).foresees
     for budget in (0, 2, 5):
         given = GREEDY | {"thinking_budget": budget, "max_tokens": 16}
-        same(guessing().generate(low, **given), plain.generate(low, **given))
+        expected = plain.generate(low, **given)
+        for pattern in ("always", "never", "two of three"):
+            oracle({int(low.input_ids[-1]): expected}, {int(low.input_ids[-1]): PATTERNS[pattern]})
+            found = guessing().generate(low, **given)
+            same(found, expected)
+        assert found.stats.tokens_per_step > 1
 
 
 def test_steps_without_drafts_teach_both_who_guess_and_others_only_one() -> None:
@@ -442,3 +447,82 @@ def test_steps_without_drafts_teach_both_who_guess_and_others_only_one() -> None
             for _ in range(2):
                 speculation.took(1, drafts, by_module=by_module, seconds=100.0)
         assert guesses() == (False, by_module)
+
+
+WEATHER: dict[str, Any] = {
+    "name": "weather",
+    "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]},
+}
+FOX: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"enum": ["fox", "dog"]}, "legs": {"type": "integer"}},
+    "required": ["name", "legs"],
+    "additionalProperties": False,
+}
+
+
+def test_text_images_tool_calls_and_json_in_one_batch_are_those_without_drafts(
+    kits: Callable[[Shape], ModelKit],
+    guessing: Load,
+    oracle: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    dense_and_moe: Shape,
+) -> None:
+    """Greedy and sampled; by a random head, by one that is always right, and by one that is wrong at every place."""
+    plain, kit = kits(dense_and_moe), guessing(dense_and_moe)
+    grammars, case = Grammars(plain.tokenizer, plain.config.text.vocab_size), CASES["wide image"]
+    prompts = [
+        plain.process_prompt([*ids(21, 14), 301]),
+        plain.process_prompt([*case.input_ids, *ids(22, 3), 302], images=case.images),
+        plain.process_prompt([*ids(23, 9), 303]),
+        plain.process_prompt([*ids(24, 20), 304]),
+    ]
+
+    def given() -> list[dict[str, Any]]:
+        constraints = [
+            [],
+            [],
+            [grammars.tool_calls([WEATHER], parallel=False, in_reasoning=False)],
+            [grammars.json_schema(FOX, in_reasoning=True), ThinkingBudget(plain.tokenizer, 2, in_reasoning=True)],
+        ]
+        most, kinds = (16, 16, 70, 60), (SAMPLED, GREEDY, GREEDY, SAMPLED)
+        return [
+            kinds[row] | {"max_tokens": most[row], "seed": row, "logits_processors": own}
+            for row, own in enumerate(constraints)
+        ]
+
+    expected = [plain.generate(prompt, cache_prompt=False, **own) for prompt, own in zip(prompts, given(), strict=True)]
+    assert [one.finish_reason for one in expected[2:]] == ["stop"] * 2
+    found = [together(kit, prompts, given())]
+    for pattern in ("always", "never"):
+        known = {int(prompt.input_ids[-1]): one for prompt, one in zip(prompts, expected, strict=True)}
+        oracle(known, dict.fromkeys(known, PATTERNS[pattern]))
+        found.append(together(kit, prompts, given()))
+        monkeypatch.undo()
+    for answers in found:
+        for answer, wanted in zip(answers, expected, strict=True):
+            same(answer, wanted)
+    # Rows that join drop the drafts of the step that is on its way.
+    assert all(one.stats.tokens_per_step > 1.5 for one in found[1])
+    assert all(sum(one.stats.accepted) == 0 for one in found[2])
+
+
+def test_after_a_cancellation_in_the_middle_of_a_step_the_next_turn_is_that_without_drafts(
+    plain: ModelKit, guessing: Load, oracle: Callable[..., None]
+) -> None:
+    kit, prompt = guessing(DENSE, "mtp", 7), [*ids(31, 12), 301]
+    # No token that stands for a picture, so that the answer may be part of a prompt.
+    options = GREEDY | {"logit_bias": dict.fromkeys(range(300, VOCAB_SIZE), -100.0)}
+    for one in (plain, kit):
+        one.prompt_cache.clear()
+    expected = plain.generate(prompt, max_tokens=40, **options)
+    following = [*prompt, *expected.tokens[:20], *ids(32, 4)]
+    wanted = plain.generate(following, max_tokens=8, **options)
+    oracle({301: expected}, {301: lambda place: True})
+    stream = kit.stream(prompt, max_tokens=3000, **options)
+    assert [next(stream).token for _ in range(5)] == list(expected.tokens[:5])
+    stream.close()
+    oracle({following[-1]: wanted}, {following[-1]: PATTERNS["every other"]})
+    found = kit.generate(following, max_tokens=8, **options)
+    same(found, wanted)
+    assert len(prompt) <= found.stats.cached_tokens <= len(following)

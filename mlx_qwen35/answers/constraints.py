@@ -1,0 +1,211 @@
+"""Processors that have an answer follow a grammar, and end its reasoning after a number of tokens.
+
+Every object belongs to one answer. They go after all other logits processors: what they forbid must stay forbidden.
+What they know can be taken back, so that the drafts of a step are asked for at once.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_qwen35.answers.sampling import whole_number
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.prompts.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+# llguidance's messages go on to say where in the grammar, which no caller has seen.
+_GRAMMAR_TEXT = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?|\n +\d+ \| .*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Closing:
+    """How a model that has nothing more to say ends a JSON value in which it may not end its answer.
+
+    What it would give to the end of the answer counts for the token that leads there: it closes a string, then a list
+    or an object. So an answer does not run on with whatever is least unlikely, as those of small models do.
+
+    Args:
+        end: The end-of-sequence tokens.
+        string: The token that closes a string.
+        inside: A token that may stand in a string and nowhere else.
+        others: What leads to the end outside of strings, best first.
+    """
+
+    end: tuple[int, ...]
+    string: int
+    inside: int
+    others: tuple[int, ...]
+
+    def __call__(self, allowed: NDArray[np.bool_], logits: mx.array) -> mx.array:
+        """Logits (1, V) with the wish to end where it can be followed."""
+        if allowed[list(self.end)].any():
+            return logits
+        tokens = (self.string,) if allowed[self.inside] else self.others
+        token = next((token for token in tokens if allowed[token]), None)
+        if token is None:
+            return logits
+        wish = mx.logsumexp(logits[:, mx.array(self.end)], axis=-1)
+        changed = mx.array(logits)
+        changed[:, token] = mx.logaddexp(logits[:, token], wish.astype(logits.dtype))
+        return changed
+
+
+class Constraint:
+    """A logits processor that leaves the tokens of one answer that its grammar allows.
+
+    Reasoning is free, except that the answer cannot end in it. After the grammar only
+    end-of-sequence tokens follow.
+
+    Args:
+        matcher: The grammar at its beginning.
+        place: What error messages begin with.
+        free: Which ids the reasoning may have, a boolean for each.
+        end_think: The token the grammar begins after; None begins at once.
+        closing: For JSON.
+    """
+
+    def __init__(
+        self,
+        matcher: "LLMatcher",
+        place: str,
+        free: NDArray[np.bool_],
+        end_think: int | None,
+        closing: Closing | None = None,
+    ) -> None:
+        self._matcher = matcher
+        self._place = place
+        self._free = free
+        self._end_think = end_think
+        self._closing = closing
+        self._reasoning = end_think is not None
+        # Whether the next token is the grammar's.
+        self._begun = False
+        # Whether the newest token of the reasoning, at which nobody has looked yet, ends it.
+        self._ended: mx.array | None = None
+        self._masks: tuple[mx.array, mx.array] | None = None
+        # What was known before each draft.
+        self._before: list[tuple[bool, bool, LLMatcher]] = []
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Forbid what may not follow the history; the first call's is the prompt, each next one is a token longer.
+
+        Raises:
+            OptionError: The grammar became too complex to follow.
+        """
+        self._before.clear()
+        self._look()
+        if self._reasoning:
+            # The newest token may still be computed. Reasoning is as fast as without a grammar because only
+            # the device looks at it now; the host does so one call later.
+            self._ended = tokens[-1] == self._end_think
+            mx.async_eval(self._ended)  # type: ignore[no-untyped-call]
+            if self._masks is None:
+                self._masks = mx.array(self._mask()), mx.array(self._free)
+            return _mask_logits(mx.where(self._ended, *self._masks), logits)
+        if self._begun:
+            self._matcher.consume_token(int(np.array(tokens[-1])))
+        return self._constrained(logits)
+
+    def foresee(self, draft: int, logits: mx.array) -> mx.array:
+        """The same behind a draft, which may be wrong: `rewind` takes it back.
+
+        Raises:
+            OptionError: The grammar forbids the draft, or became too complex to follow.
+        """
+        self._look()
+        self._before.append((self._reasoning, self._begun, self._matcher))
+        if self._reasoning:
+            if draft != self._end_think:
+                assert self._masks is not None, "a draft before the first token"
+                return _mask_logits(self._masks[1], logits)
+            self._reasoning = False
+            return self._constrained(logits)
+        self._matcher = self._matcher.deep_copy()
+        self._matcher.consume_token(draft)
+        return self._constrained(logits)
+
+    def rewind(self, count: int) -> None:
+        """The last `count` drafts were wrong."""
+        self._reasoning, self._begun, self._matcher = self._before[-count]
+        del self._before[-count:]
+
+    def _look(self) -> None:
+        """At the last token of the reasoning, which is known now."""
+        ended, self._ended = self._ended, None
+        if ended is not None and ended.item():
+            self._reasoning, self._begun = False, True
+
+    def _constrained(self, logits: mx.array) -> mx.array:
+        self._begun = True
+        allowed = self._mask()
+        if self._closing is not None:
+            logits = self._closing(allowed, logits)
+        return _mask_logits(mx.array(allowed), logits)
+
+    def _mask(self) -> NDArray[np.bool_]:
+        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        if self._matcher.is_error():
+            raise OptionError(f"{self._place}: {error_message(self._matcher.get_error())}")
+        return np.unpackbits(packed, count=len(self._free), bitorder="little").view(np.bool_)
+
+
+class ThinkingBudget:
+    """A logits processor that ends the reasoning of one answer after a number of tokens.
+
+    Args:
+        budget: Tokens the reasoning may have before `</think>` is written for the model.
+        in_reasoning: Whether the answer begins in its reasoning; otherwise nothing is done.
+    Raises:
+        OptionError: The budget is no whole number, or the checkpoint has no `</think>`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, budget: int, *, in_reasoning: bool) -> None:
+        self._budget = whole_number("thinking_budget", budget, 0)
+        self._active = in_reasoning
+        self._end_think = control_id(tokenizer, "</think>") if in_reasoning else None
+        self._closing = tokenizer.encode("\n</think>\n\n")
+        self._prompt: int | None = None
+        self._ended = False
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Force the next token of the closing if it is due; the first call's history is the prompt."""
+        self._prompt = tokens.shape[0] if self._prompt is None else self._prompt
+        due = tokens.shape[0] - self._prompt - self._budget
+        if not self._active or not 0 <= due < len(self._closing):
+            return logits
+        if due == 0:
+            # The history is read this one time: its length says enough otherwise.
+            self._ended = self._end_think in np.array(tokens[self._prompt :])
+        if self._ended:
+            return logits
+        return _mask_logits(mx.arange(logits.shape[-1]) == self._closing[due], logits)
+
+    def rewind(self, count: int) -> None:
+        """Nothing: what it remembers is found again where the history has that length again."""
+
+
+def _mask_logits(allowed: mx.array, logits: mx.array) -> mx.array:
+    return mx.where(allowed, logits, -float("inf"))
+
+
+def control_id(tokenizer: Tokenizer, token: str) -> int:
+    """Of a control token.
+
+    Raises:
+        OptionError: The tokenizer has none of that name.
+    """
+    found = tokenizer.control_id(token)
+    if found is None:
+        raise OptionError(f"the checkpoint's tokenizer has no {token}")
+    return found
+
+
+def error_message(error: str) -> str:
+    """What llguidance says, without the place in a grammar that no caller has seen."""
+    return " ".join(_GRAMMAR_TEXT.sub("", error).split())

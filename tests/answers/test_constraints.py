@@ -1,0 +1,126 @@
+"""What is known of an answer behind drafts, and taken back where they were wrong."""
+
+from contextlib import suppress
+from random import Random
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_qwen35.answers.constraints import Constraint, ThinkingBudget
+from mlx_qwen35.answers.grammars import Grammars
+from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.prompts.tokenizer import Tokenizer
+
+WIDTH = 1300
+PROMPT = [7, 8, 9]
+WEATHER: dict[str, Any] = {
+    "name": "weather", "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}},
+}  # fmt: skip
+PERSON: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 3}, "tags": {"type": "array", "items": {"enum": [1, 22]}}},
+    "required": ["name", "tags"],
+    "additionalProperties": False,
+}
+Mask = list[int]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(BOX)
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer: Tokenizer) -> Grammars:
+    return Grammars(tokenizer, WIDTH)
+
+
+def make(grammars: Grammars, kind: str, *, in_reasoning: bool) -> Constraint:
+    if kind == "json":
+        return grammars.json_schema(PERSON, in_reasoning=in_reasoning)
+    return grammars.tool_calls([WEATHER], in_reasoning=in_reasoning)
+
+
+def allowed(logits: mx.array) -> Mask:
+    return np.flatnonzero(np.isfinite(np.array(logits[0]))).tolist()
+
+
+def written(constraint: Constraint, tokenizer: Tokenizer, rng: Random, *, in_reasoning: bool) -> list[tuple[int, Mask]]:
+    """A random answer, one token after the other, with what was allowed at each place; an end token is its last but
+    one."""
+    found: list[tuple[int, Mask]] = []
+    ends = tokenizer.eos_token_ids
+    while len(found) < 2 or found[-2][0] not in ends:
+        mask = allowed(constraint(mx.array(PROMPT + [token for token, _ in found]), mx.zeros((1, WIDTH))))
+        ending = [token for token in mask if token in ends]
+        token = rng.choice(ending if ending and (rng.random() < 0.3 or len(found) > 40) else mask)
+        if in_reasoning and len(found) == 4:
+            end_think = tokenizer.control_id("</think>")
+            assert end_think is not None
+            token = end_think
+        found.append((token, mask))
+    return found
+
+
+@pytest.mark.parametrize("in_reasoning", [False, True])
+@pytest.mark.parametrize("kind", ["json", "tools"])
+def test_behind_right_drafts_the_same_is_allowed_and_wrong_ones_leave_nothing(
+    tokenizer: Tokenizer, grammars: Grammars, kind: str, in_reasoning: bool
+) -> None:
+    """Steps of random lengths, with wrong drafts at their ends: such as are allowed there, and any others."""
+    rng = Random(1)
+    for _ in range(12):
+        answer = written(make(grammars, kind, in_reasoning=in_reasoning), tokenizer, rng, in_reasoning=in_reasoning)
+        tokens = [token for token, _ in answer]
+        constraint, place = make(grammars, kind, in_reasoning=in_reasoning), 0
+        while place < len(answer):
+            assert allowed(constraint(mx.array(PROMPT + tokens[:place]), mx.zeros((1, WIDTH)))) == answer[place][1]
+            right = min(rng.randrange(5), len(answer) - 1 - place)
+            for at in range(place, place + right):
+                assert allowed(constraint.foresee(tokens[at], mx.zeros((1, WIDTH)))) == answer[at + 1][1]
+            place += right
+            wrong = rng.randrange(4)
+            for number in range(wrong):
+                with suppress(OptionError):
+                    likely = rng.random() < 0.5 and number == 0
+                    constraint.foresee(rng.choice(answer[place][1]) if likely else rng.randrange(1254),
+                                       mx.zeros((1, WIDTH)))  # fmt: skip
+            if wrong:
+                constraint.rewind(wrong)
+            place += 1
+
+
+def test_a_draft_that_is_forbidden_says_so(grammars: Grammars) -> None:
+    constraint = make(grammars, "json", in_reasoning=False)
+    constraint(mx.array(PROMPT), mx.zeros((1, WIDTH)))
+    with pytest.raises(OptionError, match="response_format"):
+        constraint.foresee(5, mx.zeros((1, WIDTH)))
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_budget_that_is_asked_again_behind_wrong_drafts(tokenizer: Tokenizer, early: bool) -> None:
+    """Whether the reasoning has ended is what the history says, not what a draft said."""
+    end_think = tokenizer.control_id("</think>")
+    assert end_think is not None
+    closing = tokenizer.encode("\n</think>\n\n")
+    budget = ThinkingBudget(tokenizer, 3, in_reasoning=True)
+
+    def forced(history: list[int]) -> Mask | None:
+        logits = mx.zeros((1, WIDTH))
+        found = budget(mx.array(PROMPT + history), logits)
+        return None if found is logits else allowed(found)
+
+    assert forced([]) is None
+    # A draft ends the reasoning at its last place, or does not although the answer does.
+    right, wrong = ([2, 2, end_think], [2, 2, 2]) if early else ([2, 2, 2], [2, 2, end_think])
+    drafts = [*wrong, *closing, 4, 4]
+    found = [forced(drafts[:count]) for count in range(1, len(drafts) + 1)]
+    budget.rewind(len(drafts))
+    answer = [*right, *closing, 4, 4]
+    again = [forced(answer[:count]) for count in range(1, len(answer) + 1)]
+    nothing: list[Mask | None] = [None] * len(drafts)
+    closed = [None, None, *([token] for token in closing), None, None, None]
+    assert (found, again) == ((closed, nothing) if early else (nothing, closed))
