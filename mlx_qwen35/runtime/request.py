@@ -165,7 +165,7 @@ class Job:
 
     def reads_with(self, other: "Job") -> bool:
         """Whether a chunk of it may be read in the same forward pass as another one's: both are text, of one pool."""
-        if self is other or not self.wanted or self.pool is None or self.pool is not other.pool:
+        if self is other or not self.wanted or self.pieces or self.pool is None or self.pool is not other.pool:
             return False
         return self.request.prompt.layout is None and other.request.prompt.layout is None
 

@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_qwen35.errors import OptionError
-from mlx_qwen35.runtime.choosing import Chooser
+from mlx_qwen35.runtime.choosing import Chooser, choose_together
 
 VOCAB_SIZE = 5
 
@@ -28,18 +28,30 @@ class Failing:
         self.calls -= count
 
 
+class Forgetful(Failing):
+    """One that cannot take back anything."""
+
+    rewind = None  # type: ignore[assignment]
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "rewind":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
 def chooser(sampler: Any = None, *processors: Any) -> Chooser:
     likeliest = Failing(-1)
     request: Any = SimpleNamespace(
         sampler=sampler, processors=processors, thinking_budget=None, make_sampler=lambda: sampler or likeliest,
-        make_processors=lambda: list(processors),
+        make_processors=lambda: list(processors), top_logprobs=0,
     )  # fmt: skip
     return Chooser(request)
 
 
 def step(one: Chooser, places: int) -> mx.array:
     tokens = mx.zeros((1, places), mx.int32)
-    return one.choose(tokens, mx.random.normal((1, places, VOCAB_SIZE), key=mx.random.key(places)))[0]
+    logits = mx.random.normal((1, places, VOCAB_SIZE), key=mx.random.key(places))
+    return choose_together([one], tokens, logits).tokens
 
 
 @pytest.mark.parametrize("kind", ["sampler", "processor"])
@@ -71,12 +83,13 @@ def test_a_fault_stays_while_nothing_is_taken_back() -> None:
 
 
 def test_behind_a_fault_a_row_goes_on_without_its_function() -> None:
-    """With what it would choose by itself, so that the other rows can go on."""
-    one, logits = chooser(Failing(0)), mx.array([[[0.0, 3.0, 1.0, 2.0, 0.0]]])
-    assert one.choose(mx.zeros((1, 1), mx.int32), logits)[0].tolist() == [[1]]
-    calls = one.sampler.calls  # type: ignore[attr-defined]
-    step(one, 3)
-    assert one.sampler.calls == calls  # type: ignore[attr-defined]
+    """With what it would choose by itself, so that the other rows can go on; what can be taken back is still counted."""
+    logits = mx.array([[[0.0, 3.0, 1.0, 2.0, 0.0]]])
+    for sampler, calls in ((Failing(0), 4), (Forgetful(0), 1)):
+        one = chooser(sampler)
+        assert choose_together([one], mx.zeros((1, 1), mx.int32), logits).tokens.tolist() == [[1]]
+        step(one, 3)
+        assert sampler.calls == calls
 
 
 @pytest.mark.parametrize(

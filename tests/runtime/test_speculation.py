@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -21,7 +20,6 @@ from mlx_qwen35.runtime.batch import Batch
 from mlx_qwen35.runtime.choosing import Chooser
 from mlx_qwen35.runtime.drafter import Drafter
 from mlx_qwen35.runtime.engine import Engine
-from mlx_qwen35.runtime.regulator import DEPTHS
 from mlx_qwen35.runtime.speculation import Speculation
 from mlx_qwen35.state.sequence import FrozenState
 from tests.parity.cases import CASES
@@ -429,24 +427,16 @@ def test_a_limit_on_the_reasoning_is_foreseen(plain: ModelKit, guessing: Load, o
 
 
 def test_steps_without_drafts_teach_both_who_guess_and_others_only_one() -> None:
-    """Neither guesses before it is known what a step takes without; then both try."""
-    rows = [SimpleNamespace(room=9, record=None)]
     speculation = Speculation("auto", has_module=True)
-    rows[0].record = speculation.record([*range(10), *range(9)])
-
-    def guesses() -> tuple[bool, bool]:
-        row: Any = rows[0]
-        return speculation.depth(rows) > 0, len(speculation.found(row, 1)) > 0  # type: ignore[arg-type]
-
-    assert guesses() == (False, False)
+    times = {kind: regulator.times for kind, regulator in speculation._regulators.items()}
     for _ in range(2):
-        speculation.took(1, 0, by_module=False, seconds=1.0)
-    assert guesses() == (True, True)
+        speculation.took(1, (0, False), (0, False), tokens=1, seconds=1.0)
+    assert times[True].of(1, 0) == times[False].of(1, 0) == 1.0
     for by_module in (True, False):
-        for drafts in DEPTHS:
-            for _ in range(2):
-                speculation.took(1, drafts, by_module=by_module, seconds=100.0)
-        assert guesses() == (False, by_module)
+        for _ in range(2):
+            speculation.took(1, (2, by_module), (2, by_module), tokens=1, seconds=3.0)
+        assert times[by_module].of(1, 2) == 3.0
+        assert (times[not by_module].of(1, 2) is None) == by_module
 
 
 WEATHER: dict[str, Any] = {
