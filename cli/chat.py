@@ -8,7 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_qwen35.cli.options import add_generation_flags, add_model_flags, generation_arguments, load_kit
+from mlx_qwen35.cli.options import (
+    add_generation_flags,
+    add_media_flags,
+    add_model_flags,
+    generation_arguments,
+    load_kit,
+    video_options,
+)
 from mlx_qwen35.errors import OptionError, Qwen35Error, SessionError
 from mlx_qwen35.prompts.efforts import EFFORTS
 
@@ -37,7 +44,7 @@ def add_parser(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("chat", help="talk in the terminal", description="Talk to a model in the terminal.")
     add_model_flags(parser)
-    parser.add_argument("--image", action="append", default=[], metavar="PATH", help="an image for the first message")
+    add_media_flags(parser, "for the first message")
     add_generation_flags(parser)
     parser.add_argument(
         "--prefill-ahead",
@@ -56,6 +63,8 @@ def run(options: argparse.Namespace) -> None:
     conversation = Conversation(options.system_prompt, options.think, options.reasoning_effort)
     for path in options.image:
         conversation.attach(path)
+    for path in options.video:
+        conversation.attach_video(path, **video_options(options))
     screen = Screen()
     with load_kit(options) as kit:
         if screen.on_terminal:
@@ -117,7 +126,11 @@ class Chat:
     """
 
     def __init__(
-        self, kit: "ModelKit", conversation: "Conversation", screen: "Screen", arguments: dict[str, Any]
+        self,
+        kit: "ModelKit",
+        conversation: "Conversation",
+        screen: "Screen",
+        arguments: dict[str, Any],
     ) -> None:
         self.kit = kit
         self.conversation = conversation
@@ -201,14 +214,20 @@ class Chat:
         text, reasoning = "", ""
         last = None
         try:
-            prompt = self.kit.process_prompt(self.conversation.messages(), **self.conversation.reasoning())
-            chunks = self.kit.stream(prompt, on_progress=self.screen.on_progress, **self.arguments)
+            prompt = self.kit.process_prompt(
+                self.conversation.messages(), on_frames=self.screen.on_decoded, **self.conversation.reasoning()
+            )
+            chunks = self.kit.stream(
+                prompt, on_progress=self.screen.on_progress, on_frames=self.screen.on_frames, **self.arguments
+            )
             for last in self.screen.stream(chunks):
                 text += last.text
                 reasoning += last.reasoning
         except KeyboardInterrupt:
+            self.screen.end_progress()
             self.screen.say("(stopped)")
         except BaseException:
+            self.screen.end_progress()
             self.conversation.take_back()
             raise
         if last is None:

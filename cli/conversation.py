@@ -1,4 +1,4 @@
-"""The state of a chat: messages, pictures that wait for the next message, and settings."""
+"""The state of a chat: messages, pictures and videos that wait for the next message, and settings."""
 
 import base64
 import json
@@ -27,6 +27,8 @@ class Conversation:
         effort: How much to think, in place of `thinking`; see `ModelKit.process_prompt`.
         turns: Messages after the system message, in OpenAI's form.
         waiting: Images for the next message, as data URLs.
+        waiting_videos: Videos for it, as content parts with absolute paths: they are too large to keep, and are read
+            again.
     """
 
     system: str | None = None
@@ -34,6 +36,7 @@ class Conversation:
     effort: str | None = None
     turns: list[dict[str, Any]] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
+    waiting_videos: list[dict[str, Any]] = field(default_factory=list)
 
     def messages(self) -> list[dict[str, Any]]:
         """Everything that the model is asked to continue."""
@@ -52,24 +55,40 @@ class Conversation:
         """
         self.waiting.append(_data_url(path))
 
+    def attach_video(self, path: str | Path, **options: Any) -> None:
+        """Keep a video for the next message, behind the images.
+
+        Args:
+            options: What a video part may say of it: `fps`, `min_frames`, `max_frames`, `max_pixels`.
+        Raises:
+            MediaError: There is no such file.
+        """
+        place = f"video {shorten(path)}"
+        found = expand(path, MediaError, place).absolute()
+        if not found.is_file():
+            raise MediaError(f"{place}: expected a file, found none")
+        self.waiting_videos.append({"type": "video", "video": str(found), **options})
+
     def ask(self, text: str) -> None:
-        """Add the user's message, with the images that wait."""
-        parts = [{"type": "image_url", "image_url": {"url": url}} for url in self.waiting]
+        """Add the user's message, with the images and videos that wait."""
+        parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in self.waiting]
+        parts += self.waiting_videos
         self.turns.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
-        self.waiting = []
+        self.waiting, self.waiting_videos = [], []
 
     def answer(self, text: str, reasoning: str) -> None:
         """Add the model's message."""
         self.turns.append({"role": "assistant", "content": text, "reasoning_content": reasoning})
 
     def take_back(self) -> None:
-        """Forget a question that was not answered; its images wait again."""
+        """Forget a question that was not answered; its images and videos wait again."""
         question = self.turns.pop()
         self.waiting = [part["image_url"]["url"] for part in question["content"] if part["type"] == "image_url"]
+        self.waiting_videos = [part for part in question["content"] if part["type"] == "video"]
 
     def clear(self) -> None:
-        """Forget messages and waiting images; settings stay."""
-        self.turns, self.waiting = [], []
+        """Forget messages and waiting media; settings stay."""
+        self.turns, self.waiting, self.waiting_videos = [], [], []
 
     def save(self, path: str | Path) -> None:
         """Write everything to a JSON file, images included.

@@ -6,7 +6,14 @@ import json
 import sys
 from typing import Any
 
-from mlx_qwen35.cli.options import add_generation_flags, add_model_flags, generation_arguments, load_kit
+from mlx_qwen35.cli.options import (
+    add_generation_flags,
+    add_media_flags,
+    add_model_flags,
+    generation_arguments,
+    load_kit,
+    video_options,
+)
 from mlx_qwen35.errors import OptionError
 
 
@@ -15,7 +22,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("generate", help="answer one prompt", description="Answer one prompt and exit.")
     add_model_flags(parser)
     parser.add_argument("--prompt", "-p", required=True, help="what to ask; - reads standard input")
-    parser.add_argument("--image", action="append", default=[], metavar="PATH", help="an image; repeatable, in order")
+    add_media_flags(parser, "for the prompt")
     add_generation_flags(parser)
     parser.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
     parser.set_defaults(run=run)
@@ -36,22 +43,30 @@ def read_input() -> str:
 def run(options: argparse.Namespace) -> None:
     """Answer one prompt on stdout."""
     text = read_input() if options.prompt == "-" else options.prompt
-    if not text.strip() and not options.image:
+    if not text.strip() and not options.image and not options.video:
         raise OptionError("--prompt: expected some text, found none")
     parts = [{"type": "image", "image": path} for path in options.image]
+    parts += [{"type": "video", "video": path, **video_options(options)} for path in options.video]
     messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
     if options.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": options.system_prompt})
     with load_kit(options) as kit:
-        prompt = kit.process_prompt(messages, enable_thinking=options.think, reasoning_effort=options.reasoning_effort)
+        rendering = {"enable_thinking": options.think, "reasoning_effort": options.reasoning_effort}
         if options.json:
+            prompt = kit.process_prompt(messages, **rendering)
             result = kit.generate(prompt, **generation_arguments(options))
             print(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
             return
         from mlx_qwen35.cli.screen import Screen
 
         screen = Screen()
-        chunks = kit.stream(prompt, on_progress=screen.on_progress, **generation_arguments(options))
+        try:
+            prompt = kit.process_prompt(messages, on_frames=screen.on_decoded, **rendering)
+        finally:
+            screen.end_progress()
+        chunks = kit.stream(
+            prompt, on_progress=screen.on_progress, on_frames=screen.on_frames, **generation_arguments(options)
+        )
         answered = False
         for chunk in screen.stream(chunks):
             answered = answered or bool(chunk.text)

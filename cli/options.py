@@ -104,6 +104,29 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_media_flags(parser: argparse.ArgumentParser, where: str) -> None:
+    """Pictures and videos, and how many frames of a video are shown.
+
+    Args:
+        where: What they are for.
+    """
+    parser.add_argument(
+        "--image", action="append", default=[], metavar="PATH", help=f"an image {where}; repeatable, in order"
+    )
+    parser.add_argument(
+        "--video", action="append", default=[], metavar="PATH", help=f"a video {where}; repeatable, behind the images"
+    )
+    parser.add_argument("--video-fps", type=float, metavar="N", help="frames a second of a video to show")
+    parser.add_argument("--min-frames", type=int, help="frames of a video to show, at least")
+    parser.add_argument("--max-frames", type=int, help="frames of a video to show, at most")
+
+
+def video_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of videos, as a video part says it."""
+    given = {"fps": options.video_fps, "min_frames": options.min_frames, "max_frames": options.max_frames}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def load_kit(options: argparse.Namespace) -> "ModelKit":
     """The kit that the flags ask for.
 
