@@ -61,9 +61,10 @@ class MovieClip:
             self._container = self._av.open(
                 file, format=container, buffer_size=READ_BYTES, metadata_errors="replace", io_open=self._refuse_another
             )
-        except MemoryError:
-            raise
-        except Exception as error:
+        except self._av.error.FFmpegError as error:
+            # Among them its own of no memory, for what a damaged header asks for.
+            raise self._damaged(error) from error
+        except (OSError, ValueError, LookupError) as error:
             raise self._damaged(error) from error
         try:
             self._stream = self._find_stream()
@@ -132,13 +133,13 @@ class MovieClip:
             if not packet.is_discard:
                 packets.append((packet.pts, packet.dts, bool(packet.is_keyframe)))
         # AVI says when a frame is to be decoded, not when it is to be shown, and so do files that were put together
-        # without care. Where the two differ, frames are counted as they come, from the first one on.
-        self._counted = bool(self._stream.codec_context.has_b_frames) and (
-            self._container.format.name == "avi" or all(pts == dts for pts, dts, _ in packets)
-        )
+        # without care. Where a decoder may reorder frames and their times do not, they are counted as they come.
+        avi = self._container.format.name == "avi"
+        stamps = [dts if avi or pts is None else pts for pts, dts, _ in packets]
+        rising = [stamp for stamp in stamps if stamp is not None]
+        self._counted = bool(self._stream.codec_context.has_b_frames) and rising == sorted(rising)
         shown: dict[int, bool] = {}
-        for pts, dts, key in packets:
-            stamp = dts if self._counted or pts is None else pts
+        for stamp, (_, _, key) in zip(stamps, packets, strict=True):
             if stamp is not None:
                 shown[stamp] = shown.get(stamp, False) or key
         if not shown:

@@ -114,6 +114,11 @@ class VideoPreprocessor:
 
         opened = open_source(source, place)
         with closing(opened):
+            if source_fps is not None and opened.file is not None:
+                raise OptionError(
+                    f"{place}: source_fps: expected only with a list of pictures or an array, found with a file, whose "
+                    "frames have times of their own"
+                )
             key = None if opened.identity is None else (opened.identity, wanted)
             found = None if key is None else self._recent.find(key)
             if found is not None:

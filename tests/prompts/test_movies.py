@@ -3,6 +3,7 @@
 import io
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,50 @@ def test_times_are_the_frames_own() -> None:
         np.testing.assert_allclose(clip.times, [(time - 500) / 1000 for time in shown], atol=1e-3)
         assert clip.times[0] == 0
         assert near(shades(frames_of(clip, [0, 2, 5])), [0, 2, 5])
+
+
+def remuxed(data: bytes, change: Callable[[Any], None], container: str) -> bytes:
+    """The same packets with other times."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(buffer, "w", format=container) as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                change(packet)
+                packet.stream = stream
+                output.mux(packet)
+    return buffer.getvalue()
+
+
+def shift(packet: Any) -> None:
+    packet.pts -= 6 * 512
+    packet.dts -= 6 * 512
+
+
+def flatten(packet: Any) -> None:
+    packet.pts = packet.dts
+
+
+def test_what_an_edit_list_cuts_away_is_not_there() -> None:
+    """A clip that was cut keeps the frames before it, because others are predicted from them."""
+    clip = opened(remuxed(movie(24, options={"bf": "0", "g": "24"}), shift, "mp4"))
+    assert len(clip.times) == 18
+    assert clip.times[0] == 0
+    assert near(shades(frames_of(clip, [0, 1, 17])), [6, 7, 23])
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_frames_that_come_in_another_order_than_their_times_are_counted(container: str) -> None:
+    """Put together from a bare stream: packets' times rise, and decoded frames' do not."""
+    data = remuxed(movie(24, options={"bf": "3", "g": "12"}), flatten, container)
+    with av.open(io.BytesIO(data)) as file:
+        stamps = [frame.pts for frame in file.decode(video=0)]
+    assert stamps != sorted(stamps)
+    clip, expected = opened(data), decoded_by(data)
+    assert len(clip.times) == len(expected) >= 22
+    for index in ([3, 7, 20], range(len(expected))):
+        for found, number in zip(frames_of(clip, list(index)), index, strict=True):
+            np.testing.assert_array_equal(np.asarray(found), expected[number])
 
 
 def test_a_frame_rate_that_lies_counts_for_nothing() -> None:
@@ -205,10 +250,19 @@ def sound() -> bytes:
     return buffer.getvalue()
 
 
+def greedy() -> bytes:
+    """A table of two thousand million entries, for which FFmpeg has no memory."""
+    data = bytearray(movie(4))
+    place = data.index(b"stts") + 8
+    data[place : place + 4] = struct.pack(">I", 2**31 - 1)
+    return bytes(data)
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "sound": (sound, r"expected a video stream, found audio"),
     "no index": (lambda: movie(4).partition(b"moov")[0], r"the video is damaged or cut short \("),
     "a header": (lambda: movie(4)[:40], r"the video is damaged or cut short \("),
+    "a table without end": (greedy, r"the video is damaged or cut short \(Cannot allocate memory\)"),
     "garbage": (lambda: movie(4)[:40] + b"\xff" * 4000, r"the video is damaged or cut short \("),
     "an old codec": (
         lambda: movie(4, "avi", "msvideo1", pixels="rgb555le"),

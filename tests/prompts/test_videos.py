@@ -3,6 +3,7 @@
 import json
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,12 @@ def test_numbers_out_of_range_are_refused(
         made()(pictures(4), max_pixels="64")
 
 
+def test_a_files_frame_rate_is_its_own(made: Callable[..., VideoPreprocessor]) -> None:
+    with pytest.raises(OptionError, match=r"^video: source_fps: expected only with a list of pictures or an array"):
+        made()(animated(pictures(4)), source_fps=2)
+    assert made()(animated(pictures(8), duration=250)).timestamps == pytest.approx(((0 + 0.5) / 2, (1.25 + 1.75) / 2))
+
+
 def test_the_fewest_frames_of_the_checkpoint_bend_to_the_most_that_are_asked_for(
     made: Callable[..., VideoPreprocessor],
 ) -> None:
@@ -274,3 +281,29 @@ def test_a_checkpoint_without_settings_is_refused(tmp_path: Path, vision: Vision
 def test_what_is_wrong_with_a_picture_names_it(made: Callable[..., VideoPreprocessor]) -> None:
     with pytest.raises(MediaError, match=r"^videos\[0\]\[2\]: 3 bytes: expected an image file"):
         made()([*pictures(2), b"abc", *pictures(1)], place="videos[0]")
+
+
+def test_frames_are_let_go_pair_by_pair(
+    made: Callable[..., VideoPreprocessor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the clip, no more than what is being worked on is there at once."""
+    made_now, alive, most = made(), [], []
+
+    def watched(image: Any) -> Any:
+        copied = image.copy()
+        most.append(sum(one() is not None for one in alive))
+        alive.append(weakref.ref(copied))
+        return copied
+
+    monkeypatch.setattr("mlx_qwen35.prompts.clips.to_rgb", watched)
+    assert len(made_now(pictures(40)).frames) == 20
+    assert len(alive) == 40
+    assert max(most) <= 2
+
+
+def test_several_threads_get_the_same(made: Callable[..., VideoPreprocessor]) -> None:
+    """One may read what another keeps."""
+    preprocessor, data = made(room=2**24), animated(pictures(6))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(preprocessor, [data] * 8))
+    assert len({frame.content_hash for video in found for frame in video.frames}) == len(found[0].frames)
