@@ -42,11 +42,11 @@ class InsufficientMemoryError(Qwen35Error):
 
 
 class MediaError(Qwen35Error):
-    """An image that cannot be read, or is refused."""
+    """An image or a video that cannot be read, or is refused."""
 
 
 class VisionUnavailableError(MediaError):
-    """The prompt has an image, the checkpoint has no vision tower."""
+    """The prompt has an image or a video, the checkpoint cannot see it."""
 
 
 class OptionError(Qwen35Error, ValueError):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from mlx_qwen35.errors import InsufficientMemoryError
-from mlx_qwen35.runtime.ledger import Lease, Ledger
+from mlx_qwen35.runtime.ledger import ImageLeases, Lease, Ledger
 
 
 def kept(ledger: Ledger, nbytes: int) -> tuple[Lease, list[int]]:
@@ -217,3 +217,18 @@ def test_threads_that_race_never_hold_more_than_the_limit() -> None:
     for ledger in ledgers:
         ledger.close()
     assert parent.held == 0
+
+
+def test_images_and_videos_are_counted_apart() -> None:
+    """Each says how much it keeps, and nothing of the other's."""
+    ledger = Ledger(1000)
+    media = ImageLeases(ledger)
+    media.pixels(10)
+    media.video_pixels(200)
+    media.features(30)
+    media.pixels(5)
+    assert ledger.by_purpose() == {"image pixels": 5, "video pixels": 200, "image features": 30}
+    with media.decoding(100, "video"):
+        assert ledger.held == 335
+    media.video_pixels(0)
+    assert ledger.held == 35
