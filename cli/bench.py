@@ -244,6 +244,10 @@ def _add_video(measurements: Any) -> None:
     video.add_argument("--frames", type=_numbers, default=None, metavar="N,N", help="of the clips; default: 16,64,128")
     video.add_argument("--side", type=int, default=128, help="width and height of a frame in pixels")
     video.add_argument("--tokens", type=int, default=16, help="tokens to write")
+    video.add_argument(
+        "--pieces", type=_numbers, default=None, metavar="N,N",
+        help="measure the vision tower alone in place of that, with so many pairs of frames at once",
+    )  # fmt: skip
     add_common(video, run_video, repeats="counted runs of each, after one that is not")
 
 
@@ -257,6 +261,9 @@ def run_video(options: argparse.Namespace) -> None:
     frames = options.frames or video.FRAMES
     _check_source(options)
     with _source(options) as model:
+        if options.pieces:
+            _show_pieces(options, video.piece_speeds(model, max(frames), side, options.pieces))
+            return
         ends: set[int] = set()
 
         def make(kit: "ModelKit") -> "Iterator[Case]":
@@ -284,6 +291,16 @@ def run_video(options: argparse.Namespace) -> None:
     table = Table(titles, "lrrr", shown=not options.json)
     for name, question in zip(("the first", "the second"), questions, strict=True):
         table.row(name, question.read, question.frames_encoded, f"{question.first_token * 1000:.0f} ms")
+
+
+def _show_pieces(options: argparse.Namespace, found: Mapping[int, tuple[float, int]]) -> None:
+    if options.json:
+        print_json(
+            {"pieces": {count: {"patches_per_second": speed, "peak": peak} for count, (speed, peak) in found.items()}}
+        )
+    table = Table(("pairs at once", "patches per second", "peak"), "rrr", shown=not options.json)
+    for count, (speed, peak) in found.items():
+        table.row(count, f"{speed:.0f}", f"{peak / 2**20:.0f} MiB")
 
 
 def _speed_cells(figures: "Figures", ratios: Mapping[str, float]) -> list[str]:

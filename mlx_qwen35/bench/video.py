@@ -1,5 +1,6 @@
 """How fast a clip is read, by its length, beside others; and what the second question about it costs."""
 
+import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from mlx_qwen35.bench.speed import Case
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.model_kit import ModelKit
+from mlx_qwen35.prompts.pieces import Piece
 from mlx_qwen35.prompts.prompt import Prompt
 
 FRAMES = (16, 64, 128)
@@ -71,6 +73,28 @@ def alike(own: Sequence[int], other: Sequence[int], ends: Collection[int]) -> tu
     compared = next((index for index, token in enumerate(other) if token in ends), len(other))
     pairs = list(zip(own[:compared], other[:compared], strict=True))
     return next((index for index, (one, two) in enumerate(pairs) if one != two), compared), compared
+
+
+def piece_speeds(model: Path, frames: int, side: int, counts: Sequence[int]) -> dict[int, tuple[float, int]]:
+    """Patches that the vision tower looks at in a second, and the most bytes it takes, by pairs of frames at once."""
+    with ModelKit.load(model, image_cache_bytes=0) as kit:
+        media = about(kit, frames, side).media
+        patches = math.prod(media[0].grid_thw)
+
+        def look(count: int) -> tuple[float, int]:
+            kit.vision.features.clear()
+            mx.clear_cache()
+            mx.reset_peak_memory()
+            held, began = mx.get_active_memory(), time.perf_counter()
+            for start in range(0, len(media), count):
+                stop = min(start + count, len(media))
+                kit.vision.encode(Piece(start, stop, f"{start} to {stop}", (stop - start) * patches, True), media)
+            seconds = time.perf_counter() - began
+            return len(media) * patches / seconds, int(mx.get_peak_memory() - held)
+
+        # The first one reads the tower's weights.
+        kit._thread.call(look, max(counts))
+        return {count: kit._thread.call(look, count) for count in counts}
 
 
 def second_question(model: Path, frames: int, side: int) -> tuple[Asked, Asked]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.bench.video import about, alike, cases, clip, second_question
+from mlx_qwen35.bench.video import about, alike, cases, clip, piece_speeds, second_question
 from mlx_qwen35.cli.main import main
 from mlx_qwen35.errors import CheckpointError
 from tests.tiny import DENSE, Shape
@@ -66,3 +66,27 @@ def test_the_tables(checkpoint_dir: Callable[[Shape], Path], capsys: pytest.Capt
     report = json.loads(capsys.readouterr().out)
     assert set(report["clips"]) == {"2 frames, 64 x 64", "4 frames, 64 x 64"}
     assert [question["frames_encoded"] for question in report["questions"]] == [4, 0]
+
+
+def test_the_tower_alone(checkpoint_dir: Callable[[Shape], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Every frame goes through it, however many at once."""
+    found = piece_speeds(checkpoint_dir(DENSE), 6, 64, [1, 2])
+    assert list(found) == [1, 2]
+    assert all(speed > 0 for speed, _ in found.values())
+    assert found[1][1] < found[2][1]
+    flags = [
+        "bench",
+        "video",
+        "--model",
+        str(checkpoint_dir(DENSE)),
+        "--frames",
+        "4",
+        "--side",
+        "64",
+        "--pieces",
+        "1,2",
+    ]
+    assert main(flags) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:]] == ["1", "2"]
+    assert main([*flags, "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["pieces"]) == {"1", "2"}
