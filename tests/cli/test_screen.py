@@ -40,3 +40,31 @@ def test_a_terminal_gets_no_control_characters_of_the_model(monkeypatch: pytest.
     chunks = [GenerationChunk("", "be\x1bcause", 1), GenerationChunk(ODD, "", 2)]
     shown = show(Terminal(), monkeypatch, *chunks)
     assert shown == "\x1b[2mbecause\x1b[0m\n\n\ta:warning:[31mred\n[bold]b[/bold]2J é 漢\n"
+
+
+def test_frames_are_counted_before_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bar at a time, each with its own words, and none is left."""
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    screen = Screen()
+    screen.on_decoded(1, 4)
+    screen.on_decoded(4, 4)
+    screen.on_progress(0, 50)
+    screen.on_frames(2, 4)
+    assert screen._bar is not None
+    assert screen._bar[2] == "looking at the video"
+    screen.on_frames(4, 4)
+    assert screen._bar is None
+    screen.on_progress(10, 50)
+    screen.end_progress()
+    rest = shown.getvalue()
+    for word in (
+        "decoding the video",
+        "frame 4 of 4",
+        "0/50 tokens",
+        "looking at the video",
+        "frame 4 of 4",
+        "10/50 tokens",
+    ):
+        assert word in rest
+        rest = rest.split(word, 1)[1]
