@@ -39,6 +39,7 @@ def add_parser(commands: Any) -> None:
     _add_speed(measurements)
     _add_serve(measurements)
     add_kv(measurements)
+    _add_video(measurements)
 
 
 def run_start(options: argparse.Namespace) -> None:
@@ -216,6 +217,77 @@ def run_speed(options: argparse.Namespace) -> None:
         )
     if options.json:
         print_json({"repeats": repeats, "cases": _with_ratios(results, speed.ratios)})
+
+
+def _add_video(measurements: Any) -> None:
+    video = measurements.add_parser(
+        "video",
+        help="reading clips",
+        description="Tokens per second, time to first token and peak memory for clips of several lengths, in turns "
+        "with mlx-vlm, with the same pixels; whether all wrote the same tokens; and what a second question about the "
+        "longest clip costs. Clips come as pixels, so decoding a file is not measured.",
+    )
+    add_source(video)
+    video.add_argument("--frames", type=numbers, metavar="N,N", help="of the clips; default: 16,64,128")
+    video.add_argument("--side", type=int, default=128, help="width and height of a frame in pixels")
+    video.add_argument("--tokens", type=int, default=16, help="tokens to write")
+    video.add_argument(
+        "--pieces", type=numbers, default=None, metavar="N,N",
+        help="measure the vision tower alone in place of that, with so many pairs of frames at once; default: not",
+    )  # fmt: skip
+    add_common(video, run_video, repeats="counted runs of each, after one that is not")
+
+
+def run_video(options: argparse.Namespace) -> None:
+    """Print the tables of clips, and of the second question."""
+    from mlx_qwen35.answers.sampling import whole_number
+    from mlx_qwen35.bench import speed, video
+
+    repeats = whole_number("--repeats", options.repeats, 1)
+    tokens, side = whole_number("--tokens", options.tokens, 2), whole_number("--side", options.side, 32)
+    frames = options.frames or video.FRAMES
+    check_source(options)
+    with source(options) as model:
+        if options.pieces:
+            _show_pieces(options, video.piece_speeds(model, max(frames), side, options.pieces))
+            return
+        ends: set[int] = set()
+
+        def make(kit: "ModelKit") -> "Iterator[Case]":
+            ends.update(kit.tokenizer.eos_token_ids)
+            return video.cases(kit, frames=frames, side=side, tokens=tokens)
+
+        head = ("clip", "runtime", "prompt", "first token", "per token", "peak", "tokens")
+        table = Table(head, "llrrrrl", shown=not options.json)
+
+        def show(case: str, found: "dict[str, Figures]") -> None:
+            own = next(iter(found.values())).tokens
+            for name, figures in found.items():
+                same, compared = video.alike(own, figures.tokens, ends)
+                told = "" if figures.tokens is own else f"{same} of {compared} the same"
+                table.row(case, name, *_speed_cells(figures, speed.ratios(found, name)), told)
+
+        results = speed.measure(model, options.against, make, repeats, show)
+        questions = video.second_question(model, max(frames), side)
+    if options.json:
+        asked = [dataclasses.asdict(question) for question in questions]
+        print_json({"repeats": repeats, "clips": _with_ratios(results, speed.ratios), "questions": asked})
+    else:
+        print()
+    titles = (f"question about {max(frames)} frames", "tokens read", "frames encoded", "first token")
+    table = Table(titles, "lrrr", shown=not options.json)
+    for name, question in zip(("the first", "the second"), questions, strict=True):
+        table.row(name, question.read, question.frames_encoded, f"{question.first_token * 1000:.0f} ms")
+
+
+def _show_pieces(options: argparse.Namespace, found: Mapping[int, tuple[float, int]]) -> None:
+    if options.json:
+        print_json(
+            {"pieces": {count: {"patches_per_second": speed, "peak": peak} for count, (speed, peak) in found.items()}}
+        )
+    table = Table(("pairs at once", "patches per second", "peak"), "rrr", shown=not options.json)
+    for count, (speed, peak) in found.items():
+        table.row(count, f"{speed:.0f}", f"{peak / 2**20:.0f} MiB")
 
 
 def _speed_cells(figures: "Figures", ratios: Mapping[str, float]) -> list[str]:

@@ -12,6 +12,7 @@ from mlx_qwen35.cli.options import (
     add_model_flags,
     generation_arguments,
     load_kit,
+    video_options,
 )
 from mlx_qwen35.errors import Qwen35Error
 
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
     screen = Screen(markdown=not options.plain)
     with quiet_typing(), load_kit(options) as kit:
         chat = Chat(kit, conversation, screen, generation_arguments(options))
-        chat.attach(*map(Path, options.video))
+        chat.attach(*map(Path, options.video), **video_options(options))
         chat.reads_ahead = options.prefill_ahead and screen.on_terminal
         lines = open_lines(options.history, chat.commands.completable(), screen.say)
         if screen.on_terminal:
@@ -77,7 +78,11 @@ class Chat:
     """
 
     def __init__(
-        self, kit: "ModelKit", conversation: "Conversation", screen: "Screen", arguments: dict[str, Any]
+        self,
+        kit: "ModelKit",
+        conversation: "Conversation",
+        screen: "Screen",
+        arguments: dict[str, Any],
     ) -> None:
         from mlx_qwen35.cli.chat_commands import Commands
 
@@ -147,8 +152,11 @@ class Chat:
         if self._lines is not None:
             self._lines.keep(text)
 
-    def attach(self, *paths: Path) -> None:
+    def attach(self, *paths: Path, **of_videos: Any) -> None:
         """Pictures and videos for the next message, all of them or none.
+
+        Args:
+            of_videos: What parts of videos may say; see `Conversation.attach_video`.
 
         Raises:
             MediaError: One cannot be read, or the model cannot see.
@@ -160,23 +168,26 @@ class Chat:
         before = list(self.conversation.waiting)
         try:
             for path in paths:
-                self._attach_video(path) if is_video(path) else self.conversation.attach(path)
+                if is_video(path):
+                    self._attach_video(path, of_videos)
+                else:
+                    self.conversation.attach(path)
         except BaseException:
             self.conversation.waiting = before
             raise
         for path in paths:
             self.screen.say(f"{path}: goes with the next message")
 
-    def _attach_video(self, path: Path) -> None:
+    def _attach_video(self, path: Path, of_it: dict[str, Any]) -> None:
         """Decoded now, so that what is wrong is told now; the kit keeps its frames until they are asked about."""
         from mlx_qwen35.cli.conversation import video_part
 
-        question = [{"role": "user", "content": [video_part(path), {"type": "text", "text": "?"}]}]
+        question = [{"role": "user", "content": [video_part(path, **of_it), {"type": "text", "text": "?"}]}]
         try:
-            self.kit.process_prompt(question, on_frames=self.screen.on_frames)
+            self.kit.process_prompt(question, on_frames=self.screen.on_decoded)
         finally:
             self.screen.end_progress()
-        self.conversation.attach_video(path)
+        self.conversation.attach_video(path, **of_it)
 
     def stop_reading_ahead(self) -> None:
         """The user has finished typing: what was not read by now is read as a part of the prompt."""
@@ -230,7 +241,9 @@ class Chat:
         text, reasoning = "", ""
         last = None
         try:
-            prompt = self.kit.process_prompt(self.conversation.messages(), **self.conversation.reasoning())
+            prompt = self.kit.process_prompt(
+                self.conversation.messages(), on_frames=self.screen.on_decoded, **self.conversation.reasoning()
+            )
             screen = self.screen
             chunks = self.kit.stream(
                 prompt, on_progress=screen.on_progress, on_frames=screen.on_frames, **self.arguments
@@ -239,6 +252,7 @@ class Chat:
                 text += last.text
                 reasoning += last.reasoning
         except KeyboardInterrupt:
+            self.screen.end_progress()
             self.screen.say("(stopped)")
         if last is None:
             return False

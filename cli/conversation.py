@@ -1,4 +1,4 @@
-"""The state of a chat: messages, pictures that wait for the next message, and settings."""
+"""The state of a chat: messages, pictures and videos that wait for the next message, and settings."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_qwen35.cli.dropped import VIDEOS
-from mlx_qwen35.errors import OptionError
+from mlx_qwen35.errors import MediaError, OptionError
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.images import open_image, read_image_bytes
 
@@ -50,9 +50,15 @@ class Conversation:
         """
         self.waiting += [{"type": "image_url", "image_url": {"url": _data_url(path)}} for path in paths]
 
-    def attach_video(self, path: Path) -> None:
-        """Keep a video for the next message, by its path: it may be too large to be held."""
-        self.waiting.append(video_part(path))
+    def attach_video(self, path: str | Path, **options: Any) -> None:
+        """Keep a video for the next message, by its path: it may be too large to be held.
+
+        Args:
+            options: What a video part may say of it: `fps`, `min_frames`, `max_frames`, `max_pixels`.
+        Raises:
+            MediaError: There is no such file.
+        """
+        self.waiting.append(video_part(path, **options))
 
     def ask(self, text: str) -> None:
         """Add the user's message, with the images and videos that wait."""
@@ -105,7 +111,7 @@ class Conversation:
         raise OptionError("expected a question, found none yet")
 
     def clear(self) -> None:
-        """Forget messages and waiting images; settings stay."""
+        """Forget messages and waiting media; settings stay."""
         self.turns, self.waiting = [], []
 
     def save(self, path: str | Path) -> None:
@@ -145,9 +151,13 @@ class Conversation:
         return cls(turns=content["messages"], **settings)
 
 
-def video_part(path: Path) -> dict[str, Any]:
-    """A video as a message has it."""
-    return {"type": "video_url", "video_url": {"url": path.expanduser().absolute().as_uri()}}
+def video_part(path: str | Path, **options: Any) -> dict[str, Any]:
+    """A video as a message has it; see `Conversation.attach_video`."""
+    place = f"video {shorten(path)}"
+    found = expand(path, MediaError, place).absolute()
+    if not found.is_file():
+        raise MediaError(f"{place}: expected a file, found none")
+    return {"type": "video", "video": str(found), **options}
 
 
 def is_video(path: Path) -> bool:

@@ -8,7 +8,14 @@ import stat
 import sys
 from typing import Any
 
-from mlx_qwen35.cli.options import add_generation_flags, add_media, add_model_flags, generation_arguments, load_kit
+from mlx_qwen35.cli.options import (
+    add_generation_flags,
+    add_media,
+    add_model_flags,
+    generation_arguments,
+    load_kit,
+    video_options,
+)
 from mlx_qwen35.errors import OptionError
 
 
@@ -61,20 +68,25 @@ def run(options: argparse.Namespace) -> None:
     text = read_prompt(options.prompt)
     if not text.strip() and not options.image and not options.video:
         raise OptionError("--prompt: expected some text, found none; a pipe's text counts too")
-    given = {"image": options.image, "video": options.video}
-    parts = [{"type": kind, kind: path} for kind, paths in given.items() for path in paths]
+    parts = [{"type": "image", "image": path} for path in options.image]
+    parts += [{"type": "video", "video": path, **video_options(options)} for path in options.video]
     messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
     if options.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": options.system_prompt})
     with load_kit(options) as kit:
-        prompt = kit.process_prompt(messages, enable_thinking=options.think, reasoning_effort=options.reasoning_effort)
+        rendering = {"enable_thinking": options.think, "reasoning_effort": options.reasoning_effort}
         if options.json:
+            prompt = kit.process_prompt(messages, **rendering)
             result = kit.generate(prompt, **generation_arguments(options))
             print(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
             return
         from mlx_qwen35.cli.screen import Screen
 
         screen = Screen()
+        try:
+            prompt = kit.process_prompt(messages, on_frames=screen.on_decoded, **rendering)
+        finally:
+            screen.end_progress()
         chunks = kit.stream(
             prompt, on_progress=screen.on_progress, on_frames=screen.on_frames, **generation_arguments(options)
         )

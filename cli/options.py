@@ -192,6 +192,12 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def video_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of videos, as a video part says it."""
+    given = {"fps": options.video_fps, "min_frames": options.min_frames, "max_frames": options.max_frames}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def load_kit(options: argparse.Namespace) -> "ModelKit":
     """The kit that the flags ask for.
 
@@ -230,6 +236,10 @@ def add_media(parser: argparse.ArgumentParser, what_for: str) -> None:
             f"--{name}", action="extend", nargs="+", default=[], metavar="PATH",
             help=f"{name}s {what_for}; default: none",
         )  # fmt: skip
+    own = "default: as the checkpoint has it"
+    parser.add_argument("--video-fps", type=float, metavar="N", help=f"frames a second of a video to show; {own}")
+    parser.add_argument("--min-frames", type=int, metavar="N", help=f"frames of a video to show, at least; {own}")
+    parser.add_argument("--max-frames", type=int, metavar="N", help=f"frames of a video to show, at most; {own}")
 
 
 def generation_arguments(options: argparse.Namespace) -> dict[str, Any]:

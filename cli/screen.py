@@ -34,15 +34,19 @@ class Screen:
         system: Any = "auto" if takes_escapes(sys.stderr) else None
         self.err = Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False, color_system=system)
         self.markdown = markdown and self.styled
-        self._bar: tuple[Progress, TaskID] | None = None
+        self._bar: tuple[Progress, TaskID, str] | None = None
 
     def on_progress(self, processed: int, total: int) -> None:
         """Show how much of the prompt is read; for `ModelKit.stream`."""
         self._show_progress("reading the prompt", "{task.completed}/{task.total} tokens", processed, total)
 
-    def on_frames(self, done: int, total: int) -> None:
-        """Show how many frames of a video are decoded, or encoded; for `ModelKit.stream` and `process_prompt`."""
-        self._show_progress("looking at the video", "{task.completed}/{task.total} frames", done, total)
+    def on_decoded(self, frames: int, total: int) -> None:
+        """Show how many frames of a video are decoded; for `ModelKit.process_prompt`."""
+        self._show_progress("decoding the video", "frame {task.completed} of {task.total}", frames, total)
+
+    def on_frames(self, frames: int, total: int) -> None:
+        """Show how many frames the model has looked at; for `ModelKit.stream`."""
+        self._show_progress("looking at the video", "frame {task.completed} of {task.total}", frames, total)
 
     def on_written(self, written: int, total: int) -> None:
         """Show how many bytes of a checkpoint are written; for `convert`."""
@@ -50,13 +54,15 @@ class Screen:
         self._show_progress("writing", "{task.fields[megabytes]}", written, total, megabytes=megabytes)
 
     def _show_progress(self, what: str, count: str, done: int, total: int, **fields: Any) -> None:
+        if self._bar is not None and self._bar[2] != what:
+            self.end_progress()
         if not (self.err.is_terminal and self.err.color_system) or (self._bar is None and done == total):
             return
         if self._bar is None:
             columns = (TextColumn(what), BarColumn(), TextColumn(count))
             progress = Progress(*columns, console=self.err, transient=True)
             # Known before it shows, so that Ctrl-C at any moment takes it away.
-            self._bar = (progress, progress.add_task(what, total=total, **fields))
+            self._bar = (progress, progress.add_task(what, total=total, **fields), what)
             progress.start()
         self._bar[0].update(self._bar[1], completed=done, **fields)
         if done == total:
@@ -115,14 +121,18 @@ class Screen:
 
     def status(self, stats: "GenerationStats", finish_reason: str) -> None:
         """One line about the cost of an answer."""
-        images = f" ({stats.image_tokens} image)" if stats.image_tokens else ""
-        images += f" ({stats.video_tokens} video)" if stats.video_tokens else ""
+        kinds = [f"{n} {kind}" for n, kind in ((stats.image_tokens, "image"), (stats.video_tokens, "video")) if n]
+        media = f" ({', '.join(kinds)})" if kinds else ""
         known = f", {stats.cached_tokens} known" if stats.cached_tokens else ""
         guessed = f", {stats.tokens_per_step:.1f} a step" if any(stats.drafted) else ""
-        seen = f", {stats.images_encoded} of {stats.images_encoded + stats.images_reused} images encoded"
+        seen = ""
+        if stats.image_tokens:
+            seen += f", {stats.images_encoded} of {stats.images_encoded + stats.images_reused} images encoded"
+        if stats.video_tokens:
+            seen += f", {stats.frames_encoded} of {stats.frames_encoded + stats.frames_reused} frames encoded"
         cut = ", cut at --max-tokens" if finish_reason == "length" else ""
         self.say(
-            f"[{stats.prompt_tokens} prompt tokens{images}{known}{seen if stats.image_tokens else ''} "
+            f"[{stats.prompt_tokens} prompt tokens{media}{known}{seen} "
             f"in {stats.time_to_first_token:.2f} s, "
             f"{stats.completion_tokens} tokens at {stats.generation_tps:.1f} tokens/s{guessed}{cut}]"
         )

@@ -58,11 +58,21 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--max-stored-bytes", type=size, default=64 * 2**20, metavar="SIZE", help="all of them; default: 64MiB"
     )
-    parser.add_argument("--allow-remote-media", action="store_true", help="fetch images from public web addresses")
     parser.add_argument(
-        "--allow-local-media", type=Path, metavar="DIR", help="read images below this directory; default: none"
+        "--allow-remote-media", action="store_true", help="fetch images and videos from public web addresses"
+    )
+    parser.add_argument(
+        "--allow-local-media",
+        type=Path,
+        metavar="DIR",
+        help="images and videos below it may be named; default: none",
     )
     parser.add_argument("--max-images", type=int, default=16, help="images in one request; default: 16")
+    parser.add_argument("--max-videos", type=int, default=4, help="videos in one request; default: 4")
+    parser.add_argument(
+        "--max-video-bytes", type=size, default=100 * 2**20, metavar="SIZE",
+        help="of one video, which has to fit into --max-body where it is a data: URL; default: 100MiB",
+    )  # fmt: skip
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.set_defaults(run=run)
 
@@ -97,8 +107,9 @@ def run(options: argparse.Namespace) -> None:
         raise OptionError(f"timeout: expected a number above 0, found {options.timeout}")
     directory = options.allow_local_media
     policy = MediaPolicy(
-        options.allow_remote_media, directory and directory.expanduser(), max_images=options.max_images
-    )
+        options.allow_remote_media, directory and directory.expanduser(), max_images=options.max_images,
+        max_videos=options.max_videos, max_video_bytes=options.max_video_bytes,
+    )  # fmt: skip
     settings = settings_of(options)
     limits = {name: getattr(options, name) for name in ("max_rows", "max_waiting", "prefill_step_size")}
     sockets = listen(options.host, options.port)

@@ -315,6 +315,7 @@ class ModelKit(PromptMaking, SessionFiles):
                 seen = item.frames_seen
                 if on_frames(seen, item.frames) is False:
                     raise GenerationCancelled(f"cancelled after {seen} of {item.frames} frames")
+                continue
             if on_progress is not None and on_progress(item.processed, item.total) is False:
                 raise GenerationCancelled(f"cancelled after {item.processed} of {item.total} prompt tokens")
 

@@ -274,8 +274,10 @@ class VisionAddOn:
         """Give back so many bytes of embeddings and pixels, as far as there are as many; any thread."""
         before = self.features.nbytes
         self.features.reclaim(nbytes)
-        if self._preprocessor is not None:
-            self._preprocessor.reclaim(max(0, nbytes - before))
+        missing = nbytes - before
+        for pixels in (self._videos, self._preprocessor):
+            if pixels is not None and missing > 0:
+                missing -= pixels.reclaim(missing)
 
     def close(self) -> None:
         """Let the tower and all media go."""

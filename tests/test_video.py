@@ -1,5 +1,6 @@
 """Videos in prompts of a ModelKit: every form, what is reused, batches, sessions, progress and bounds."""
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -9,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, GenerationResult
@@ -40,6 +42,13 @@ def clip(seed: int, frames: int = 4, height: int = 64, width: int = 32) -> NDArr
 
 def picture(seed: int) -> NDArray[np.uint8]:
     return clip(seed, 1)[0]
+
+
+def png(seed: int) -> bytes:
+    """A file: pixels of an array are not remembered."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture(seed)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def user(*parts: Any) -> dict[str, Any]:
@@ -359,3 +368,24 @@ def test_a_long_video_is_weighed_by_its_pieces(fresh: Callable[..., ModelKit], m
         else:
             with pytest.raises(InsufficientMemoryError):
                 kit.request(prompt, max_tokens=1, prefill_step_size=1)
+
+
+def test_under_pressure_features_go_first_then_the_pixels_of_videos(fresh: Callable[..., ModelKit]) -> None:
+    """And of pixels no more than what is missing."""
+    kit = fresh()
+    clips = [{"type": "video", "video": [png(seed), png(seed + 1)]} for seed in (1, 3)]
+    prompt = kit.process_prompt([user(*clips, {"type": "image", "image": png(5)}, "what?")])
+    kit.generate(prompt, cache_prompt=False, **GREEDY)
+
+    def held() -> list[int]:
+        found = kit.ledger.by_purpose()
+        return [found.get(name, 0) for name in ("image features", "video pixels", "image pixels")]
+
+    features, videos, images = held()
+    assert min(features, videos, images) > 0
+    kit.vision.reclaim(features)
+    assert held() == [0, videos, images]
+    kit.vision.reclaim(1)
+    assert held() == [0, videos // 2, images]
+    kit.vision.reclaim(videos // 2 + 1)
+    assert held() == [0, 0, 0]

@@ -25,11 +25,13 @@ class Run:
         first_token: Seconds until the first token was known, image encoding included.
         per_token: Median seconds of each later token.
         peak: Most bytes that MLX held, less what it held before and the weights that it held then.
+        tokens: That were written.
     """
 
     first_token: float
     per_token: float
     peak: int
+    tokens: tuple[int, ...] = ()
 
 
 class Runtime(Protocol):
@@ -55,14 +57,16 @@ def timed(stream: Callable[[], Iterator[Any]], tokens: int) -> Run:
     mx.reset_peak_memory()
     held = mx.get_active_memory()
     began = time.perf_counter()
-    times = [began]
-    for number, _ in enumerate(stream(), start=1):
+    times, written = [began], []
+    for number, item in enumerate(stream(), start=1):
         times.append(time.perf_counter())
+        written.append(item.token if isinstance(item, GenerationChunk) else item[0])
         if number == tokens:
             break
     steps = np.diff(times)
     later = float(np.median(steps[1:])) if len(steps) > 1 else 0.0
-    return Run(float(steps[0]), later, int(mx.get_peak_memory() - held))
+    peak = int(mx.get_peak_memory() - held)
+    return Run(float(steps[0]), later, peak, tuple(int(token) for token in written))
 
 
 def steps_of(generator: Any, rows: int, generated: Callable[[Any], Sequence[Any]]) -> float:
@@ -165,9 +169,13 @@ class MlxVlmRuntime:
 
         arguments: dict[str, Any] = {}
         pixels = None
+        if prompt.media:
+            pixels = mx.array(np.concatenate([unit.pixel_values for unit in prompt.media]))
         if prompt.images:
-            pixels = mx.array(np.concatenate([image.pixel_values for image in prompt.images]))
             arguments["image_grid_thw"] = mx.array(np.array([image.grid_thw for image in prompt.images]))
+        if prompt.videos:
+            grids = [(len(video), *prompt.media[video[0]].grid_thw[1:]) for video in prompt.videos]
+            arguments["video_grid_thw"] = mx.array(np.array(grids))
         ids = mx.array(prompt.input_ids)[None]
         return timed(
             lambda: generate_step(ids, self._model, pixels, None, max_tokens=tokens, temperature=0.0, **arguments),

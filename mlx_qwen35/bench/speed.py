@@ -49,12 +49,14 @@ class Figures:
         first_token: Seconds.
         per_token: Seconds per decoded token, of all rows of a batch at once.
         peak: Bytes on top of the weights.
+        tokens: That were written in the last run, of a single prompt.
     """
 
     prompt_tps: float | None
     first_token: float | None
     per_token: float
     peak: int | None
+    tokens: tuple[int, ...] = ()
 
 
 def cases(
@@ -91,6 +93,7 @@ def summarise(runs: Sequence[Run], prompt: Prompt) -> Figures:
         first_token=first,
         per_token=statistics.median(run.per_token for run in runs),
         peak=max(run.peak for run in runs),
+        tokens=runs[-1].tokens,
     )
 
 
@@ -114,7 +117,7 @@ def measure(
         own = stack.enter_context(closing(OwnRuntime(model)))
         runtimes = [own, *(stack.enter_context(closing(PARENTS[name](model))) for name in against)]
         for case in make_cases(own.kit):
-            able = [runtime for runtime in runtimes if runtime.sees or not case.prompts[0].images]
+            able = [runtime for runtime in runtimes if runtime.sees or not case.prompts[0].media]
             found = take_turns(able, case, repeats)
             results[case.name] = {
                 name: Figures(None, None, statistics.median(run.per_token for run in runs), None)

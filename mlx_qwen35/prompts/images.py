@@ -293,9 +293,9 @@ class ImagePreprocessor:
         self._recent.keep(key, prepared)
         return prepared
 
-    def reclaim(self, nbytes: int) -> None:
-        """Give back so many bytes of pixels, as far as there are as many."""
-        self._recent.reclaim(nbytes)
+    def reclaim(self, nbytes: int) -> int:
+        """Give back so many bytes of pixels, as far as there are as many; returns how many it was."""
+        return self._recent.reclaim(nbytes)
 
     def _decode(self, image: "Image", max_pixels: int | None, place: str, label: str) -> PreparedImage:
         """An image that may not be decoded yet; its header says how much memory that takes."""

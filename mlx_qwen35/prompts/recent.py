@@ -38,10 +38,12 @@ class RecentPixels(Generic[_Prepared]):
             self._kept[key] = prepared
             self._shrink(self._room)
 
-    def reclaim(self, nbytes: int) -> None:
-        """Give back so many bytes, as far as there are as many."""
+    def reclaim(self, nbytes: int) -> int:
+        """Give back so many bytes, as far as there are as many; returns how many it was."""
         with self._lock:
-            self._shrink(max(0, self._nbytes - nbytes))
+            before = self._nbytes
+            self._shrink(max(0, before - nbytes))
+            return before - self._nbytes
 
     def _shrink(self, room: int) -> None:
         while self._nbytes > room:

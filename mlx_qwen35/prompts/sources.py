@@ -146,7 +146,9 @@ def read_file(path: Path, *, max_bytes: int, place: str, label: str) -> bytes:
         raise MediaError(f"{place}: {label}: {error.strerror or error}") from error
 
 
-def read_file_below(name: str, directory: Path, *, max_bytes: int, place: str, label: str, option: str) -> bytes:
+def read_file_below(
+    name: str, directory: Path, *, max_bytes: int, place: str, label: str, option: str, kind: Kind = "image"
+) -> bytes:
     """A regular file below a directory; links are followed only to what lies below it too.
 
     Nothing outside is looked at before the refusal, except at the end of a link that stands inside:
@@ -172,7 +174,7 @@ def read_file_below(name: str, directory: Path, *, max_bytes: int, place: str, l
         target = (real / below).resolve()
         if not target.is_relative_to(real):
             raise outside
-        return _read_without_links(real, target.relative_to(real).parts, max_bytes, place, label)
+        return _read_without_links(real, target.relative_to(real).parts, max_bytes, place, label, kind)
     except UnicodeEncodeError as error:
         raise MediaError(f"{place}: expected a file's name, found {label}") from error
     except (OSError, RuntimeError) as error:
@@ -180,26 +182,28 @@ def read_file_below(name: str, directory: Path, *, max_bytes: int, place: str, l
         raise MediaError(f"{place}: {label}: {reason}") from error
 
 
-def _read_without_links(directory: Path, parts: tuple[str, ...], max_bytes: int, place: str, label: str) -> bytes:
+def _read_without_links(
+    directory: Path, parts: tuple[str, ...], max_bytes: int, place: str, label: str, kind: Kind
+) -> bytes:
     """A regular file, by a way that is free of links.
 
     Each name is opened relative to the directory before it, so that a link put there since the path
     was checked is an error and no way out.
     """
     if not parts:
-        raise _no_file(place, label)
+        raise _no_file(place, label, kind)
     with ExitStack() as stack:
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         stack.callback(os.close, folder)
         for name in parts[:-1]:
             folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
             stack.callback(os.close, folder)
-        return _read_regular(parts[-1], folder, max_bytes, place, label)
+        return _read_regular(parts[-1], folder, max_bytes, place, label, kind)
 
 
-def _read_regular(name: str, folder: int | None, max_bytes: int, place: str, label: str) -> bytes:
+def _read_regular(name: str, folder: int | None, max_bytes: int, place: str, label: str, kind: Kind = "image") -> bytes:
     """The bytes of a regular file; see `_open_regular`."""
-    file, size = _open_regular(name, folder, max_bytes, place, label)
+    file, size = _open_regular(name, folder, max_bytes, place, label, kind)
     with file:
         data = file.read(size + 1)
         # A file that grows meanwhile, or one of the system's that says no size.

@@ -129,9 +129,9 @@ class VideoPreprocessor:
             self._recent.keep(key, prepared)
         return prepared
 
-    def reclaim(self, nbytes: int) -> None:
-        """Give back so many bytes of pixels, as far as there are as many."""
-        self._recent.reclaim(nbytes)
+    def reclaim(self, nbytes: int) -> int:
+        """Give back so many bytes of pixels, as far as there are as many; returns how many it was."""
+        return self._recent.reclaim(nbytes)
 
     def _wanted(
         self,

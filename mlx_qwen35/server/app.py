@@ -196,12 +196,14 @@ class Endpoints:
         return self._model(name)
 
     def _model(self, name: str) -> dict[str, Any]:
-        context = self._service.kit.context_length
+        context, vision = self._service.kit.context_length, self._service.kit.vision
         created = datetime.fromtimestamp(self._created, UTC).isoformat().replace("+00:00", "Z")
         return {
             "id": name, "object": "model", "created": self._created, "owned_by": "mlx_qwen35",
             "type": "model", "display_name": name, "created_at": created,
             "max_model_len": context, "context_length": context, "max_input_tokens": context,
+            "input_modalities": ["text", *(["image"] if vision.unavailable is None else []),
+                                 *(["video"] if vision.sees_videos else [])],
         }  # fmt: skip
 
     async def health(self) -> dict[str, Any]:

@@ -60,11 +60,17 @@ class Usage:
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """No text yet: `processed` of the `total` tokens of the prompt of answer `index` are read."""
+    """No text yet: `processed` of the `total` tokens of the prompt of answer `index` are read.
+
+    Args:
+        frames_seen, frames: Of videos, which are looked at before that; 0 if none has to be.
+    """
 
     index: int
     processed: int
     total: int
+    frames_seen: int = 0
+    frames: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Images from the network: http(s) URLs of public hosts, within one deadline and one size."""
+"""Images and videos from the network: http(s) URLs of public hosts, within one deadline and one size."""
 
 import functools
 import re
@@ -13,21 +13,23 @@ import httpx2
 from mlx_qwen35 import __version__
 from mlx_qwen35.errors import MediaError
 from mlx_qwen35.paths import shorten
-from mlx_qwen35.prompts.sources import check_size, is_image_type
+from mlx_qwen35.prompts.sources import Kind, check_size, is_image_type, is_video_type
 from mlx_qwen35.server.addresses import is_public, resolve
 
 REDIRECTS = (301, 302, 303, 307, 308)
 
 
-def fetch_remote(source: str, *, max_bytes: int, timeout: float, max_redirects: int, place: str) -> bytes:
-    """The encoded image at an http: or https: URL.
+def fetch_remote(
+    source: str, *, max_bytes: int, timeout: float, max_redirects: int, place: str, kind: Kind = "image"
+) -> bytes:
+    """The encoded image or video at an http: or https: URL.
 
     Args:
         timeout: Seconds for all of it: name, connections, redirects and body.
         place: Where the URL stands in the request, for error messages.
     Raises:
-        MediaError: The URL is malformed, a host has an address that is not public, or what is there is no
-            image, too large or too slow.
+        MediaError: The URL is malformed, a host has an address that is not public, or what is there is none
+            of the kind, too large or too slow.
     """
     url = _parse_url(source, None, place)
     # Made before the clock starts: the first call in a process reads some hundred certificates.
@@ -36,13 +38,14 @@ def fetch_remote(source: str, *, max_bytes: int, timeout: float, max_redirects: 
     for _ in range(max_redirects + 1):
         label = shorten(url.raw_host.decode())
         try:
-            found = _get(url, max_bytes, deadline, place)
+            found = _get(url, max_bytes, deadline, place, kind)
         except httpcore2.TimeoutException as error:
             raise MediaError(
-                f"{place}: {label}: expected the image within {timeout:g} seconds, found no end of it by then"
+                f"{place}: {label}: expected the {kind} within {timeout:g} seconds, found no end of it by then"
             ) from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
-            raise MediaError(f"{place}: {label}: expected an image, found no answer ({shorten(error, 200)})") from error
+            what = "an image" if kind == "image" else "a video"
+            raise MediaError(f"{place}: {label}: expected {what}, found no answer ({shorten(error, 200)})") from error
         if isinstance(found, bytes):
             return found
         url = found
@@ -74,8 +77,8 @@ def _parse_url(text: str, base: httpx2.URL | None, place: str) -> httpx2.URL:
     return url
 
 
-def _get(url: httpx2.URL, max_bytes: int, deadline: float, place: str) -> httpx2.URL | bytes:
-    """One request: the image, or the URL that the server redirects to."""
+def _get(url: httpx2.URL, max_bytes: int, deadline: float, place: str, kind: Kind) -> httpx2.URL | bytes:
+    """One request: the file, or the URL that the server redirects to."""
     label = shorten(url.raw_host.decode())
     target = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
     secure = url.scheme == "https"
@@ -85,7 +88,7 @@ def _get(url: httpx2.URL, max_bytes: int, deadline: float, place: str) -> httpx2
     headers = [
         (b"Host", url.netloc),
         (b"User-Agent", f"mlx-qwen35/{__version__}".encode()),
-        (b"Accept", b"image/*"),
+        (b"Accept", b"image/*" if kind == "image" else b"video/*, image/*"),
         # A compressed body could be of any size once it is unpacked.
         (b"Accept-Encoding", b"identity"),
         (b"Connection", b"close"),
@@ -100,9 +103,9 @@ def _get(url: httpx2.URL, max_bytes: int, deadline: float, place: str) -> httpx2
         encoding = found.get(b"content-encoding", "identity").lower()
         if encoding not in ("", "identity"):
             raise MediaError(f"{place}: {label}: expected no content encoding, found {shorten(encoding)!r}")
-        kind = found.get(b"content-type", "").partition(";")[0].strip().lower()
-        if not is_image_type(kind):
-            raise MediaError(f"{place}: {label}: expected content type image/..., found {shorten(kind)!r}")
+        media_type = found.get(b"content-type", "").partition(";")[0].strip().lower()
+        if not (is_image_type if kind == "image" else is_video_type)(media_type):
+            raise MediaError(f"{place}: {label}: expected content type {kind}/..., found {shorten(media_type)!r}")
         length = found.get(b"content-length", "")
         if length.isdecimal():
             check_size(int(length), max_bytes, place, label)

@@ -1,6 +1,7 @@
-"""From a generation request of any protocol to the events of its answers: images, templates, grammars, the engine."""
+"""From a generation request of any protocol to the events of its answers: media, templates, grammars, the engine."""
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from mlx_qwen35.server.generation import (
     ToolCallEvent,
     Usage,
 )
-from mlx_qwen35.server.media import MediaPolicy, fetch_images
+from mlx_qwen35.server.media import MediaPolicy, fetch_media
 from mlx_qwen35.server.preparing import PreparingThreads
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class GenerationService:
     """Runs generation requests on an engine.
 
     Args:
-        policy: Which images may be fetched.
+        policy: Which images and videos may be fetched.
         timeout: Seconds that a request may take, from its first byte to its last answer's end.
         heartbeat: After so many seconds without news comes a `ProgressEvent`.
     """
@@ -118,17 +119,20 @@ class GenerationService:
         Raises:
             RequestTimeoutError: It took longer than until the deadline.
         """
-        return await self.threads.run(self.prepare, wanted, deadline=deadline)
+        return await self.threads.run(self.prepare, wanted, deadline, deadline=deadline)
 
-    def prepare(self, wanted: GenerationRequest) -> PreparedRequest:
-        """Fetch images, apply the chat template, and check everything; blocking.
+    def prepare(self, wanted: GenerationRequest, deadline: float = math.inf) -> PreparedRequest:
+        """Fetch media, apply the chat template, and check everything; blocking.
 
+        Args:
+            deadline: Of `time.monotonic`; no video is decoded beyond it, whether or not anybody waits.
         Raises:
             Qwen35Error: Something about it is wrong.
+            GenerationCancelled: The deadline has passed.
         """
         # Before the template copies them.
         check_size(list(wanted.tools), "tools")
-        prompt = self._prompt(wanted)
+        prompt = self._prompt(wanted, deadline)
         options = dict(wanted.options)
         if wanted.tools and wanted.tool_choice == "none":
             call = self.kit.tokenizer.control_id("<tool_call>")
@@ -150,13 +154,14 @@ class GenerationService:
             ),
         )
 
-    def _prompt(self, wanted: GenerationRequest) -> Prompt:
+    def _prompt(self, wanted: GenerationRequest, deadline: float = math.inf) -> Prompt:
         if unknown := sorted(set(wanted.template) - self.template_variables):
             raise OptionError(f"chat_template_kwargs: the chat template has no {', '.join(unknown)}")
         if not (isinstance(wanted.prompt, list) and wanted.prompt and isinstance(wanted.prompt[0], Mapping)):
             return self.kit.process_prompt(wanted.prompt)
         return self.kit.process_prompt(
-            fetch_images(wanted.prompt, self.policy),
+            fetch_media(wanted.prompt, self.policy),
+            on_frames=lambda *_: time.monotonic() < deadline,
             tools=list(wanted.tools) or None,
             # An effort says whether to think as well.
             enable_thinking=wanted.enable_thinking if wanted.effort is None else None,
@@ -262,7 +267,7 @@ class _Answer:
         if not self._has_begun:
             # What is read before any reading was in the cache.
             self._usage.cached, self._has_begun = event.processed, True
-        return ProgressEvent(self._index, event.processed, event.total)
+        return ProgressEvent(self._index, event.processed, event.total, event.frames_seen, event.frames)
 
     def add(self, chunk: GenerationChunk) -> list[StreamEvent]:
         if self.finished:

@@ -152,6 +152,26 @@ def test_generate_as_json(model: str, picture: str) -> None:
     assert result["stats"]["cached_tokens"] == 0
 
 
+def test_videos_on_the_command_line(model: str, kit: ModelKit, picture: str, tmp_path: Path) -> None:
+    """Behind the images, in order, sampled as the flags say; progress and one line of cost go to a terminal only."""
+    clip = str(tmp_path / "clip.gif")
+    frames = [Image.new("RGB", (64, 32), (50 * number, 0, 0)) for number in range(5)]
+    frames[0].save(clip, save_all=True, append_images=frames[1:], duration=500, loop=0)
+    done = run(
+        *("generate", "--model", model, "-p", "hi", "-m", "4", "--json"),
+        *("--video", clip, "--image", picture, "--video-fps", "1", "--min-frames", "2", "--max-frames", "3"),
+    )
+    assert done.returncode == 0, done.stderr
+    stats = json.loads(done.stdout)["stats"]
+    parts = [{"type": "image", "image": picture}, {"type": "video", "video": clip, "fps": 1, "min_frames": 2}]
+    prompt = kit.process_prompt([{"role": "user", "content": [*parts, {"type": "text", "text": "hi"}]}], max_frames=3)
+    assert (stats["prompt_tokens"], stats["video_tokens"]) == (len(prompt.input_ids), prompt.video_tokens)
+    assert stats["frames_encoded"] == 2 * len(prompt.videos[0])
+    done = run("generate", "--model", model, "-p", "hi", "--video", "/no.mp4")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "/no.mp4" in done.stderr
+
+
 def test_flags_reach_the_sampler(model: str, kit: ModelKit) -> None:
     flags = ["--temp", "1.5", "--top-p", "0.9", "--top-k", "30", "--min-p", "0.01", "--seed", "4", "-m", "12"]
     done = run("generate", "--model", model, "-p", "hello", "--no-think", *flags)

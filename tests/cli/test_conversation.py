@@ -132,12 +132,29 @@ def test_what_moves_is_a_video(pictures: list[Path], tmp_path: Path) -> None:
         assert is_video(tmp_path / name) is expected
 
 
-def test_a_video_waits_by_its_path(tmp_path: Path) -> None:
-    conversation = Conversation()
-    conversation.attach_video(tmp_path / "a clip.mp4")
-    conversation.ask("what happens?")
-    assert [part["type"] for part in conversation.turns[0]["content"]] == ["video_url", "text"]
-    assert conversation.turns[0]["content"][0]["video_url"]["url"] == (tmp_path / "a clip.mp4").as_uri()
-    waiting = conversation.turns[0]["content"][:1]
-    assert conversation.take_back() == "what happens?"
-    assert conversation.waiting == waiting
+def test_videos_go_with_the_next_message_behind_the_images(pictures: list[Path], tmp_path: Path) -> None:
+    """By their absolute paths, with what is said about them; a file that is saved names them too."""
+    clip = tmp_path / "clip.gif"
+    clip.write_bytes(b"GIF89a")
+    chat = Conversation()
+    chat.attach(pictures[0])
+    chat.attach_video(clip, fps=1.5)
+    chat.ask("what happens?")
+    image, video, text = chat.turns[0]["content"]
+    assert (image["type"], text["type"]) == ("image_url", "text")
+    assert video == {"type": "video", "video": str(clip), "fps": 1.5}
+    chat.take_back()
+    assert chat.waiting == [image, video]
+    chat.ask("and now?")
+    chat.save(tmp_path / "chat.json")
+    assert Conversation.load(tmp_path / "chat.json").turns == chat.turns
+    chat.attach_video(clip)
+    chat.clear()
+    assert chat.waiting == []
+
+
+def test_a_video_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    chat = Conversation()
+    with pytest.raises(MediaError, match=r"video .*none.mp4: expected a file, found none"):
+        chat.attach_video(tmp_path / "none.mp4")
+    assert chat.waiting == []

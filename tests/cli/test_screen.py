@@ -58,3 +58,31 @@ def test_a_dumb_terminal_gets_reasoning_between_its_marks(monkeypatch: pytest.Mo
     monkeypatch.setattr("mlx_qwen35.cli.screen.takes_escapes", lambda stream: False)
     shown = show(Terminal(), monkeypatch, *chunks, markdown=True)
     assert shown == "<think>\nbecause\n</think>\n\n**so**\n"
+
+
+def test_frames_are_counted_before_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bar at a time, each with its own words, and none is left."""
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    screen = Screen()
+    screen.on_decoded(1, 4)
+    screen.on_decoded(4, 4)
+    screen.on_progress(0, 50)
+    screen.on_frames(2, 4)
+    assert screen._bar is not None
+    assert screen._bar[2] == "looking at the video"
+    screen.on_frames(4, 4)
+    assert screen._bar is None
+    screen.on_progress(10, 50)
+    screen.end_progress()
+    rest = shown.getvalue()
+    for word in (
+        "decoding the video",
+        "frame 4 of 4",
+        "0/50 tokens",
+        "looking at the video",
+        "frame 4 of 4",
+        "10/50 tokens",
+    ):
+        assert word in rest
+        rest = rest.split(word, 1)[1]

@@ -44,3 +44,26 @@ def test_image_logits_equal_mlx_vlm(
     expected = np.array(out.logits[0])
     np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
     assert np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["one video", "a pair of frames", "many frames", "two videos"])
+def test_video_logits_equal_mlx_vlm(
+    name: str, dense_and_moe: Shape, kits: Callable[[Shape], ModelKit], checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """TOLERANCE of the largest logit, equal argmax, with the same pixels; beside an image mlx-vlm raises."""
+    from mlx_vlm.utils import load_model
+
+    kit, case = kits(dense_and_moe), CASES[name]
+    prompt = kit.process_prompt(case.input_ids, **case.media)
+    logits = np.array(kit.logits(prompt))
+    model = load_model(checkpoint_dir(dense_and_moe))
+    grids = [(len(video), *prompt.media[video[0]].grid_thw[1:]) for video in prompt.videos]
+    out = model(
+        mx.array(prompt.input_ids)[None],
+        pixel_values=mx.array(np.concatenate([unit.pixel_values for unit in prompt.media])),
+        video_grid_thw=mx.array(np.array(grids)),
+        cache=model.language_model.make_cache(),
+    )
+    expected = np.array(out.logits[0])
+    np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
+    assert np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max()

@@ -8,6 +8,7 @@ import pytest
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.patches.mrope import multimodal_angles
+from tests.conftest import Bench
 from tests.parity.cases import CASES, SHAPES, TOLERANCE, rows_of
 from tests.patches.test_mrope import SECTIONS
 from tests.tiny import DENSE, IDS, MOE, YARN, Shape
@@ -164,3 +165,40 @@ def test_positions_with_videos_equal_the_reference(kit: ModelKit, references: Ca
         assert prompt.rope_delta == delta
 
     check()
+
+
+@pytest.mark.parametrize("shape", [DENSE, MOE], ids=lambda shape: shape.name)
+def test_what_is_seen_of_a_video_equals_the_reference(
+    shape: Shape,
+    benches: Callable[[Shape], Bench],
+    kits: Callable[[Shape], ModelKit],
+    references: Callable[[Shape], object],
+) -> None:
+    """Embeddings of its frames, and the decoder's hidden states over the whole prompt; seen backwards they differ."""
+    torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[parity]'")
+    import mlx.core as mx
+
+    case, bench = CASES["one video"], benches(shape)
+    reference = references(shape).model.model  # type: ignore[attr-defined]
+    states = []
+    for frames in (case.videos[0], case.videos[0][::-1]):
+        prompt = kits(shape).process_prompt(case.input_ids, videos=[frames])
+        pixels = torch.from_numpy(np.concatenate([pair.pixel_values for pair in prompt.media]))
+        grid = torch.tensor([(len(prompt.media), *prompt.media[0].grid_thw[1:])])
+        positions = torch.from_numpy(prompt.position_ids.astype(np.int64))[:, None]  # type: ignore[union-attr]
+        ids = torch.from_numpy(prompt.input_ids.astype(np.int64))[None]
+        with torch.no_grad():
+            seen = torch.cat(reference.get_video_features(pixels, grid).pooler_output).numpy()
+            expected = (
+                reference(ids, pixel_values_videos=pixels, video_grid_thw=grid, position_ids=positions)
+                .last_hidden_state[0]
+                .numpy()
+            )
+        (piece,) = prompt.pieces
+        features = np.array(mx.concatenate(bench.vision.encode(piece, prompt.media)))
+        assert np.abs(features - seen).max() <= TOLERANCE * np.abs(seen).max()
+        decoder = bench.model.language_model.model
+        hidden = np.array(decoder(mx.array(prompt.input_ids)[None], bench.cache(prompt))[0])
+        assert np.abs(hidden - expected).max() <= TOLERANCE * np.abs(expected).max()
+        states.append(expected[-1])
+    assert np.abs(states[0] - states[1]).max() > 0.01 * np.abs(states[0]).max()

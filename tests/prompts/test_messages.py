@@ -271,7 +271,6 @@ def test_separate_images_fill_the_empty_parts() -> None:
         ([{"role": "user", "content": 5}], r"messages\[0\]\.content: expected a list .*found int 5"),
         ([{"role": "user", "content": [7]}], r"messages\[0\]\.content\[0\]: expected an object with a type"),
         ([{"role": "user", "content": [{"type": "audio"}]}], r"content\[0\]\.type: expected 'text', .*found 'audio'"),
-        ([{"role": "user", "content": [{"type": "video", "video": "x"}]}], r"type: expected .*found 'video'"),
         ([{"role": "user", "content": [{"type": "text", "text": 3}]}], r"content\[0\]\.text: expected a string"),
         ([{"role": "user", "content": [{"type": "image", "image": "a", "path": "b"}]}], r"expected one image, found 2"),
         ([{"role": "system", "content": [{"type": "image"}]}, USER], r"template refused them: System message cannot"),
@@ -495,3 +494,29 @@ def test_what_cannot_fit_is_refused_before_it_is_tokenised(
         render_messages(tokenizer, long, context=100)
     assert not seen
     assert len(render_messages(tokenizer, long, context=10_000).input_ids) > 10_000
+
+
+def test_video_parts_keep_what_they_say_of_their_video(tokenizer: Tokenizer) -> None:
+    """In OpenAI's, transformers' and qwen-vl-utils' forms, between images, in order."""
+    parts = [
+        {"type": "video", "video": "a.mp4", "fps": 1, "max_frames": 8, "colour": "red"},
+        {"type": "image", "image": "b.png"},
+        {"type": "video_url", "video_url": {"url": "data:c"}},
+        {"type": "input_video", "video_url": "data:d", "min_frames": None},
+        {"type": "video", "path": "e.mp4", "source_fps": 30.0},
+        {"video": ["f.png", "g.png"], "max_pixels": 9},
+        {"type": "video"},
+    ]
+    rendered = render_messages(tokenizer, [{"role": "user", "content": [*parts, {"type": "text", "text": "what?"}]}])
+    assert [(part.source, part.is_video, dict(part.options)) for part in rendered.media] == [
+        ("a.mp4", True, {"fps": 1, "max_frames": 8}),
+        ("b.png", False, {}),
+        ("data:c", True, {}),
+        ("data:d", True, {}),
+        ("e.mp4", True, {"source_fps": 30.0}),
+        (["f.png", "g.png"], True, {"max_pixels": 9}),
+        (None, True, {}),
+    ]
+    assert rendered.media[2].place == "messages[0].content[2]"
+    assert rendered.text.count("<|vision_start|><|video_pad|><|vision_end|>") == 6
+    assert rendered.text.index("<|video_pad|>") < rendered.text.index("<|image_pad|>")

@@ -83,7 +83,7 @@ def test_a_fault_stays_while_nothing_is_taken_back() -> None:
 
 
 def test_behind_a_fault_a_row_goes_on_without_its_function() -> None:
-    """With what it would choose by itself, so that the other rows can go on; what can be taken back is still counted."""
+    """With what it would choose by itself, so that others can go on; what can be taken back is still counted."""
     logits = mx.array([[[0.0, 3.0, 1.0, 2.0, 0.0]]])
     for sampler, calls in ((Failing(0), 4), (Forgetful(0), 1)):
         one = chooser(sampler)

@@ -338,7 +338,7 @@ def test_a_prompt_that_cannot_be_read_fails_alone(
     request = ask(kit, "three images", max_tokens=4, cache_prompt=False)
     kit.vision.features._features.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(kit.vision, "encode", lambda image: 1 / 0)
+        patch.setattr(kit.vision, "encode", lambda piece, media: 1 / 0)
         assert isinstance(Caller(engine, request).end(), ZeroDivisionError)
     assert len(good.result().tokens) == 30
 

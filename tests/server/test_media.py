@@ -14,7 +14,7 @@ from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts import sources
 from mlx_qwen35.prompts.images import open_image
 from mlx_qwen35.server import media
-from mlx_qwen35.server.media import MediaPolicy, check_number, fetch_images
+from mlx_qwen35.server.media import MediaPolicy, check_number, fetch_media
 from tests.server.pictures import PICTURE, PLACE, refusal, take
 
 # What is allowed at all
@@ -79,7 +79,7 @@ def test_an_open_network_is_asked_within_the_policy(monkeypatch: pytest.MonkeyPa
     asked: list[Any] = []
     monkeypatch.setattr(media, "fetch_remote", lambda source, **limits: (asked.append((source, limits)), PICTURE)[1])
     assert take(url, MediaPolicy(allow_remote=True, max_bytes=7, timeout=2.5, max_redirects=4)) == PICTURE
-    assert asked == [(url, {"max_bytes": 7, "timeout": 2.5, "max_redirects": 4, "place": PLACE})]
+    assert asked == [(url, {"max_bytes": 7, "timeout": 2.5, "max_redirects": 4, "place": PLACE, "kind": "image"})]
 
 
 # data: URLs
@@ -329,7 +329,7 @@ def test_images_of_messages_are_fetched_where_they_stand(part: dict[str, Any]) -
         "no message",
     ]
     image = {"type": "image", "image": PICTURE}
-    assert fetch_images(messages, MediaPolicy(max_images=3)) == [
+    assert fetch_media(messages, MediaPolicy(max_images=3)) == [
         messages[0],
         {"role": "user", "content": [text, image, "no mapping", image], "name": "Ada"},
         messages[2],
@@ -345,7 +345,7 @@ def test_images_are_counted_over_all_messages_and_none_too_many_is_fetched(monke
     messages = [{"role": "user", "content": [part]}, {"role": "user", "content": [{"type": "text"}, part, part]}]
     expected = r"^messages\[1\].content\[2\]: expected at most 2 images in one request, found 3$"
     with pytest.raises(MediaError, match=expected):
-        fetch_images(messages, MediaPolicy(max_images=2))
+        fetch_media(messages, MediaPolicy(max_images=2))
     assert fetched == ["messages[0].content[0]", "messages[1].content[1]"]
 
 
@@ -353,4 +353,4 @@ def test_an_image_that_may_not_be_fetched_is_named() -> None:
     part = {"type": "image_url", "image_url": {"url": "ftp://example.com/a.png"}}
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": [{"type": "text"}, part]}]
     with pytest.raises(MediaError, match=r"^messages\[1\].content\[1\]: expected a data: URL, found a URL with scheme"):
-        fetch_images(messages, MediaPolicy())
+        fetch_media(messages, MediaPolicy())

@@ -180,7 +180,9 @@ def test_a_full_queue_refuses_before_anything_is_prepared(box: ModelKit, monkeyp
     prepared: list[object] = []
     with serving(box, max_rows=1, max_waiting=0) as running:
         real = running.service.prepare
-        monkeypatch.setattr(running.service, "prepare", lambda wanted: (prepared.append(wanted), real(wanted))[1])
+        monkeypatch.setattr(
+            running.service, "prepare", lambda wanted, *deadline: (prepared.append(wanted), real(wanted))[1]
+        )
         path, body = "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
         place = running.engine.reserve()
         assert raw(running.url, path, body)[0] == 429
@@ -205,7 +207,7 @@ def test_slow_preparation_does_not_hold_shutting_down_up(box: ModelKit, monkeypa
     """As many as fit are being prepared, and nothing of the loop's own threads is taken by them."""
     release, begun = threading.Event(), threading.Semaphore(0)
 
-    def slow(wanted: GenerationRequest) -> None:
+    def slow(wanted: GenerationRequest, deadline: float) -> None:
         begun.release()
         release.wait(60)
         raise OptionError("too late")

@@ -59,7 +59,7 @@ from tools.load.malformed import Malformed
         ("/v1/responses", {"input": [{"type": "video_call"}]}, ["input.0.type"]),
         ("/v1/chat/completions", {"messages": SPELL, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}}, ["response_format"]),  # noqa: E501
         ("/v1/chat/completions", {"messages": seen(RED_CIRCLE)[0]["content"]}, ["messages.0.role"]),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, ["video_url"]),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "audio_url"}]}]}, ["audio_url"]),
         ("/v1/chat/completions", {"messages": SPELL, "logit_bias": {"9" * 5000: 1}}, ["logit_bias"]),
         ("/v1/chat/completions", {"messages": SPELL, "chat_template_kwargs": {"chat_template": "x"}}, ["chat_template"]),  # noqa: E501
         ("/v1/chat/completions", {"messages": [*SPELL, {"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": '{"a":' * 5000}}]}]}, ["arguments"]),  # noqa: E501

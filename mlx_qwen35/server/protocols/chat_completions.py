@@ -38,7 +38,7 @@ class Message(WireObject):
 
     without_effect: ClassVar = frozenset({"name", "annotations", "refusal", "reasoning_details", "cache_control"})
     refused: ClassVar = {
-        "audio": "only text and images are read",
+        "audio": "only text, images and videos are read",
         "function_call": "send tool_calls, and the results as messages of role tool",
     }
 

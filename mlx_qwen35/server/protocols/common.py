@@ -116,6 +116,8 @@ def completion_head(prefix: str, kind: str, model: str) -> dict[str, Any]:
 
 def progress_comment(progress: ProgressEvent) -> str:
     """A comment, which clients skip and which keeps the connection alive while a prompt is read."""
+    if progress.frames_seen < progress.frames:
+        return f": {progress.frames_seen} of {progress.frames} frames\n\n"
     return f": {progress.processed} of {progress.total} prompt tokens\n\n"
 
 

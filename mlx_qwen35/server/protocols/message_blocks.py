@@ -48,6 +48,13 @@ class ImageBlock(Block):
     source: Annotated[Base64Source | UrlSource, Field(discriminator="type")]
 
 
+class VideoBlock(Block):
+    """A video, which Anthropic's messages have not; it is refused by name."""
+
+    type: Literal["video"]
+    source: JsonValue = None
+
+
 class ThinkingBlock(Block):
     """Reasoning of an earlier answer."""
 
@@ -106,10 +113,11 @@ class OtherBlock(Dropped):
     ]  # fmt: skip
 
 
-_SHOWN = ("text", "image", "document", "search_result")
+_SHOWN = ("text", "image", "video", "document", "search_result")
 _Shown = Annotated[
     Annotated[TextBlock, Tag("text")]
     | Annotated[ImageBlock, Tag("image")]
+    | Annotated[VideoBlock, Tag("video")]
     | Annotated[DocumentBlock, Tag("document")]
     | Annotated[SearchResultBlock, Tag("search_result")]
     | Annotated[OtherBlock, Tag("other")],
@@ -130,6 +138,7 @@ class ToolResultBlock(Block):
 AnyBlock = Annotated[
     Annotated[TextBlock, Tag("text")]
     | Annotated[ImageBlock, Tag("image")]
+    | Annotated[VideoBlock, Tag("video")]
     | Annotated[DocumentBlock, Tag("document")]
     | Annotated[SearchResultBlock, Tag("search_result")]
     | Annotated[ThinkingBlock, Tag("thinking")]
@@ -207,6 +216,11 @@ def _parts(blocks: Sequence[Any]) -> list[dict[str, Any]]:
             source = block.source
             url = source.url if isinstance(source, UrlSource) else f"data:{source.media_type};base64,{source.data}"
             out.append({"type": "image_url", "image_url": {"url": url}})
+        elif isinstance(block, VideoBlock):
+            raise invalid_request(
+                "messages: expected text, images and documents, found a video; Anthropic's messages have none: send it "
+                "to /v1/chat/completions or /v1/responses"
+            )
         elif isinstance(block, DocumentBlock):
             out.append({"type": "text", "text": _document(block)})
         elif isinstance(block, SearchResultBlock):

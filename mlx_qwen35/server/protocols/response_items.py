@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, Tag, TypeAdapter
 
+from mlx_qwen35.prompts.messages import VIDEO_OPTIONS
 from mlx_qwen35.server.protocols.functions import TEXT, flat_name
 from mlx_qwen35.server.stored import StoredResponses
 from mlx_qwen35.server.wire import Dropped, Items, WireObject, invalid_request, kind_of
@@ -36,7 +37,20 @@ class ImagePart(WireObject):
     image_url: str
 
 
-Parts = str | Items[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+class VideoPart(WireObject):
+    """A video of a message, which OpenAI's own API has not: as other servers and qwen-vl-utils have it."""
+
+    refused: ClassVar = {"file_id": "files are not stored here; send the video as video_url"}
+
+    type: Literal["input_video"]
+    video_url: str | Items[str]
+    fps: float | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+    max_pixels: int | None = None
+
+
+Parts = str | Items[Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]]
 
 
 class MessageItem(WireObject):
@@ -213,27 +227,34 @@ def messages_of(items: Sequence[Any]) -> list[dict[str, Any]]:
     return out
 
 
-def _text(parts: Sequence[TextPart | ImagePart], at: int) -> str:
+def _text(parts: Sequence[TextPart | ImagePart | VideoPart], at: int) -> str:
     """The text of an answer's parts.
 
     Raises:
-        ApiError: One is an image.
+        ApiError: One is an image or a video.
     """
     for number, part in enumerate(parts):
-        if isinstance(part, ImagePart):
+        if not isinstance(part, TextPart):
             place = f"input[{at}].content[{number}]"
-            raise invalid_request(f"{place}: expected text, found an image; an answer cannot hold one", place)
+            kind = "an image" if isinstance(part, ImagePart) else "a video"
+            raise invalid_request(f"{place}: expected text, found {kind}; an answer cannot hold one", place)
     return "".join(part.text or part.refusal for part in parts if isinstance(part, TextPart))
 
 
 def _content(content: str | list[Any]) -> Any:
     if isinstance(content, str):
         return content
-    return [
-        {"type": "text", "text": part.text or part.refusal} if isinstance(part, TextPart)
-        else {"type": "image_url", "image_url": {"url": part.image_url}}
-        for part in content
-    ]  # fmt: skip
+    return [_part(part) for part in content]
+
+
+def _part(part: TextPart | ImagePart | VideoPart) -> dict[str, Any]:
+    """A part as `ModelKit.process_prompt` takes it."""
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text or part.refusal}
+    if isinstance(part, ImagePart):
+        return {"type": "image_url", "image_url": {"url": part.image_url}}
+    options = {name: value for name in VIDEO_OPTIONS if (value := getattr(part, name, None)) is not None}
+    return {"type": "video", "video": part.video_url, **options}
 
 
 def as_json(items: Sequence[Any]) -> list[dict[str, JsonValue]]:
