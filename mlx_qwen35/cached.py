@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,14 +147,20 @@ def pull(name: str, revision: str | None = None) -> Path:
 class Entry:
     """A repository in the cache, with all of its revisions."""
 
-    size_on_disk: int
-    revisions: tuple[str, ...]
+    repository: "CachedRepoInfo"
+
+    @property
+    def size_on_disk(self) -> int:
+        """Bytes that it takes."""
+        return self.repository.size_on_disk
 
     def remove(self) -> int:
         """Delete it; returns the bytes that it took."""
         from huggingface_hub import scan_cache_dir
 
-        strategy = scan_cache_dir(cache_directory()).delete_revisions(*self.revisions)
+        # Of this repository alone: another one, a renamed or copied one, may hold the same commit.
+        alone = replace(scan_cache_dir(cache_directory()), repos=frozenset({self.repository}))
+        strategy = alone.delete_revisions(*(revision.commit_hash for revision in self.repository.revisions))
         strategy.execute()
         return strategy.expected_freed_size
 
@@ -168,8 +174,7 @@ def find_cached(name: str) -> Entry:
     entries = _entries()
     for entry in entries:
         if entry.repo_id == name:
-            hashes = tuple(revision.commit_hash for revision in entry.revisions)
-            return Entry(entry.size_on_disk, hashes)
+            return Entry(entry)
     raise OptionError(f"{name}: expected a checkpoint in {cache_directory()}, found none; mlx-qwen35 models lists them")
 
 

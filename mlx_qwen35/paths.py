@@ -24,6 +24,9 @@ def expand(path: str | Path, error: type[Qwen35Error], place: str) -> Path:
 
 
 def shorten(value: object, length: int = 80) -> str:
-    """A value for an error message; callers pass whole files where a path is expected."""
-    text = str(value)
-    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
+    """A value for an error message; callers pass whole files where a path is expected.
+
+    Its beginning and its end: the name of a file stands there.
+    """
+    text, half = str(value), length // 2
+    return text if len(text) <= length else f"{text[:half]}...{text[-half:]} ({len(text)} characters)"

@@ -94,6 +94,7 @@ def test_bits_in_words(settings: dict[str, object] | None, bits: str) -> None:
 
 
 def test_removing_takes_every_snapshot(cache: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """And none of another repository, though that one holds the same commit."""
     add(cache, "tiny/model", checkpoint_dir(DENSE), "a" * 40)
     add(cache, "tiny/model", checkpoint_dir(DENSE), "b" * 40)
     add(cache, "tiny/other", checkpoint_dir(DENSE))

@@ -168,7 +168,7 @@ def test_a_line_that_cannot_be_sent_is_there_to_be_mended(terminal: Terminal, pi
     terminal.child.expect("tokens/s")
     broken = tmp_path / "broken.png"
     broken.write_bytes(picture.read_bytes()[:50])
-    terminal.say(f"'{picture}' {broken} what?", shows=f"{broken}: ")
+    terminal.say(f"'{picture}' {broken} what?", shows="broken.png: ")
     terminal.child.expect("broken.png what")
     broken.unlink()
     terminal.say(f"'{picture}' what?", shows=r"prompt tokens \(6 image\)")

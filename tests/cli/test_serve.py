@@ -54,7 +54,7 @@ STUCK = """
 import sys, time
 from mlx_qwen35.cli.main import main
 from mlx_qwen35.server.service import GenerationService
-GenerationService.prepare = lambda self, wanted: time.sleep(3600)
+GenerationService.prepare = lambda self, *wanted: time.sleep(3600)
 main(sys.argv[1:])
 """
 

@@ -120,7 +120,7 @@ def test_an_exact_model_reads_text_without_it(checkpoint_dir: Callable[[Shape], 
         with ModelKit.load(checkpoint_dir(shape), exact=exact) as kit:
             for layer in kit.model.language_model.model.layers:
                 attention = layer.linear_attn if layer.is_linear else layer.self_attn
-                assert isinstance(attention._operations, CpuOperations) is not exact
+                assert isinstance(attention.operations, CpuOperations) is not exact
                 assert isinstance(layer.mlp, PatchedMLP) is (shape is DENSE and not exact)
             tower = kit.model.vision_tower
             blocks = kit._thread.call(lambda tower=tower: tower.blocks)

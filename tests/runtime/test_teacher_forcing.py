@@ -21,7 +21,11 @@ def test_logits_hold_memory_while_they_are_computed_and_none_afterwards(
         return compute(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(teacher_forcing, "teacher_forced", watched)
-    before, prompt = kit.ledger.by_purpose(), kit.process_prompt([5] * 20)
+    prompt = kit.process_prompt([5] * 20)
+    # What could be given back would make room.
+    kit.prompt_cache.clear()
+    kit.vision.reclaim(2**40)
+    before = kit.ledger.by_purpose()
     for _ in range(2):
         nbytes = kit.logits(prompt).nbytes
         assert kit.ledger.by_purpose() == before
@@ -35,7 +39,11 @@ def test_logits_hold_memory_while_they_are_computed_and_none_afterwards(
 def test_logits_without_room_are_refused_before_they_are_computed(
     kit: ModelKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, prompt = kit.ledger.by_purpose(), kit.process_prompt([5] * 20)
+    prompt = kit.process_prompt([5] * 20)
+    # What could be given back would make room.
+    kit.prompt_cache.clear()
+    kit.vision.reclaim(2**40)
+    before = kit.ledger.by_purpose()
     monkeypatch.setattr(teacher_forcing, "teacher_forced", lambda *_: pytest.fail("computed"))
     monkeypatch.setattr(kit.ledger, "limit", kit.ledger.held + 1000)
     with pytest.raises(InsufficientMemoryError, match="prompt: expected at most 0.00 GB"):

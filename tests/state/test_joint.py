@@ -6,11 +6,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.models.cache import QuantizedKVCache
 from PIL import Image
 
-from mlx_qwen35.state.cache import QuantizedAttentionCache
 from mlx_qwen35.state.joint import reading_together
+from mlx_qwen35.state.quantized_cache import QuantizedAttentionCache
 from mlx_qwen35.state.sequence import SequenceState
 from tests.conftest import Bench
 from tests.parity.cases import TOLERANCE
@@ -102,7 +101,7 @@ def test_a_sequence_alone_reads_with_its_own_caches(benches: Callable[[Shape], B
 
 
 def test_quantised_keys_and_values_stay_quantised(benches: Callable[[Shape], Bench]) -> None:
-    """Each row attends to its own, by mlx-lm's function for them. Oracle: each row alone."""
+    """Each row attends to its own. Oracle: each row alone."""
     bench = benches(DENSE)
 
     def fresh() -> list[SequenceState]:
@@ -110,7 +109,7 @@ def test_quantised_keys_and_values_stay_quantised(benches: Callable[[Shape], Ben
         for state in states:
             for layer, cache in enumerate(state.caches):
                 if hasattr(cache, "keys_and_values"):
-                    state.caches[layer] = QuantizedAttentionCache(None, QuantizedKVCache(group_size=32, bits=8))
+                    state.caches[layer] = QuantizedAttentionCache(group_size=32, bits=8)
         return states
 
     alone, together = fresh(), fresh()

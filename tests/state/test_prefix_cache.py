@@ -608,8 +608,8 @@ def test_what_waits_for_a_slow_disk_is_bounded_by_the_budget_too(
     read_all(bench, probe, lines[0], step=64)
     told: list[int] = []
     cache = PrefixCache(
-        bench.model.make_cache, int(2.5 * probe.nbytes), directory=tmp_path, fingerprint="m",
-        account=lambda nbytes: told.append(nbytes) or 0,
+        bench.model.make_cache, int(2.5 * probe.nbytes), fingerprint="m",
+        files=KeptFiles(tmp_path, "m", capacity=2**30, per_hour=2**40), account=lambda nbytes: told.append(nbytes) or 0,
     )  # fmt: skip
     release = threading.Event()
     cache._disk.post(release.wait, 60)
