@@ -26,6 +26,7 @@ _PROBE_SECONDS = 2.0
 _READY_SECONDS = 5.0
 _STOP_SECONDS = 10.0
 _SHOWN_LINES = 5
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def add_parser(commands: Any) -> None:
@@ -218,7 +219,10 @@ class Log:
         self.shown = True
         self._source, self._path = source, path
         self._thread = threading.Thread(target=self._copy, daemon=True)
+        # Signals are for the main thread, which waits for the program: one that came here would not wake it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         self._thread.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _copy(self) -> None:
         with self._source, self._path.open("wb", buffering=0) as file:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlx_qwen35.model_kit import ModelKit
+    from mlx_qwen35 import ModelKit
 
 from mlx_qwen35.prompts.efforts import EFFORTS
 
@@ -205,7 +205,7 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         CheckpointError: It cannot be loaded.
     """
     from mlx_qwen35.cli.compiling import watch_compiler
-    from mlx_qwen35.model_kit import ModelKit
+    from mlx_qwen35 import ModelKit
 
     kit = ModelKit.load(
         model_of(options),

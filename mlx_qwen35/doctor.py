@@ -169,7 +169,7 @@ def self_check(path_or_hub_id: str | Path, *, revision: str | None = None) -> li
     """
     from PIL import Image
 
-    from mlx_qwen35.model_kit import ModelKit
+    from mlx_qwen35 import ModelKit
 
     results = []
     with ModelKit.load(path_or_hub_id, revision=revision) as kit:

@@ -51,8 +51,20 @@ def run(script: str) -> str:
     return done.stdout.strip()
 
 
+COMMAND = """
+import sys
+from mlx_qwen35.cli.main import main
+main(["generate", "--prompt", "Hello!", "--max-tokens", "1", "--no-think"])
+print("|", *sorted({"mlx_lm", "mlx_vlm", "transformers", "huggingface_hub", "torch"} & set(sys.modules)))
+"""
+
+
 def test_answers_about_text_and_pictures_need_no_more() -> None:
     assert run(ANSWER) == ""
+
+
+def test_the_command_line_needs_no_more() -> None:
+    assert run(COMMAND).endswith("\n|")
 
 
 @pytest.mark.parametrize(

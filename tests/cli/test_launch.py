@@ -1,5 +1,6 @@
 """The launch command, with programs that are none: what they get, and what is left behind."""
 
+import io
 import json
 import os
 import signal
@@ -181,6 +182,24 @@ def test_what_ends_it_ends_the_program_and_the_server_and_ctrl_c_is_the_programs
     assert process.stdout.read() == b""
     process.stdout.close()
     assert is_gone(url)
+
+
+def test_signals_are_the_main_thread_s(tmp_path: Path) -> None:
+    """One that reached the thread which reads a server's log would not end the wait for the program."""
+    reading, writing = os.pipe()
+    blocked: list[set[Any]] = []
+
+    class Source(io.FileIO):
+        def fileno(self) -> int:
+            blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+            return super().fileno()
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    log = launch.Log(Source(reading), tmp_path / "log")
+    os.close(writing)
+    log.finish()
+    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= blocked[0]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def test_a_server_that_does_not_start_says_why_in_one_line(install: Callable[[str, str], None]) -> None:

@@ -32,7 +32,7 @@ from mlx_qwen35.errors import (
 )
 from mlx_qwen35.runtime import loop
 from mlx_qwen35.runtime.ledger import process_ledger
-from tests.runtime.test_engine import Caller
+from tests.runtime.test_engine import Caller, is_chunk
 from tests.tiny import DENSE, IDS, VOCAB_SIZE, Shape
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 6, "cache_prompt": False}
@@ -182,7 +182,11 @@ def test_a_row_that_cannot_join_the_batch_is_told_so(kit: ModelKit, monkeypatch:
     engine = Engine(kit)
     with monkeypatch.context() as patch:
         patch.setattr("mlx_qwen35.runtime.batch.Batch.add", add)
-        callers = [Caller(engine, kit.request(IDS_OF_A_PROMPT, **GREEDY | {"max_tokens": 500})) for _ in range(2)]
+        # One after the other: prompts that wait together begin as one batch.
+        asked = kit.request(IDS_OF_A_PROMPT, **GREEDY | {"max_tokens": 500})
+        callers = [Caller(engine, asked)]
+        callers[0].until(is_chunk)
+        callers.append(Caller(engine, asked))
         assert any(isinstance(caller.end(), ZeroDivisionError) for caller in callers)
         for caller in callers:
             engine.cancel(caller.job)
