@@ -204,8 +204,8 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
     Raises:
         CheckpointError: It cannot be loaded.
     """
-    from mlx_qwen35.cli.compiling import watch_compiler
     from mlx_qwen35 import ModelKit
+    from mlx_qwen35.cli.compiling import watch_compiler
 
     kit = ModelKit.load(
         model_of(options),
