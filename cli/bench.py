@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -295,7 +296,7 @@ def _speed_cells(figures: "Figures", ratios: Mapping[str, float]) -> list[str]:
     return [
         "" if prompt is None else cell(f"{prompt:.0f} tok/s", ratios.get("prompt")),
         "" if first is None else f"{first * 1000:.0f} ms",
-        cell(f"{figures.per_token * 1000:.2f} ms", ratios.get("per_token")),
+        "" if math.isnan(figures.per_token) else cell(f"{figures.per_token * 1000:.2f} ms", ratios.get("per_token")),
         "" if peak is None else cell(f"{peak / 2**20:.0f} MiB", ratios.get("peak")),
     ]
 

@@ -1,6 +1,7 @@
 """This package, mlx-lm and mlx-vlm behind one face: read a prompt, write tokens, one or several rows."""
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def timed(stream: Callable[[], Iterator[Any]], tokens: int) -> Run:
 
 
 def steps_of(generator: Any, rows: int, generated: Callable[[Any], Sequence[Any]]) -> float:
-    """Median seconds of the steps in which every row wrote a token."""
+    """Median seconds of the steps in which every row wrote a token; not a number where there were not two."""
     seconds = []
     while True:
         began = time.perf_counter()
@@ -82,7 +83,7 @@ def steps_of(generator: Any, rows: int, generated: Callable[[Any], Sequence[Any]
         if any(answer.finish_reason for answer in answers):
             break
     # The first one waits for the prompts.
-    return float(np.median(seconds[1:]))
+    return float(np.median(seconds[1:])) if len(seconds) > 1 else math.nan
 
 
 class OwnRuntime:

@@ -1,9 +1,11 @@
 """Measuring speed: what is asked, of whom, and what comes out."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.bench import speed
 from mlx_qwen35.bench.plot import bars
-from mlx_qwen35.bench.runtimes import Run
+from mlx_qwen35.bench.runtimes import Run, steps_of
 from mlx_qwen35.bench.speed import Case, Figures, cases, measure, ratios, summarise, take_turns
 from mlx_qwen35.bench.synthetic import write_synthetic
 from mlx_qwen35.checkpoints.files import Checkpoint
@@ -166,3 +168,8 @@ def test_bars() -> None:
         "50 two",
         "tok/s",
     ]
+
+
+def test_rows_that_end_before_there_are_two_steps_have_no_figure() -> None:
+    answers = [[SimpleNamespace(finish_reason=None)] * 2, [SimpleNamespace(finish_reason="stop")]]
+    assert math.isnan(steps_of(iter(answers), 2, next))
