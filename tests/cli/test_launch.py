@@ -51,11 +51,14 @@ while True:
 
 # The other child of its parent is the server.
 KILLS = """#!{python}
-import os, signal
+import os, signal, time
 parent = os.getppid()
 children = [int(one) for one in open(f"/proc/{{parent}}/task/{{parent}}/children").read().split()]
 (server,) = set(children) - {{os.getpid()}}
 os.kill(server, signal.SIGKILL)
+# It is gone some time after that; until then it looks alive to its parent.
+while open(f"/proc/{{server}}/stat").read().rpartition(")")[2].split()[0] != "Z":
+    time.sleep(0.01)
 """
 
 
