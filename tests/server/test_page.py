@@ -599,15 +599,36 @@ def test_every_message_can_be_changed(chat: Chat) -> None:
     expect(chat.page.locator(".user > p")).to_have_text(["Zero"])
 
 
-def test_a_dropped_video_shows_its_first_frame_and_is_sent(chat: Chat, tmp_path: Path) -> None:
-    path = tmp_path / "clip.webm"
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second of red, and one of blue."""
+    path = tmp_path_factory.mktemp("clips") / "clip.webm"
     red, blue = (numpy.full((48, 64, 3), colour, numpy.uint8) for colour in ((0, 0, 255), (255, 0, 0)))
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"VP80"), 4, (64, 48))
     for frame in [red] * 4 + [blue] * 4:
         writer.write(frame)
     writer.release()
+    return path
+
+
+def test_a_dropped_video_is_answered_by_the_server(chat: Chat, clip: Path) -> None:
+    chat.set(max_tokens="4", thinking="off")
+    chat.say("What happens?")
+    chat.finished(1)
+    without, _ = chat.figures(0)
+    chat.hand_over("drop", clip.read_bytes(), "clip.webm", "video/webm")
+    expect(chat.thumbnails).to_have_count(1)
+    chat.say("What happens?")
+    chat.finished(2)
+    expect(chat.errors).to_have_count(0)
+    # The first question and its answer, the second, and two pairs of frames at least.
+    assert chat.figures(1)[0] > 2 * without + 20
+
+
+def test_a_dropped_video_shows_its_first_frame_and_is_sent(chat: Chat, clip: Path) -> None:
+
     chat.answer_with({"content": "It changes."})
-    chat.hand_over("drop", path.read_bytes(), "clip.webm", "video/webm")
+    chat.hand_over("drop", clip.read_bytes(), "clip.webm", "video/webm")
     expect(chat.thumbnails).to_have_count(1)
     colour = chat.thumbnails.evaluate(
         """async (image) => {
@@ -621,7 +642,7 @@ def test_a_dropped_video_shows_its_first_frame_and_is_sent(chat: Chat, tmp_path:
     assert colour[2] < 60
     chat.say("What happens?")
     chat.finished(1)
-    url = f"data:video/webm;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    url = f"data:video/webm;base64,{base64.b64encode(clip.read_bytes()).decode()}"
     assert chat.asked[0]["messages"][0]["content"] == [
         {"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": "What happens?"}
     ]  # fmt: skip
