@@ -1,6 +1,7 @@
 """Sessions on disk: the same bits, or a clear refusal."""
 
 import json
+import shutil
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -49,6 +50,22 @@ def newest(kit: ModelKit) -> Prefix:
     return next(reversed(kit.prompt_cache._prefixes))
 
 
+@pytest.fixture(scope="module")
+def session(checkpoint_dir: Callable[[Shape], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a conversation; must not be changed."""
+    path = tmp_path_factory.mktemp("sessions") / "chat.session"
+    with ModelKit.load(checkpoint_dir(DENSE)) as kit:
+        kit.generate(CONVERSATION, max_tokens=5, temperature=0.0)
+        kit.save_session(path)
+    return path
+
+
+@pytest.fixture
+def saved_file(session: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copy(session, tmp_path / "chat.session"))
+
+
 @pytest.fixture
 def saved(fresh: Callable[..., ModelKit], tmp_path: Path) -> tuple[ModelKit, Path]:
     kit = fresh()
@@ -81,9 +98,9 @@ def test_the_restored_state_is_the_same_to_the_bit(
 
 
 def test_a_restored_conversation_goes_on_without_reading_or_encoding(
-    saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]
+    saved_file: Path, fresh: Callable[..., ModelKit]
 ) -> None:
-    _, path = saved
+    path = saved_file
     kit, cold = fresh(), fresh(prompt_cache_bytes=0)
     kit.load_session(path)
     result = kit.generate(CONVERSATION, max_tokens=5, temperature=0.0)
@@ -172,12 +189,12 @@ def refused(kit: ModelKit, path: Path, message: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [WIDE_HEADS, MOE], ids=lambda shape: shape.name)
-def test_another_model_is_refused(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit], shape: Shape) -> None:
-    refused(fresh(shape), saved[1], "expected a session of this model")
+def test_another_model_is_refused(saved_file: Path, fresh: Callable[..., ModelKit], shape: Shape) -> None:
+    refused(fresh(shape), saved_file, "expected a session of this model")
 
 
 def test_other_weights_of_the_same_shape_are_refused(
-    saved: tuple[ModelKit, Path], checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
+    saved_file: Path, checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
 ) -> None:
     source, changed = checkpoint_dir(DENSE), tmp_path / "changed"
     changed.mkdir()
@@ -187,20 +204,20 @@ def test_other_weights_of_the_same_shape_are_refused(
     weights[-1] ^= 1
     (changed / "model.safetensors").write_bytes(weights)
     with ModelKit.load(changed) as kit:
-        refused(kit, saved[1], "expected a session of this model")
+        refused(kit, saved_file, "expected a session of this model")
 
 
-def test_a_file_cut_short_is_refused(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
-    kit, path = fresh(), saved[1]
+def test_a_file_cut_short_is_refused(saved_file: Path, fresh: Callable[..., ModelKit]) -> None:
+    kit, path = fresh(), saved_file
     whole = path.read_bytes()
     for length in (0, 4, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         refused(kit, path, "expected")
 
 
-def test_a_damaged_file_is_refused(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
+def test_a_damaged_file_is_refused(saved_file: Path, fresh: Callable[..., ModelKit]) -> None:
     """Any flipped bit, in the arrays or in what is said about them."""
-    kit, path = fresh(), saved[1]
+    kit, path = fresh(), saved_file
     whole = path.read_bytes()
     (length,) = struct.unpack("<Q", whole[:8])
     for place in (8 + length, 8 + length + (len(whole) - 8 - length) // 2, len(whole) - 1):
@@ -212,18 +229,18 @@ def test_a_damaged_file_is_refused(saved: tuple[ModelKit, Path], fresh: Callable
     refused(kit, path, "does not match its checksum")
 
 
-def test_numbers_of_another_type_are_refused(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
+def test_numbers_of_another_type_are_refused(saved_file: Path, fresh: Callable[..., ModelKit]) -> None:
     """The same bits, which the header calls whole numbers."""
-    kit, path = fresh(), saved[1]
+    kit, path = fresh(), saved_file
     whole = path.read_bytes()
     assert b'"F32"' in whole
     path.write_bytes(whole.replace(b'"F32"', b'"I32"'))
     refused(kit, path, "does not match its checksum")
 
 
-def test_no_flipped_bit_gets_through(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
+def test_no_flipped_bit_gets_through(saved_file: Path, fresh: Callable[..., ModelKit]) -> None:
     """Also in the header, where a file says how to read it."""
-    kit, path = fresh(), saved[1]
+    kit, path = fresh(), saved_file
     whole = path.read_bytes()
     (length,) = struct.unpack("<Q", whole[:8])
     rng = Random(1)
@@ -244,10 +261,10 @@ def test_no_flipped_bit_gets_through(saved: tuple[ModelKit, Path], fresh: Callab
     ],
 )  # fmt: skip
 def test_what_does_not_fit_together_is_refused(
-    saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit], change: dict[str, Any]
+    saved_file: Path, fresh: Callable[..., ModelKit], change: dict[str, Any]
 ) -> None:
     """A file that was made by hand, its checksum included."""
-    _, path = saved
+    path = saved_file
     loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
     arrays, metadata = loaded
     about = json.dumps({**json.loads(metadata["prefix"]), **change})
@@ -295,7 +312,7 @@ def kinds(arrays: dict[str, mx.array]) -> dict[str, str]:
     ids=["batch", "a dimension", "heads", "narrow", "wide", "half", "integers", "nan", "infinity", "short", "long"],
 )
 def test_arrays_that_are_not_this_model_s_are_refused(
-    saved: tuple[ModelKit, Path], kit: ModelKit, kind: str, change: Callable[[mx.array], mx.array]
+    saved_file: Path, kit: ModelKit, kind: str, change: Callable[[mx.array], mx.array]
 ) -> None:
     """The checksum is no key: whoever changes a file can make it anew."""
 
@@ -303,35 +320,35 @@ def test_arrays_that_are_not_this_model_s_are_refused(
         name = kinds(arrays)[kind]
         arrays[name] = change(arrays[name])
 
-    refused(kit, signed(saved[1], edit), "the session is damaged: ValueError")
+    refused(kit, signed(saved_file, edit), "the session is damaged: ValueError")
 
 
 @pytest.mark.parametrize(
     "ids", [mx.array([-1]), mx.array([0.5]), mx.array([[1]]), mx.array([2**40]), mx.array([True])], ids=str
 )
-def test_token_ids_that_are_none_are_refused(saved: tuple[ModelKit, Path], kit: ModelKit, ids: mx.array) -> None:
+def test_token_ids_that_are_none_are_refused(saved_file: Path, kit: ModelKit, ids: mx.array) -> None:
     def edit(arrays: dict[str, mx.array]) -> None:
         arrays["input_ids"] = mx.contiguous(mx.broadcast_to(ids, (*ids.shape[:-1], len(arrays["input_ids"]))))
 
-    refused(kit, signed(saved[1], edit), "the session is damaged")
+    refused(kit, signed(saved_file, edit), "the session is damaged")
 
 
 @pytest.mark.parametrize(
     "about", ["1e999", "[]", "null", '{"turn": 1e999}', "[" * 100_000, '{"images": [[1e999, 1, "0"]]}', "{", "\x00"]
 )
-def test_nonsense_about_a_session_is_refused(saved: tuple[ModelKit, Path], kit: ModelKit, about: str) -> None:
-    loaded: Any = mx.load(str(saved[1]), format="safetensors", return_metadata=True)
+def test_nonsense_about_a_session_is_refused(saved_file: Path, kit: ModelKit, about: str) -> None:
+    loaded: Any = mx.load(str(saved_file), format="safetensors", return_metadata=True)
     arrays, metadata = loaded
     if about.startswith("{") and about.endswith("}"):
         about = json.dumps(json.loads(metadata["prefix"]) | {"x": 0})[:-1] + ", " + about[1:]
-    made = saved[1].with_name("made.safetensors")
+    made = saved_file.with_name("made.safetensors")
     mx.eval(list(arrays.values()))
     mx.save_safetensors(str(made), arrays, {**metadata, "prefix": about, "digest": _digest(arrays, about)})
     refused(kit, made, "expected a saved session|the session is damaged")
 
 
-def test_sessions_are_their_owner_s_to_read(saved: tuple[ModelKit, Path]) -> None:
-    assert stat.S_IMODE(saved[1].stat().st_mode) == 0o600
+def test_sessions_are_their_owner_s_to_read(saved_file: Path) -> None:
+    assert stat.S_IMODE(saved_file.stat().st_mode) == 0o600
 
 
 def test_an_adapter_s_settings_count(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
@@ -344,8 +361,8 @@ def test_an_adapter_s_settings_count(checkpoint_dir: Callable[[Shape], Path], tm
     assert len(prints) == 3
 
 
-def test_another_version_is_refused(saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]) -> None:
-    _, path = saved
+def test_another_version_is_refused(saved_file: Path, fresh: Callable[..., ModelKit]) -> None:
+    path = saved_file
     path.write_bytes(path.read_bytes().replace(FORMAT.encode(), FORMAT.encode()[:-1] + b"9"))
     refused(fresh(), path, f"expected {FORMAT}, found")
 
@@ -360,10 +377,8 @@ def test_other_files_are_refused(
     refused(kit, tmp_path / "text", "expected a saved session")
 
 
-def test_a_session_larger_than_the_budget_is_refused(
-    saved: tuple[ModelKit, Path], fresh: Callable[..., ModelKit]
-) -> None:
-    refused(fresh(prompt_cache_bytes=1000), saved[1], "expected at most 1000 bytes")
+def test_a_session_larger_than_the_budget_is_refused(saved_file: Path, fresh: Callable[..., ModelKit]) -> None:
+    refused(fresh(prompt_cache_bytes=1000), saved_file, "expected at most 1000 bytes")
 
 
 def test_half_precision_survives(tmp_path: Path) -> None:
