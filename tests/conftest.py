@@ -87,6 +87,20 @@ def kit(kits: Callable[[Shape], ModelKit]) -> ModelKit:
     return kits(DENSE)
 
 
+@pytest.fixture
+def fresh(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[..., ModelKit]]:
+    """Makes kits that remember nothing of other tests, and are closed after this one."""
+    made: list[ModelKit] = []
+
+    def load(shape: Shape = DENSE, **options: Any) -> ModelKit:
+        made.append(ModelKit.load(checkpoint_dir(shape), **options))
+        return made[-1]
+
+    yield load
+    for kit in made:
+        kit.close()
+
+
 @pytest.fixture(scope="session", params=[DENSE, MOE], ids=lambda shape: shape.name)
 def dense_and_moe(request: pytest.FixtureRequest) -> Shape:
     """Runs a test once with a dense and once with a mixture-of-experts checkpoint."""

@@ -1,7 +1,7 @@
 """Videos in prompts of a ModelKit: every form, what is reused, batches, sessions, progress and bounds."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -57,20 +57,6 @@ def user(*parts: Any) -> dict[str, Any]:
 
 def video(seed: int, **options: Any) -> dict[str, Any]:
     return {"type": "video", "video": clip(seed), **options}
-
-
-@pytest.fixture
-def fresh(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[..., ModelKit]]:
-    """Makes kits of the dense checkpoint that remember nothing of other tests."""
-    made: list[ModelKit] = []
-
-    def load(**options: Any) -> ModelKit:
-        made.append(ModelKit.load(checkpoint_dir(DENSE), **options))
-        return made[-1]
-
-    yield load
-    for kit in made:
-        kit.close()
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from mlx_qwen35.checkpoints.config import ModelConfig, VisionConfig
+from mlx_qwen35.checkpoints.config import VisionConfig
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.prompts.image_settings import ImageSettings, read_image_settings
 from mlx_qwen35.prompts.images import ImagePreprocessor
-from tests.tiny import DENSE, config_of
 
 SETTINGS = {
     "patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "size": {"shortest_edge": 1024, "longest_edge": 65536},
@@ -34,13 +33,6 @@ OTHERS: dict[str, dict[str, Any]] = {
     "older names beside newer ones": {"min_pixels": 4096, "max_pixels": 32768},
     "what it does not heed": {"do_center_crop": True, "do_pad": True, "crop_size": 5},
 }
-
-
-@pytest.fixture(scope="module")
-def vision() -> VisionConfig:
-    found = ModelConfig.from_dict(config_of(DENSE)).vision
-    assert found is not None
-    return found
 
 
 @pytest.fixture

@@ -17,17 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from mlx_qwen35.checkpoints.config import ModelConfig, VisionConfig
+from mlx_qwen35.checkpoints.config import VisionConfig
 from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
 from mlx_qwen35.prompts.images import ImagePreprocessor, PreparedImage, check_max_pixels, open_image
-from tests.tiny import DENSE, config_of, write_processor
-
-
-@pytest.fixture(scope="module")
-def vision() -> VisionConfig:
-    config = ModelConfig.from_dict(config_of(DENSE)).vision
-    assert config is not None
-    return config
+from tests.tiny import write_processor
 
 
 @pytest.fixture

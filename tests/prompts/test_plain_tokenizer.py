@@ -1,7 +1,6 @@
 """Tokenizers that are read without transformers: the same as with it, or not read at all."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from transformers import AutoConfig, AutoTokenizer
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.prompts.plain_tokenizer import read_plain
 from mlx_qwen35.prompts.tokenizer_files import load_tokenizer
-from tests.tiny import DENSE, config_of, write_tokenizer
 
 TEXTS = [
     "Hello, wörld!  I'll don't WE'RE 12345 a\u0301 e\u0301\u0302",
@@ -24,20 +22,6 @@ TEXTS = [
     "def f(x):\n    return x**2  # ½ ² Ⅷ",
     "",
 ]
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(directory)
-    (directory / "config.json").write_text(json.dumps(config_of(DENSE)))
-    return directory
-
-
-@pytest.fixture
-def directory(written: Path, tmp_path: Path) -> Path:
-    """A tokenizer's files, for one test to change."""
-    return Path(shutil.copytree(written, tmp_path / "tokenizer"))
 
 
 def reference(directory: Path) -> Any:

@@ -13,24 +13,10 @@ from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning
 from mlx_qwen35.prompts.messages import render_messages
 from mlx_qwen35.prompts.tokenizer import Tokenizer
-from tests.tiny import CONTROL_TOKENS, DENSE, VOCAB_SIZE, Shape, config_of, write_tokenizer
+from tests.tiny import CONTROL_TOKENS, DENSE, VOCAB_SIZE, Shape
 
 TEXT = "hello there, <|im_end|> Zürich"
 USER = [{"role": "user", "content": TEXT}]
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(directory)
-    (directory / "config.json").write_text(json.dumps(config_of(DENSE)))
-    return directory
-
-
-@pytest.fixture
-def directory(written: Path, tmp_path: Path) -> Path:
-    """A tokenizer's files, for one test to change."""
-    return Path(shutil.copytree(written, tmp_path / "tokenizer"))
 
 
 def edit(directory: Path, change: Callable[[dict[str, Any]], Any], name: str = "tokenizer.json") -> None:

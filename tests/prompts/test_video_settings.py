@@ -1,7 +1,6 @@
 """How videos are sampled and resized: as transformers does it, by the checkpoint's own files."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,27 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_qwen35.checkpoints.config import ModelConfig, VisionConfig
+from mlx_qwen35.checkpoints.config import VisionConfig
 from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
 from mlx_qwen35.prompts.video_settings import VideoSettings, read_video_settings
 from tests.parity.video_cases import PUBLISHED, RATES, SAMPLINGS, TOTALS, sizes
-from tests.tiny import DENSE, config_of, write_processor
+from tests.tiny import write_processor
 
-GOLDEN = Path(__file__).parents[1] / "parity" / "goldens" / "videos.npz"
 SETTINGS = VideoSettings(patch_size=16, temporal_patch_size=2, merge_size=2)
-
-
-@pytest.fixture(scope="module")
-def golden() -> Iterator[Any]:
-    with np.load(GOLDEN) as file:
-        yield file
-
-
-@pytest.fixture(scope="module")
-def vision() -> VisionConfig:
-    config = ModelConfig.from_dict(config_of(DENSE)).vision
-    assert config is not None
-    return config
 
 
 @pytest.mark.parametrize(("fps", "low", "high"), SAMPLINGS)

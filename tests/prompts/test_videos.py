@@ -12,31 +12,17 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from mlx_qwen35.checkpoints.config import ModelConfig, VisionConfig
+from mlx_qwen35.checkpoints.config import VisionConfig
 from mlx_qwen35.errors import CheckpointError, GenerationCancelled, MediaError, OptionError
 from mlx_qwen35.prompts.images import ImageMemory, ImagePreprocessor
 from mlx_qwen35.prompts.videos import PreparedVideo, VideoPreprocessor
 from tests.parity.video_cases import CASES, PROMPTS, PUBLISHED, VideoCase
 from tests.prompts.clips import animated, pictures, still
-from tests.tiny import DENSE, config_of, write_processor, write_tokenizer
+from tests.tiny import write_processor, write_tokenizer
 
-GOLDEN = Path(__file__).parents[1] / "parity" / "goldens" / "videos.npz"
 # transformers resizes with torchvision, which computes in 8 bits like Pillow, with coefficients of fewer bits: levels
 # of 255 that a value may be off by, and how many of the values are.
 LEVELS, SHARE = 2, 0.01
-
-
-@pytest.fixture(scope="module")
-def golden() -> Iterator[Any]:
-    with np.load(GOLDEN) as file:
-        yield file
-
-
-@pytest.fixture(scope="module")
-def vision() -> VisionConfig:
-    config = ModelConfig.from_dict(config_of(DENSE)).vision
-    assert config is not None
-    return config
 
 
 @pytest.fixture

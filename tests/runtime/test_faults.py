@@ -39,20 +39,6 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 6, "cache_prompt": F
 IDS_OF_A_PROMPT = list(range(20, 50))
 
 
-@pytest.fixture
-def fresh(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[..., ModelKit]]:
-    """Makes kits of the dense checkpoint that are closed after the test."""
-    made: list[ModelKit] = []
-
-    def load(**options: Any) -> ModelKit:
-        made.append(ModelKit.load(checkpoint_dir(DENSE), **options))
-        return made[-1]
-
-    yield load
-    for kit in made:
-        kit.close()
-
-
 def fails(*args: mx.array) -> mx.array:
     raise ZeroDivisionError("the caller's own")
 

@@ -4,7 +4,7 @@ import json
 import shutil
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -30,20 +30,6 @@ CONVERSATION: list[dict[str, Any]] = [
         "content": [{"type": "image", "image": Image.new("RGB", (96, 64), "red")}, {"type": "text", "text": "what?"}],
     },
 ]
-
-
-@pytest.fixture
-def fresh(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[..., ModelKit]]:
-    """Makes kits that remember nothing of other tests."""
-    made: list[ModelKit] = []
-
-    def load(shape: Shape = DENSE, **options: Any) -> ModelKit:
-        made.append(ModelKit.load(checkpoint_dir(shape), **options))
-        return made[-1]
-
-    yield load
-    for kit in made:
-        kit.close()
 
 
 def newest(kit: ModelKit) -> Prefix:

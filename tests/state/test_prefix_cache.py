@@ -46,20 +46,6 @@ def kept(directory: Path, capacity: int = 2**30, per_hour: int = 2**40) -> KeptF
     return KeptFiles(directory, "m", capacity=capacity, per_hour=per_hour)
 
 
-@pytest.fixture
-def fresh(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[..., ModelKit]]:
-    """Makes kits of the dense checkpoint that remember nothing of other tests."""
-    made: list[ModelKit] = []
-
-    def load(**options: Any) -> ModelKit:
-        made.append(ModelKit.load(checkpoint_dir(DENSE), **options))
-        return made[-1]
-
-    yield load
-    for kit in made:
-        kit.close()
-
-
 def ask(kit: ModelKit, messages: Any, **options: Any) -> GenerationResult:
     return kit.generate(messages, **{"max_tokens": 5, "temperature": 0.0, **options})
 
