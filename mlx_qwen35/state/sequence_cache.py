@@ -22,6 +22,9 @@ class SequenceCache:
         media: The prompt's images, shared with the caches of the other layers; None for text.
     """
 
+    # What the parts hold, as numbers and arrays only; each kind of cache has its own form.
+    stored: Any
+
     def __init__(self, parts: Sequence[KVCache], media: PromptMedia | None) -> None:
         self._parts = tuple(parts)
         self.media = media
@@ -120,15 +123,6 @@ class SequenceCache:
         fits = len(held) == 2 * len(self._parts)
         fits = fits and all(array.ndim == 4 and array.shape[2] >= tokens for array in held)
         return None if fits and not mark else f"it does not hold {tokens} tokens"
-
-    @property
-    def stored(self) -> Any:
-        """What the parts hold, as numbers and arrays only."""
-        raise NotImplementedError
-
-    @stored.setter
-    def stored(self, value: Any) -> None:
-        raise NotImplementedError
 
     @property
     def state(self) -> tuple[Any, Any]:
