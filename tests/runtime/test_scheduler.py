@@ -79,6 +79,17 @@ def test_prompts_take_turns_a_chunk_at_a_time() -> None:
     assert all(one.status is Status.WRITING for one in jobs)
 
 
+def test_a_prompt_whose_pictures_are_still_to_be_encoded_is_not_read_along() -> None:
+    scheduler, pool = Scheduler(Room()), Pool(4, 4)
+    ready, waiting = job(4, step=16, pool=pool), job(4, step=16, pool=pool)
+    for one in (ready, waiting):
+        scheduler.add(one)
+    assert len(scheduler.next_step().begin) == 2
+    scheduler.begun(ready, 0, (), ())
+    scheduler.begun(waiting, 0, (0,), ())
+    assert [step.job for step in scheduler.next_step().read] == [ready.id]
+
+
 def test_images_come_first_and_snapshots_end_a_chunk() -> None:
     scheduler = Scheduler(Room())
     one = job(10, step=4)
