@@ -79,15 +79,18 @@ def test_prompts_take_turns_a_chunk_at_a_time() -> None:
     assert all(one.status is Status.WRITING for one in jobs)
 
 
-def test_a_prompt_whose_pictures_are_still_to_be_encoded_is_not_read_along() -> None:
+@pytest.mark.parametrize(("pieces", "together"), [((), 2), ((0,), 1)])
+def test_a_prompt_whose_pictures_are_still_to_be_encoded_is_not_read_along(
+    pieces: Sequence[int], together: int
+) -> None:
     scheduler, pool = Scheduler(Room()), Pool(4, 4)
-    ready, waiting = job(4, step=16, pool=pool), job(4, step=16, pool=pool)
-    for one in (ready, waiting):
+    jobs = [job(3, step=4, pool=pool) for _ in range(2)]
+    for one in jobs:
         scheduler.add(one)
     assert len(scheduler.next_step().begin) == 2
-    scheduler.begun(ready, 0, (), ())
-    scheduler.begun(waiting, 0, (0,), ())
-    assert [step.job for step in scheduler.next_step().read] == [ready.id]
+    for one, own in zip(jobs, ((), pieces), strict=True):
+        scheduler.begun(one, 0, own, ())
+    assert [step.job for step in scheduler.next_step().read] == [one.id for one in jobs[:together]]
 
 
 def test_images_come_first_and_snapshots_end_a_chunk() -> None:
