@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 def to_rgb(image: "Image") -> "Image":
     """A picture in RGB, what is transparent composed on white.
 
-    Source: transformers 5.24, image_transforms.py, `convert_to_rgb`.
+    Source: transformers 5.24, image_transforms.py, `convert_to_rgb`, which fails for gray with premultiplied alpha.
     """
     from PIL import Image
 
+    if image.mode == "La":
+        # Some TIFF files are in it, and Pillow converts it to nothing else.
+        image = image.convert("LA")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         background = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(background, image.convert("RGBA"))

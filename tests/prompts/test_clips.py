@@ -1,5 +1,7 @@
 """Videos that are pictures already: lists and arrays."""
 
+import struct
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -98,6 +100,24 @@ def test_every_mode_becomes_rgb_as_transformers_has_it(mode: str) -> None:
     noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (8, 8, 4), dtype=np.uint8)
     image = Image.fromarray(noise).convert(mode)
     np.testing.assert_array_equal(np.asarray(to_rgb(image)), convert_to_rgb(image, return_numpy=True))
+
+
+def test_gray_with_premultiplied_alpha_is_composed_like_gray_with_alpha() -> None:
+    straight = Image.new("LA", (4, 4), (200, 100))
+    premultiplied = Image.new("La", (4, 4), (200 * 100 // 255, 100))
+    difference = np.abs(np.asarray(to_rgb(premultiplied), np.int16) - np.asarray(to_rgb(straight), np.int16))
+    assert difference.max() <= 1
+
+
+def test_a_tiff_file_of_gray_with_premultiplied_alpha_is_a_picture(tmp_path: Path) -> None:
+    file = tmp_path / "gray.tif"
+    Image.new("LA", (4, 4), (200, 100)).save(file)
+    # Pillow reads such files and writes none: the tag of the extra sample, 338, is 1 instead of 2 in them.
+    tag = struct.pack("<HHI", 338, 3, 1)
+    file.write_bytes(file.read_bytes().replace(tag + b"\x02", tag + b"\x01"))
+    with Image.open(file) as image:
+        assert image.mode == "La"
+        assert to_rgb(image).mode == "RGB"
 
 
 def test_a_palettes_transparent_entry_is_white() -> None:
