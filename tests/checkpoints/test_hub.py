@@ -1,8 +1,9 @@
 """Finding a checkpoint: a directory as it is, a hub id through the cache, and trouble with either."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.hub import find_checkpoint, find_file
 from mlx_qwen35.errors import CheckpointError, OptionError
+from tests.checkpoints.hub_server import COMMIT, HubServer
 from tests.tiny import DENSE, Shape
 
 
@@ -146,3 +148,69 @@ def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(
         return
     with pytest.raises(CheckpointError, match="expected an existing directory or a hub id like 'owner/name'"):
         find_checkpoint(name)
+
+
+@pytest.fixture
+def hub(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[HubServer]:
+    """A hub that huggingface_hub's own client asks, with an empty cache."""
+    import huggingface_hub.constants as constants
+
+    files = tmp_path / "repository"
+    shutil.copytree(checkpoint_dir(DENSE), files)
+    server = HubServer(files)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_repository_is_downloaded_by_huggingface_hub(hub: HubServer) -> None:
+    (hub.files / "modeling_evil.py").write_text("raise SystemExit")
+    (hub.files / "pytorch_model.bin").write_bytes(b"pickle")
+    directory = find_checkpoint("tiny/model")
+    assert directory.name == COMMIT
+    wanted = {file.name for file in hub.files.iterdir()} - {"modeling_evil.py", "pytorch_model.bin"}
+    assert {file.name for file in directory.iterdir()} == wanted
+    assert all((directory / name).read_bytes() == (hub.files / name).read_bytes() for name in wanted)
+    assert sorted(hub.sent) == sorted(wanted)
+    # Nothing comes twice.
+    assert find_checkpoint("tiny/model") == directory
+    assert len(hub.sent) == len(wanted)
+
+
+def test_a_download_that_breaks_off_is_tried_again(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.broken = "model.safetensors"
+    directory = find_checkpoint("tiny/model")
+    whole = (hub.files / "model.safetensors").read_bytes()
+    assert (directory / "model.safetensors").read_bytes() == whole
+    assert hub.sent.count("model.safetensors") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "message"),
+    [
+        ("gated/model", None, "gated/model: the repository is gated: accept its terms"),
+        ("tiny/other", None, "tiny/other: no such directory, and no such repository on the hub"),
+        ("tiny/model", "v9", "tiny/model: the repository has no revision v9"),
+    ],
+)
+def test_what_the_hub_refuses_is_told(hub: HubServer, name: str, revision: str | None, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        find_checkpoint(name, revision=revision)
+
+
+def test_a_hub_that_cannot_be_reached_is_told(hub: HubServer) -> None:
+    hub.shutdown()
+    hub.server_close()
+    with pytest.raises(CheckpointError, match="tiny/model: not in the local cache, and the hub cannot be reached"):
+        find_checkpoint("tiny/model")
