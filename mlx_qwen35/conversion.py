@@ -21,7 +21,7 @@ from mlx_qwen35.checkpoints.dequantising import dequantise
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
-from mlx_qwen35.errors import CheckpointError, OptionError
+from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError
 from mlx_qwen35.patches.qwen3_5 import Model, is_gate, quantisation_of
 from mlx_qwen35.paths import expand
 from mlx_qwen35.runtime.thread import MlxThread
@@ -93,7 +93,7 @@ def convert(
     writer = _Writer(source, quantisation, dequantize, dtype, mtp_path, on_progress)
     for remark in _fill(target, writer):
         if report is None:
-            warnings.warn(remark, stacklevel=2)
+            warnings.warn(remark, CheckpointWarning, stacklevel=2)
         else:
             report(remark)
     return target

@@ -78,4 +78,4 @@ class KitClosedError(Qwen35Error):
 
 
 class CheckpointWarning(UserWarning):
-    """Something of a checkpoint is left out, and it is loaded all the same."""
+    """Something of a checkpoint is left out or left as it is, and it is loaded or converted all the same."""

@@ -16,7 +16,7 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.files import BOX, Checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
 from mlx_qwen35.conversion import convert
-from mlx_qwen35.errors import CheckpointError, OptionError
+from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError
 from tests.parity.cases import CASES, TOLERANCE
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, config_of, write_checkpoint
 from tests.tiny import tensors_of as tensors_of_shape
@@ -396,7 +396,7 @@ def test_recipes_are_mlx_lm_s_except_for_gates(
 def test_what_cannot_be_quantised_is_said(tmp_path: Path) -> None:
     """The rows of the model in the package are multiples of 32 only."""
     with pytest.warns(
-        UserWarning, match=r"\d\d matrices stay as they are, because 64 does not .*; group_size 32 divides"
+        CheckpointWarning, match=r"\d\d matrices stay as they are, because 64 does not .*; group_size 32 divides"
     ):
         half = convert(BOX, tmp_path / "half", bits=4)
     whole = convert(BOX, tmp_path / "whole", bits=4, group_size=32)
