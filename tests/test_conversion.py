@@ -22,16 +22,10 @@ from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, config_of, write_checkpoin
 from tests.tiny import tensors_of as tensors_of_shape
 from tools.checkpoints.kinds import KINDS, build, write
 
-# Short: without Metal an exact model and the parents go through GDN layers token by token.
-PROMPTS = {
-    "text": replace(CASES["text"], input_ids=CASES["text"].input_ids[:12]),
-    "two images": CASES["adjacent images"],
-}
-
 
 def logits_of(directory: Path, name: str) -> np.ndarray:
     with ModelKit.load(directory, exact=True) as kit:
-        case = PROMPTS[name]
+        case = CASES[name]
         return np.array(kit.logits(kit.process_prompt(case.input_ids, images=case.images)))
 
 
@@ -92,7 +86,7 @@ def test_mlx_lm_and_mlx_vlm_read_it_too(
 
     out = convert(checkpoint_dir(dense_and_moe), tmp_path / "out")
     expected = logits_of(out, "text")
-    tokens = mx.array([PROMPTS["text"].input_ids])
+    tokens = mx.array([CASES["text"].input_ids])
     np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), expected)
     found = np.array(load_vlm(out)(tokens).logits[0])
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
@@ -172,7 +166,7 @@ def test_groups_of_another_size(
         [f"{left} matrices stay as they are, because 128 does not divide their rows"] if left else []
     )
     assert bool(left) == (group_size == 128)
-    tokens = mx.array([PROMPTS["text"].input_ids])
+    tokens = mx.array([CASES["text"].input_ids])
     np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out, "text"))
 
 
@@ -221,7 +215,7 @@ def test_a_quantised_conversion_is_read_by_mlx_lm(tmp_path: Path, checkpoint_dir
     from mlx_lm.utils import load_model
 
     out = convert(checkpoint_dir(DENSE), tmp_path / "out", bits=4)
-    tokens = mx.array([PROMPTS["text"].input_ids])
+    tokens = mx.array([CASES["text"].input_ids])
     np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out, "text"))
 
 
@@ -314,7 +308,7 @@ def test_a_text_only_conversion_is_read_by_mlx_lm(tmp_path: Path) -> None:
 
     source = write_checkpoint(tmp_path / "source", replace(DENSE, name="text-only", text_only=True))
     out = convert(source, tmp_path / "out")
-    tokens = mx.array([PROMPTS["text"].input_ids])
+    tokens = mx.array([CASES["text"].input_ids])
     np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out, "text"))
     np.testing.assert_array_equal(logits_of(out, "text"), logits_of(source, "text"))
 
@@ -343,7 +337,7 @@ def assert_parents_read(out: Path) -> None:
     from mlx_lm.utils import load_model
     from mlx_vlm.utils import load_model as load_vlm
 
-    tokens = mx.array([PROMPTS["text"].input_ids])
+    tokens = mx.array([CASES["text"].input_ids])
     expected = logits_of(out, "text")
     np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), expected)
     settings = json.loads((out / "config.json").read_text()).get("quantization", {})
@@ -362,15 +356,9 @@ QUANTISATIONS: list[dict[str, Any]] = [
 FOR_EXPERTS: list[dict[str, Any]] = [{"bits": 4}, {"mode": "mxfp4"}, {"mode": "mxfp8"}, {"mode": "nvfp4"}]
 
 
-THOROUGH: list[dict[str, Any]] = [{"bits": 2}, {"bits": 5}, {"bits": 6}]
-
-
 @pytest.mark.parametrize(
     ("shape", "options"),
-    [
-        *(pytest.param(DENSE, each, marks=[pytest.mark.thorough] * (each in THOROUGH)) for each in QUANTISATIONS),
-        *((MOE, options) for options in FOR_EXPERTS),
-    ],
+    [*((DENSE, options) for options in QUANTISATIONS), *((MOE, options) for options in FOR_EXPERTS)],
     ids=lambda value: value.name if isinstance(value, Shape) else " ".join(map(str, value.values())),
 )
 def test_every_quantisation_is_read_by_mlx_lm_and_mlx_vlm(
@@ -468,23 +456,11 @@ def foreign(tmp_path: Path, base: Path, shape: Shape, name: str) -> Path:
     return source
 
 
-FORMATS = ("FP8 in blocks", "AWQ", "GPTQ", "compressed-tensors, 4 bits", "NVFP4 of ModelOpt")
-
-
-@pytest.mark.parametrize(
-    ("shape", "name"),
-    [
-        *((MOE, name) for name in FORMATS),
-        *((DENSE, name) for name in FORMATS[:2]),
-        # What is not an expert is restored alike in both.
-        *(pytest.param(DENSE, name, marks=pytest.mark.thorough) for name in FORMATS[2:]),
-    ],
-    ids=lambda value: value.name if isinstance(value, Shape) else value,
-)
+@pytest.mark.parametrize("name", ["FP8 in blocks", "AWQ", "GPTQ", "compressed-tensors, 4 bits", "NVFP4 of ModelOpt"])
 def test_other_programs_formats_become_mlx_s(
-    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], shape: Shape, name: str
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, name: str
 ) -> None:
-    source = foreign(tmp_path, checkpoint_dir(shape), shape, name)
+    source = foreign(tmp_path, checkpoint_dir(dense_and_moe), dense_and_moe, name)
     remarks: list[str] = []
     out = convert(source, tmp_path / "out", report=remarks.append)
     assert_parents_read(out)

@@ -176,7 +176,7 @@ PATTERNS: dict[str, Right] = {
 }
 
 
-@pytest.mark.parametrize("depth", [1, 3, 7])
+@pytest.mark.parametrize("depth", [1, pytest.param(3, marks=pytest.mark.thorough), 7])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_after_any_pattern_of_right_guesses_the_state_is_that_without_drafts(
     plain: ModelKit, guessing: Load, oracle: Callable[..., None], pattern: str, depth: int
