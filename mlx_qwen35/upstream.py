@@ -2,7 +2,7 @@
 
 `import mlx_lm.models.cache` runs mlx_lm's `__init__` first. It imports transformers and all that generates text, which
 takes a second or more, and of which nothing is needed here; mlx_vlm's takes longer. Who imports those packages
-afterwards gets them whole, with the same modules.
+afterwards gets them whole, with the same modules. Also which versions are installed.
 """
 
 import sys
@@ -10,12 +10,17 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib import metadata
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 
 _importing = threading.RLock()
+
+# Reading a distribution's metadata takes milliseconds, and what runs is what was there when the process began.
+version = cache(metadata.version)
+requires = cache(metadata.requires)
 
 
 @cache

@@ -1,15 +1,18 @@
 """Are the upstream libraries the ones that this package was tested with?"""
 
-from importlib.metadata import PackageNotFoundError, requires, version
+from functools import cache
+from importlib.metadata import PackageNotFoundError
 
 from packaging.requirements import Requirement
 
 from mlx_qwen35.errors import VersionError
+from mlx_qwen35.upstream import requires, version
 
 # Their classes are subclassed and their arithmetic is ported, so a newer one may differ silently.
 CHECKED = ("mlx-lm", "mlx-vlm")
 
 
+@cache
 def supported_ranges() -> dict[str, Requirement]:
     """The requirement on each checked library, as this distribution declares it."""
     try:

@@ -1,7 +1,11 @@
 """Tiny checkpoints, loaded once per test run."""
 
+import os
+import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,26 @@ from tests.tiny import DENSE, MOE, Shape, write_checkpoint
 # How long an example takes says something about the machine only.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+
+
+# What one process compiles, of the package and of the tests, its children and the others of the run need not.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Where several processes collect, each begins elsewhere, so that each file's assertions are rewritten once."""
+    own = getattr(session.config, "workerinput", None)
+    if own is None:
+        return
+    root = session.config.rootpath
+    paths = [root / argument.split("::")[0] for argument in session.config.args]
+    files = sorted({file for path in paths for file in ([path] if path.is_file() else path.rglob("test_*.py"))})
+    first = len(files) * int(own["workerid"].removeprefix("gw")) // own["workercount"]
+    for file in [*files[first:], *files[:first]]:
+        # Collecting tells what is wrong with it.
+        with suppress(Exception, pytest.skip.Exception):
+            import_module(".".join(file.relative_to(root).with_suffix("").parts))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

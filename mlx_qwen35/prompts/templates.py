@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
-from functools import cached_property, wraps
+from functools import cache, cached_property, lru_cache, wraps
 from itertools import chain
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.meta import find_undeclared_variables
@@ -45,17 +45,13 @@ class ChatTemplate:
 
     def __init__(self, source: str, special_tokens: Mapping[str, Any] | None = None) -> None:
         self._special_tokens = dict(special_tokens or {})
-        self._environment = _Environment(
-            # Nothing is computed before the bounds hold.
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols], optimized=False
-        )  # fmt: skip
-        self._tree = self._environment.parse(source)
-        self._template = self._environment.from_string(_bounded(self._environment.parse(source)))
+        self._source = source
+        self._template = _compiled(source)
 
-    @cached_property
+    @property
     def variables(self) -> frozenset[str]:
         """The names that it reads and does not set itself."""
-        return frozenset(find_undeclared_variables(self._tree))
+        return _variables(self._source)
 
     @cached_property
     def splits_reasoning(self) -> bool:
@@ -132,6 +128,24 @@ class _Environment(ImmutableSandboxedEnvironment):
             elif name in ("format", "format_map") and _WIDE.search(owner):
                 raise TemplateError("a text is padded too widely")
         return super().call(context, obj, *args, **kwargs)
+
+
+@cache
+def _environment() -> _Environment:
+    # Nothing is computed before the bounds hold.
+    extensions: list[Any] = [_GenerationTag, loopcontrols]
+    return _Environment(trim_blocks=True, lstrip_blocks=True, extensions=extensions, optimized=False)
+
+
+# Compiling takes a tenth of a second, and every model of a family has the same template.
+@lru_cache(maxsize=32)
+def _compiled(source: str) -> Template:
+    return _environment().from_string(_bounded(_environment().parse(source)))
+
+
+@lru_cache(maxsize=32)
+def _variables(source: str) -> frozenset[str]:
+    return frozenset(find_undeclared_variables(_environment().parse(source)))
 
 
 def _bounded(tree: nodes.Template) -> nodes.Template:

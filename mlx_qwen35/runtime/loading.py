@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -43,6 +42,7 @@ from mlx_qwen35.state.kept_files import KeptFiles
 from mlx_qwen35.state.kv_quantization import KvQuantization, check_head_dim, check_kv_quantization
 from mlx_qwen35.state.layout import StateLayout
 from mlx_qwen35.state.prefix_cache import PrefixCache
+from mlx_qwen35.upstream import version
 from mlx_qwen35.vision import VisionAddOn, make_vision_add_on
 
 # The disk takes this many times what memory does, unless that is said.

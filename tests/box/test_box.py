@@ -151,7 +151,7 @@ def test_positions_matter(box: ModelKit) -> None:
         assert report[disturbance.value]["all"] < right["all"] - 0.25
         assert report[disturbance.value]["digits_of"] < right["digits_of"] - 0.5
     shares = {
-        disturbance: score(box, "several pictures", "digits_of", 3, thinking=False, disturbance=disturbance).share
+        disturbance: score(box, "several pictures", "digits_of", 2, thinking=False, disturbance=disturbance).share
         for disturbance in (Disturbance.NONE, Disturbance.LATER_TEXT_LIKE, Disturbance.SWAPPED)
     }
     assert shares[Disturbance.LATER_TEXT_LIKE] < shares[Disturbance.NONE] - 0.3

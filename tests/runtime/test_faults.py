@@ -199,7 +199,9 @@ def test_a_fault_while_reading_keeps_nothing(fresh: Callable[..., ModelKit], mon
     assert kit.generate(IDS_OF_A_PROMPT, max_tokens=2).stats.cached_tokens == 0
 
 
-@pytest.mark.parametrize(("speculate", "kv_bits"), [("off", 0), ("mtp", 0), ("mtp", 4)])
+@pytest.mark.parametrize(
+    ("speculate", "kv_bits"), [("off", 0), pytest.param("mtp", 0, marks=pytest.mark.thorough), ("mtp", 4)]
+)
 def test_the_memory_limit_is_never_exceeded(
     checkpoint_dir: Callable[[Shape], Path], tmp_path: Path, speculate: str, kv_bits: int
 ) -> None:

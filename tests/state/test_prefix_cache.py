@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -737,14 +738,30 @@ def contents(prompt: Prompt) -> list[Any]:
     return ids
 
 
-@settings(max_examples=25, derandomize=True)
-@given(operations=st.lists(_OPERATIONS, min_size=2, max_size=8), thinking=st.booleans())
-def test_random_conversations(
-    pair: tuple[ModelKit, ModelKit],
-    tmp_path_factory: pytest.TempPathFactory,
-    operations: list[Any],
-    thinking: bool,
-) -> None:
+Converse = Callable[[list[Any], bool], None]
+random_conversations = given(operations=st.lists(_OPERATIONS, min_size=2, max_size=8), thinking=st.booleans())
+
+
+@settings(max_examples=12, derandomize=True)
+@random_conversations
+def test_random_conversations(converse: Converse, operations: list[Any], thinking: bool) -> None:
+    converse(operations, thinking)
+
+
+@pytest.mark.thorough
+@settings(max_examples=60, derandomize=True)
+@random_conversations
+def test_many_random_conversations(converse: Converse, operations: list[Any], thinking: bool) -> None:
+    converse(operations, thinking)
+
+
+@pytest.fixture(scope="module")
+def converse(pair: tuple[ModelKit, ModelKit], tmp_path_factory: pytest.TempPathFactory) -> Converse:
+    """See `conversation`."""
+    return partial(conversation, pair, tmp_path_factory.mktemp("random") / "random.session")
+
+
+def conversation(pair: tuple[ModelKit, ModelKit], path: Path, operations: list[Any], thinking: bool) -> None:
     """Whatever was read before, the distribution of the first token is that of a cold start, to 1e-4.
 
     And a prompt that goes on from what was asked or read ahead last does not read it again, as far as the template
@@ -753,7 +770,6 @@ def test_random_conversations(
     """
     warm = pair[0]
     warm.prompt_cache.clear()
-    path = tmp_path_factory.getbasetemp() / "random.session"
     system: list[Message] = []
     turns: list[Message] = []
     last: list[Any] = []
