@@ -214,7 +214,7 @@ def happening(name: str, rng: Random) -> Dialogue:
 @TASKS.add("clips", 1.0)
 def clips(rng: Random) -> Dialogue:
     """Something happens."""
-    return happening(rng.choice(["moves", "moves", "moves", *EVENTS]), rng)
+    return happening(rng.choice(["moves", "moves", "disappears", "disappears", "turns", *EVENTS]), rng)
 
 
 def single(name: str, rng: Random) -> Dialogue:
