@@ -1,7 +1,7 @@
 """Conversations with functions of all shapes, which have to be read from their descriptions."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
@@ -15,8 +15,21 @@ from tools.box.wordings import article, fill, plural, typed
 TASKS = Tasks()
 
 
-# A request, and the arguments that it gives.
-Asked = tuple[str, dict[str, Any]]
+@dataclass(frozen=True)
+class Asked:
+    """A request for a function.
+
+    Args:
+        request: In words.
+        arguments: What it gives.
+        result: What the function returns.
+        answer: What is said on that.
+    """
+
+    request: str
+    arguments: dict[str, Any]
+    result: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,7 @@ class Function:
 
     Args:
         described: In OpenAI's form.
-        ask: Gives a request in words.
+        ask: Gives a request.
         meanings: What it is for, in all the words that a request may use.
     """
 
@@ -38,11 +51,15 @@ class Function:
         """By which it is called."""
         return str(self.described["function"]["name"])
 
-    def turn(self, rng: Random) -> Turn:
-        """A request, and the call that it is for."""
-        request, arguments = self.ask(rng)
-        call = {"name": self.name, "arguments": arguments}
-        return Turn("tool_call", _typed(request, rng), "", f"The function {self.name} does this.", tool_calls=(call,))
+    def turns(self, rng: Random) -> tuple[Turn, Turn]:
+        """A request with the call that it is for, and the answer on what that returned."""
+        asked = self.ask(rng)
+        call = {"name": self.name, "arguments": asked.arguments}
+        return (
+            Turn("tool_call", _typed(asked.request, rng), "", f"The function {self.name} does this.",
+                 tool_calls=(call,), tool_results=(asked.result,)),
+            Turn("tool_answer", "", asked.answer, "The function gave its result."),
+        )  # fmt: skip
 
 
 def _joined(words: Sequence[str], rng: Random) -> str:
@@ -121,42 +138,50 @@ def _request(
         opening = rng.choice([f"what is the {noun}", f"is there {article(noun)}", f"which {plural(noun)} are there",
                               f"do we have {article(noun)}", f"what about the {noun}"])  # fmt: skip
     chance = rng.random()
+    request = " ".join([opening, *phrases])
     if phrases and chance < 0.1:
-        return f"{phrases[0]}, {' '.join([opening, *phrases[1:]])}", arguments
-    if len(phrases) > 1 and chance < 0.25:
-        return f"{opening} {', '.join(phrases)}", arguments
-    return " ".join([opening, *phrases]), arguments
+        request = f"{phrases[0]}, {' '.join([opening, *phrases[1:]])}"
+    elif len(phrases) > 1 and chance < 0.25:
+        request = f"{opening} {', '.join(phrases)}"
+    return Asked(request, arguments, *_outcome(rng))
 
 
-# Names, what is done, and how somebody asks for it.
-_ARITHMETIC: tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...] = (
+def _outcome(rng: Random) -> tuple[str, str]:
+    """What a function returns, and what is said on that."""
+    result = rng.choice(["done", "ok", str(whole(rng))])
+    return result, f"The result is {result}." if result.isdigit() else "Done."
+
+
+# Names, what is done, how somebody asks for it, and how the answer calls it.
+_ARITHMETIC: tuple[tuple[tuple[str, ...], str, tuple[str, ...], str], ...] = (
     (("add", "sum", "plus", "add_numbers", "addition"), "Add two numbers.",
      ("what is {0} plus {1}", "add {0} and {1}.", "add {0} to {1}.", "{0} + {1}", "what is the sum of {0} and {1}",
-      "how much is {0} and {1}")),
+      "how much is {0} and {1}"), "plus"),
     (("subtract", "minus", "difference", "subtract_numbers"), "Subtract the second number from the first.",
-     ("what is {0} minus {1}", "{0} - {1}", "subtract {1} from {0}.", "take {1} away from {0}.")),
+     ("what is {0} minus {1}", "{0} - {1}", "subtract {1} from {0}.", "take {1} away from {0}."), "minus"),
     (("multiply", "times", "product", "mul"), "Multiply two numbers.",
-     ("what is {0} times {1}", "multiply {0} by {1}.", "{0} x {1}", "the product of {0} and {1}", "{0} * {1}")),
+     ("what is {0} times {1}", "multiply {0} by {1}.", "{0} x {1}", "{0} * {1}"), "times"),
     (("divide", "quotient", "div", "division"), "Divide the first number by the second.",
-     ("what is {0} divided by {1}", "divide {0} by {1}.", "{0} / {1}", "how often does {1} go into {0}")),
+     ("what is {0} divided by {1}", "divide {0} by {1}.", "{0} / {1}", "how often does {1} go into {0}"), "divided by"),
     (("power", "pow", "raise"), "Raise a number to a power.",
-     ("what is {0} to the power of {1}", "raise {0} to the power {1}.", "{0} ^ {1}")),
-    (("maximum", "max_of", "larger_number"), "The larger of two numbers.",
-     ("which is larger, {0} or {1}", "the maximum of {0} and {1}", "what is the larger of {0} and {1}")),
+     ("what is {0} to the power of {1}", "raise {0} to the power {1}.", "{0} ^ {1}"), "to the power of"),
+    (("remainder", "modulo", "mod"), "The remainder of a division.",
+     ("what is {0} modulo {1}", "the remainder of {0} divided by {1}", "{0} mod {1}"), "modulo"),
 )  # fmt: skip
 _PAIRS = (("a", "b"), ("x", "y"), ("first", "second"), ("left", "right"), ("num1", "num2"), ("n", "m"))
 
 
 def arithmetic(rng: Random) -> Function:
-    """With two numbers."""
-    names, about, requests = rng.choice(_ARITHMETIC)
+    """With two numbers. What they give is the function's business: any number will do for its result."""
+    names, about, requests, said = rng.choice(_ARITHMETIC)
     kind = rng.choice(["integer", "integer", "number"])
     first, second = rng.choice(_PAIRS)
 
     def ask(rng: Random) -> Asked:
         one, other = (decimal(rng) if kind == "number" and rng.random() < 0.6 else whole(rng) for _ in range(2))
         request = rng.choice(requests).replace("{0}", str(one)).replace("{1}", str(other))
-        return request, {first: one, second: other}
+        result = str(whole(rng))
+        return Asked(request, {first: one, second: other}, result, f"{one} {said} {other} is {result}.")
 
     described = [(first, {"type": kind}, "The first number."), (second, {"type": kind}, "The second number.")]
     return Function(_described(rng.choice(names), about, described, (), rng), ask, frozenset([about]))
@@ -181,7 +206,7 @@ def bare(rng: Random) -> Function:
     """Without parameters."""
     names, about, requests = rng.choice(_BARE)
     function = _described(rng.choice(names), about, (), (), rng)
-    return Function(function, lambda rng: (rng.choice(requests), {}), frozenset([about]))
+    return Function(function, lambda rng: Asked(rng.choice(requests), {}, *_outcome(rng)), frozenset([about]))
 
 
 def any_function(rng: Random) -> Function:
@@ -221,19 +246,14 @@ def _typed(request: str, rng: Random) -> str:
 def single(rng: Random) -> Dialogue:
     """A request that one of one to four functions serves."""
     functions = several_functions(rng.choice([1, 1, 1, 2, 2, 3, 4]), rng)
-    return Dialogue((rng.choice(functions).turn(rng),), tools=tuple(function.described for function in functions))
+    return Dialogue(rng.choice(functions).turns(rng)[:1], tools=tuple(function.described for function in functions))
 
 
 @TASKS.add("any call", 1.0)
 def any_call(rng: Random) -> Dialogue:
     """One to four requests, each with what the function returned and an answer on that, except perhaps the last."""
     functions = several_functions(rng.choice([1, 1, 1, 2, 2, 3, 4]), rng)
-    turns = []
-    for _ in range(rng.choice([1, 2, 3, 4])):
-        result = rng.choice(["done", "ok", str(whole(rng))])
-        answer = f"The result is {result}." if result.isdigit() else "Done."
-        turns.append(replace(rng.choice(functions).turn(rng), tool_results=(result,)))
-        turns.append(Turn("tool_answer", "", answer, "The function gave its result."))
+    turns = [turn for _ in range(rng.choice([1, 2, 3, 4])) for turn in rng.choice(functions).turns(rng)]
     turns = turns[:-1] if rng.random() < 0.7 else turns
     return Dialogue(tuple(turns), tools=tuple(function.described for function in functions))
 
@@ -247,7 +267,7 @@ def no_function(rng: Random) -> Dialogue:
         functions = [other for other in several_functions(rng.choice([1, 1, 2, 3]), rng)
                      if not other.meanings & missing.meanings]  # fmt: skip
         turns: tuple[Turn, ...] = (
-            Turn("no_function", _typed(missing.ask(rng)[0], rng), HONEST, "I do not know about that."),
+            Turn("no_function", _typed(missing.ask(rng).request, rng), HONEST, "I do not know about that."),
         )
     else:
         functions = [anything(rng) for _ in range(rng.choice([1, 2]))]

@@ -64,6 +64,12 @@ thing a word means.
 
 ![loss curve](box/loss.svg)
 
+Without a GPU a run can go on from these weights: `python -m tools.box.train --continue-from mlx_qwen35/box --out
+build/box --device cpu --workers 1 --steps 300 --rate 8e-4 --batch-tokens 3072 --pool 48`. The tower stays as it is; the
+decoder and the MTP module learn from the answers alone, most of them without a picture and many of them calls of
+functions; the schedule goes by the steps, so that a run can be had again, and the seeds are others than those of the
+first run and of the evaluations.
+
 ## How often it is right
 
 Right to the letter, greedy, {count} questions per task with seeds that never occur in training (`python -m
