@@ -107,6 +107,22 @@ def test_a_padded_batch_of_pictures_gives_what_each_gives_alone(trained: "Traine
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_run_that_continues_another_leaves_the_tower_alone(trained: "Trained") -> None:
+    """Answers about a picture give the decoder and the MTP module gradients, and the tower none."""
+    from tools.box.about_pictures import single
+    from tools.box.batches import Encoder, collate
+
+    example = Encoder(BOX).encode(single("describe", Random("tower")), thinking=False)
+    assert len(example.places)
+    found = trained.answers_alone(collate([example], pad=0))
+    (found["loss"] + found["mtp"]).backward()
+    learning = {name for name, parameter in trained.named_parameters() if parameter.grad is not None}
+    trained.zero_grad(set_to_none=True)
+    assert not any(".visual." in name for name in learning)
+    assert any(name.startswith("model.model.language_model.layers.0.") for name in learning)
+    assert any(name.startswith("mtp.layers.0.") for name in learning)
+
+
 def test_a_phase_by_the_steps_ends_after_them_and_one_by_the_clock_after_its_minutes() -> None:
     from tools.box.train import Phase
 

@@ -280,7 +280,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trained = Trained(make_config(VOCAB_SIZE, ids))
     if options.continue_from is not None:
         trained.start_from(options.continue_from)
-        trained.model.model.visual.requires_grad_(False)
     trained.tower.prepare(torch.device(options.device))
     trained.to(options.device)
     count, extra = (sum(p.numel() for p in module.parameters()) for module in (trained.model, trained.mtp))
