@@ -11,7 +11,6 @@ from PIL import Image
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import BOX
-from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.prompts.images import ImagePreprocessor
 
 if TYPE_CHECKING:
@@ -108,17 +107,48 @@ def test_a_padded_batch_of_pictures_gives_what_each_gives_alone(trained: "Traine
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_run_that_continues_another_leaves_the_tower_alone(trained: "Trained") -> None:
+    """Answers about a picture give the decoder and the MTP module gradients, and the tower none."""
+    from tools.box.about_pictures import single
+    from tools.box.batches import Encoder, collate
+
+    example = Encoder(BOX).encode(single("describe", Random("tower")), thinking=False)
+    assert len(example.places)
+    found = trained.answers_alone(collate([example], pad=0))
+    (found["loss"] + found["mtp"]).backward()
+    learning = {name for name, parameter in trained.named_parameters() if parameter.grad is not None}
+    trained.zero_grad(set_to_none=True)
+    assert not any(".visual." in name for name in learning)
+    assert any(name.startswith("model.model.language_model.layers.0.") for name in learning)
+    assert any(name.startswith("mtp.layers.0.") for name in learning)
+
+
+def test_a_phase_by_the_steps_ends_after_them_and_one_by_the_clock_after_its_minutes() -> None:
+    from tools.box.train import Phase
+
+    by_steps = Phase("one", 0.0, {}, tower=0.0, end=0.0, steps=40)
+    assert [by_steps.share(step, 1e9) for step in (0, 10, 40)] == [0.0, 0.25, 1.0]
+    by_clock = Phase("other", 2.0, {}, tower=0.0, end=0.0)
+    assert [by_clock.share(1000, seconds) for seconds in (0.0, 30.0, 120.0)] == [0.0, 0.25, 1.0]
+
+
 def test_a_step_from_the_box(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
     from tools.box.train import main
 
-    command = ["--start", str(BOX), "--out", str(tmp_path), "--most-steps", "1", "--report-every", "1"]
-    main([*command, "--batch-tokens", "300", "--pool", "2", "--workers", "0", "--device", "cpu", "--minutes", "100"])
+    command = ["--continue-from", str(BOX), "--out", str(tmp_path), "--most-steps", "1", "--report-every", "1"]
+    main([*command, "--batch-tokens", "300", "--pool", "2", "--workers", "0", "--device", "cpu"])
     assert (tmp_path / "tokenizer.json").read_bytes() == (BOX / "tokenizer.json").read_bytes()
     head, row = (tmp_path / "loss.csv").read_text().splitlines()
     assert head.startswith("phase,step,loss,")
-    assert row.startswith("all,1,")
-    names = [{tensor.name for tensor in read_headers([path / "model.safetensors"])} for path in (tmp_path, BOX)]
-    assert names[0] == names[1]
+    assert row.startswith("continued,1,")
+    after, before = (load_file(path / "model.safetensors") for path in (tmp_path, BOX))
+    assert after.keys() == before.keys()
+    kept = {name for name, value in before.items() if torch.equal(value, after[name])}
+    # The tower stays as it is, whatever the pictures of this step.
+    assert {name for name in before if name.startswith("model.visual.")} <= kept
+    assert {name.split(".")[0] for name in before.keys() - kept} == {"model", "mtp"}
     with ModelKit.load(tmp_path) as kit:
         messages = [{"role": "user", "content": "Spell the word star."}]
         prompt = kit.process_prompt(messages, enable_thinking=False)

@@ -157,6 +157,22 @@ _GENERAL = (
 )
 
 
+_COMES = (
+    "what [|thing |shape ]appears",
+    "what [|thing |shape ]appears",
+    "what is new[| at the end]",
+    "what [shows up|comes|is added]",
+    "which [thing|shape|object] appears",
+)
+_GOES = (
+    "what [|thing |shape ]disappears",
+    "what [|thing |shape ]disappears",
+    "what [vanishes|goes away|is removed]",
+    "what is [gone|missing] at the end",
+    "which [thing|shape|object] [disappears|vanishes]",
+)
+
+
 def _question(name: str, what: str, thing: Thing, first: Scene, rng: Random) -> tuple[str, str]:
     """What may be asked about this event, and the answer."""
     kind = called(thing.kind, rng)
@@ -173,7 +189,7 @@ def _question(name: str, what: str, thing: Thing, first: Scene, rng: Random) -> 
         ]
         return ask(rng.choice(forms), rng), sentence(what)
     if name in ("appears", "disappears"):
-        return ask(f"what [{name}|thing {name}|shape {name}]", rng), sentence(label(thing))
+        return ask(rng.choice(_COMES if name == "appears" else _GOES), rng), sentence(label(thing))
     if name == "turns":
         colour = what.removeprefix("turns ")
         form = rng.choice(
@@ -214,7 +230,7 @@ def happening(name: str, rng: Random) -> Dialogue:
 @TASKS.add("clips", 1.0)
 def clips(rng: Random) -> Dialogue:
     """Something happens."""
-    return happening(rng.choice(["moves", "moves", "moves", *EVENTS]), rng)
+    return happening(rng.choice(["moves", "moves", "disappears", "disappears", "turns", *EVENTS]), rng)
 
 
 def single(name: str, rng: Random) -> Dialogue:

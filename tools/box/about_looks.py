@@ -3,7 +3,7 @@
 from random import Random
 
 from tools.box.asking import Asked, about_shapes, absent, ask_about, label, pick, references, told, which
-from tools.box.outlines import SHAPES
+from tools.box.outlines import DIRECTIONS, SHAPES
 from tools.box.palette import COLOURS
 from tools.box.scenes import NUMBER, Scene
 from tools.box.wordings import article, ask, called, listing, plural, sentence
@@ -221,8 +221,28 @@ def pointing(scene: Scene, rng: Random) -> Asked:
             "[which way|where|in which direction|what direction] [does the arrow point|is the arrow pointing]",
             "what is the direction of the arrow",
             "where does the [|{0} ]arrow point",
+            "where is the [|{0} ]arrow pointing[| to]",
+            "what does the arrow point [to|towards]",
+            "which [way|direction] is the arrow [going|facing|showing]",
+            "what way is the arrow [pointing|facing]",
+            "in [which|what] direction does the [|{0} ]arrow [go|point|show]",
+            "does the arrow point left, right, up or down",
+            "is the arrow pointing up, down, left or right",
+            "tell me where the arrow points.",
+            "the direction of the arrow",
         ]
     )
+    way = arrows[0].direction
+    chance = rng.random()
+    if chance < 0.12:
+        asked = way if rng.random() < 0.5 else rng.choice([other for other in DIRECTIONS if other != way])
+        form = rng.choice([f"does the arrow point {asked}", f"is the arrow pointing {asked}"])
+        return ask(form, rng), "Yes." if asked == way else "No."
+    if chance < 0.22:
+        pair = [way, rng.choice([other for other in DIRECTIONS if other != way])]
+        rng.shuffle(pair)
+        form = rng.choice(["does the arrow point {a} or {b}", "is the arrow pointing {a} or {b}"])
+        return ask(form.replace("{a}", pair[0]).replace("{b}", pair[1]), rng), sentence(way)
     return ask_about(form, rng, called(arrows[0].colour, rng)), sentence(arrows[0].direction)
 
 
@@ -232,7 +252,9 @@ def distinct(scene: Scene, rng: Random) -> Asked:
         return None
     if rng.random() < 0.6:
         form = rng.choice(["[what|which] {color}s {see}", "[what|which] {color}s are [there|in the {pic}|used]",
-                           "name the {color}s.", "list [all|the] {color}s."])  # fmt: skip
+                           "name the {color}s.", "list [all|the] {color}s.", "[what|which] {color}s do they have",
+                           "[what|which] {color}s are the {things}", "what are the {color}s[| of the {things}]",
+                           "[what|which] {color}s did i use", "tell me [all|the] {color}s."])  # fmt: skip
         return ask(form, rng), sentence(listing(list(dict.fromkeys(thing.colour for thing in scene.things))))
     if len(scene.things) != 2 or any(thing.kind == NUMBER for thing in scene.things):
         return None
@@ -241,5 +263,6 @@ def distinct(scene: Scene, rng: Random) -> Asked:
         form = rng.choice(["are they the same {color}", "do they have the same {color}", "are both the same {color}",
                            "is the {color} of both the same"])  # fmt: skip
         return ask(form, rng), "Yes." if one.colour == other.colour else "No."
-    form = rng.choice(["are they the same shape", "do they have the same shape", "are both the same shape"])
+    form = rng.choice(["are they the same shape", "do they have the same shape", "are both the same shape",
+                       "is it the same shape twice"])  # fmt: skip
     return ask(form, rng), "Yes." if one.kind == other.kind else "No."

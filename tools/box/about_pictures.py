@@ -60,6 +60,16 @@ def single(task: str, rng: Random) -> Dialogue:
             return Dialogue((Turn(task, *asked, told(scene), (Picture(scene),), rng.random() < 0.1),))
 
 
+# Questions that few pictures allow; they get pictures of their own.
+RARE = ("pointing", "larger", "is_larger", "distinct", "filled")
+
+
+@TASKS.add("rare questions", 0.3)
+def rare(rng: Random) -> Dialogue:
+    """One of them."""
+    return single(rng.choice(RARE), rng)
+
+
 @TASKS.add("one picture", 1.0)
 def one_picture(rng: Random) -> Dialogue:
     """One picture and one to eight questions about it."""

@@ -201,7 +201,8 @@ def larger(scene: Scene, rng: Random) -> Asked:
     if max(first.size, second.size) < 1.45 * min(first.size, second.size):
         return None
     form = rng.choice(["which is {0}", "which [one|thing|shape|object] is {0}", "what is the {0} [thing|shape|object]",
-                       "which of them is {0}", "what is {0}", "which is the {0} [one|thing|shape]"])  # fmt: skip
+                       "which of them is {0}", "what is {0}", "which is the {0} [one|thing|shape]",
+                       "which of the {things} is {0}", "tell me which is {0}."])  # fmt: skip
     if word in words[2:]:
         form = form.replace("is {0}", "is the {0}").replace("what is the {0}", "what is the {0} [thing|shape]")
         form = form.replace("[thing|shape] [thing|shape|object]", "[thing|shape|object]")
@@ -210,7 +211,13 @@ def larger(scene: Scene, rng: Random) -> Asked:
         if len(names) == 2:
             pair = rng.sample([called(kind, rng) for kind in names], 2)
             form = rng.choice(
-                ["which is {0}, the {a} or the {b}", "is the {a} or the {b} {0}", "what is {0}: {a} or {b}"]
+                [
+                    "which is {0}, the {a} or the {b}",
+                    "is the {a} or the {b} {0}",
+                    "what is {0}: {a} or {b}",
+                    "which one is {0}: the {a} or the {b}",
+                    "{a} or {b}, which is {0}",
+                ]
             )
             form = form.replace("{a}", pair[0]).replace("{b}", pair[1])
     return ask_about(form, rng, word), sentence(which(first))
@@ -226,4 +233,13 @@ def is_larger(scene: Scene, rng: Random) -> Asked:
         return None
     word = rng.choice(["bigger", "larger", "smaller"])
     right = (first.size > second.size) == (word != "smaller")
-    return ask_about("is the {0} " + word + " than the {1}", rng, one, other), "Yes." if right else "No."
+    form = rng.choice(
+        [
+            f"is the {{0}} {word} than the {{1}}",
+            f"is the {{0}} {word} than the {{1}}",
+            f"the {{0}} is {word} than the {{1}}, right",
+            f"is it true that the {{0}} is {word} than the {{1}}",
+            f"compared to the {{1}}, is the {{0}} {word}",
+        ]
+    )
+    return ask_about(form, rng, one, other), "Yes." if right else "No."

@@ -22,6 +22,7 @@ SEVERAL: dict[str, Asker] = {}
 # Tasks whose pictures are made for them.
 OWN_PICTURES = ("digits_of", "changed")
 _ORDINALS = ("first", "second", "third")
+_CARDINALS = ("one", "two", "three")
 
 
 def about_several(function: Asker) -> Asker:
@@ -32,9 +33,12 @@ def about_several(function: Asker) -> Asker:
 
 def numbered(number: int, rng: Random) -> str:
     """'picture 2', 'the second image'."""
-    name = rng.choice(["picture", "picture", "image", "image", "photo", "drawing"])
-    if rng.random() < 0.55:
-        return f"{name} {number + 1}"
+    name = rng.choice(["picture", "picture", "image", "image", "photo", "drawing", "pic"])
+    chance = rng.random()
+    if chance < 0.5:
+        return f"{name} {rng.choice([number + 1, number + 1, number + 1, f'#{number + 1}', _CARDINALS[number]])}"
+    if chance < 0.6:
+        return f"the {('1st', '2nd', '3rd')[number]} {name}"
     return f"the {_ORDINALS[number]} {rng.choice([name, name, 'one'])}"
 
 
@@ -79,6 +83,13 @@ def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
             "which of the {pic}s shows {0}",
             "in [what|which] {pic} do you see {0}",
             "where do you see {0}",
+            "which {pic} [includes|displays|depicts] {0}",
+            "find the {pic} [with|that has|that shows] {0}.",
+            "which is the {pic} with {0}",
+            "which {pic} can i [see|find] {0} in",
+            "on which {pic} is {0}",
+            "i am looking for {0}: which {pic}",
+            "tell me which {pic} [has|shows] {0}.",
         ]
     )
     return _ask(form, rng, article(what)), which_answer(found[kind, colour])
@@ -145,7 +156,10 @@ def where_in(scenes: Sequence[Scene], rng: Random) -> Asked:
     if place is None:
         return None
     name = called(word, rng) + ("" if word == thing.kind else rng.choice([" thing", " shape", " one"]))
-    form = rng.choice(["where is the {0} in {1}", "where in {1} is the {0}", "in {1}, where is the {0}"])
+    form = rng.choice(["where is the {0} in {1}", "where in {1} is the {0}", "in {1}, where is the {0}",
+                       "where [do you see|can i find] the {0} in {1}", "[find|locate] the {0} in {1}.",
+                       "in which [part|corner] of {1} is the {0}", "what is the [position|place] of the {0} in {1}",
+                       "on which side of {1} is the {0}"])  # fmt: skip
     return _ask(form, rng, name, numbered(number, rng)), sentence(place)
 
 
@@ -207,6 +221,10 @@ def count_all(scenes: Sequence[Scene], rng: Random) -> Asked:
             "how many {things} in total",
             "count the {things} in all {pic}s.",
             "how many {things} {see} in all",
+            "how many {things} are there [altogether|all together|overall]",
+            "what is the total number of {things}",
+            "add up the {things} of all {pic}s.",
+            "how many {things} do the {pic}s [show|have] [together|in total]",
         ]
     )
     if "both" in form and len(scenes) > 2:
@@ -224,7 +242,8 @@ def more(scenes: Sequence[Scene], rng: Random) -> Asked:
     word = ("fewer" if few else "more") if len(scenes) == 2 else ("the fewest" if few else "the most")
     form = rng.choice(["which {pic} [has|shows|contains] {0} {things}", "which {pic} has {0} {things}",
                        "in which {pic} are [there |]{0} {things}", "which one has {0} {things}",
-                       "where are [there |]{0} {things}, in which {pic}"])  # fmt: skip
+                       "where are [there |]{0} {things}, in which {pic}",
+                       "which of the {pic}s has {0} {things}", "which {pic} do you see {0} {things} in"])  # fmt: skip
     return _ask(form, rng, word), which_answer(counts.index(best))
 
 
@@ -241,6 +260,9 @@ def same(scenes: Sequence[Scene], rng: Random) -> Asked:
                 "do both {pic}s show the same",
                 "is the second {pic} the same as the first",
                 "do the {pic}s show the same {things}",
+                "are the [two |]{pic}s [identical|alike|equal]",
+                "is {pic} 2 the same as {pic} 1",
+                "do they show the same",
             ]
         )
         return ask(form, rng), "Yes." if sorted(one) == sorted(other) else "No."
@@ -289,6 +311,13 @@ def changed(scenes: Sequence[Scene], rng: Random) -> Asked:
             "how do the {pic}s differ",
             "how [is|does] the second {pic} [different|differ]",
             "what happened[| between the {pic}s]",
+            "what [is|are] the [change|changes|differences|difference][| between them]",
+            "what did i change",
+            "how did the {pic} change",
+            "what has become different",
+            "tell me what [changed|is different].",
+            "what changed from the first {pic} to the second",
+            "is [anything|something] different, and what",
         ]
     )
     for kind, thing in before.items():
@@ -356,7 +385,7 @@ def several(task: str, rng: Random) -> Dialogue:
 @TASKS.add("several pictures", 1.0)
 def several_pictures(rng: Random) -> Dialogue:
     """One to five questions across pictures."""
-    task = rng.choice(["changed", "changed", "changed", "digits_of", *SEVERAL])
+    task = rng.choice(["changed", "changed", "changed", "digits_of", "which_picture", "where_in", *SEVERAL])
     scenes = scenes_for(task, rng)
     names = [task]
     others = [name for name in SEVERAL if name not in OWN_PICTURES]

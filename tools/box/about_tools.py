@@ -1,4 +1,4 @@
-"""Conversations with functions: call the right one with the right arguments, or answer without."""
+"""Conversations with functions that many people have: call the right one, or answer without."""
 
 import json
 import re
@@ -8,34 +8,10 @@ from typing import Any
 from tools.box.about_text import NAMES, WORDS
 from tools.box.about_text import TASKS as TEXT_TASKS
 from tools.box.dialogues import Dialogue, Tasks, Turn
+from tools.box.functions import CITIES
 from tools.box.wordings import typed
 
 TASKS = Tasks()
-
-CITIES = (
-    "Paris",
-    "Rome",
-    "Oslo",
-    "Lima",
-    "Cairo",
-    "Delhi",
-    "Tokyo",
-    "Kyoto",
-    "Quito",
-    "Bern",
-    "Riga",
-    "Accra",
-    "London",
-    "Berlin",
-    "Madrid",
-    "Vienna",
-    "New York",
-    "Boston",
-    "Sydney",
-    "Seoul",
-    "Dublin",
-    "Prague",
-)
 
 # What the user asks for; {names} of functions and parameters vary, so they have to be read from the description.
 _PURPOSES: tuple[dict[str, Any], ...] = (

@@ -14,17 +14,24 @@ from torch.utils.data import IterableDataset, get_worker_info
 from mlx_qwen35.prompts.messages import render_messages
 from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out
 from mlx_qwen35.prompts.tokenizer import Tokenizer
-from tools.box import about_clips, about_pictures, about_several, about_text, about_tools
-from tools.box.dialogues import Clip, Dialogue, Picture, Turn
+from tools.box import about_clips, about_functions, about_pictures, about_several, about_text, about_tools
+from tools.box.dialogues import Clip, Dialogue, Picture, Tasks, Turn
 from tools.box.labels import SEEN, Labels, seen, seen_of_word, told
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
 from tools.box.prepare import MERGE, cut, size_of
 from tools.box.scenes import Scene
 
-WORLD = (
+# Kinds of dialogues, and how often they are drawn.
+World = tuple[tuple[Tasks, float], ...]
+WORLD: World = (
     (about_pictures.TASKS, 11.0), (about_several.TASKS, 5.0), (about_clips.TASKS, 3.0), (about_text.TASKS, 5.0),
-    (about_tools.TASKS, 1.2),
+    (about_tools.TASKS, 1.0), (about_functions.TASKS, 2.0),
+)  # fmt: skip
+# For a run that continues another on a CPU: mostly what takes few tokens, and some of all else against forgetting.
+WORDS_FIRST: World = (
+    (about_pictures.TASKS, 4.0), (about_several.TASKS, 1.5), (about_clips.TASKS, 1.0), (about_text.TASKS, 4.0),
+    (about_tools.TASKS, 1.0), (about_functions.TASKS, 8.0),
 )  # fmt: skip
 # Share of the dialogues whose last answer comes after a reasoning.
 THINKING = 0.25
@@ -40,9 +47,9 @@ SYSTEM = (
 )
 
 
-def draw_dialogue(rng: Random) -> Dialogue:
+def draw_dialogue(rng: Random, world: World = WORLD) -> Dialogue:
     """One dialogue of the whole world."""
-    tasks = rng.choices([kind for kind, _ in WORLD], [weight for _, weight in WORLD])[0]
+    tasks = rng.choices([kind for kind, _ in world], [weight for _, weight in world])[0]
     dialogue = tasks.draw(rng)
     if tasks is about_pictures.TASKS and rng.random() < 0.1:
         # Who looks at a picture asks for other things too.
@@ -261,8 +268,11 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
     Batches are cut from a sorted pool, so that little of them is padding, and hold about `tokens` tokens each.
     """
 
-    def __init__(self, directory: Path, *, seed: int, tokens: int, pad: int, pool: int = 768) -> None:
+    def __init__(
+        self, directory: Path, *, seed: int | str, tokens: int, pad: int, pool: int = 768, world: World = WORLD
+    ) -> None:
         self.directory, self.seed, self.tokens, self.pad, self.pool = directory, seed, tokens, pad, pool
+        self.world = world
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
@@ -270,7 +280,8 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
         encoder = Encoder(self.directory)
         for number in range(first, 1 << 40, step):
             rng = Random(f"{self.seed}-{number}")
-            examples = [encoder.encode(draw_dialogue(rng), thinking=rng.random() < THINKING) for _ in range(self.pool)]
+            examples = [encoder.encode(draw_dialogue(rng, self.world), thinking=rng.random() < THINKING)
+                        for _ in range(self.pool)]  # fmt: skip
             examples.sort(key=lambda example: len(example.input_ids))
             groups: list[list[Example]] = [[]]
             for example in examples:

@@ -5,8 +5,14 @@
     python -m tools.box.train --out build/box
 
 Everything is seeded, and the schedule goes by the clock: a run takes the minutes that it is given, on whatever
-machine, and learns more on a fast one. The loss curve goes to loss.csv in the output directory. --start goes on from
-a finished checkpoint, such as the one in the package, with another --seed for other pictures.
+machine, and learns more on a fast one. The loss curve goes to loss.csv in the output directory.
+
+    python -m tools.box.train --continue-from mlx_qwen35/box --out build/box --device cpu --steps 300 --rate 4e-4 \\
+        --batch-tokens 3072 --pool 48 --workers 1
+
+goes on from a finished checkpoint, for machines without a GPU: the vision tower stays as it is, the decoder and the MTP
+module learn from answers alone, most of them without a picture, and the schedule goes by the steps, so that a run can
+be had again. Its seed, and so all that it draws, is another than the first run's, and its tokenizer the same.
 """
 
 import argparse
@@ -27,7 +33,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from tools.box.batches import Batch, Batches, LabelledPictures, draw_dialogue
+from tools.box.batches import WORDS_FIRST, WORLD, Batch, Batches, LabelledPictures, draw_dialogue
 from tools.box.labels import TOLD
 from tools.box.muon import Muon
 from tools.box.network import make_config
@@ -37,6 +43,8 @@ from tools.box.trained import Trained
 from tools.box.vocabulary import CHAT_TEMPLATE, SPECIAL, WORDS, write_tokenizer
 
 SEED = 20261
+# Of what a run that continues another draws: held-out seeds and the first run's begin otherwise.
+CONTINUED = "continued"
 VOCAB_SIZE = 1280
 
 
@@ -142,9 +150,11 @@ class Phase:
     """A part of a run, in which the learning rate goes up and down once.
 
     Args:
+        minutes: How long it takes, where it goes by the clock.
         weights: Of the losses.
         tower: See make_optimizers.
         end: The last rate as a share of the highest.
+        steps: How long it takes, where it goes by the steps.
     """
 
     name: str
@@ -152,6 +162,11 @@ class Phase:
     weights: dict[str, float]
     tower: float
     end: float
+    steps: int | None = None
+
+    def share(self, step: int, seconds: float) -> float:
+        """How much of it has passed, 1 at its end."""
+        return step / self.steps if self.steps else seconds / (60 * self.minutes)
 
 
 class Run:
@@ -184,7 +199,7 @@ class Run:
         optimizers, weights = make_optimizers(self.trained, phase.tower), phase.weights
         first, step, window = time.monotonic(), 0, []
         stream = self.batches(dataset)
-        while (share := (time.monotonic() - first) / (60 * phase.minutes)) < 1 and step != self.options.most_steps:
+        while (share := phase.share(step, time.monotonic() - first)) < 1 and step != self.options.most_steps:
             batch = next(stream)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
@@ -235,7 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, and write a checkpoint directory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="a checkpoint to go on from, in place of random weights")
+    parser.add_argument("--continue-from", type=Path, help="a checkpoint to go on from, in place of random weights")
+    parser.add_argument("--steps", type=int, default=300, help="of a run that continues another")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tower-minutes", type=float, default=3.0, help="of the vision tower alone, before all else")
@@ -260,23 +276,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"{len(listed()) - len(fonts())} of {len(listed())} fonts are missing; see tools/box/fonts.txt", flush=True
         )
-    ids = write_directory(options.out, options.start)
+    ids = write_directory(options.out, options.continue_from)
     trained = Trained(make_config(VOCAB_SIZE, ids))
-    if options.start is not None:
-        trained.start_from(options.start)
+    if options.continue_from is not None:
+        trained.start_from(options.continue_from)
     trained.tower.prepare(torch.device(options.device))
     trained.to(options.device)
     count, extra = (sum(p.numel() for p in module.parameters()) for module in (trained.model, trained.mtp))
     print(f"{count} parameters and {extra} of MTP", flush=True)
     run = Run(trained, options)
-    if options.start is None:
+    pad, pool, tokens = ids["<|endoftext|>"], options.pool, options.batch_tokens
+    if options.continue_from is None:
         pictures = LabelledPictures(seed=options.seed, pictures=options.batch_pictures)
         alone = Phase("tower", options.tower_minutes, {"tower": 1.0}, tower=1.0, end=AFTERWARDS)
         run.learn(alone, pictures, trained.tower_loss)
-    dialogues = Batches(
-        options.out, seed=options.seed, tokens=options.batch_tokens, pad=ids["<|endoftext|>"], pool=options.pool
-    )
-    run.learn(Phase("all", options.minutes, WEIGHTS, tower=AFTERWARDS, end=0.005), dialogues, trained.losses)
+        dialogues = Batches(options.out, seed=options.seed, tokens=tokens, pad=pad, pool=pool, world=WORLD)
+        run.learn(Phase("all", options.minutes, WEIGHTS, tower=AFTERWARDS, end=0.005), dialogues, trained.losses)
+    else:
+        seed = f"{CONTINUED}-{options.seed}"
+        dialogues = Batches(options.out, seed=seed, tokens=tokens, pad=pad, pool=pool, world=WORDS_FIRST)
+        longer = Phase("continued", 0.0, WEIGHTS, tower=0.0, end=0.005, steps=options.steps)
+        run.learn(longer, dialogues, trained.answers_alone)
     run.file.close()
 
 

@@ -52,9 +52,22 @@ class Trained(nn.Module):
             hidden = self.tower.blocks(batch["frames"], batch["pairs"], batch["grids"])
             found["tower"], found["tower_right"] = self.told(tokens_of(self.tower.merge(hidden), batch), batch["told"])
             merged = self.tower.merge(hidden.detach())
-        hidden = decode(self.model, batch, merged)
+        found |= self._said(batch, merged)
         if merged is not None:
             found["seen"] = self.seen(batch["seen"], batch["seen_at"])
+        return found
+
+    def answers_alone(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Of a batch of dialogues: answers and MTP's guesses; the tower is as it is, and nothing else is asked."""
+        merged = None
+        if "frames" in batch:
+            with torch.no_grad():
+                merged = self.tower.merge(self.tower.blocks(batch["frames"], batch["pairs"], batch["grids"]))
+        return self._said(batch, merged)
+
+    def _said(self, batch: Batch, merged: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        found = {}
+        hidden = decode(self.model, batch, merged)
         width = hidden.shape[-1]
         logits = self.model.lm_head(hidden.reshape(-1, width)[batch["at"]])
         found["loss"] = functional.cross_entropy(logits.float(), batch["target"])
