@@ -200,6 +200,14 @@ def test_blocks_of_32_need_not_divide_the_rows() -> None:
     np.testing.assert_allclose(plain(parts, (8, 32, "mxfp8")), values, rtol=1e-6)
 
 
+def test_powers_of_two_for_larger_blocks_are_multiplied_out() -> None:
+    codes = mx.to_fp8(mx.random.normal((64, 128), key=mx.random.key(1)))
+    exponents = mx.array([[120, 127], [128, 130]], mx.uint8)
+    wide = np.repeat(np.repeat([[2.0**-7, 1.0], [2.0, 8.0]], 32, axis=0), 64, axis=1)
+    expected = np.array(mx.from_fp8(codes, dtype=mx.float32)) * wide
+    np.testing.assert_allclose(np.array(fp8(codes, exponents, mx.float32)["weight"]), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("length", [32, 64, 17, 41])
 def test_zeros_are_packed_along_the_outputs(bits: int, length: int) -> None:
