@@ -141,23 +141,27 @@ def test_what_transformers_makes_something_else_of_is_left_to_it(directory: Path
     assert_same(directory)
 
 
+def model(name: str, value: Any) -> Change:
+    return lambda config, content: content["model"].update({name: value})
+
+
+def part(number: int, name: str, value: Any) -> Change:
+    return lambda config, content: content["pre_tokenizer"]["pretokenizers"][number].update({name: value})
+
+
 # Parts of another tokenizer, each of which transformers' class would replace.
 PARTS: dict[str, Change] = {
-    **{
-        f"model, {name}": lambda config, content, name=name, value=value: content["model"].update({name: value})  # type: ignore[misc]
-        for name, value in (
-            ("dropout", 0.5), ("unk_token", "a"), ("end_of_word_suffix", "</w>"),
-            ("fuse_unk", True), ("byte_fallback", True), ("ignore_merges", True),
-        )
-    },
-    **{
-        f"split, {name}": lambda config, content, name=name, value=value: content["pre_tokenizer"]["pretokenizers"][0].update({name: value})  # type: ignore[misc]  # noqa: E501
-        for name, value in (("behavior", "Removed"), ("invert", True), ("pattern", {"String": " "}))
-    },
-    **{
-        f"bytes, {name}": lambda config, content, name=name, value=value: content["pre_tokenizer"]["pretokenizers"][1].update({name: value})  # type: ignore[misc]  # noqa: E501
-        for name, value in (("add_prefix_space", True), ("use_regex", True))
-    },
+    "dropout": model("dropout", 0.5),
+    "an unknown token": model("unk_token", "a"),
+    "ends of words": model("end_of_word_suffix", "</w>"),
+    "fused unknown ones": model("fuse_unk", True),
+    "bytes where nothing is known": model("byte_fallback", True),
+    "no merges": model("ignore_merges", True),
+    "spaces removed": part(0, "behavior", "Removed"),
+    "the inverse": part(0, "invert", True),
+    "a split at spaces": part(0, "pattern", {"String": " "}),
+    "a space before all": part(1, "add_prefix_space", True),
+    "a split by the bytes": part(1, "use_regex", True),
     "a part more": lambda config, content: content["pre_tokenizer"]["pretokenizers"].append(
         {"type": "Digits", "individual_digits": True}
     ),
@@ -165,16 +169,18 @@ PARTS: dict[str, Change] = {
     "another decoder": lambda config, content: content.update(decoder={"type": "Fuse"}),
     "no decoder": lambda config, content: content.update(decoder=None),
     "nothing before": lambda config, content: content.update(pre_tokenizer=None),
-    **{
-        f"elsewhere, {name}": lambda config, content, name=name: config.update({name: ["x"]})  # type: ignore[misc]
-        for name in ("auto_map", "fast_tokenizer_files", "fix_mistral_regex", "split_special_tokens", "init_inputs")
-    },
-}  # fmt: skip
+}
+ELSEWHERE = ("auto_map", "fast_tokenizer_files", "fix_mistral_regex", "split_special_tokens", "init_inputs")
 
 
 @pytest.mark.parametrize("change", PARTS.values(), ids=PARTS)
 def test_every_part_of_another_tokenizer_is_seen(directory: Path, change: Change) -> None:
     assert read_plain(changed(directory, change)) is None
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_settings_that_name_other_files_or_other_code_are_left_to_transformers(directory: Path, name: str) -> None:
+    assert read_plain(changed(directory, lambda config, content: config.update({name: ["x"]}))) is None
 
 
 def test_files_of_old_say_nothing_beside_added_tokens_in_the_settings(directory: Path) -> None:
