@@ -202,6 +202,12 @@ def test_a_folder_is_no_file_of_a_tokenizer(directory: Path) -> None:
     assert read_plain(directory) is None
 
 
+def test_names_that_are_no_texts_are_left_to_transformers(directory: Path) -> None:
+    """As older files have them, with what a token does to the spaces around it."""
+    token = {"__type": "AddedToken", "content": "<|im_end|>", "lstrip": False, "normalized": False, "special": True}
+    assert read_plain(changed(directory, lambda config, content: config.update(eos_token=token))) is None
+
+
 @pytest.mark.parametrize("missing", ["tokenizer.json", "tokenizer_config.json"])
 def test_without_either_file_it_is_left_to_transformers(directory: Path, missing: str) -> None:
     (directory / missing).unlink()
