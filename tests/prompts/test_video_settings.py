@@ -56,6 +56,16 @@ def test_a_pixel_budget_holds_for_all_frames_together() -> None:
         settings.resized(100, 256, 256, 8192, "video")
 
 
+@pytest.mark.parametrize("capped", [False, True])
+def test_a_budget_may_be_the_least_that_there_is(capped: bool) -> None:
+    """As if the checkpoint itself had it; a frame has its least even where all together go beyond the budget."""
+    settings = replace(SETTINGS, shortest_edge=16384, cap_pixels_per_frame=capped)
+    frames = 10 if capped else 4
+    found = settings.resized(frames, 256, 256, 16384, "video")
+    assert found == replace(settings, longest_edge=16384).resized(frames, 256, 256, None, "video")
+    assert (frames * found[0] * found[1] > 16384) is capped
+
+
 def write(directory: Path, name: str, settings: dict[str, Any]) -> None:
     (directory / name).write_text(json.dumps(settings))
 
@@ -68,8 +78,9 @@ def test_the_file_is_the_one_that_transformers_reads(tmp_path: Path, vision: Vis
     assert read_video_settings(tmp_path, vision).longest_edge == 256 * 256
     write(tmp_path, "video_preprocessor_config.json", PUBLISHED)
     assert read_video_settings(tmp_path, vision).longest_edge == 25165824
-    write(tmp_path, "processor_config.json", {"processor_class": "Qwen3VLProcessor"})
-    assert read_video_settings(tmp_path, vision).longest_edge == 25165824
+    for other in ({"processor_class": "Qwen3VLProcessor"}, {"video_processor": None}, {"video_processor": "x"}):
+        write(tmp_path, "processor_config.json", other)
+        assert read_video_settings(tmp_path, vision).longest_edge == 25165824
     nested = PUBLISHED | {"size": {"longest_edge": 77, "shortest_edge": 7}, "fps": 3, "max_frames": 9, "min_frames": 2}
     write(tmp_path, "processor_config.json", {"video_processor": nested})
     found = read_video_settings(tmp_path, vision)
