@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.files import BOX, Checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
-from mlx_qwen35.conversion import convert
+from mlx_qwen35.conversion import Quantisation, convert
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError
 from tests.parity.cases import CASES, TOLERANCE
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, config_of, write_checkpoint
@@ -196,12 +196,16 @@ def test_what_lies_beside_the_weights_is_copied_if_it_is_data(
     junk = {"modeling_evil.py": "raise", "pytorch_model.bin": "x", "README.md": "y"}
     for name, text in (data | junk).items():
         (source / name).write_text(text)
-    (source / "config.json").write_text(json.dumps(config_of(DENSE) | {"torch_dtype": "float32"}))
+    raw = config_of(DENSE) | {"torch_dtype": "float32"}
+    for section in ("text_config", "vision_config"):
+        raw[section] |= {"torch_dtype": "float32"}
+    (source / "config.json").write_text(json.dumps(raw))
     out = convert(source, tmp_path / "out", dtype="bfloat16")
     assert {name: (out / name).read_text() for name in data} == data
     assert not {path.name for path in out.iterdir()} & set(junk)
     config = json.loads((out / "config.json").read_text())
     assert "torch_dtype" not in config
+    assert not any("torch_dtype" in config[section] for section in ("text_config", "vision_config"))
     assert (
         {config[section]["dtype"] for section in ("text_config", "vision_config")} == {config["dtype"]} == {"bfloat16"}
     )
@@ -415,9 +419,57 @@ def test_nothing_to_quantise_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ((None, None, None, None), None),
+        ((None, 32, None, None), None),
+        ((4, None, None, None), (4, 64, "affine", None)),
+        ((3, 128, "affine", None), (3, 128, "affine", None)),
+        ((None, None, "mxfp4", None), (4, 32, "mxfp4", None)),
+        ((None, 32, "mxfp8", None), (8, 32, "mxfp8", None)),
+        ((4, 16, "nvfp4", None), (4, 16, "nvfp4", None)),
+        ((None, None, None, "mixed_2_6"), (0, 64, "affine", "mixed_2_6")),
+        ((None, 32, "affine", "mixed_4_6"), (0, 32, "affine", "mixed_4_6")),
+    ],
+    ids=str,
+)
+def test_a_mode_has_bits_and_groups_of_its_own(
+    asked: tuple[Any, ...], meant: tuple[int, int, str, str | None] | None
+) -> None:
+    assert Quantisation.of(*asked) == (None if meant is None else Quantisation(*meant))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ((None, 7, None, None), "group_size: expected 32, 64 or 128, found 7"),
+        ((None, 16, None, "mixed_2_6"), "group_size: expected 32, 64 or 128, found 16"),
+        ((None, 64, "mxfp4", None), "group_size: expected 32, found 64"),
+        ((None, None, "mxfp4", "mixed_2_6"), "recipe: expected no bits and no mode beside it"),
+        ((4, None, "mxfp8", None), "bits: expected 8, found 4"),
+        ((7, None, None, None), "bits: expected 2, 3, 4, 5, 6 or 8, found 7"),
+        ((0, None, None, None), "bits: expected 2, 3, 4, 5, 6 or 8, found 0"),
+    ],
+    ids=str,
+)
+def test_what_mlx_cannot_quantise_to_is_refused(asked: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Quantisation.of(*asked)
+
+
+def test_a_decoder_without_full_attention_has_an_interval_beyond_its_end(tmp_path: Path) -> None:
+    """So that mlx-lm and mlx-vlm make none of its layers one of full attention."""
+    source = write_checkpoint(tmp_path / "source", replace(DENSE, name="all", layer_types=("linear_attention",) * 2))
+    out = convert(source, tmp_path / "out", report=lambda remark: pytest.fail(remark))
+    assert json.loads((out / "config.json").read_text())["text_config"]["full_attention_interval"] == 3
+
+
 def test_progress_ends_with_everything_written(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
     calls: list[tuple[int, int]] = []
-    out = convert(checkpoint_dir(DENSE), tmp_path / "out", bits=4, on_progress=lambda *call: calls.append(call))
+    target = tmp_path / "in folders" / "that are new" / "out"
+    out = convert(checkpoint_dir(DENSE), target, bits=4, on_progress=lambda *call: calls.append(call))
+    assert out == target
     total = sum(value.nbytes for value in tensors_of(out).values())
     assert {call[1] for call in calls} == {total}
     assert [call[0] for call in calls] == sorted({call[0] for call in calls})

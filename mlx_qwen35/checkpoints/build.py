@@ -86,8 +86,8 @@ def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         CheckpointError: See `read_tensors`.
     """
     index = checkpoint.directory / "model.safetensors.index.json"
-    weight_map = read_json(index).get("weight_map") if is_file(index) else None
-    return read_tensors(checkpoint.weight_files(), weight_map if isinstance(weight_map, dict) else None)
+    files = checkpoint.weight_files()  # which refuses an index that is none
+    return read_tensors(files, read_json(index)["weight_map"] if is_file(index) else None)
 
 
 def materialise(model: Any, directory: Path, chunk_bytes: int = 2**30) -> Generator[None, None, None]:

@@ -18,6 +18,7 @@ _RELATIVES = {
     "qwen3_vl": "it is of the family before Qwen3.5",
     "qwen3_vl_moe": "it is of the family before Qwen3.5",
 }
+_PICKLED = (".bin", ".pt", ".pth")
 _PARTS = {"language_model": "a decoder", "vision_tower": "a vision tower", "mtp": "an MTP head"}
 
 
@@ -75,7 +76,7 @@ def _without_config(directory: Path, names: list[str], entries: list[Path]) -> I
         yield f"It holds folders with checkpoints: name one of them ({found})."
     elif any(name.endswith(".safetensors") for name in names):
         yield "It holds weights without a config.json, which says what they are: copy it from the original."
-    elif not any(name.endswith((".gguf", ".bin", ".pth")) for name in names):
+    elif not any(name.endswith((".gguf", *_PICKLED)) for name in names):
         shown = shorten(", ".join(entry.name for entry in entries[:8]), 200)
         yield f"Nothing in it is a checkpoint's: it holds {shown}{' and more' if len(entries) > 8 else ''}."
 
@@ -95,7 +96,7 @@ def _about_weights(directory: Path, names: list[str]) -> Iterator[str]:
         yield f"{shorten(foreign[0])} is in llama.cpp's format, which is not read: take the checkpoint in safetensors."
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
-        pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+        pickled = [name for name in names if name.endswith(_PICKLED)]
         if pickled:
             yield f"Its weights are pickled ({shorten(pickled[0])}), which is not read: such files may run programs."
         elif INDEX in names:

@@ -118,7 +118,7 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
 
 def to_gain(name: str, value: mx.array) -> mx.array:
     """A tensor that transformers stores, by canonical name: norms as MLX multiplies by them, all others unchanged."""
-    return value + 1.0 if _SHIFTED_NORM.search(name) and not name.startswith("vision_tower.") else value
+    return value + 1.0 if _SHIFTED_NORM.search(name) else value
 
 
 def arrange_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:

@@ -76,7 +76,7 @@ def read_rope(fields: Fields, raw: dict[str, Any], prefix: str, head_dim: int, p
     """
     name, parameters = _parameters(fields, raw, prefix)
     place = f"{prefix}{name}."
-    unknown = sorted(key for key, value in parameters.items() if key not in _KNOWN and value is not None)
+    unknown = sorted(parameters.keys() - set(_KNOWN))
     if unknown:
         fields.problem(f"{place}{unknown[0]}: expected one of {', '.join(_KNOWN)}, found an unknown setting")
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))

@@ -50,7 +50,7 @@ def affine(
     """
     into = weight.shape[-1] * 32 // bits
     stored = into // scales.shape[-1]
-    sizes = [size for size in GROUP_SIZES if into % size == 0 and stored % size == 0]
+    sizes = [size for size in GROUP_SIZES if stored % size == 0]
     if groups is None and sizes and stored * scales.shape[-1] == into:
         scales = mx.repeat(scales.astype(dtype), stored // sizes[0], axis=-1)
         zeros = mx.repeat(zeros.astype(mx.float32), stored // sizes[0], axis=-1)

@@ -34,7 +34,9 @@ def load_tokenizer(directory: Path) -> LoadedTokenizer:
             return read_plain(readable) or _with_transformers(readable, model_type)
     except CheckpointError:
         raise
-    except Exception as error:  # several libraries read several files here, and raise what they like
+    except BaseException as error:  # several libraries read several files here, and raise what they like
+        if not _is_fault(error):
+            raise
         reason = _newer_format(directory) or f"the tokenizer cannot be loaded: {shorten(error, 300)}"
         raise CheckpointError(f"{directory}: {reason}") from error
 
@@ -117,6 +119,11 @@ def _beginning(path: Path) -> bytes:
         return file.read(3)
 
 
+def _is_fault(error: BaseException) -> bool:
+    """Whether a library failed; where the tokenizers library, in Rust, panics, that is no `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def _newer_format(directory: Path) -> str | None:
     """What to say of a tokenizer.json that is JSON, and that the tokenizers library does not understand."""
     from tokenizers import Tokenizer
@@ -129,7 +136,9 @@ def _newer_format(directory: Path) -> str | None:
         return str(error)
     try:
         Tokenizer.from_str(content)
-    except Exception as error:  # the library's own errors are plain exceptions
+    except BaseException as error:  # the library's own errors are plain exceptions, or panics
+        if not _is_fault(error):
+            raise
         return (
             f"tokenizer.json: expected a format that tokenizers {version('tokenizers')} reads, found another "
             f"({shorten(error, 200)}); a newer version of tokenizers and transformers may read it"

@@ -12,8 +12,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.adapters import adapter_files, load_adapter
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.errors import AdapterError
+from mlx_qwen35.patches.qwen3_5 import Model
 from tests.checkpoints.test_files import logits_of
 from tests.parity.cases import CASES, TOLERANCE
 from tests.tiny import DENSE, Shape, tensors_of
@@ -144,6 +146,93 @@ def assert_as_mlx_vlm(source: Path, adapter: Path, theirs: Any) -> None:
     found = logits_of(source, adapter_path=adapter)
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
     assert np.abs(found - logits_of(source)).max() > 0.1
+
+
+def put(directory: Path, *names: str) -> None:
+    for name in names:
+        (directory / name).write_text("")
+
+
+SETTINGS = "adapter_config.json"
+
+
+@pytest.mark.parametrize("name", ["adapters.safetensors", "weights.safetensors", "adapter_model.safetensors"])
+def test_an_adapter_s_weights_have_the_name_of_one_program_or_another(tmp_path: Path, name: str) -> None:
+    put(tmp_path, SETTINGS, name)
+    assert adapter_files(tmp_path) == [tmp_path / SETTINGS, tmp_path / name]
+
+
+def test_of_several_names_the_first_counts_and_folders_are_no_files(tmp_path: Path) -> None:
+    put(tmp_path, SETTINGS, "adapter_model.safetensors", "weights.safetensors")
+    (tmp_path / "adapters.safetensors").mkdir()
+    assert adapter_files(tmp_path) == [tmp_path / SETTINGS, tmp_path / "weights.safetensors"]
+    (tmp_path / "adapters.safetensors").rmdir()
+    put(tmp_path, "adapters.safetensors")
+    assert adapter_files(tmp_path) == [tmp_path / SETTINGS, tmp_path / "adapters.safetensors"]
+
+
+def test_what_is_missing_of_an_adapter_is_told(tmp_path: Path) -> None:
+    (tmp_path / SETTINGS).mkdir()
+    with pytest.raises(AdapterError, match=rf"^{tmp_path}: expected {SETTINGS}, found none$"):
+        adapter_files(tmp_path)
+    (tmp_path / SETTINGS).rmdir()
+    put(tmp_path, SETTINGS)
+    missing = "expected adapters.safetensors or adapter_model.safetensors, found none"
+    with pytest.raises(AdapterError, match=f"{missing}$"):
+        adapter_files(tmp_path)
+    put(tmp_path, "adapter_model.bin")
+    with pytest.raises(AdapterError, match=rf"{missing} \(only adapter_model.bin; pickled weights are not read\)$"):
+        adapter_files(tmp_path)
+
+
+LORA = {"rank": 4, "scale": 20.0, "dropout": 0.0}
+A_LAYER = "language_model.model.layers.3.mlp.up_proj"
+
+
+def lora(model: Any, directory: Path, settings: dict[str, Any], *further: str) -> None:
+    """Load an adapter of one layer, with some tensors more, onto a model whose weights are not read."""
+    tensors = {f"{A_LAYER}.lora_a": mx.ones((64, 4)), f"{A_LAYER}.lora_b": mx.ones((4, 128))}
+    tensors |= {name: mx.zeros(64) for name in further}
+    (directory / SETTINGS).write_text(json.dumps(settings))
+    mx.save_safetensors(str(directory / "adapters.safetensors"), tensors)
+    load_adapter(model, directory)
+
+
+def test_an_adapter_whose_settings_name_no_kind_is_lora(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """As mlx-lm reads it; of its layers it adapts those that its keys name."""
+    model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)))
+    lora(model, tmp_path, {"num_layers": 1, "lora_parameters": LORA | {"keys": ["mlp.up_proj"]}})
+    adapted = [path for path, module in model.named_modules() if "lora_a" in module]
+    assert adapted == [A_LAYER]
+    assert mx.array_equal(dict(model.named_modules())[A_LAYER].lora_b, mx.ones((4, 128))).item()
+    assert not any(module.training for _, module in model.named_modules())
+
+
+@pytest.mark.parametrize(
+    ("settings", "further", "message"),
+    [
+        ({}, ("x.lora_a",), "no such parameters: x.lora_a"),
+        ({}, ("language_model.model.norm.weight",), "no such parameters: language_model.model.norm.weight"),
+        ({"num_layers": None}, (), "the adapter does not fit: "),
+        ({"num_layers": "x"}, (), "the adapter does not fit: "),
+        ({"lora_parameters": 5}, (), "the adapter does not fit: "),
+        ({"lora_parameters": {"rank": 4}}, (), "the adapter does not fit: "),
+    ],
+)
+def test_an_adapter_that_is_not_what_it_says_is_refused(
+    tmp_path: Path,
+    checkpoint_dir: Callable[[Shape], Path],
+    settings: dict[str, Any],
+    further: tuple[str, ...],
+    message: str,
+) -> None:
+    """Too much, too little, or nonsense."""
+    model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)))
+    whole = {"num_layers": 1, "lora_parameters": LORA | {"keys": ["mlp.up_proj"]}}
+    with pytest.raises(AdapterError, match=message):
+        lora(model, tmp_path, whole | settings, *further)
 
 
 def test_settings_of_no_program_are_refused(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:

@@ -11,11 +11,11 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.checkpoints.build import materialise
+from mlx_qwen35.checkpoints.build import materialise, naming, read_tensors
 from mlx_qwen35.checkpoints.files import Checkpoint
-from mlx_qwen35.errors import CheckpointError
+from mlx_qwen35.errors import CheckpointError, ConfigError
 from mlx_qwen35.patches.qwen3_5 import Model
-from tests.tiny import DENSE, Shape, tensors_of
+from tests.tiny import DENSE, MOE, Shape, tensors_of
 
 
 def test_loading_can_be_interrupted(checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,8 @@ def test_loading_can_be_interrupted(checkpoint_dir: Callable[[Shape], Path], mon
 def test_weights_are_read_in_steps(benches: Callable[[Shape], Any], checkpoint_dir: Callable[[Shape], Path]) -> None:
     model = Model.from_checkpoint(Checkpoint.open(checkpoint_dir(DENSE)))
     steps = list(materialise(model, checkpoint_dir(DENSE), chunk_bytes=200_000))
-    assert len(steps) > 3
+    total = sum(value.nbytes for _, value in tree_flatten(model.parameters()))
+    assert 3 < len(steps) <= total // 200_000
     expected = dict(tree_flatten(benches(DENSE).model.parameters()))
     found = dict(tree_flatten(model.parameters()))
     assert all(mx.array_equal(found[name], value).item() for name, value in expected.items())
@@ -92,3 +93,67 @@ def test_a_tensor_in_two_files_is_refused_unless_an_index_tells_them_apart(
     if name == "model.language_model.norm.weight":
         model = Model.from_checkpoint(Checkpoint.open(directory))
         assert mx.array_equal(model.language_model.model.norm.weight, mx.ones(64)).item()
+
+
+def files_of(tmp_path: Path, *contents: dict[str, float]) -> list[Path]:
+    """Weight files a, b, c, ... with tensors of one number each."""
+    paths = [tmp_path / f"{letter}.safetensors" for letter in "abcd"[: len(contents)]]
+    for path, content in zip(paths, contents, strict=True):
+        mx.save_safetensors(str(path), {name: mx.array(value) for name, value in content.items()})
+    return paths
+
+
+LONG, SHORT = "model.language_model.norm.weight", "language_model.model.norm.weight"
+
+
+@pytest.mark.parametrize(("right", "expected"), [("a", 1), ("b", 2)])
+def test_of_several_files_with_a_tensor_the_index_names_one(tmp_path: Path, right: str, expected: int) -> None:
+    """And what else each holds is read all the same."""
+    files = files_of(tmp_path, {LONG: 1, "a": 5}, {LONG: 2, "b": 6}, {LONG: 3, "c": 7})
+    found = read_tensors(files, {LONG: f"{right}.safetensors"})
+    assert {name: value.item() for name, value in found.items()} == {LONG: expected, "a": 5, "b": 6, "c": 7}
+
+
+@pytest.mark.parametrize(
+    "weight_map",
+    [
+        None, {}, {LONG: "c.safetensors"}, {SHORT: "c.safetensors"}, {"a": "a.safetensors"},
+        {LONG: "a.safetensors", SHORT: "b.safetensors"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_index_that_names_no_one_file_does_not_tell_two_apart(
+    tmp_path: Path, weight_map: dict[str, Any] | None
+) -> None:
+    files = files_of(tmp_path, {LONG: 1}, {SHORT: 2})
+    with pytest.raises(CheckpointError, match=f"^tensor {SHORT}: expected in one file, found in a.saf.* and in b.saf"):
+        read_tensors(files, weight_map)
+
+
+@pytest.mark.parametrize("named", [LONG, SHORT])
+def test_a_tensor_s_other_name_names_its_file_too(tmp_path: Path, named: str) -> None:
+    files = files_of(tmp_path, {LONG: 1}, {SHORT: 2})
+    for path, expected in zip(files, ({LONG: 1}, {SHORT: 2}), strict=True):
+        found = read_tensors(files, {named: path.name})
+        assert {name: value.item() for name, value in found.items()} == expected
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, KeyError])
+def test_what_a_library_raises_is_about_a_place(error: type[Exception]) -> None:
+    with pytest.raises(CheckpointError, match="^place: the weights cannot be loaded: .*no"), naming("place"):
+        raise error("no")
+    for own in (CheckpointError, ConfigError):
+        with pytest.raises(own, match="^place: no$"), naming("place"):
+            raise own("no")
+
+
+@pytest.mark.skipif(mx.metal.is_available(), reason="on a GPU they are multiplied")
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_experts_of_either_half_precision_are_refused_on_the_cpu(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path, dtype: mx.Dtype
+) -> None:
+    directory = shutil.copytree(checkpoint_dir(MOE), tmp_path / "half")
+    tensors = {name: mx.array(value).astype(dtype) for name, value in tensors_of(MOE).items()}
+    mx.save_safetensors(str(directory / "model.safetensors"), tensors)
+    with pytest.raises(CheckpointError, match="half: expected float32 or quantised experts on the CPU backend"):
+        Model.from_checkpoint(Checkpoint.open(directory))

@@ -2,13 +2,13 @@
 
 import copy
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.checkpoints.config import ModelConfig, token_ids
 from mlx_qwen35.errors import ConfigError
 from tests.tiny import DENSE, IDS, MOE, YARN, Shape, config_of
 
@@ -37,6 +37,105 @@ def test_a_dense_config() -> None:
     assert config.media_tokens.vision_start_token_id == IDS["<|vision_start|>"]
     assert config.eos_token_ids == {IDS["<|endoftext|>"]}
     assert config.text.context_length == 4096
+
+
+# Every size under its own name, no two alike, whatever model they would make.
+TEXT_SIZES = {
+    "vocab_size": 1009, "hidden_size": 101, "num_attention_heads": 3, "num_key_value_heads": 5,
+    "linear_num_key_heads": 7, "linear_num_value_heads": 14, "linear_key_head_dim": 11, "linear_value_head_dim": 13,
+    "linear_conv_kernel_dim": 17, "max_position_embeddings": 2**30,
+}  # fmt: skip
+MOE_SIZES = {
+    "num_experts": 19, "num_experts_per_tok": 23, "moe_intermediate_size": 29, "shared_expert_intermediate_size": 31,
+}  # fmt: skip
+VISION_SIZES = {
+    "depth": 37, "intermediate_size": 41, "num_heads": 2, "hidden_size": 86, "in_channels": 47, "patch_size": 53,
+    "temporal_patch_size": 59, "spatial_merge_size": 61, "out_hidden_size": 67, "num_position_embeddings": 71,
+}  # fmt: skip
+MEDIA_IDS = {"image_token_id": 0, "video_token_id": 6, "vision_start_token_id": 8, "vision_end_token_id": 1008}
+
+
+@pytest.mark.parametrize("shape", [DENSE, MOE], ids=lambda shape: shape.name)
+def test_every_number_is_read_from_its_own_field(shape: Shape) -> None:
+    raw = config_of(shape)
+    del raw["text_config"]["layer_types"]
+    inner = {"intermediate_size": 73} if shape is DENSE else MOE_SIZES
+    raw["text_config"] |= TEXT_SIZES | inner | {"num_hidden_layers": 1024, "rms_norm_eps": 0.5, "attention_bias": True}
+    raw["vision_config"] |= VISION_SIZES
+    config = ModelConfig.from_dict(raw | MEDIA_IDS)
+    text, moe, vision, media = config.text, config.text.moe, config.vision, config.media_tokens
+    assert {name: getattr(text, name) for name in TEXT_SIZES} == TEXT_SIZES
+    assert (len(text.layer_types), text.rms_norm_eps, text.attention_bias) == (1024, 0.5, True)
+    assert text.intermediate_size == inner.get("intermediate_size")
+    assert (None if moe is None else asdict(moe)) == (None if shape is DENSE else MOE_SIZES)
+    assert vision is not None
+    assert asdict(vision) == VISION_SIZES
+    assert media is not None
+    assert asdict(media) == MEDIA_IDS
+
+
+def test_patches_may_be_written_as_lists() -> None:
+    raw = config_of(DENSE)
+    raw["vision_config"] |= {"patch_size": [16, 16], "temporal_patch_size": [2]}
+    vision = ModelConfig.from_dict(raw).vision
+    assert vision is not None
+    assert (vision.patch_size, vision.temporal_patch_size) == (16, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "ids"),
+    [(None, set()), (3, {3}), ([3, 0, 3], {0, 3}), (True, set()), ([False, "4", 5], {5}), ("6", set())],
+)
+def test_ids_are_whole_numbers(value: Any, ids: set[int]) -> None:
+    assert token_ids(value) == ids
+
+
+# Settings and values that mean nothing else than what is computed, and one that does.
+SAME: list[tuple[str, list[Any], Any]] = [
+    ("hidden_act", ["silu", "swish"], None), ("output_gate_type", ["swish", "silu"], None),
+    ("attn_output_gate", [True], None), ("norm_topk_prob", [True], False), ("decoder_sparse_step", [1], 2),
+    ("mlp_only_layers", [[], None], [1]), ("mlp_bias", [False, None], True), ("use_qk_norm", [True, None], False),
+    ("use_sliding_window", [False, None], True), ("attn_logit_softcapping", [None], 50.0),
+    ("final_logit_softcapping", [None], 30.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "same", "other"), SAME, ids=[name for name, _, _ in SAME])
+def test_settings_of_neighbouring_families_are_read_where_they_mean_the_same(
+    name: str, same: list[Any], other: Any
+) -> None:
+    raw = config_of(MOE)
+    for value in same:
+        raw["text_config"][name] = value
+        assert ModelConfig.from_dict(raw).raw is raw
+    raw["text_config"][name] = other
+    with pytest.raises(ConfigError, match=rf"text_config\.{name}: only .* is supported, found"):
+        ModelConfig.from_dict(raw)
+
+
+@pytest.mark.parametrize(
+    "rope", [{}, {"rope_theta": None}, {"rope_parameters": None}, {"rope_theta": 10000.0}], ids=str
+)
+def test_a_tower_s_angles_are_those_of_the_family(rope: dict[str, Any]) -> None:
+    raw = config_of(DENSE)
+    raw["vision_config"] |= {"deepstack_visual_indexes": None, "head_dim": None, **rope}
+    assert ModelConfig.from_dict(raw).vision is not None
+
+
+def test_a_flat_file_s_fields_are_named_without_a_section() -> None:
+    raw = config_of(replace(DENSE, text_only=True)) | {"head_dim": 0}
+    with pytest.raises(ConfigError, match=r"^config\.json: head_dim: expected 1 to"):
+        ModelConfig.from_dict(raw)
+
+
+def test_heads_of_values_are_told_only_where_those_of_keys_are_known() -> None:
+    """A multiple of nothing is no number."""
+    raw = changed(DENSE, "text_config.linear_num_key_heads", 0)
+    raw["text_config"]["linear_num_value_heads"] = 3
+    with pytest.raises(
+        ConfigError, match=r"^config\.json: text_config\.linear_num_key_heads: expected 1 to \d+, found 0$"
+    ):
+        ModelConfig.from_dict(raw)
 
 
 def test_a_moe_config() -> None:
@@ -178,11 +277,30 @@ def test_all_problems_are_told_at_once() -> None:
         ("vision_config.head_dim", 8, r"vision_config\.head_dim: only None or 16 is supported, found 8"),
         ("vision_config", [1], r"vision_config: expected an object, found \[1\]"),
         ("text_config", 3, r"text_config: expected an object, found 3"),
+        ("text_config.layer_types", ["full_attention"] * 5, r"layer_types: expected 4 entries"),
+        ("text_config.layer_types", ["full_attention"] * 3 + ["x"], r"layer_types: expected 4 entries"),
+        ("text_config.layer_types", "full", r"layer_types: expected 4 entries .*, found 'full'"),
+        ("text_config.num_hidden_layers", 1025, r"num_hidden_layers: expected 1 to 1024, found 1025"),
+        ("text_config.max_position_embeddings", 2**31, r"max_position_embeddings: expected 1 to 2147483647, found"),
+        ("vision_config.depth", 1025, r"vision_config\.depth: expected 1 to 1024, found 1025"),
+        ("vision_config.patch_size", 257, r"vision_config\.patch_size: expected 1 to 256, found 257"),
+        ("vision_config.patch_size", [16, 14], r"vision_config\.patch_size: expected an integer, found \[16, 14\]"),
+        ("vision_config.temporal_patch_size", 257, r"temporal_patch_size: expected 1 to 256, found 257"),
+        ("vision_config.spatial_merge_size", 257, r"spatial_merge_size: expected 1 to 256, found 257"),
+        ("vision_config.hidden_act", "silu", r"vision_config\.hidden_act: only 'gelu_pytorch_tanh' is supported"),
+        ("vision_config.rope_theta", 5.0, r"vision_config\.rope_theta: only None or 10000.0 is supported, found 5.0"),
+        ("image_token_id", 352, r"image_token_id: expected 0 to 351, found 352"),
+        ("video_token_id", -1, r"video_token_id: expected 0 to 351, found -1"),
     ],
 )
 def test_what_would_change_answers_is_refused(path: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ModelConfig.from_dict(changed(DENSE, path, value))
+
+
+def test_a_section_that_is_null_is_none() -> None:
+    with pytest.raises(ConfigError, match="text_config: expected an object, found None"):
+        ModelConfig.from_dict(config_of(DENSE) | {"text_config": None})
 
 
 @pytest.mark.parametrize("name", ["swish", "silu"])

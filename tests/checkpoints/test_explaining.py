@@ -77,6 +77,34 @@ KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
         files(config__json=QWEN, pytorch_model__bin=None),
         "Its weights are pickled (pytorch_model.bin), which is not read: such files may run programs.",
     ),
+    "pickles of torch alone": (
+        files(consolidated__pt=None),
+        "Its weights are pickled (consolidated.pt), which is not read: such files may run programs.",
+    ),
+    "pickles of an older torch alone": (
+        files(consolidated__pth=None),
+        "Its weights are pickled (consolidated.pth), which is not read: such files may run programs.",
+    ),
+    "eight files": (
+        files(**{f"f{number}__txt": None for number in range(8)}),
+        "Nothing in it is a checkpoint's: it holds f0.txt, f1.txt, f2.txt, f3.txt, f4.txt, f5.txt, f6.txt, f7.txt.",
+    ),
+    "a folder with a file's name": (
+        files(a__safetensors_in_x=None, adapter_config__json_in_x=None),
+        "Nothing in it is a checkpoint's: it holds a.safetensors, adapter_config.json.",
+    ),
+    "an adapter of both programs": (
+        files(adapter_config__json={"base_model_name_or_path": "Qwen/X", "model": "y"}, adapters__safetensors=None),
+        "It is an adapter for Qwen/X: load that, with this one as adapter_path (--adapter-path).",
+    ),
+    "a folder of many checkpoints": (
+        files(**{f"{name}_in_config__json": QWEN for name in "gfedcba"}),
+        "It holds folders with checkpoints: name one of them (a, b, c, d, e).",
+    ),
+    "another model without a name": (
+        weights("model.a", config__json={"model_type": "llama", "architectures": []}),
+        "By its config.json it is a llama model; this package runs Qwen3.5, 3.6 and 3.8.",
+    ),
     "a folder of checkpoints": (
         files(b_in_config__json=QWEN, a_in_config__json=QWEN, c_in_x=None),
         "It holds folders with checkpoints: name one of them (a, b).",
@@ -102,6 +130,10 @@ KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
         "Its weights are none of a Qwen3.5, without a decoder.",
     ),
     "nothing to say": (weights("model.layers.0.a", config__json=QWEN), ""),
+    **{
+        f"nothing to say of {kind}": (weights("model.layers.0.a", config__json={"model_type": kind}), "")
+        for kind in ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
+    },
 }  # fmt: skip
 
 
@@ -112,6 +144,15 @@ def test_a_directory_is_explained(write: Callable[[Path], None], words: str, tmp
     directory.mkdir()
     write(directory)
     assert explain(directory) == words
+
+
+def test_weights_of_all_files_count(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN))
+    for name, tensor in (("a", "model.visual.a"), ("b", "mtp.fc.weight")):
+        save_file({tensor: np.zeros(1, np.float32)}, tmp_path / f"{name}.safetensors")
+    assert explain(tmp_path) == "Its weights are a vision tower and an MTP head, without a decoder."
+    save_file({"model.layers.0.a": np.zeros(1, np.float32)}, tmp_path / "c.safetensors")
+    assert explain(tmp_path) == ""
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "", "\0"])

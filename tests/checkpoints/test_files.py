@@ -1,6 +1,7 @@
 """Finding and loading: every layout, every size, every kind of damage."""
 
 import json
+import os
 import shutil
 import socket
 from collections.abc import Callable
@@ -378,6 +379,58 @@ def test_a_fingerprint_tells_models_apart(checkpoint_dir: Callable[[Shape], Path
     (directory / "config.json").write_text(json.dumps(config | {"transformers_version": "9"}, indent=7))
     (directory / "README.md").write_text("another text")
     assert {*prints()} <= seen
+
+
+def test_a_fingerprint_tells_what_else_a_state_depends_on(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path, copy_of: Callable[..., Path]
+) -> None:
+    """The arithmetic and further files; not the order in which config.json has its fields."""
+    checkpoint, head = Checkpoint.open(checkpoint_dir(DENSE)), tmp_path / "mtp.safetensors"
+    head.write_bytes(b"1")
+    seen = {checkpoint.fingerprint(), checkpoint.fingerprint(None, "exact"), checkpoint.fingerprint(None, "", [head])}
+    head.write_bytes(b"2")
+    seen.add(checkpoint.fingerprint(None, "", [head]))
+    assert len(seen) == 4
+    directory = copy_of(DENSE)
+    turned = dict(reversed(config_of(DENSE).items()))
+    (directory / "config.json").write_text(json.dumps(turned))
+    assert Checkpoint.open(directory).fingerprint() == checkpoint.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("models/Qwen3.5-4B", "Qwen3.5-4B"),
+        ("hub/models--Qwen--Qwen3.5-4B/snapshots/abc", "Qwen/Qwen3.5-4B"),
+        ("hub/models--me--my--model/snapshots/abc", "me/my--model"),
+        ("hub/models--gpt2/snapshots/abc", "gpt2"),
+        ("mine/snapshots/abc", "abc"),
+        ("models--a--b/other/abc", "abc"),
+    ],
+)
+def test_a_checkpoint_is_called_by_its_id_or_its_folder(path: str, name: str) -> None:
+    assert Checkpoint(Path(path), ModelConfig.from_dict(config_of(DENSE)), {}).name == name
+
+
+def test_the_folder_that_one_is_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Checkpoint(Path(), ModelConfig.from_dict(config_of(DENSE)), {}).name == tmp_path.name
+
+
+def test_a_pipe_in_a_checkpoint_is_seen_before_anything_is_opened(copy_of: Callable[..., Path]) -> None:
+    directory = copy_of(DENSE)
+    os.mkfifo(directory / "chat_template.json")
+    with pytest.raises(CheckpointError, match="expected a file, found a pipe or a device"):
+        Checkpoint.open(directory)
+
+
+def test_a_tower_is_looked_for_only_where_config_json_describes_one(
+    copy_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    for config, found in (({"vision_config": None}, 1), ({}, 2)):
+        directory = copy_of(DENSE, drop("visual"), **config)
+        save_file({"model.visual.a": np.zeros(1, np.float32)}, directory / "tower.safetensors")
+        assert len(Checkpoint.open(directory).weight_files()) == found
 
 
 @pytest.mark.parametrize("part", [0, 1, 64, 127])

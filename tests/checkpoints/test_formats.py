@@ -307,7 +307,8 @@ def test_bits_of_compressed_tensors_are_those_of_the_group_that_names_the_module
 def test_scales_of_activations_and_caches_are_left_out() -> None:
     stored, _ = fp8_blocks(np.ones((32, 32), np.float32))
     weights = {f"model.layers.0.mlp.up_proj.{part}": mx.array(value) for part, (_, value) in stored.items()}
-    for part in ("mlp.up_proj.input_scale", "mlp.up_proj.activation_scale", "self_attn.k_scale", "self_attn.v_scale"):
+    unused = ("input_scale", "input_global_scale", "input_zero_point", "activation_scale", "output_scale")
+    for part in (*(f"mlp.up_proj.{name}" for name in unused), *(f"self_attn.{name}_scale" for name in "qkv")):
         weights[f"model.layers.0.{part}"] = mx.array(1.0)
     assert set(to_mlx(weights, {})) == {"model.layers.0.mlp.up_proj.weight"}
 

@@ -111,5 +111,8 @@ def test_a_file_that_is_no_json_is_left_out_with_a_warning(tmp_path: Path, conte
 def test_a_missing_file_says_nothing_and_a_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "generation_config.json"
     assert read_generation_config(path) == {}
+    path.mkdir()
+    assert read_generation_config(path) == {}
+    path.rmdir()
     path.write_text(json.dumps({"top_k": 5}), encoding="utf-8-sig")
     assert read_generation_config(path) == {"top_k": 5}

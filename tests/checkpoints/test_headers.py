@@ -1,6 +1,7 @@
 """What a weight file says of its tensors, and whether all of it is there."""
 
 import json
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from mlx_qwen35.checkpoints import headers
 from mlx_qwen35.checkpoints.headers import TensorHeader, activation_size, read_headers, weight_bytes
 from mlx_qwen35.errors import CheckpointError
 
@@ -72,6 +74,11 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, missing: int) -> No
         lambda path: written(path, {"x": {"dtype": "F32", "shape": ["a"], "data_offsets": [0, 4]}}, bytes(4)),
         lambda path: written(path, {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}, bytes(4)),
         lambda path: written(path, {"x": 5}),
+        lambda path: written(path, {"x": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, bytes(4)),
+        lambda path: written(path, {"x": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}, bytes(4)),
+        lambda path: written(path, {"x": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}, bytes(4)),
+        lambda path: written(path, {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, math.inf]}}, bytes(4)),
+        lambda path: path.write_bytes(struct.pack("<Q", 200_000) + b"[" * 200_000 + b" "),
     ],
 )
 def test_what_is_no_such_file_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
@@ -79,6 +86,20 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, make: Callable[[Path], 
     make(path)
     with pytest.raises(CheckpointError, match=r"a\.safetensors: expected a safetensors file, found something else$"):
         list(read_headers([path]))
+
+
+def test_a_header_that_no_file_needs_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the file is."""
+    path = tmp_path / "a.safetensors"
+    save_file({"x": np.zeros(10, np.float32)}, path)
+    monkeypatch.setattr(headers, "MAX_HEADER_BYTES", 50)
+    with pytest.raises(CheckpointError, match="expected a safetensors file, found something else"):
+        list(read_headers([path]))
+
+
+def test_only_the_metadata_is_no_tensor(tmp_path: Path) -> None:
+    entries = {"__metadata__": {"format": "pt"}, "_x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    assert [tensor.name for tensor in read_headers([written(tmp_path / "a.safetensors", entries, bytes(4))])] == ["_x"]
 
 
 def test_activations_have_the_size_of_the_widest_norm() -> None:
@@ -93,6 +114,6 @@ def test_activations_have_the_size_of_the_widest_norm() -> None:
 
 def test_weights_are_what_is_loaded() -> None:
     """Without the MTP module, under each of its names."""
-    headers = [header("model.norm.weight", nbytes=3), header("lm_head.weight", nbytes=5)]
+    used = [header("model.norm.weight", nbytes=3), header("lm_head.weight", nbytes=5)]
     unused = [header(f"{prefix}fc.weight", nbytes=1000) for prefix in ("mtp.", "model.mtp.", "language_model.mtp.")]
-    assert weight_bytes([*unused, *headers]) == 8
+    assert weight_bytes([*unused, *used]) == 8

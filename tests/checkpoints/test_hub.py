@@ -44,7 +44,12 @@ def test_a_revision_of_a_directory_is_refused(checkpoint_dir: Callable[[Shape], 
 
 def hub_errors() -> list[tuple[Exception, str]]:
     import httpx2
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     response = httpx2.Response(404, request=httpx2.Request("GET", "https://example.com"))
     return [
@@ -53,10 +58,13 @@ def hub_errors() -> list[tuple[Exception, str]]:
         (RevisionNotFoundError("no", response=response), "the repository has no revision v2"),
         (httpx2.ReadTimeout("slow"), r"the download failed \(ReadTimeout: slow\)"),
         (OSError(28, "No space left on device"), "the download failed .*No space left"),
+        (HFValidationError("bad"), r"no such directory, and no such repository on the hub \(HFValidationError: bad\)$"),
+        (OSError("\n one\ntwo"), r"the download failed \(OSError: one\)$"),
+        (OSError(), r"the download failed \(OSError\)$"),
     ]
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(8))
 def test_trouble_with_the_hub_is_told_in_the_right_words(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     error, message = hub_errors()[number]
 
@@ -79,6 +87,18 @@ def test_a_repository_without_the_file_is_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(CheckpointError, match="owner/name: the repository has no such file"):
         find_file("owner/name", "config.json")
+
+
+def test_one_file_is_that_of_the_revision_that_was_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def download(*names: str, **options: Any) -> str:
+        asked.append((names, options))
+        return str(tmp_path / "config.json")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert find_file("owner/name", "config.json", "v2") == tmp_path / "config.json"
+    assert asked == [(("owner/name", "config.json"), {"revision": "v2"})]
 
 
 def test_hub_ids_obey_the_environment(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Names and values of the three layouts."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -33,6 +35,12 @@ def equal(one: dict[str, mx.array], other: dict[str, mx.array]) -> bool:
         ("visual.merger.norm.bias", "vision_tower.merger.norm.bias"),
         ("model.language_model.visual.merger.norm.bias", "vision_tower.merger.norm.bias"),
         ("model.vision_tower.merger.norm.bias", "vision_tower.merger.norm.bias"),
+        # Of a head in a file of its own.
+        ("fc.weight", "mtp.fc.weight"),
+        ("norm.weight", "mtp.norm.weight"),
+        ("layers.0.mlp.up_proj.weight", "mtp.layers.0.mlp.up_proj.weight"),
+        ("pre_fc_norm_embedding.weight", "mtp.pre_fc_norm_embedding.weight"),
+        ("pre_fc_norm_hidden.weight", "mtp.pre_fc_norm_hidden.weight"),
     ],
 )
 def test_names(name: str, expected: str) -> None:
@@ -111,6 +119,41 @@ def test_one_tensor_under_two_names_is_refused() -> None:
     weights["language_model.model.norm.weight"] = weights["model.language_model.norm.weight"]
     with pytest.raises(CheckpointError, match=r"language_model.model.norm.weight: found twice"):
         to_canonical(weights, config)
+
+
+def test_a_head_beside_tied_embeddings_is_left_out() -> None:
+    weights, config = weights_of(DENSE)
+    tied = to_canonical(weights | {"lm_head.scales": mx.ones(1)}, replace(config, tie_word_embeddings=True))
+    without = {name: value for name, value in weights.items() if not name.startswith("lm_head.")}
+    assert equal(tied, to_canonical(without, config))
+
+
+def test_patches_of_a_tower_that_is_not_described_stay_as_they_are() -> None:
+    weights, config = weights_of(DENSE)
+    stored = weights["model.visual.patch_embed.proj.weight"]
+    found = to_canonical(weights, replace(config, vision=None))["vision_tower.patch_embed.proj.weight"]
+    assert mx.array_equal(found, stored).item()
+
+
+@pytest.mark.parametrize("per_expert", [False, True])
+def test_a_scale_of_packed_experts_is_both_projections(per_expert: bool) -> None:
+    """One of all experts is that of each."""
+    weights, config = weights_of(MOE)
+    name = "model.language_model.layers.0.mlp.experts"
+    scale = mx.arange(6).astype(mx.float32) if per_expert else mx.array(3.0)
+    for projection in ("gate_up_proj", "down_proj"):
+        weights[f"{name}.{projection}.weight"] = weights.pop(f"{name}.{projection}")
+        weights[f"{name}.{projection}.global_scale"] = scale
+    found = to_canonical(weights, config)
+    for projection in ("gate_proj", "up_proj", "down_proj"):
+        value = found[f"language_model.model.layers.0.mlp.switch_mlp.{projection}.global_scale"]
+        assert mx.array_equal(value, mx.broadcast_to(scale, (6,))).item()
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (2, 3, 1)])
+def test_tensors_of_another_shape_are_listed_whatever_differs(shape: tuple[int, ...]) -> None:
+    with pytest.raises(CheckpointError, match="^what: 1 misshapen: a "):
+        check_tensors({"a": (2, 3)}, {"a": shape}, what="what")
 
 
 def test_experts_may_be_packed_or_single() -> None:

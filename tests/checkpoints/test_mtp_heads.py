@@ -263,6 +263,93 @@ def test_more_than_a_head_in_a_repository_of_its_own_is_refused(
         read(checkpoint_dir(DENSE), tmp_path / "head.safetensors")
 
 
+def test_a_head_elsewhere_may_lie_in_several_files_of_any_name(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], source: Callable[[Shape], Path]
+) -> None:
+    """Beside files without any of it."""
+    tensors = take_out(source(DENSE))
+    place = tmp_path / "apart"
+    place.mkdir()
+    for number, letter in enumerate("abc"):
+        part = dict(list(tensors.items())[number::3])
+        mx.save_safetensors(str(place / f"{letter}.safetensors"), part)
+    mx.save_safetensors(str(place / "other.safetensors"), {"model.embed_tokens.weight": mx.zeros(4)})
+    (place / "folder.safetensors").mkdir()
+    head = read(checkpoint_dir(DENSE), place)
+    assert_equal(head, read(checkpoint_dir(DENSE)))
+    assert head.files == tuple(place / f"{letter}.safetensors" for letter in "abc")
+
+
+def test_a_named_place_without_a_head_is_refused_whatever_the_checkpoint_has(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    mx.save_safetensors(str(tmp_path / "a.safetensors"), {"model.norm.weight": mx.zeros(4)})
+    for path in (tmp_path, tmp_path / "a.safetensors"):
+        with pytest.raises(CheckpointError, match=f"{path}: expected the tensors of an MTP head, found none"):
+            read(checkpoint_dir(DENSE), path)
+
+
+def test_a_head_may_have_several_layers(source: Callable[[Shape], Path]) -> None:
+    directory = source(DENSE)
+    tensors = take_out(directory)
+    more = {name.replace("layers.0", "layers.1"): value for name, value in tensors.items() if "layers.0" in name}
+    mx.save_safetensors(str(directory / "mtp.safetensors"), tensors | more)
+    assert read(directory).tensors.keys() == (tensors | more).keys()
+    missing = next(name for name in more if "q_proj" in name)
+    del more[missing]
+    mx.save_safetensors(str(directory / "mtp.safetensors"), tensors | more)
+    with pytest.raises(CheckpointError, match=f"1 missing: {missing}"):
+        read(directory)
+
+
+def test_attention_with_biases_has_them_in_the_head_too(source: Callable[[Shape], Path]) -> None:
+    """One for each output, plain or quantised."""
+    directory = source(DENSE)
+    config = json.loads((directory / "config.json").read_text())
+    config["text_config"]["attention_bias"] = True
+    (directory / "config.json").write_text(json.dumps(config))
+    tensors = take_out(directory)
+    attention = "mtp.layers.0.self_attn"
+    names = {name for name in tensors if name.startswith(attention) and name.endswith("_proj.weight")}
+    biases = {f"{name.removesuffix('weight')}bias": mx.zeros(tensors[name].shape[0]) for name in names}
+    assert len(biases) == 4
+    mx.save_safetensors(str(directory / "mtp.safetensors"), tensors | biases)
+    assert biases.keys() < read(directory).tensors.keys()
+    for name in biases:
+        mx.save_safetensors(
+            str(directory / "mtp.safetensors"), tensors | {key: value for key, value in biases.items() if key != name}
+        )
+        with pytest.raises(CheckpointError, match=f"1 missing: {name}"):
+            read(directory)
+
+
+def test_a_quantised_matrix_may_have_a_bias_of_its_own(source: Callable[[Shape], Path]) -> None:
+    """As some programs write it; of one number for each output."""
+    directory = source(DENSE)
+    tensors = take_out(directory)
+    weight, scales, biases = mx.quantize(tensors.pop("mtp.fc.weight"), 32, 8)
+    tensors |= {"mtp.fc.weight": weight, "mtp.fc.scales": scales, "mtp.fc.biases": biases}
+    mx.save_safetensors(str(directory / "mtp.safetensors"), tensors | {"mtp.fc.bias": mx.zeros(64)})
+    assert read(directory).tensors["mtp.fc.bias"].shape == (64,)
+    mx.save_safetensors(str(directory / "mtp.safetensors"), tensors | {"mtp.fc.bias": mx.zeros(128)})
+    with pytest.raises(CheckpointError, match=r"misshapen: mtp.fc.bias \(expected \(64,\), found \(128,\)\)"):
+        read(directory)
+
+
+def test_a_shared_expert_has_a_size_of_its_own(source: Callable[[Shape], Path]) -> None:
+    directory = source(MOE)
+    config = json.loads((directory / "config.json").read_text())
+    config["text_config"]["shared_expert_intermediate_size"] = 32
+    (directory / "config.json").write_text(json.dumps(config))
+    tensors = take_out(directory)
+    for name in [name for name in tensors if ".shared_expert." in name]:
+        tensors[name] = tensors[name][:, :32] if "down_proj" in name else tensors[name][:32]
+    mx.save_safetensors(str(directory / "mtp.safetensors"), tensors)
+    head = read(directory).tensors
+    assert head["mtp.layers.0.mlp.shared_expert.down_proj.weight"].shape == (64, 32)
+    assert head["mtp.layers.0.mlp.switch_mlp.down_proj.weight"].shape == (6, 64, 64)
+
+
 def test_two_heads_are_refused(source: Callable[[Shape], Path]) -> None:
     directory = source(DENSE)
     mx.save_safetensors(str(directory / "mtp.safetensors"), {"mtp.fc.weight": mx.zeros((64, 128))})

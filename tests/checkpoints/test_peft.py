@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.peft import load_peft
 from mlx_qwen35.conversion import convert
 from mlx_qwen35.errors import AdapterError
 from mlx_qwen35.patches.qwen3_5 import Model
@@ -141,6 +144,151 @@ def test_tensors_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(AdapterError, match=message):
         ModelKit.load(checkpoint_dir(DENSE), adapter_path=edited("plain", change))
+
+
+def loaded(checkpoint_dir: Callable[[Shape], Path], adapter: Path, shape: Shape = DENSE) -> Model:
+    """A model with an adapter, whose weights are not read."""
+    return Model.from_checkpoint(Checkpoint.open(checkpoint_dir(shape)), adapter_path=adapter)
+
+
+# Each with a value that is not plain LoRA or DoRA, and those that are.
+NOT_COMPUTED: list[tuple[str, Any, list[Any]]] = [
+    ("peft_type", "LOHA", ["LORA"]), ("bias", "lora_only", ["none", None]), ("fan_in_fan_out", True, [False, None]),
+    ("lora_bias", True, [False, None]), ("megatron_config", {}, [None]), ("layer_replication", [[0, 1]], [None, []]),
+    ("target_parameters", ["x"], [None, []]), ("trainable_token_indices", [5], [None, [], {}]),
+    ("alora_invocation_tokens", [5], [None, []]), ("use_qalora", True, [False, None]), ("arrow_config", {}, [None]),
+    ("use_bdlora", True, [False, None]), ("kasa_config", {}, [None]), ("monteclora_config", {}, [None]),
+]  # fmt: skip
+SETTINGS = {"peft_type": "LORA", "r": 4, "lora_alpha": 4}
+
+
+@pytest.mark.parametrize(("name", "other", "plain"), NOT_COMPUTED, ids=[name for name, _, _ in NOT_COMPUTED])
+def test_every_setting_that_changes_what_is_computed_is_looked_at(
+    tmp_path: Path, name: str, other: Any, plain: list[Any]
+) -> None:
+    """Before the tensors are read, of which there are none here."""
+    with pytest.raises(AdapterError, match=rf"adapter_config.json: {name}: expected .*, found "):
+        load_peft(nn.Module(), tmp_path, SETTINGS | {name: other})
+    for value in plain:
+        with pytest.raises(RuntimeError, match=r"adapter_model\.safetensors"):
+            load_peft(nn.Module(), tmp_path, SETTINGS | {name: value})
+
+
+@pytest.mark.parametrize("name", ["pissa", "PiSSA_niter_4", "olora", "CorDA", "loftq", "lora_ga"])
+def test_adapters_that_start_from_weights_of_their_own_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AdapterError, match=f"init_lora_weights: expected the checkpoint's own .*, found '{name}'"):
+        load_peft(nn.Module(), tmp_path, SETTINGS | {"init_lora_weights": name})
+    for own in (True, False, None, "gaussian", "eva", "orthogonal"):
+        with pytest.raises(RuntimeError, match=r"adapter_model\.safetensors"):
+            load_peft(nn.Module(), tmp_path, SETTINGS | {"init_lora_weights": own})
+
+
+@pytest.mark.parametrize("name", ["r", "lora_alpha"])
+@pytest.mark.parametrize("value", [None, 0, -1, True, "4", float("inf")])
+def test_ranks_and_scales_are_numbers_above_zero(tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(AdapterError, match=f"{name}: expected a number above 0, found {value!r}"):
+        load_peft(nn.Module(), tmp_path, SETTINGS | {name: value})
+
+
+def test_the_name_that_an_adapter_had_in_its_program_says_nothing(
+    checkpoint_dir: Callable[[Shape], Path], edited: Callable[..., Path]
+) -> None:
+    """peft leaves it out when it saves; others keep it."""
+
+    def rename(tensors: dict[str, mx.array]) -> None:
+        for name in list(tensors):
+            tensors[name.replace(".weight", ".default.weight")] = tensors.pop(name)
+
+    expected, found = (
+        dict(tree_flatten(loaded(checkpoint_dir, path).parameters()))
+        for path in (ADAPTERS / "plain", edited("plain", rename))
+    )
+    assert expected.keys() == found.keys()
+    adapted = [name for name in expected if "lora_" in name]
+    assert adapted
+    assert all(mx.array_equal(expected[name], found[name]).item() for name in adapted)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"exclude_modules": ["k_proj"]}, {"layers_to_transform": [0]}, {"layers_pattern": "layers"},
+        {"target_modules": ["q_proj", "v_proj", "out_proj", "linear_fc1"]}, {"target_modules": "all-linear"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_settings_leave_out_in_other_words_is_not_missed(
+    checkpoint_dir: Callable[[Shape], Path], edited: Callable[..., Path], settings: dict[str, Any]
+) -> None:
+    """Nor a tower's layers, for an adapter that was trained without one."""
+    more = {"target_modules": ["q_proj", "v_proj", "out_proj", "k_proj"]} | settings
+    model = loaded(checkpoint_dir, edited("plain", **more))
+    assert sum("lora_a" in module for _, module in model.named_modules()) > 4
+
+
+def test_magnitudes_without_dora_are_refused(
+    checkpoint_dir: Callable[[Shape], Path], edited: Callable[..., Path]
+) -> None:
+    with pytest.raises(AdapterError, match=r"layers.*_proj: expected a magnitude where use_dora is set"):
+        loaded(checkpoint_dir, edited("dora", use_dora=False))
+
+
+def test_an_embedding_has_no_magnitude(checkpoint_dir: Callable[[Shape], Path], edited: Callable[..., Path]) -> None:
+    name = "base_model.model.model.language_model.embed_tokens.lora_magnitude_vector"
+    adapter = edited("embedding", lambda tensors: tensors.update({name: mx.ones(64)}), use_dora=True)
+    with pytest.raises(AdapterError, match="embed_tokens: expected a magnitude where .*, in a linear layer, found"):
+        loaded(checkpoint_dir, adapter, WIDE_HEADS)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_embedding_s_update_counts_in_the_head_only_if_they_are_tied_in_training(
+    checkpoint_dir: Callable[[Shape], Path], edited: Callable[..., Path], tied: bool
+) -> None:
+    model = loaded(checkpoint_dir, edited("embedding", ensure_weight_tying=tied), WIDE_HEADS)
+    embedding, hidden = model.language_model.model.embed_tokens, mx.ones((1, 64))
+    plain = embedding.embedding.as_linear(hidden)
+    assert mx.array_equal(embedding.as_linear(hidden), plain).item() is not tied
+    assert not mx.array_equal(embedding(mx.array([3])), embedding.embedding(mx.array([3]))).item()
+
+
+@pytest.mark.parametrize(("part", "size"), [("lora_A", (4, 63)), ("lora_B", (63, 4)), ("lora_B", (64, 3))])
+def test_either_half_is_of_the_layer_s_size(
+    checkpoint_dir: Callable[[Shape], Path], edited: Callable[..., Path], part: str, size: tuple[int, int]
+) -> None:
+    def change(tensors: dict[str, mx.array]) -> None:
+        tensors[next(name for name in tensors if f"v_proj.{part}" in name)] = mx.zeros(size)
+
+    with pytest.raises(AdapterError, match=r"v_proj: expected lora_A \(4, 64\) and lora_B \(64, 4\), found"):
+        loaded(checkpoint_dir, edited("plain", change))
+
+
+@pytest.mark.parametrize("shape", [(128,), (1, 128), (128, 1)])
+def test_magnitudes_are_one_for_each_output_however_they_lie(
+    checkpoint_dir: Callable[[Shape], Path], edited: Callable[..., Path], shape: tuple[int, ...]
+) -> None:
+    def turn(tensors: dict[str, mx.array]) -> None:
+        for name in tensors:
+            if "gate_proj.lora_magnitude" in name:
+                tensors[name] = tensors[name].reshape(shape)
+
+    model = loaded(checkpoint_dir, edited("dora", turn))
+    assert model.language_model.model.layers[0].mlp.gate_proj.m.shape == (128,)
+
+
+def test_whole_weights_in_place_of_quantised_ones_are_refused(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], edited: Callable[..., Path]
+) -> None:
+    """Even of the shape that the packed ones have."""
+    directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "quantised")
+    tensors = dict(mx.load(str(directory / "model.safetensors")))
+    path = "model.language_model.layers.0.mlp.up_proj"
+    packed, scales, biases = mx.quantize(tensors[f"{path}.weight"], 32, 8)
+    tensors |= {f"{path}.weight": packed, f"{path}.scales": scales, f"{path}.biases": biases}
+    mx.eval(tensors)
+    mx.save_safetensors(str(directory / "model.safetensors"), tensors)
+    adapter = edited("plain", add(f"{path}.weight", *packed.shape))
+    with pytest.raises(AdapterError, match=r"expected plain weights of the same shape for .*layers.0.mlp.up_proj"):
+        Model.from_checkpoint(Checkpoint.open(directory), adapter_path=adapter)
 
 
 def test_pickled_adapters_are_refused(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:

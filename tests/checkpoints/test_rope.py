@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mlx_qwen35.checkpoints.config import ModelConfig
+from mlx_qwen35.checkpoints.rope import RopeConfig
 from mlx_qwen35.errors import ConfigError
 from tests.tiny import DENSE, config_of
 
@@ -33,6 +34,8 @@ FORMS: dict[str, dict[str, Any]] = {
         "original_max_position_embeddings": 32,
         "rope_parameters": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64},
     },
+    "an empty old name": {"rope_scaling": {}, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}},
+    "a null that it does not know": {"rope_parameters": {"rope_type": "default", "alpha": None}},
     "yarn of all positions": {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e7}},
 }
 
@@ -86,6 +89,42 @@ def test_what_yarn_multiplies_by(settings: dict[str, Any], factor: float) -> Non
     assert rope.yarn.attention_factor == pytest.approx(factor, rel=1e-12)
 
 
+def rope_of(**parameters: Any) -> RopeConfig:
+    return ModelConfig.from_dict(config_of(DENSE) | {"text_config": text_of({"rope_parameters": parameters})}).text.rope
+
+
+def test_yarn_s_bounds_are_what_the_paper_has_unless_they_are_given() -> None:
+    for given in ({}, {"beta_fast": None, "beta_slow": None, "truncate": None}):
+        yarn = rope_of(**YARN, **given).yarn
+        assert yarn is not None
+        assert (yarn.beta_fast, yarn.beta_slow, yarn.truncate) == (32.0, 1.0, True)
+    yarn = rope_of(**YARN, beta_fast=16, beta_slow=0.5, truncate=False).yarn
+    assert yarn is not None
+    assert (yarn.beta_fast, yarn.beta_slow, yarn.truncate) == (16.0, 0.5, False)
+
+
+def test_a_factor_of_null_is_how_much_longer_the_context_is() -> None:
+    """As _compute_yarn_parameters computes it."""
+    form = {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 64}
+    raw = text_of({"rope_parameters": form, "max_position_embeddings": 256})
+    yarn = ModelConfig.from_dict(config_of(DENSE) | {"text_config": raw}).text.rope.yarn
+    assert yarn is not None
+    assert yarn.factor == 4.0
+
+
+@pytest.mark.parametrize("section", [[8, 0, 0], [0, 0, 8], [3, 3, 2]])
+def test_an_axis_may_have_no_frequencies(section: list[int]) -> None:
+    assert rope_of(mrope_section=section).mrope_section == tuple(section)
+
+
+def test_the_old_name_and_the_new_one_may_say_the_same() -> None:
+    """Each alone what the other does not, too."""
+    for parameters in ({}, {"rope_theta": 1e7}, {"rope_theta": None}, {"partial_rotary_factor": 0.25}):
+        form = {"rope_scaling": {"type": "yarn", "factor": 2.0, "rope_theta": 1e7}, "rope_parameters": parameters}
+        rope = ModelConfig.from_dict(config_of(DENSE) | {"text_config": text_of(form)}).text.rope
+        assert (rope.theta, rope.rotary_dims) == (1e7, 16)
+
+
 def test_qwen2_vl_s_type_is_the_default() -> None:
     """mlx-lm reads it; transformers refuses it for this model."""
     form = {"rope_scaling": {"type": "mrope", "mrope_section": [3, 3, 2]}}
@@ -102,6 +141,16 @@ def test_qwen2_vl_s_type_is_the_default() -> None:
             {"rope_scaling": {"type": "yarn", "factor": 2.0}, "rope_parameters": {"rope_theta": 1e7}},
             r"rope_scaling: expected it alone or with the rope_theta of rope_parameters \(10000000.0\), found 10000.0",
         ),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2.0}, "rope_parameters": {"mrope_section": [3, 3, 2]}},
+            r"with the mrope_section of rope_parameters \(\[3, 3, 2\]\), found None",
+        ),
+        ({"rope_parameters": {"partial_rotary_factor": 1.5}}, "partial_rotary_factor: .* at most 1, found 1.5"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.01}}, "expected an even number of dimensions, found 0 of 64"),
+        ({"rope_parameters": {"mrope_section": [8]}}, "mrope_section: expected three numbers that sum to 8"),
+        ({"rope_parameters": {"mrope_section": [4, 4, 8]}}, "mrope_section: expected three numbers that sum to 8"),
+        ({"rope_parameters": {"mrope_section": [True, 4, 3]}}, "mrope_section: expected three numbers that sum to 8"),
+        ({"rope_parameters": {"mrope_section": [9, -1, 0]}}, "mrope_section: expected three numbers that sum to 8"),
         ({"rope_parameters": YARN | {"attention_factor": 0}}, "attention_factor: expected a number above 0"),
         ({"rope_parameters": YARN | {"mscale": float("nan")}}, "mscale: expected a number above 0"),
         ({"rope_parameters": YARN | {"truncate": 1}}, "truncate: expected true or false, found 1"),

@@ -25,6 +25,12 @@ def test_every_way_of_quantising_is_told_as_mlx_lm_tells_it(settings: dict[str, 
     assert quantisation_of("layer", 384, tensors) == infer_quant_config("layer", layer, tensors) == settings
 
 
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])
+def test_scales_of_any_precision_are_affine(dtype: mx.Dtype) -> None:
+    tensors = {"layer.weight": mx.zeros((32, 48), mx.uint32), "layer.scales": mx.zeros((32, 6), dtype)}
+    assert quantisation_of("layer", 384, tensors) == {"group_size": 64, "bits": 4, "mode": "affine"}
+
+
 def test_what_mlx_has_not_is_refused() -> None:
     tensors = {"layer.weight": mx.zeros((32, 48), mx.uint32), "layer.scales": mx.zeros((32, 6), mx.uint8)}
     with pytest.raises(ValueError, match="layer: 4 bits in groups of 64"):

@@ -8,8 +8,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_qwen35.checkpoints import formats
 from mlx_qwen35.checkpoints.formats import to_mlx
-from mlx_qwen35.checkpoints.unpacking import NVFP4_RANGE, fp8, gptq
+from mlx_qwen35.checkpoints.unpacking import (
+    NVFP4_RANGE,
+    fp8,
+    gptq,
+    int8,
+    nvfp4,
+    packed_integers,
+    unpack,
+    unpack_columns,
+)
 from mlx_qwen35.errors import CheckpointError
 
 # AutoGPTQ, AutoAWQ and compressed-tensors wrote it; see tools/checkpoints/foreign.py.
@@ -180,7 +190,107 @@ def test_blocks_of_32_with_powers_of_two_stay_packed() -> None:
         np.testing.assert_allclose(plain(parts, (8, 32, "mxfp8")), expected, rtol=1e-6)
 
 
+def test_blocks_of_32_need_not_divide_the_rows() -> None:
+    codes = mx.to_fp8(mx.random.normal((40, 64), key=mx.random.key(1)))
+    exponents = mx.array([[120, 121], [122, 123]], mx.uint8)
+    parts = fp8(codes, exponents, mx.float32)
+    assert parts["scales"].shape == (40, 2)
+    expected = np.repeat(np.repeat(2.0 ** (np.array(exponents).astype(float) - 127), 32, axis=0)[:40], 32, axis=1)
+    values = np.array(mx.from_fp8(codes, dtype=mx.float32)) * expected
+    np.testing.assert_allclose(plain(parts, (8, 32, "mxfp8")), values, rtol=1e-6)
+
+
+def test_powers_of_two_for_larger_blocks_are_multiplied_out() -> None:
+    codes = mx.to_fp8(mx.random.normal((64, 128), key=mx.random.key(1)))
+    exponents = mx.array([[120, 127], [128, 130]], mx.uint8)
+    wide = np.repeat(np.repeat([[2.0**-7, 1.0], [2.0, 8.0]], 32, axis=0), 64, axis=1)
+    expected = np.array(mx.from_fp8(codes, dtype=mx.float32)) * wide
+    np.testing.assert_allclose(np.array(fp8(codes, exponents, mx.float32)["weight"]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("length", [32, 64, 17, 41])
+def test_zeros_are_packed_along_the_outputs(bits: int, length: int) -> None:
+    """With whatever fills the last word up."""
+    values = np.random.default_rng(1).integers(0, 2**bits, (length, 3))
+    each = 32 // bits
+    filled = np.pad(values, [(0, -length % each), (0, 0)], constant_values=1).reshape(-1, each, 3)
+    words = (filled.astype(np.uint64) << (np.arange(each, dtype=np.uint64) * bits)[None, :, None]).sum(axis=1)
+    packed = mx.array(words.astype(np.uint32)).view(mx.int32)
+    np.testing.assert_array_equal(np.array(unpack_columns(packed, bits, length)), values)
+    weight, scale = mx.zeros((length, bits * 3), mx.int32), mx.full((length, 3), 0.5)
+    parts = packed_integers(weight, scale, packed, None, bits, mx.float32)
+    np.testing.assert_array_equal(np.array(parts["biases"]), -0.5 * values)
+
+
+def test_a_row_of_no_whole_number_of_words_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a multiple of 32 columns, found 24"):
+        unpack(mx.zeros((2, 3), mx.uint32), 4)
+
+
+def test_scales_and_zeros_of_rows_may_be_a_list() -> None:
+    weight = mx.random.randint(-128, 128, (8, 64), mx.int8, key=mx.random.key(1))
+    scale, zero = mx.arange(1, 9).astype(mx.float32), mx.arange(8).astype(mx.int8)
+    listed, column = int8(weight, scale, zero, mx.float32), int8(weight, scale[:, None], zero[:, None], mx.float32)
+    assert {name: value.tolist() for name, value in listed.items()} == {
+        name: value.tolist() for name, value in column.items()
+    }
+    expected = (np.array(weight).astype(float) - np.array(zero)[:, None]) * np.array(scale)[:, None]
+    np.testing.assert_allclose(plain(listed, (8, 64, "affine")), expected, rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_what_a_tensor_is_multiplied_by_is_one_number(shape: tuple[int, ...]) -> None:
+    parts = nvfp4(mx.zeros((4, 8), mx.uint8), mx.zeros((4, 1), mx.uint8), mx.full(shape, 0.5, mx.bfloat16))
+    assert parts["global_scale"].shape == ()
+    assert parts["global_scale"].dtype == mx.float32
+    assert parts["global_scale"].item() == 0.5 * NVFP4_RANGE
+
+
+def test_bytes_have_the_precision_of_the_norms_whatever_their_scales_have() -> None:
+    """Which is bfloat16 where there are none."""
+    weight = {"weight": mx.to_fp8(mx.ones((4, 32))), "weight_scale": mx.ones((4, 1), mx.float16)}
+    assert read(weight, {}, mx.bfloat16)["weight"].dtype == mx.bfloat16
+    assert read(weight, {}, mx.float32)["weight"].dtype == mx.float32
+    assert (
+        to_mlx({f"{PATH}.{name}": value for name, value in weight.items()}, {})[f"{PATH}.weight"].dtype == mx.bfloat16
+    )
+
+
+def test_half_precision_beside_float32_stays_as_it_is() -> None:
+    """Only two kinds of half precision are made one."""
+    norm = {"model.language_model.layers.0.input_layernorm.weight": mx.ones(4)}
+    other = {"model.language_model.layers.0.linear_attn.dt_bias": mx.ones(4, mx.bfloat16)}
+    packed = {f"{PATH}.weight": mx.to_fp8(mx.ones((4, 32))), f"{PATH}.weight_scale": mx.ones((4, 1))}
+    out = to_mlx(norm | other | packed, {})
+    assert [out[name].dtype for name in [*other, *norm]] == [mx.bfloat16, mx.float32]
+
+
+def test_orders_of_many_matrices_are_all_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few at a time."""
+    monkeypatch.setattr(formats, "_ORDERS_AT_ONCE", 2)
+    parts = parts_of("packed-4")
+    del parts["read"]
+    parts["weight_g_idx"] = (mx.arange(64) // 32).astype(mx.int32)
+    paths = [f"model.language_model.layers.{number}.mlp.up_proj" for number in range(5)]
+    out = to_mlx({f"{path}.{name}": value for path in paths for name, value in parts.items()}, config_of("packed-4"))
+    assert all(f"{path}.scales" in out for path in paths)
+
+
+def test_settings_of_another_program_say_nothing_beside_mlx_s_own_modes() -> None:
+    """Left over from what was converted; other integers are that program's."""
+    config = {"quantization_config": {"quant_method": "another"}}
+    own = {f"{PATH}.weight": mx.zeros((4, 4), mx.uint32), f"{PATH}.scales": mx.zeros((4, 1), mx.uint8)}
+    norm = {"model.language_model.norm.weight": mx.ones(4)}
+    assert to_mlx(own | norm, config).keys() == (own | norm).keys()
+    for name, dtype in ((f"{PATH}.weight", mx.uint8), (f"{PATH}.scales", mx.uint32), (f"{PATH}.codes", mx.uint32)):
+        with pytest.raises(CheckpointError, match=rf"found 'another', and tensors such as {name}$"):
+            to_mlx(own | norm | {name: mx.zeros((4, 4), dtype)}, config)
+
+
 def test_scales_of_another_matrix_are_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"expected 32 outputs in words of 8, found 32"):
+        read({"qweight": mx.zeros((4, 32), mx.int32), "scales": mx.ones((1, 32))}, {})
     with pytest.raises(CheckpointError, match=r"up_proj: expected quantised weights, found .* one scale for every 32"):
         read({"weight": mx.to_fp8(mx.ones((64, 64))), "weight_scale_inv": mx.ones((3, 1))}, {})
     with pytest.raises(CheckpointError, match=r"up_proj: expected quantised weights, found .*no scale"):

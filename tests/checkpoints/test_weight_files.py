@@ -108,6 +108,70 @@ def test_vision_weights_that_are_not_used_are_not_called_missing(directory: Path
         kit.process_prompt(CASES["wide image"].input_ids, images=CASES["wide image"].images)
 
 
+def test_files_that_the_index_names_need_no_vision_each(directory: Path) -> None:
+    """One of them has the tower, so that another one beside them is left over."""
+    split(directory, SHARDS[1], decoder_file=SHARDS[0])
+    write_index(directory, *SHARDS)
+    shutil.copy(directory / SHARDS[1], directory / "old-vision.safetensors")
+    assert find_weight_files(directory, vision=True) == [directory / name for name in SHARDS]
+
+
+def test_a_damaged_file_may_have_the_tower(directory: Path) -> None:
+    """So that no other one is taken in its place."""
+    split(directory, "tower.safetensors")
+    (directory / SINGLE).write_bytes(b"damaged")
+    assert find_weight_files(directory, vision=True) == [directory / SINGLE]
+
+
+def test_folders_are_no_weight_files_and_no_index(directory: Path) -> None:
+    (directory / INDEX).mkdir()
+    (directory / "model-folder.safetensors").mkdir()
+    assert find_weight_files(directory, vision=True) == [directory / SINGLE]
+    (directory / INDEX).rmdir()
+    write_index(directory, "model-folder.safetensors", "model-2.safetensors")
+    (directory / SINGLE).rename(directory / "model-2.safetensors")
+    with pytest.raises(CheckpointError, match="expected 2 weight files, 1 missing: model-folder.safetensors$"):
+        find_weight_files(directory, vision=True)
+
+
+def test_a_shard_that_is_missing_beside_the_first_is_told(directory: Path) -> None:
+    """The whole model's name says nothing where the index has it for a part."""
+    write_index(directory, SINGLE, SHARDS[1])
+    with pytest.raises(CheckpointError, match=f"expected 2 weight files, 1 missing: {SHARDS[1]}$"):
+        find_weight_files(directory, vision=True)
+
+
+@pytest.mark.parametrize("content", [{}, {"weight_map": None}, {"weight_map": ["model.safetensors"]}], ids=str)
+def test_an_index_without_a_map_is_refused(directory: Path, content: dict[str, object]) -> None:
+    (directory / INDEX).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=f"{INDEX}: expected weight_map, found none"):
+        find_weight_files(directory, vision=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../a.safetensors",
+        "a/b.safetensors",
+        "/a.safetensors",
+        "model.bin",
+        "a\0.safetensors",
+        f"{'a' * 250}.safetensors",
+    ],
+    ids=lambda name: name[:20],
+)  # fmt: skip
+def test_an_index_names_weight_files_beside_it(directory: Path, name: str) -> None:
+    write_index(directory, SINGLE, name)
+    with pytest.raises(CheckpointError, match="expected names of safetensors files beside it, found "):
+        find_weight_files(directory, vision=True)
+
+
+def test_pickled_weights_are_named_where_there_are_no_others(directory: Path) -> None:
+    (directory / SINGLE).rename(directory / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"found none \(only pytorch_model.bin; pickled weights are not read\)$"):
+        find_weight_files(directory, vision=True)
+
+
 def test_damaged_files_hold_nothing(directory: Path) -> None:
     assert parts_in(directory / SINGLE) == {"language_model", "vision_tower", "mtp"}
     (directory / "damaged.safetensors").write_bytes(b"vision")

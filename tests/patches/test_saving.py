@@ -62,3 +62,22 @@ def test_other_models_are_saved_as_mlx_lm_does(tmp_path: Path) -> None:
     for model_type, keep in (("llama", False), ("llama", True), ("qwen3_5", False), ("qwen3_5_moe", False)):
         save({"model_type": model_type}, tmp_path / "config.json", keep_vision_config=keep)
     assert [call[2] for call in calls] == [False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("index", "keep"),
+    [
+        (None, False), ({}, False), ({"weight_map": None}, False), ({"weight_map": ["vision_tower.a"]}, False),
+        ({"weight_map": {"language_model.vision_tower.a": "x"}}, False),
+        ({"weight_map": {"language_model.a": "x", "vision_tower.a": "x"}}, True),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_tower_is_one_that_the_index_beside_the_file_names(tmp_path: Path, index: object, keep: bool) -> None:
+    if index is not None:
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    calls: list[bool] = []
+    save = keeping_vision(lambda config, path, *, keep_vision_config: calls.append(keep_vision_config))
+    for model_type in ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"):
+        save({"model_type": model_type}, str(tmp_path / "config.json"))
+    assert calls == [keep] * 4

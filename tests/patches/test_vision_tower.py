@@ -65,6 +65,17 @@ def test_a_deferred_tower_computes_what_one_built_at_once_does() -> None:
     grid = mx.array([[1, 4, 4]])
     assert mx.array_equal(later(pixels, grid)[0], at_once(pixels, grid)[0]).item()
     assert later.patch_embed.proj.weight.shape == weights["patch_embed.proj.weight"].shape
+    # Built once, for answers, and its weights are held once.
+    assert later.weights == []
+    assert later.patch_embed is later.patch_embed
+    assert not later.training
+
+
+def test_what_copying_asks_for_builds_no_tower() -> None:
+    later = DeferredTower(ModelConfig.from_dict(config_of(DENSE)))
+    with pytest.raises(AttributeError, match="__deepcopy__"):
+        later.__deepcopy__  # noqa: B018
+    assert later._tower is None
 
 
 @pytest.mark.parametrize("change", ["missing", "surplus", "misshapen"])

@@ -1,5 +1,6 @@
 """An image processor's settings: what transformers makes of them, to the bit, or an error."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,8 @@ def test_pixels_are_those_of_transformers_to_the_bit(
 ) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (70, 110, 4), dtype=np.uint8)
     for image in (Image.fromarray(pixels[..., :3]), Image.fromarray(pixels), Image.fromarray(pixels[..., 0])):
-        expected = Qwen2VLImageProcessorPil(**(SETTINGS | changes))(images=[image], return_tensors="np")
+        settings = copy.deepcopy(SETTINGS | changes)  # in which it writes
+        expected = Qwen2VLImageProcessorPil(**settings)(images=[image], return_tensors="np")
         found = ImagePreprocessor(written(**changes), vision)(image)
         assert found.grid_thw == tuple(expected["image_grid_thw"][0])
         assert found.pixel_values.dtype == np.float32
@@ -70,6 +72,57 @@ def test_sizes_are_those_of_transformers(height: int, width: int, limit: int | N
 
 
 @pytest.mark.parametrize(
+    ("changes", "edges"),
+    [
+        ({}, (1024, 65536)),
+        ({"min_pixels": 7}, (7, 65536)),
+        ({"max_pixels": 77}, (1024, 77)),
+        ({"min_pixels": 7, "max_pixels": 2**31 - 1}, (7, 2**31 - 1)),
+        ({"min_pixels": None, "max_pixels": None}, (1024, 65536)),
+        # Without sizes, the least is what the class has.
+        ({"size": None, "max_pixels": 9000}, (56 * 56, 9000)),
+        ({"size": None, "min_pixels": 1, "max_pixels": 9000}, (1, 9000)),
+    ],
+    ids=str,
+)
+def test_the_older_names_of_sizes_count_before_the_newer(
+    written: Callable[..., Path], vision: VisionConfig, changes: dict[str, Any], edges: tuple[int, int]
+) -> None:
+    found = read_image_settings(written(**changes), vision)
+    assert (found.shortest_edge, found.longest_edge) == edges
+
+
+def test_settings_are_those_of_the_older_file_unless_it_has_none(tmp_path: Path, vision: VisionConfig) -> None:
+    """Or of the newer one, nested in it; without sizes they are no image processor's."""
+    older, newer = tmp_path / "preprocessor_config.json", tmp_path / "processor_config.json"
+    with pytest.raises(CheckpointError, match=r"expected preprocessor_config.json with the image sizes .* found none"):
+        read_image_settings(tmp_path, vision)
+    older.mkdir()
+    newer.write_text(json.dumps({"processor_class": "x", "image_processor": SETTINGS | {"resample": 1}}))
+    assert read_image_settings(tmp_path, vision).resample == 1
+    older.rmdir()
+    for other in ({"patch_size": 16}, {"size": SETTINGS["size"]}, {"patch_size": 16, "min_pixels": 5}):
+        older.write_text(json.dumps(other))
+        assert read_image_settings(tmp_path, vision).resample == 1
+    older.write_text(json.dumps(SETTINGS | {"resample": 0}))
+    assert read_image_settings(tmp_path, vision).resample == 0
+    older.write_text(json.dumps(SETTINGS | {"resample": None, "rescale_factor": None, "image_mean": None}))
+    found = read_image_settings(tmp_path, vision)
+    assert found.resample == 3
+    assert (found.patch_size, found.temporal_patch_size, found.merge_size) == (16, 2, 2)
+    white = (1 - np.array([0.48145466, 0.4578275, 0.40821073])) / np.array([0.26862954, 0.26130258, 0.27577711])
+    np.testing.assert_allclose(found.values[:, 255], white, rtol=1e-6)
+
+
+def test_a_shape_may_be_as_long_as_the_limit_and_no_longer() -> None:
+    settings = ImageSettings(16, 2, 2, 1024, 65536, 3, np.zeros((3, 256), np.float32))
+    assert settings.resized(10, 2000, None)
+    for height, width in ((10, 2001), (2001, 10)):
+        with pytest.raises(ValueError, match="aspect ratio must be smaller than 200"):
+            settings.resized(height, width, None)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"do_resize": False}, "do_resize: expected true, found false"),
@@ -83,6 +136,17 @@ def test_sizes_are_those_of_transformers(height: int, width: int, limit: int | N
         ({"image_mean": "x"}, "image_mean: expected numbers from 0 to 1, found 'x'"),
         ({"size": [1]}, r"size: expected an object, found \[1\]"),
         ({"size": {"height": 3}}, "size.shortest_edge: expected a number of pixels, found None"),
+        ({"patch_size": 14}, "image processor: expected patch_size 16 as in config.json, found 14"),
+        ({"temporal_patch_size": None}, "expected temporal_patch_size 2 as in config.json, found None"),
+        ({"merge_size": 1}, "expected merge_size 2 as in config.json, found 1"),
+        ({"resample": -1}, "resample: expected a number from 0 to 5, found -1"),
+        ({"resample": 6}, "resample: expected a number from 0 to 5, found 6"),
+        ({"rescale_factor": True}, "rescale_factor: expected a number, found True"),
+        ({"image_mean": -0.1}, "image_mean: expected numbers from 0 to 1, found -0.1"),
+        ({"size": {"shortest_edge": 0, "longest_edge": 5}}, "size.shortest_edge: expected a number of pixels, found 0"),
+        ({"size": {"shortest_edge": 5}}, "size.longest_edge: expected a number of pixels, found None"),
+        ({"min_pixels": 2**31}, "min_pixels: expected a number of pixels, found 2147483648"),
+        ({"min_pixels": 4.5}, "min_pixels: expected a number of pixels, found 4.5"),
         ({"size": None, "max_pixels": 0}, "max_pixels: expected a number of pixels, found 0"),
         ({"max_pixels": True}, "max_pixels: expected a number of pixels, found True"),
     ],

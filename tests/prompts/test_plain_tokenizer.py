@@ -77,6 +77,7 @@ PLAIN: dict[str, Change] = {
     "special ones by name": lambda config, content: config.update(extra_special_tokens={"a_token": "<|im_start|>"}),
     "all added tokens again": lambda config, content: config.update(added_tokens_decoder=decoder_of(content)),
     "a class of old": lambda config, content: config.update(tokenizer_class="Qwen2Tokenizer"),
+    "switches": lambda config, content: config.update(add_bos_token=False, add_eos_token=False),
     "texts cut off": lambda config, content: content.update(
         truncation={"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     ),
@@ -138,6 +139,79 @@ def test_what_transformers_leaves_as_it_is_is_read_without_it(directory: Path, c
 def test_what_transformers_makes_something_else_of_is_left_to_it(directory: Path, change: Change) -> None:
     assert read_plain(changed(directory, change)) is None
     assert_same(directory)
+
+
+def model(name: str, value: Any) -> Change:
+    return lambda config, content: content["model"].update({name: value})
+
+
+def part(number: int, name: str, value: Any) -> Change:
+    return lambda config, content: content["pre_tokenizer"]["pretokenizers"][number].update({name: value})
+
+
+# Parts of another tokenizer, each of which transformers' class would replace.
+PARTS: dict[str, Change] = {
+    "dropout": model("dropout", 0.5),
+    "an unknown token": model("unk_token", "a"),
+    "ends of words": model("end_of_word_suffix", "</w>"),
+    "fused unknown ones": model("fuse_unk", True),
+    "bytes where nothing is known": model("byte_fallback", True),
+    "no merges": model("ignore_merges", True),
+    "spaces removed": part(0, "behavior", "Removed"),
+    "the inverse": part(0, "invert", True),
+    "a split at spaces": part(0, "pattern", {"String": " "}),
+    "a space before all": part(1, "add_prefix_space", True),
+    "a split by the bytes": part(1, "use_regex", True),
+    "a part more": lambda config, content: content["pre_tokenizer"]["pretokenizers"].append(
+        {"type": "Digits", "individual_digits": True}
+    ),
+    "another normalisation": lambda config, content: content.update(normalizer={"type": "NFKC"}),
+    "another decoder": lambda config, content: content.update(decoder={"type": "Fuse"}),
+    "no decoder": lambda config, content: content.update(decoder=None),
+    "nothing before": lambda config, content: content.update(pre_tokenizer=None),
+}
+ELSEWHERE = ("auto_map", "fast_tokenizer_files", "fix_mistral_regex", "split_special_tokens", "init_inputs")
+
+
+@pytest.mark.parametrize("change", PARTS.values(), ids=PARTS)
+def test_every_part_of_another_tokenizer_is_seen(directory: Path, change: Change) -> None:
+    assert read_plain(changed(directory, change)) is None
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_settings_that_name_other_files_or_other_code_are_left_to_transformers(directory: Path, name: str) -> None:
+    assert read_plain(changed(directory, lambda config, content: config.update({name: ["x"]}))) is None
+
+
+def test_files_of_old_say_nothing_beside_added_tokens_in_the_settings(directory: Path) -> None:
+    """Which transformers looks at first, and at no template of a processor."""
+    changed(directory, lambda config, content: config.update(added_tokens_decoder=decoder_of(content)))
+    (directory / "added_tokens.json").write_text("{}")
+    (directory / "special_tokens_map.json").write_text('{"eos_token": "<|im_start|>"}')
+    (directory / "chat_template.json").write_text('{"chat_template": "another"}')
+    assert read_plain(directory) is not None
+    assert_same(directory)
+
+
+def test_a_folder_is_no_file_of_a_tokenizer(directory: Path) -> None:
+    for name in ("added_tokens.json", "special_tokens_map.json"):
+        (directory / name).mkdir()
+    assert read_plain(directory) is not None
+    (directory / "chat_template.jinja").unlink()
+    (directory / "chat_template.jinja").mkdir()
+    assert read_plain(directory) is None
+
+
+def test_names_that_are_no_texts_are_left_to_transformers(directory: Path) -> None:
+    """As older files have them, with what a token does to the spaces around it."""
+    token = {"__type": "AddedToken", "content": "<|im_end|>", "lstrip": False, "normalized": False, "special": True}
+    assert read_plain(changed(directory, lambda config, content: config.update(eos_token=token))) is None
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "tokenizer_config.json"])
+def test_without_either_file_it_is_left_to_transformers(directory: Path, missing: str) -> None:
+    (directory / missing).unlink()
+    assert read_plain(directory) is None
 
 
 @pytest.mark.parametrize(

@@ -92,27 +92,92 @@ def test_what_templates_use_is_as_in_transformers(source: str) -> None:
         ("{% set n = namespace(l=[1]) %}{% for i in range(99) %}{% set n.l = n.l + n.l %}{% endfor %}", r"items"),
         ("{% macro m(s) %}{{ s }}{{ s }}{% endmacro %}{% set n = namespace(s='a') %}{% for i in range(99) %}{% set n.s = m(n.s) %}{% endfor %}", r"char"),  # noqa: E501
         ("{% for i in range(9999) %}{{ 'x' * 99999 }}{% endfor %}", r"characters"),
-        ("{{ 'a' * 10**10 }}", r"characters"),
-        ("{{ 10**10 * 'a' }}", r"characters"),
-        ("{{ [1] * 10**10 }}", r"characters"),
+        ("{{ 'a' * 10**18 }}", r"characters"),
+        ("{{ 10**18 * 'a' }}", r"characters"),
+        ("{{ [1] * 10**17 }}", r"characters"),
+        ("{{ [1] * 65537 }}", r"it makes more than 65536 characters"),
+        ("{{ 2 * ([1] * 40000) }}", r"it makes more than 65536 characters"),
+        ("{{ (1,) * 65537 }}", r"it makes more than 65536 characters"),
+        ("{{ 2**1001 }}", r"in a power"),
+        ("{{ 1001**2 }}", r"in a power"),
+        ("{{ (0 - 1001)**2 }}", r"in a power"),
+        ("{{ '\t'.expandtabs(1000000000000000000) }}", r"characters"),
+        ("{{ 'a'.rjust(1000000000000000000) }}", r"characters"),
+        ("{{ 'a'.center(1000000000000000000) }}", r"characters"),
+        ("{{ '1'.zfill(1000000000000000000) }}", r"characters"),
+        ("{{ '{a:99999999}'.format_map({'a': 1}) }}", r"padded too widely"),
         ("{{ 10**10**10 }}", r"in a power"),
-        ("{{ 'a'.ljust(10000000000) }}", r"characters"),
-        ("{{ ('a' * 99999).replace('a', 'b' * 99999) }}", r"characters"),
-        ("{{ 'a' * 99999|replace('a', 'b' * 99999) }}", r"characters"),
+        ("{{ 'a'.ljust(1000000000000000000) }}", r"characters"),
+        ("{{ ('a' * 999999).replace('a', 'b' * 999999) }}", r"characters"),
+        ("{{ ('a' * 999999)|replace('a', 'b' * 999999) }}", r"characters"),
         ("{{ '%99999999d' % 1 }}", r"padded too widely"),
         ("{{ '{:99999999}'.format(1) }}", r"padded too widely"),
         ("{{ '%99999999d'|format(1) }}", r"padded too widely"),
-        ("{{ 'x'|center(10000000000) }}", r"characters"),
-        ("{{ 'x\nx'|indent(10000000000) }}", r"characters"),
-        ("{{ range(99999)|join('x' * 99999) }}", r"characters"),
+        ("{{ 'x'|center(1000000000000000000) }}", r"characters"),
+        ("{{ 'x\nx'|indent(1000000000000000000) }}", r"characters"),
+        ("{{ range(99999)|join('x' * 4000000) }}", r"characters"),
     ],
 )  # fmt: skip
 def test_what_would_grow_without_an_end_is_stopped(monkeypatch: pytest.MonkeyPatch, source: str, message: str) -> None:
+    """Before it grows: most of these would take more memory than any machine has."""
     monkeypatch.setattr(templates, "MAX_PASSES", 100_000)
     monkeypatch.setattr(templates, "MAX_CHARACTERS", 2**22)
     monkeypatch.setattr(templates, "MAX_ITEMS", 2**16)
     with pytest.raises(TemplateError, match=message):
         ChatTemplate(source).render([])
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ 'ab' * 50 }}", "ab" * 50),
+        ("{{ ([1] * 20)|length }}", "20"),
+        ("{{ 10**3 }}{{ 1000 % 7 }}{{ 12345678 % 10 }}", "100068"),
+        ("{{ 'a'.ljust(100)|length }}{{ 'aa'.replace('a', 'b' * 50)|length }}", "100100"),
+        ("{{ 'a'|center(20)|length }}", "20"),
+        ("{{ '%6d'|format(1)|length }}", "6"),
+        ("{{ [1, 2]|join('x' * 49) }}", "1" + "x" * 49 + "2"),
+    ],
+)
+def test_what_stays_within_the_bounds_is_written(monkeypatch: pytest.MonkeyPatch, source: str, text: str) -> None:
+    """Up to the last character."""
+    monkeypatch.setattr(templates, "MAX_CHARACTERS", 100)
+    monkeypatch.setattr(templates, "MAX_ITEMS", 20)
+    assert ChatTemplate(source).render([]) == text
+
+
+def test_all_that_is_written_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "MAX_CHARACTERS", 10)
+    template = ChatTemplate("{% for m in messages %}{{ m }}{% endfor %}")
+    assert template.render(["abcde"] * 2) == "abcdeabcde"
+    with pytest.raises(TemplateError, match="it makes more than 10 characters"):
+        template.render(["abcde"] * 2 + ["f"])
+
+
+def test_what_is_asked_for_counts_before_the_tokenizer_s_own_names() -> None:
+    template = ChatTemplate(
+        "{{ bos_token }}{{ eos_token }}{{ tools }}{{ documents }}", {"bos_token": "b", "eos_token": "e"}
+    )
+    assert template.render([]) == "beNoneNone"
+    assert template.render([], eos_token="x", tools="t", documents="d") == "bxtd"
+
+
+@pytest.mark.parametrize(
+    ("written", "splits"),
+    [
+        ("{{ m.reasoning_content or '' }}{{ m.content }}", False),
+        ("{{ m.content.split('</think>')[-1].strip() }}", True),
+        ("{{ m.content.no_such_method() }}", True),
+        ("{{ raise_exception('no') }}", True),
+    ],
+)
+def test_whether_a_template_takes_reasoning_out_of_a_text_is_tried(written: str, splits: bool) -> None:
+    assert ChatTemplate(f"{{% for m in messages %}}{written}{{% endfor %}}").splits_reasoning is splits
+
+
+def test_json_is_written_as_it_is_asked_for() -> None:
+    source = "{{ messages|tojson(ensure_ascii=true, separators=(',', ':'), sort_keys=true) }}"
+    assert ChatTemplate(source).render([{"b": "ü", "a": 1}]) == '[{"a":1,"b":"\\u00fc"}]'
 
 
 def test_bounds_are_those_of_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:

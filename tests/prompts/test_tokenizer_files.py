@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning
 from mlx_qwen35.prompts.messages import render_messages
+from mlx_qwen35.prompts.plain_tokenizer import LoadedTokenizer
 from mlx_qwen35.prompts.tokenizer import Tokenizer
+from mlx_qwen35.prompts.tokenizer_files import find_chat_template, incomplete
 from tests.tiny import CONTROL_TOKENS, DENSE, VOCAB_SIZE, Shape
 
 TEXT = "hello there, <|im_end|> Zürich"
@@ -90,6 +94,27 @@ def test_a_newer_format_is_told(directory: Path, change: Callable[[dict[str, Any
         Tokenizer(directory)
 
 
+def test_a_format_that_the_library_panics_at_is_told(directory: Path) -> None:
+    """Which is no `Exception` in Python."""
+    edit(directory, lambda content: content["model"].update(continuing_subword_prefix="####"))
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer\.json: expected a format that tokenizers [\d.]+ reads, found"
+    ):
+        Tokenizer(directory)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_is_no_fault_of_the_files(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("mlx_qwen35.prompts.tokenizer_files.read_plain", interrupt)
+    with pytest.raises(error):
+        Tokenizer(directory)
+
+
 def test_a_broken_tokenizer_json_is_told(directory: Path) -> None:
     (directory / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: expected JSON, found"):
@@ -109,6 +134,58 @@ def test_the_template_may_lie_in_the_processor_s_files(directory: Path, where: s
     content: Any = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": template}]
     (directory / where).write_text(json.dumps({"chat_template": content if named else template}))
     assert Tokenizer(directory).chat_template == template
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja"])
+def test_a_mark_of_the_other_byte_order_is_read(written: Path, directory: Path, name: str) -> None:
+    text = (directory / name).read_text(encoding="utf-8")
+    (directory / name).write_text("\ufeff" + text, encoding="utf-16-be")
+    expected, found = Tokenizer(written), Tokenizer(directory)
+    assert found.encode(TEXT) == expected.encode(TEXT)
+    assert found.chat_template == expected.chat_template
+
+
+def test_files_beside_one_with_a_mark_are_found_from_a_path_that_is_not_whole(
+    written: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (directory / "tokenizer_config.json").read_text(encoding="utf-8")
+    (directory / "tokenizer_config.json").write_text(text, encoding="utf-8-sig")
+    monkeypatch.chdir(directory.parent)
+    assert Tokenizer(Path(directory.name)).encode(TEXT) == Tokenizer(written).encode(TEXT)
+
+
+def template_of(directory: Path, own: Any, **files: Any) -> str | None:
+    """The template of a directory, whose tokenizer has one or more or none, and whose files have others."""
+    for name, content in files.items():
+        (directory / f"{name}.json").write_text(json.dumps({"chat_template": content}))
+    return find_chat_template(directory, LoadedTokenizer(Backend(BPE()), {}, own))
+
+
+def test_of_several_templates_the_default_counts_of_several_places_the_first(tmp_path: Path) -> None:
+    assert template_of(tmp_path, None) is None
+    assert template_of(tmp_path, None, processor_config="last") == "last"
+    assert template_of(tmp_path, None, chat_template="second") == "second"
+    assert template_of(tmp_path, "first") == "first"
+    assert template_of(tmp_path, {"default": "first", "rag": "x"}) == "first"
+    several = [{"name": "rag", "template": "x"}, "junk", {"name": "default", "template": "y"}]
+    assert template_of(tmp_path, several) == "y"
+    # Those without a default, or of no kind that there is, leave it to the next place.
+    for own in ({"rag": "x"}, several[:2], [], {}, 5, {"default": None}):
+        assert template_of(tmp_path, own) == "second"
+    assert template_of(tmp_path, None, chat_template=None) == "last"
+
+
+def test_a_mark_inside_a_template_is_no_text_of_it(tmp_path: Path) -> None:
+    assert template_of(tmp_path, "\ufeff{{ messages }}") == "{{ messages }}"
+
+
+def test_a_missing_tokenizer_is_told_with_what_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").mkdir()
+    message = f"{tmp_path}: expected tokenizer.json, found none{{}}; copy it from the original checkpoint"
+    assert str(incomplete(tmp_path, 0)) == message.format("")
+    (tmp_path / "tokenizer.model").write_text("")
+    (tmp_path / "merges.txt").write_text("")
+    assert str(incomplete(tmp_path, 0)) == message.format(" (only merges.txt, tokenizer.model)")
 
 
 def test_the_tokenizer_s_own_template_comes_first(directory: Path) -> None:

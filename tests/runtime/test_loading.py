@@ -14,11 +14,11 @@ import mlx.core as mx
 import pytest
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.errors import Qwen35Error
+from mlx_qwen35.errors import CheckpointError, OptionError, Qwen35Error
 from mlx_qwen35.patches.gated_delta_net import GatedDelta
 from mlx_qwen35.runtime import loading
 from mlx_qwen35.runtime.ledger import process_ledger
-from mlx_qwen35.runtime.loading import arithmetic
+from mlx_qwen35.runtime.loading import DiskOptions, LoadOptions, arithmetic
 from tests.tiny import DENSE, Shape
 
 SCRIPT = """
@@ -60,6 +60,81 @@ def test_a_load_that_fails_gives_back_what_it_had(
         ModelKit.load(checkpoint_dir(DENSE), **paths)
     assert process_ledger().held == held
     assert not set(threading.enumerate()) - threads
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt_cache_bytes": -1}, "prompt_cache_bytes: expected a whole number of at least 0, found -1"),
+        ({"image_cache_bytes": -1}, "image_cache_bytes: expected a whole number of at least 0, found -1"),
+        ({"memory_limit": 0}, "memory_limit: expected a whole number of at least 1, found 0"),
+        ({"max_pixels": 0}, "max_pixels: expected"),
+        ({"gated_delta": "slow"}, "gated_delta: expected"),
+        ({"kv_bits": 5}, "kv_bits: expected"),
+        ({"mtp_path": "x"}, 'mtp_path: expected with speculate="mtp" or "auto", found without'),
+        ({"mtp_path": "x", "speculate": "lookup"}, "mtp_path: expected with speculate"),
+        ({"mtp_path": "x", "speculate": "mtp", "draft_tokens": 0}, "mtp_path: expected with speculate"),
+        ({"mtp_path": "x", "speculate": "auto", "exact": True}, "mtp_path: expected with speculate"),
+        ({"prompt_cache_dir_bytes": 5}, "prompt_cache_dir_bytes: expected with prompt_cache_dir, found 5 without"),
+        ({"prompt_cache_write_bytes": 0}, "prompt_cache_write_bytes: expected with prompt_cache_dir, found 0 without"),
+        ({"prompt_cache_dir": 5}, "prompt_cache_dir: expected a path, found int"),
+    ],
+    ids=str,
+)
+def test_options_are_looked_at_before_a_checkpoint_is(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        ModelKit.load(tmp_path / "nowhere", **options)
+
+
+@pytest.mark.parametrize("mode", ["mtp", "auto"])
+def test_a_head_elsewhere_may_be_asked_for_by_either_way_that_uses_one(tmp_path: Path, mode: Any) -> None:
+    """What is missed then is the checkpoint."""
+    with pytest.raises(CheckpointError, match="expected an existing directory"):
+        ModelKit.load(tmp_path / "nowhere", mtp_path="x", speculate=mode)
+
+
+def disk(**options: Any) -> DiskOptions:
+    """What `DiskOptions` makes of options beside 100 bytes of memory."""
+    names = ("revision", "adapter_path", "max_pixels", "prompt_cache_bytes", "prompt_cache_dir", "image_cache_bytes")
+    given = dict.fromkeys((*names, "max_context", "memory_limit", "gated_delta")) | options
+    return DiskOptions.of(LoadOptions("x", exact=False, **given), 100)
+
+
+def test_the_disk_takes_ten_times_what_memory_does_unless_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert disk() == DiskOptions(None, 1000, 8 * 10**9)
+    assert disk(prompt_cache_dir="~/a") == DiskOptions(tmp_path / "a", 1000, 8 * 10**9)
+    both = {"prompt_cache_dir_bytes": 0, "prompt_cache_write_bytes": 7}
+    assert disk(prompt_cache_dir=tmp_path, **both) == DiskOptions(tmp_path, 0, 7)
+    assert disk().open("fingerprint") is None
+    for name in both:
+        with pytest.raises(OptionError, match=f"{name}: expected a whole number of at least 0, found -1"):
+            disk(prompt_cache_dir=tmp_path, **{name: -1})
+
+
+def test_a_head_is_read_only_where_it_is_used(
+    checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(loading, "read_mtp_head", lambda *given: asked.append(given))
+    for mode, draft_tokens in (("off", None), ("lookup", None), ("mtp", 0), ("auto", 0)):
+        ModelKit.load(checkpoint_dir(DENSE), speculate=mode, draft_tokens=draft_tokens).close()
+    assert asked == []
+    with pytest.raises(CheckpointError, match="expected the weights of an MTP module"):
+        ModelKit.load(checkpoint_dir(DENSE), speculate="mtp")
+    ModelKit.load(checkpoint_dir(DENSE), speculate="auto").close()
+    assert len(asked) == 2
+
+
+def test_a_context_may_be_as_long_as_the_model_s(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    with ModelKit.load(checkpoint_dir(DENSE), max_context=4096) as kit:
+        assert kit.context_length == 4096
+    with pytest.raises(OptionError, match=r"max_context: expected at most 4096 \(the model's context\), found 4097"):
+        ModelKit.load(checkpoint_dir(DENSE), max_context=4097)
+    with pytest.raises(OptionError, match="max_context: expected a whole number of at least 1, found 0"):
+        ModelKit.load(checkpoint_dir(DENSE), max_context=0)
 
 
 def test_what_a_state_depends_on_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
