@@ -109,6 +109,45 @@ def test_images_come_first_and_snapshots_end_a_chunk() -> None:
     assert steps == [Encode(one.id, 0), Encode(one.id, 2), *reads]
 
 
+def test_pictures_are_encoded_in_turn_too() -> None:
+    """A prompt of many pictures keeps nobody waiting for more than one of them."""
+    scheduler = Scheduler(Room())
+    pictures, text = job(4, step=4), job(4, step=4)
+    scheduler.add(pictures)
+    scheduler.add(text)
+    scheduler.next_step()
+    scheduler.begun(pictures, 0, (0, 1), ())
+    scheduler.begun(text, 0, (), ())
+    assert scheduler.next_step().read == (Encode(pictures.id, 0),)
+    scheduler.encoded(pictures)
+    assert scheduler.next_step().read == (Read(text.id, 0, 3),)
+
+
+def test_a_snapshot_ends_a_chunk_and_not_the_turn_whichever_it_is() -> None:
+    scheduler = Scheduler(Room())
+    cut, other = job(20, step=4), job(20, step=4)
+    scheduler.add(cut)
+    scheduler.add(other)
+    scheduler.next_step()
+    scheduler.begun(cut, 0, (), (5,))
+    scheduler.begun(other, 0, (), ())
+    order = []
+    for _ in range(5):
+        (read,) = scheduler.next_step().read
+        assert isinstance(read, Read)
+        scheduler.has_read(scheduler[read.job], read.stop)
+        order.append((read.job == cut.id, read.start, read.stop))
+    assert order == [(True, 0, 4), (False, 0, 4), (True, 4, 5), (True, 5, 9), (False, 4, 8)]
+
+
+def test_who_is_read_along_is_not_read_in_larger_steps_than_it_may_be() -> None:
+    """Padded to the longest, all of them are no more than the smallest of their steps."""
+    scheduler, pool = Scheduler(Room()), Pool(4, 99)
+    first, careful = job(4, step=8, pool=pool), job(4, step=4, pool=pool)
+    begun(scheduler, first, careful)
+    assert scheduler.next_step().read == (Read(first.id, 0, 3),)
+
+
 def test_every_answer_grows_between_two_chunks() -> None:
     scheduler = Scheduler(Room())
     pool = Pool(8, 2)
@@ -200,6 +239,14 @@ def test_who_wants_nothing_holds_nobody_up() -> None:
     assert scheduler.next_step().write == (Write((reading.id,)),)
 
 
+def test_who_wants_nothing_is_not_read_along() -> None:
+    scheduler, pool = Scheduler(Room()), Pool(4, 8)
+    reading, paused = job(3, step=8, pool=pool), job(3, step=8, pool=pool, granted=1)
+    begun(scheduler, reading, paused)
+    paused.delivered = 1
+    assert [read.job for read in scheduler.next_step().read] == [reading.id]
+
+
 def test_who_waits_in_vain_is_told_from_who_waits_for_others() -> None:
     scheduler = Scheduler(Room(1))
     first, second = job(granted=1), job(granted=1)
@@ -212,6 +259,18 @@ def test_who_waits_in_vain_is_told_from_who_waits_for_others() -> None:
     assert not scheduler.stalled(first)
     second.delivered = 1
     assert not scheduler.stalled(second)
+
+
+def test_one_caller_who_goes_on_is_enough_for_the_others_to_wait_for() -> None:
+    scheduler = Scheduler(Room(2))
+    paused, going, waiting = job(granted=1), job(granted=1), job()
+    begun(scheduler, paused, going)
+    scheduler.add(waiting)
+    assert scheduler.next_step().begin == ()
+    paused.delivered = 1
+    assert not scheduler.stalled(waiting)
+    going.delivered = 1
+    assert scheduler.stalled(waiting)
 
 
 def test_who_has_to_be_ended_and_why() -> None:
