@@ -341,6 +341,7 @@ class Pretender:
         self.written: dict[Job, int] = {}
         self.ended: dict[Job, bool] = {}
         self.steps: list[dict[Job, int]] = []
+        self.shared: list[Job] = []
         self.closed = False
 
     def _fail(self, job: Job, where: str) -> None:
@@ -378,6 +379,7 @@ class Pretender:
 
     def share(self, job: Job) -> None:
         assert job in self.read_so_far
+        self.shared.append(job)
         self._fail(job, "share")
 
     def write(self, jobs: Sequence[Job]) -> dict[Job, list[Event]]:
@@ -603,6 +605,69 @@ def test_who_waits_in_vain_is_refused_after_a_while(clock: Clock) -> None:
     house.run()
     assert isinstance(house.last(waiting), InsufficientMemoryError)
     assert not paused.done.is_set()
+
+
+def test_only_one_is_refused_at_a_time_and_those_behind_it_may_fit(clock: Clock) -> None:
+    """Beside a caller who does not go on there is room for a small one, but not for the large one before it."""
+    house = House()
+    paused = house.submit(request(), granted=1)
+    house.run()
+    large, small = house.submit(request(tokens=50)), house.submit(request())
+    house.room.admit = lambda one, running: one is not large  # type: ignore[method-assign]
+    house.run()
+    clock.now = PATIENCE
+    house.loop.wake()
+    house.run()
+    assert isinstance(house.last(large), InsufficientMemoryError)
+    assert isinstance(house.last(small), GenerationChunk)
+    assert not paused.done.is_set()
+
+
+def test_who_waits_is_looked_at_again_until_that_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a timer that keeps no process from ending: the one before has gone off."""
+    started: list[Timer] = []
+    monkeypatch.setattr(Timer, "start", lambda timer: started.append(timer))
+    house = House(places=1)
+    house.submit(request(), granted=1)
+    house.submit(request(), granted=1)
+    for count in (1, 2, 3):
+        house.loop.wake()
+        house.run()
+        assert len(started) == count
+    assert all(timer.daemon for timer in started)
+    monkeypatch.setattr(Timer, "is_alive", lambda timer: True)
+    house.loop.wake()
+    house.run()
+    assert len(started) == 3
+
+
+def test_what_is_fetched_from_disk_is_waited_for_and_asked_for_once() -> None:
+    house = House()
+    restored, other = house.submit(request(), restores=True), house.submit(request(answer=9))
+    house.run()
+    assert other.done.is_set()
+    assert (restored.status, restored in house.executor.read_so_far) == (Status.WAITING, False)
+    (ready,) = house.executor.ready
+    ready()
+    house.run()
+    assert isinstance(house.last(restored), GenerationChunk)
+
+
+def test_what_was_read_is_shared_with_its_pool_and_nobody_else() -> None:
+    house = House()
+    house.submit(request())
+    one = house.submit(request(), pool=Pool(4, 4))
+    house.run()
+    assert house.executor.shared == [one]
+
+
+def test_progress_counts_what_is_to_be_read() -> None:
+    house = House()
+    whole, part = house.submit(request(tokens=9)), house.submit(request(tokens=9, read_to=4))
+    house.run()
+    for one, total in ((whole, 9), (part, 4)):
+        totals = [event.total for event in house.events[one] if isinstance(event, PrefillProgress)]
+        assert set(totals) == {total}
 
 
 def test_who_waits_for_a_slow_caller_is_not_refused(clock: Clock) -> None:
