@@ -389,3 +389,30 @@ def test_places_are_given_back_where_one_of_them_was_lost(box: ModelKit) -> None
         collected(service, prepared)
     assert [place.released for place in places] == [0, 1, 1]
     assert service.engine.cancelled == [prepared.requests[0]]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("effort", ["low", "none"])
+def test_an_effort_says_whether_to_think_whatever_else_does(box: ModelKit, effort: str) -> None:
+    """As where Anthropic's messages send both; one that is sent alone is heard."""
+    service = service_of(box)
+    for thinks in (True, False, None):
+        prepared = service.prepare(GenerationRequest(QUESTION, effort=effort, enable_thinking=thinks))
+        assert prepared.prompt.in_reasoning == (effort != "none")
+    for thinks in (True, False):
+        assert service.prepare(GenerationRequest(QUESTION, enable_thinking=thinks)).prompt.in_reasoning is thinks
+
+
+def test_no_video_is_decoded_beyond_the_deadline(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    real = box.process_prompt
+
+    def process_prompt(prompt: Any, *, on_frames: Any, **options: Any) -> Any:
+        asked.append(on_frames(1, 2))
+        return real(prompt, **options)
+
+    monkeypatch.setattr(box, "process_prompt", process_prompt)
+    service, now = service_of(box), time.monotonic()
+    for deadline in (now - 1, now + 1000):
+        service.prepare(GenerationRequest(QUESTION), deadline)
+    service.prepare(GenerationRequest(QUESTION))
+    assert asked == [False, True, True]
