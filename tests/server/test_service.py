@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from inspect import isfunction
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -416,3 +417,34 @@ def test_no_video_is_decoded_beyond_the_deadline(box: ModelKit, monkeypatch: pyt
         service.prepare(GenerationRequest(QUESTION), deadline)
     service.prepare(GenerationRequest(QUESTION))
     assert asked == [False, True, True]
+
+
+@pytest.mark.parametrize("schema", [{}, {"type": "object"}])
+def test_an_answer_that_goes_on_begins_no_json(box: ModelKit, schema: dict[str, Any]) -> None:
+    begun = [*QUESTION, {"role": "assistant", "content": "It is"}]
+    with pytest.raises(OptionError, match="response_format: expected none where an answer is continued"):
+        service_of(box).prepare(GenerationRequest(begun, schema=schema, continue_final_message=True))
+
+
+@pytest.mark.parametrize(
+    ("schema", "choice", "parallel", "made"),
+    [
+        ({}, "auto", True, {"schema": {"type": "object"}, "parallel": True, "in_reasoning": False}),
+        ({"type": "array"}, "auto", False, {"schema": {"type": "array"}, "parallel": False, "in_reasoning": False}),
+        (None, "required", True, {"name": None, "parallel": True, "in_reasoning": False}),
+        (None, {"name": "weather"}, False, {"name": "weather", "parallel": False, "in_reasoning": False}),
+    ],
+)
+def test_what_a_grammar_of_calls_is_made_of(
+    box: ModelKit, schema: Any, choice: Any, parallel: bool, made: dict[str, Any]
+) -> None:
+    """Beside calls an answer is JSON where that was asked for: an object if nothing more is said."""
+    service, asked = service_of(box), []
+    service.__dict__["grammars"] = SimpleNamespace(tool_calls=lambda tools, **options: asked.append((tools, options)))
+    service.prepare(
+        GenerationRequest(
+            QUESTION, tools=[WEATHER], tool_choice=choice, schema=schema, parallel_tool_calls=parallel,
+            enable_thinking=False,
+        )
+    )  # fmt: skip
+    assert asked == [([WEATHER], made)]
