@@ -632,6 +632,15 @@ def test_who_runs_and_who_waits() -> None:
     assert (engine.running, engine.waiting) == (3, 2)
 
 
+def test_a_request_that_has_ended_makes_room_for_another() -> None:
+    engine, _ = pretended(max_rows=1, max_waiting=0)
+    for _ in range(3):
+        job = engine.submit(ASKED, ignore)
+        with pytest.raises(EngineFullError):
+            engine.reserve()
+        job.finish(GenerationCancelled("cancelled"))
+
+
 def test_what_has_ended_is_forgotten() -> None:
     engine, _ = pretended()
     first, second = engine.submit(ASKED, ignore), engine.submit(ASKED, ignore)
