@@ -74,7 +74,7 @@ class StoredResponses:
             for stored, _ in reversed(self._stored.values()):
                 for item in (*stored.response["output"], *stored.items):
                     if item.get("id") == name:
-                        return item
+                        return dict(item)
         raise _gone("item", name, place)
 
     def remove(self, name: str) -> None:
