@@ -61,6 +61,9 @@ def test_items_are_found_in_answers_and_in_what_was_asked() -> None:
     assert stored.item("in_b", "input[0].id")["id"] == "in_b"
     stored.add(StoredResponse({"id": "c", "output": [{"id": "msg_1", "text": "newer"}]}, []))
     assert stored.item("msg_1", "input[0].id")["text"] == "newer"
+    # A copy: what is done with it changes nothing here.
+    stored.item("msg_1", "input[0].id")["text"] = "changed"
+    assert stored.item("msg_1", "input[0].id")["text"] == "newer"
     with pytest.raises(ApiError, match=r"^input\[3\]\.id: no item 'msg_9' is stored; it is gone") as error:
         stored.item("msg_9", "input[3].id")
     assert (error.value.status, error.value.param) == (404, "input[3].id")
