@@ -625,3 +625,32 @@ def test_what_is_shown_of_it_all_is_short(kit: ModelKit) -> None:
     engine.close()
     assert len(repr(kit.request(prompt))) < 1000
     assert "array" not in repr(prompt.images[0])
+
+
+def test_what_is_read_ahead_is_checked_as_a_prompt_is(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its messages by their form, and the whole of it by its length, before anything is read."""
+    monkeypatch.setattr(kit, "_consume", lambda *_: pytest.fail("read"))
+    for wrong in (["hello"], [{"role": "user", "content": "a"}, 5]):
+        with pytest.raises(PromptError):
+            kit.prefill_ahead(wrong)  # type: ignore[arg-type]
+    monkeypatch.setattr(kit, "context_length", 12)
+    with pytest.raises(ContextLengthError):
+        kit.prefill_ahead([{"role": "user", "content": "a word or two " * 9}, {"role": "assistant", "content": "yes"}])
+
+
+def test_as_much_is_read_ahead_as_every_next_question_begins_with(
+    kit: ModelKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the last place at which a later prompt can begin, in the steps that memory allows."""
+    asked: list[Request] = []
+    monkeypatch.setattr(kit, "_consume", lambda request, on_progress: asked.append(request) or ())
+    monkeypatch.setattr(kit, "_plan", lambda prompt, new, step: SimpleNamespace(step_size=min(step, 5)))
+    messages = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+    known = kit.prefill_ahead(messages, prefill_step_size=64)
+    (request,) = asked
+    following = kit.process_prompt([*messages, {"role": "user", "content": "three"}])
+    assert known == request.read_to == max(point for point in following.branch_points if point <= known)
+    assert (request.prompt.input_ids[:known] == following.input_ids[:known]).all()
+    # There are earlier ones, too.
+    assert min(request.prompt.branch_points) < known
+    assert request.prefill_step_size == 5

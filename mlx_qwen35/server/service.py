@@ -282,7 +282,8 @@ class _Answer:
                 rest = self._parser.close()
                 text, calls = text + rest.text, calls + list(rest.calls)
         if not self._parallel:
-            calls = [] if self._has_called else calls[:1]
+            # The first one ends the answer.
+            calls = calls[:1]
         events: list[StreamEvent] = []
         if text or chunk.reasoning or chunk.logprob is not None:
             events.append(DeltaEvent(self._index, text, chunk.reasoning, chunk))

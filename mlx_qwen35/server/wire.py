@@ -218,6 +218,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
 
     watcher = asyncio.create_task(watch())
     try:
+        # Whoever is cancelled in here cancels the work.
         return await task
     except asyncio.CancelledError:
         if watcher.done():
@@ -225,4 +226,3 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         raise
     finally:
         watcher.cancel()
-        task.cancel()

@@ -92,6 +92,30 @@ def test_prompts_that_may_be_read_together_count_as_one_step_and_their_states_tw
     assert held(ledger, "activations") < guard.passing(100, 100)
 
 
+def test_two_prompts_are_enough_to_be_read_together(guard: MemoryGuard) -> None:
+    ledger, pool = Ledger(10**9), Pool(8, 512)
+    MemoryAdmission(guard, ledger).update([job(100, 1, pool=pool, step=512) for _ in range(2)])
+    assert held(ledger, "activations") == guard.passing(200, 200) + 4 * guard.states
+
+
+def test_rows_that_are_written_together_have_logits_each(guard: MemoryGuard) -> None:
+    ledger, pool = Ledger(10**9), Pool(8, 1)
+    MemoryAdmission(guard, ledger).update([job(10, 9000, pool=pool) for _ in range(4)])
+    writing = guard.passing(9010, 4, rows=4)
+    assert writing > guard.passing(10, 1) + 8 * guard.states
+    assert held(ledger, "activations") == writing
+
+
+def test_every_image_that_was_encoded_waits_to_be_read(guard: MemoryGuard) -> None:
+    """While the largest of them is encoded, and while the prompt is read."""
+    ledger = Ledger(10**9)
+    one = job(200, 1, step=64)
+    one.request = replace(one.request, unseen=(64, 16, 64))
+    MemoryAdmission(guard, ledger).update([one])
+    unwritten = guard.held(201) - guard.held(200)
+    assert held(ledger, "activations") == guard.passing(200, 64, 64) + guard.embeddings(144) - unwritten
+
+
 def test_what_does_not_fit_is_refused_and_changes_nothing(guard: MemoryGuard) -> None:
     one, other = job(500, 100), job(500, 100)
     ledger = Ledger(10**9)
@@ -121,7 +145,8 @@ def test_snapshots_count_until_their_request_ends(guard: MemoryGuard) -> None:
     one, other = job(500, 100), job(500, 100)
     for running in ([one], [one, other]):
         assert admission.admit(running[-1], running[:-1])
-    assert admission.take_snapshot(one, 1000)
+    assert admission.take_snapshot(one, 300)
+    assert admission.take_snapshot(one, 700)
     assert admission.take_snapshot(other, 500)
     assert held(ledger, "snapshots") == 1500
     ledger.limit = ledger.held + 99

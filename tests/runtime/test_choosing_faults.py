@@ -106,3 +106,34 @@ def test_what_is_no_token_is_a_fault(found: Any, message: str) -> None:
     assert isinstance(one.fault, OptionError)
     with pytest.raises(OptionError, match=message):
         raise one.fault
+
+
+def test_the_first_fault_is_the_one_that_is_told() -> None:
+    """What is called again behind it, to be taken back with it, may fail in other ways."""
+    errors = [ZeroDivisionError("first"), ValueError("second"), ValueError("third")]
+
+    class Always(Failing):
+        def __call__(self, *arguments: mx.array) -> mx.array:
+            raise errors[min(self.calls, 2)]
+
+    always = Always(0)
+    one = chooser(always)
+    for calls in range(3):
+        always.calls = calls
+        step(one, 1)
+    assert one.fault is errors[0]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (mx.zeros((1, VOCAB_SIZE), mx.int32), "logits_processors: expected logits, found mlx.core.int32"),
+        (mx.zeros((1, VOCAB_SIZE - 1)), "logits_processors: expected shape \\(1, 5\\), found \\(1, 4\\)"),
+        (None, "logits_processors: expected shape \\(1, 5\\), found None"),
+    ],
+)
+def test_what_are_no_logits_is_a_fault(found: Any, message: str) -> None:
+    one = chooser(None, lambda tokens, logits: found)
+    step(one, 1)
+    with pytest.raises(OptionError, match=message):
+        raise one.fault or AssertionError

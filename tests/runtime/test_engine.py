@@ -16,11 +16,13 @@ from PIL import Image
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, GenerationResult, PrefillProgress
+from mlx_qwen35.answers.sampling import SamplingOptions
 from mlx_qwen35.errors import EngineFullError, GenerationCancelled, KitClosedError, OptionError
+from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.runtime.admission import MemoryAdmission
 from mlx_qwen35.runtime.engine import Engine
 from mlx_qwen35.runtime.executor import Executor
-from mlx_qwen35.runtime.request import Event, Job, Request
+from mlx_qwen35.runtime.request import Event, Job, Request, Status
 from tests.parity.cases import CASES
 from tests.tiny import DENSE, Shape
 
@@ -588,3 +590,110 @@ def test_what_fails_at_the_end_is_told_unless_something_did_before(
         kit.generate(prompt, max_tokens=2)
     with pytest.raises(ValueError, match="cannot choose"):
         kit.generate(prompt, max_tokens=2, sampler=sampler)
+
+
+class Pretended:
+    """A kit whose loop only takes jobs, until it is closed."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.closed = False
+        self._loop, self._thread = self, self
+
+    def submit(self, job: Job) -> None:
+        self.jobs.append(job)
+        self.check()
+
+    def cancel(self, job: Job) -> None:
+        job.finish(GenerationCancelled("cancelled"))
+
+    def check(self) -> None:
+        if self.closed:
+            raise KitClosedError("closed")
+
+
+def pretended(**options: Any) -> tuple[Engine, Pretended]:
+    kit = Pretended()
+    return Engine(kit, **options), kit  # type: ignore[arg-type]
+
+
+ASKED = Request(Prompt(np.arange(3, dtype=np.int32)), SamplingOptions(), 4, 2)
+
+
+def ignore(event: Event) -> None:
+    pass
+
+
+def test_who_runs_and_who_waits() -> None:
+    engine, _ = pretended()
+    jobs = [engine.submit(ASKED, ignore) for _ in range(6)]
+    for job, status in zip(jobs, (Status.READING, Status.WRITING, Status.WRITING, Status.DONE), strict=False):
+        job.status = status
+    assert (engine.running, engine.waiting) == (3, 2)
+
+
+def test_a_request_that_has_ended_makes_room_for_another() -> None:
+    engine, _ = pretended(max_rows=1, max_waiting=0)
+    for _ in range(3):
+        job = engine.submit(ASKED, ignore)
+        with pytest.raises(EngineFullError):
+            engine.reserve()
+        job.finish(GenerationCancelled("cancelled"))
+
+
+def test_what_has_ended_is_forgotten() -> None:
+    engine, _ = pretended()
+    first, second = engine.submit(ASKED, ignore), engine.submit(ASKED, ignore)
+    first.finish(GenerationCancelled("cancelled"))
+    third = engine.submit(ASKED, ignore)
+    assert engine._jobs == (second, third)
+
+
+def test_a_place_that_was_promised_before_the_end_is_no_way_in() -> None:
+    """And it is given back, as are those of requests that nobody takes."""
+    engine, kit = pretended(max_rows=1, max_waiting=0)
+    place = engine.reserve()
+    engine.close()
+    with pytest.raises(KitClosedError, match="this engine was closed"):
+        engine.submit(ASKED, ignore, reservation=place)
+    assert (kit.jobs, engine._jobs, engine._places) == ([], (), 0)
+    with pytest.raises(KitClosedError):
+        engine.reserve()
+
+
+def test_a_request_that_the_kit_does_not_take_has_ended() -> None:
+    """Whoever closes the engine does not wait for it, and its place is free."""
+    engine, kit = pretended(max_rows=1, max_waiting=0)
+    kit.closed = True
+    with pytest.raises(KitClosedError, match="^closed$"):
+        engine.submit(ASKED, ignore)
+    (job,) = kit.jobs
+    assert (job.status, job.done.is_set(), engine._places) == (Status.DONE, True, 0)
+
+
+def test_where_the_thread_is_gone_only_what_still_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the child of a fork: nobody would end it."""
+    engine, kit = pretended()
+    job = engine.submit(ASKED, ignore)
+    kit.closed = True
+    monkeypatch.setattr(job.done, "wait", lambda *_: pytest.fail("it waits for nobody"))
+    with pytest.raises(KitClosedError):
+        engine.close()
+    monkeypatch.undo()
+    job.done.set()
+    engine.close()
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, math.nan, math.inf, "1"])
+def test_the_time_for_an_answer_is_a_positive_number(timeout: Any) -> None:
+    engine, kit = pretended()
+    with pytest.raises(OptionError, match="^timeout: expected"):
+        engine.submit(ASKED, ignore, timeout=timeout)
+    assert (kit.jobs, engine._places) == ([], 0)
+
+
+def test_a_deadline_is_so_many_seconds_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_qwen35.runtime.engine.time", SimpleNamespace(monotonic=lambda: 100.0))
+    engine, _ = pretended()
+    assert engine.submit(ASKED, ignore, timeout=2.5).deadline == 102.5
+    assert engine.submit(ASKED, ignore).deadline is None

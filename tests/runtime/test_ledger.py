@@ -65,6 +65,14 @@ def test_room_is_made_with_what_is_missing_and_no_more() -> None:
     assert lease.nbytes == other.nbytes == 0
 
 
+def test_what_a_lease_has_already_is_not_missing() -> None:
+    ledger = Ledger(100)
+    lease, asked = kept(ledger, 60)
+    growing = ledger.take("caches", 30, place="x")
+    assert growing.resize(50)
+    assert (asked, lease.nbytes) == ([10], 50)
+
+
 def test_a_parent_counts_what_stands_below_it() -> None:
     parent = Ledger(100)
     one, other = Ledger(80, parent), Ledger(80, parent)
@@ -114,6 +122,7 @@ def test_whoever_waits_hears_of_every_release_above_and_beside() -> None:
     other.on_release(lambda: told.append("other"))
     lease = one.take("caches", 10, place="x")
     lease.resize(20)
+    lease.resize(20)
     assert told == []
     lease.resize(15)
     assert sorted(told) == ["one", "other"]
@@ -161,6 +170,29 @@ def test_waiting_takes_turns_with_its_own_kind() -> None:
         thread.join(10)
     assert order == ["first", "second"]
     assert ledger.held == 0
+
+
+def test_who_waits_is_woken_by_a_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And looks itself now and then only for what it missed, which here it never does."""
+    ledger = Ledger(100)
+    waits, done, wait = threading.Event(), threading.Event(), ledger._changed.wait
+
+    def until_woken(timeout: float) -> bool:
+        waits.set()
+        return wait(60)
+
+    def second() -> None:
+        with ledger.waiting("picture", 50, place="x"):
+            done.set()
+
+    monkeypatch.setattr(ledger._changed, "wait", until_woken)
+    first = ledger.take("picture", 80, place="x")
+    thread = threading.Thread(target=second, daemon=True)
+    thread.start()
+    assert waits.wait(10)
+    first.release()
+    assert done.wait(10)
+    thread.join(10)
 
 
 def test_waiting_is_refused_where_nobody_of_its_kind_will_make_room() -> None:

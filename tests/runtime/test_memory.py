@@ -14,6 +14,7 @@ from mlx_qwen35.bench.published import PUBLISHED, Published, published_config
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.errors import CheckpointError, ContextLengthError, InsufficientMemoryError, OptionError
+from mlx_qwen35.patches import cpu
 from mlx_qwen35.runtime.estimates import (
     attention_bytes_per_token,
     encoding_bytes,
@@ -190,6 +191,37 @@ def test_images_and_what_is_kept_count(guard: MemoryGuard) -> None:
     assert guard.needs(100, 64, kept=12345) == guard.needs(100, 64) + 12345
     with pytest.raises(InsufficientMemoryError, match="prompt: expected a smaller checkpoint or image"):
         guard.step_size(2048, 100, patches=100_000)
+
+
+def test_what_drafts_take_by_hand(guard: MemoryGuard) -> None:
+    """Beside the tokens that are guessed: states of before, logits of every place, and the copy of rows that move."""
+    text, size = guard.config.text, guard.dtype_size
+    drafting = replace(guard, draft_tokens=3)
+    states = 1 + (1 + 3 if cpu.on_cpu() else 1)
+    buffers = (100 + 255 + 3) * attention_bytes_per_token(text, size)
+    assert drafting.held(100) == states * guard.states + buffers
+    logits = 4 * 3 * 4 * text.vocab_size
+    alone = prefill_bytes(text, 1, 100, size) + logits
+    moved = 3 * (100 + 255) * 2 * text.num_key_value_heads * text.head_dim * (size + 4)
+    assert drafting.passing(100, 1) == alone
+    assert drafting.passing(100, 1, rows=3) == alone + 2 * logits + moved
+    assert guard.passing(100, 1, rows=3) == prefill_bytes(text, 1, 100, size) + 3 * 3 * 4 * text.vocab_size
+
+
+def test_an_image_waits_with_an_embedding_for_each_square_of_patches(guard: MemoryGuard) -> None:
+    vision = guard.config.vision
+    assert vision is not None
+    tokens = 4096 // vision.spatial_merge_size**2
+    assert guard.embeddings(4096) == tokens * guard.config.text.hidden_size * guard.dtype_size
+    # One step does both one after the other.
+    assert guard.passing(100, 64, patches=4096) == max(guard.passing(100, 64), guard.encoding(4096))
+
+
+def test_a_module_has_to_fit_beside_the_weights(guard: MemoryGuard) -> None:
+    room = replace(guard, limit=10**12).with_drafts(3, 5000, 1).needs(1, 1)
+    assert replace(guard, limit=room).with_drafts(3, 5000, 1).weights == guard.weights + 5000
+    with pytest.raises(InsufficientMemoryError, match="speculate: expected at most"):
+        replace(guard, limit=room - 1).with_drafts(3, 5000, 1)
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(checkpoint_dir: Callable[[Shape], Path]) -> None:

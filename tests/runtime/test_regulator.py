@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from mlx_qwen35.runtime.regulator import DEPTHS, Acceptance, Regulator, StepTimes
+from mlx_qwen35.runtime.regulator import DEPTHS, Acceptance, Budget, Regulator, StepTimes
 
 
 def run(
@@ -157,3 +157,73 @@ def test_what_is_right_is_learnt_by_place() -> None:
     assert row.expected(0) == 1.0
     assert row.expected(3) == pytest.approx(2.0, abs=0.05)
     assert Acceptance(row).share(1) == pytest.approx(row.share(1))
+
+
+def test_one_long_step_and_long_gains_count_within_bounds() -> None:
+    """What is compiled comes once; what was gained long ago is no reason to lose as much now."""
+    budget = Budget()
+    budget.add(1.0, 1.0, 100.0, drafted=True)
+    assert not budget.in_debt
+    for _ in range(20):
+        budget.add(1.0, 8.0, 1.0, drafted=True)
+    assert budget.allows(8.0)
+    assert not budget.allows(8.1)
+
+
+DEPTHS_AND_NONE = (0, *DEPTHS)
+
+
+def measured(*seconds: float, last: int = 3) -> Regulator:
+    """A regulator that knows what steps with 0, 1, 2 ... drafts take; the last of them were `last` more."""
+    regulator = Regulator()
+    for place, took in enumerate(seconds):
+        if place:
+            regulator.took(1, DEPTHS_AND_NONE[place - 1], DEPTHS_AND_NONE[place], took)
+        for _ in range(3 if place < len(seconds) - 1 else last):
+            regulator.took(1, DEPTHS_AND_NONE[place], DEPTHS_AND_NONE[place], took)
+    return regulator
+
+
+def always_right() -> Acceptance:
+    row = Acceptance()
+    for _ in range(50):
+        row.add(7, 7)
+    return row
+
+
+def test_what_is_to_stay_for_now_stays_within_the_room() -> None:
+    regulator = measured(1.0)
+    regulator.took(1, 0, 7, 1.0)
+    assert [regulator.choose([Acceptance()], most=most) for most in (7, 2, 0)] == [7, 2, 0]
+
+
+def test_what_is_tried_again_stays_within_the_room() -> None:
+    """Here five drafts have their turn, and there is room for three."""
+    regulator = measured(1.0, 1.1, 1.2, 1.3, last=40)
+    assert regulator.choose([always_right()], most=3) == 3
+    assert regulator.choose([always_right()], most=7) == 5
+
+
+def test_steps_without_drafts_are_measured_again_with_two_alike() -> None:
+    regulator, row = measured(1.0, 1.1, last=40), always_right()
+    assert regulator.choose([row], most=1) == 0
+    found = []
+    for drafts in (1, 0, 0):
+        regulator.took(1, drafts, 0, 1.0)
+        found.append(regulator.choose([row], most=1))
+    assert found == [0, 0, 1]
+
+
+def test_drafts_that_did_not_pay_are_tried_again_after_a_while() -> None:
+    """After four times as many steps as another number of drafts."""
+    row = Acceptance()
+    for _ in range(50):
+        row.add(1, 0)
+    regulator = measured(1.0, 1.5)
+    regulator.took(1, 1, 0, 1.0)
+    regulator.budget.add(1.0, 400.0, 1.0, drafted=False)
+    for _ in range(127):
+        regulator.took(1, 0, 0, 1.0)
+    assert regulator.choose([row], most=1) == 0
+    regulator.took(1, 0, 0, 1.0)
+    assert regulator.choose([row], most=1) == 1

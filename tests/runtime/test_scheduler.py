@@ -109,6 +109,45 @@ def test_images_come_first_and_snapshots_end_a_chunk() -> None:
     assert steps == [Encode(one.id, 0), Encode(one.id, 2), *reads]
 
 
+def test_pictures_are_encoded_in_turn_too() -> None:
+    """A prompt of many pictures keeps nobody waiting for more than one of them."""
+    scheduler = Scheduler(Room())
+    pictures, text = job(4, step=4), job(4, step=4)
+    scheduler.add(pictures)
+    scheduler.add(text)
+    scheduler.next_step()
+    scheduler.begun(pictures, 0, (0, 1), ())
+    scheduler.begun(text, 0, (), ())
+    assert scheduler.next_step().read == (Encode(pictures.id, 0),)
+    scheduler.encoded(pictures)
+    assert scheduler.next_step().read == (Read(text.id, 0, 3),)
+
+
+def test_a_snapshot_ends_a_chunk_and_not_the_turn_whichever_it_is() -> None:
+    scheduler = Scheduler(Room())
+    cut, other = job(20, step=4), job(20, step=4)
+    scheduler.add(cut)
+    scheduler.add(other)
+    scheduler.next_step()
+    scheduler.begun(cut, 0, (), (5,))
+    scheduler.begun(other, 0, (), ())
+    order = []
+    for _ in range(5):
+        (read,) = scheduler.next_step().read
+        assert isinstance(read, Read)
+        scheduler.has_read(scheduler[read.job], read.stop)
+        order.append((read.job == cut.id, read.start, read.stop))
+    assert order == [(True, 0, 4), (False, 0, 4), (True, 4, 5), (True, 5, 9), (False, 4, 8)]
+
+
+def test_who_is_read_along_is_not_read_in_larger_steps_than_it_may_be() -> None:
+    """Padded to the longest, all of them are no more than the smallest of their steps."""
+    scheduler, pool = Scheduler(Room()), Pool(4, 99)
+    first, careful = job(4, step=8, pool=pool), job(4, step=4, pool=pool)
+    begun(scheduler, first, careful)
+    assert scheduler.next_step().read == (Read(first.id, 0, 3),)
+
+
 def test_every_answer_grows_between_two_chunks() -> None:
     scheduler = Scheduler(Room())
     pool = Pool(8, 2)
@@ -200,6 +239,14 @@ def test_who_wants_nothing_holds_nobody_up() -> None:
     assert scheduler.next_step().write == (Write((reading.id,)),)
 
 
+def test_who_wants_nothing_is_not_read_along() -> None:
+    scheduler, pool = Scheduler(Room()), Pool(4, 8)
+    reading, paused = job(3, step=8, pool=pool), job(3, step=8, pool=pool, granted=1)
+    begun(scheduler, reading, paused)
+    paused.delivered = 1
+    assert [read.job for read in scheduler.next_step().read] == [reading.id]
+
+
 def test_who_waits_in_vain_is_told_from_who_waits_for_others() -> None:
     scheduler = Scheduler(Room(1))
     first, second = job(granted=1), job(granted=1)
@@ -212,6 +259,18 @@ def test_who_waits_in_vain_is_told_from_who_waits_for_others() -> None:
     assert not scheduler.stalled(first)
     second.delivered = 1
     assert not scheduler.stalled(second)
+
+
+def test_one_caller_who_goes_on_is_enough_for_the_others_to_wait_for() -> None:
+    scheduler = Scheduler(Room(2))
+    paused, going, waiting = job(granted=1), job(granted=1), job()
+    begun(scheduler, paused, going)
+    scheduler.add(waiting)
+    assert scheduler.next_step().begin == ()
+    paused.delivered = 1
+    assert not scheduler.stalled(waiting)
+    going.delivered = 1
+    assert scheduler.stalled(waiting)
 
 
 def test_who_has_to_be_ended_and_why() -> None:
@@ -282,6 +341,7 @@ class Pretender:
         self.written: dict[Job, int] = {}
         self.ended: dict[Job, bool] = {}
         self.steps: list[dict[Job, int]] = []
+        self.shared: list[Job] = []
         self.closed = False
 
     def _fail(self, job: Job, where: str) -> None:
@@ -319,6 +379,7 @@ class Pretender:
 
     def share(self, job: Job) -> None:
         assert job in self.read_so_far
+        self.shared.append(job)
         self._fail(job, "share")
 
     def write(self, jobs: Sequence[Job]) -> dict[Job, list[Event]]:
@@ -544,6 +605,69 @@ def test_who_waits_in_vain_is_refused_after_a_while(clock: Clock) -> None:
     house.run()
     assert isinstance(house.last(waiting), InsufficientMemoryError)
     assert not paused.done.is_set()
+
+
+def test_only_one_is_refused_at_a_time_and_those_behind_it_may_fit(clock: Clock) -> None:
+    """Beside a caller who does not go on there is room for a small one, but not for the large one before it."""
+    house = House()
+    paused = house.submit(request(), granted=1)
+    house.run()
+    large, small = house.submit(request(tokens=50)), house.submit(request())
+    house.room.admit = lambda one, running: one is not large  # type: ignore[method-assign]
+    house.run()
+    clock.now = PATIENCE
+    house.loop.wake()
+    house.run()
+    assert isinstance(house.last(large), InsufficientMemoryError)
+    assert isinstance(house.last(small), GenerationChunk)
+    assert not paused.done.is_set()
+
+
+def test_who_waits_is_looked_at_again_until_that_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a timer that keeps no process from ending: the one before has gone off."""
+    started: list[Timer] = []
+    monkeypatch.setattr(Timer, "start", lambda timer: started.append(timer))
+    house = House(places=1)
+    house.submit(request(), granted=1)
+    house.submit(request(), granted=1)
+    for count in (1, 2, 3):
+        house.loop.wake()
+        house.run()
+        assert len(started) == count
+    assert all(timer.daemon for timer in started)
+    monkeypatch.setattr(Timer, "is_alive", lambda timer: True)
+    house.loop.wake()
+    house.run()
+    assert len(started) == 3
+
+
+def test_what_is_fetched_from_disk_is_waited_for_and_asked_for_once() -> None:
+    house = House()
+    restored, other = house.submit(request(), restores=True), house.submit(request(answer=9))
+    house.run()
+    assert other.done.is_set()
+    assert (restored.status, restored in house.executor.read_so_far) == (Status.WAITING, False)
+    (ready,) = house.executor.ready
+    ready()
+    house.run()
+    assert isinstance(house.last(restored), GenerationChunk)
+
+
+def test_what_was_read_is_shared_with_its_pool_and_nobody_else() -> None:
+    house = House()
+    house.submit(request())
+    one = house.submit(request(), pool=Pool(4, 4))
+    house.run()
+    assert house.executor.shared == [one]
+
+
+def test_progress_counts_what_is_to_be_read() -> None:
+    house = House()
+    whole, part = house.submit(request(tokens=9)), house.submit(request(tokens=9, read_to=4))
+    house.run()
+    for one, total in ((whole, 9), (part, 4)):
+        totals = [event.total for event in house.events[one] if isinstance(event, PrefillProgress)]
+        assert set(totals) == {total}
 
 
 def test_who_waits_for_a_slow_caller_is_not_refused(clock: Clock) -> None:

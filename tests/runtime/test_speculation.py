@@ -1,8 +1,9 @@
 """Drafts save time and change nothing: every answer is that of a kit that guesses nothing."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -20,7 +21,7 @@ from mlx_qwen35.runtime.batch import Batch
 from mlx_qwen35.runtime.choosing import Chooser
 from mlx_qwen35.runtime.drafter import Drafter
 from mlx_qwen35.runtime.engine import Engine
-from mlx_qwen35.runtime.speculation import Speculation
+from mlx_qwen35.runtime.speculation import Speculation, check_speculation
 from mlx_qwen35.state.sequence import FrozenState
 from tests.parity.cases import CASES
 from tests.runtime.test_engine import Caller, is_chunk
@@ -436,6 +437,84 @@ def test_steps_without_drafts_teach_both_who_guess_and_others_only_one() -> None
             speculation.took(1, (2, by_module), (2, by_module), tokens=1, seconds=3.0)
         assert times[by_module].of(1, 2) == 3.0
         assert (times[not by_module].of(1, 2) is None) == by_module
+
+
+def row(speculation: Speculation, room: int, prompt: Sequence[int] = ()) -> Any:
+    """One that may still be given so many tokens."""
+    return SimpleNamespace(record=speculation.record(prompt), room=room)
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "most"),
+    [("off", None, 0), ("off", 5, 0), ("mtp", None, 3), ("mtp", 7, 7), ("lookup", None, 7), ("auto", None, 7),
+     ("auto", 2, 2)],
+)  # fmt: skip
+def test_how_many_tokens_are_guessed_and_by_whom(mode: Any, given: int | None, most: int) -> None:
+    speculation = Speculation(mode, given, has_module=True)
+    assert speculation.most == most
+    assert (speculation.uses_module, speculation.uses_lookup) == (mode in ("mtp", "auto"), mode in ("lookup", "auto"))
+    assert speculation.is_on == (most > 0)
+    assert (speculation.record([]).text is not None) == speculation.uses_lookup
+    assert Speculation(mode, 0, has_module=True).record([]).text is None
+    assert not Speculation(mode, given).uses_module
+
+
+def test_the_module_guesses_as_far_as_any_row_has_room() -> None:
+    speculation = Speculation("mtp", 5, has_module=True)
+    rooms = {(9, 1): 5, (4, 1): 4, (0, 0): 0}
+    for several, depth in rooms.items():
+        assert speculation.depth([row(speculation, room) for room in several]) == depth
+    assert Speculation("lookup", 5, has_module=True).depth([row(speculation, 9)]) == 0
+
+
+def test_what_is_found_is_cut_to_what_it_is_worth() -> None:
+    """Down to nothing; and beside the module only what repeats eight tokens counts as found."""
+    short, long = [1, 2, 3, 4, 5, 1, 2, 3], [*range(20), *range(9)]
+    always = Speculation("lookup")
+    assert always.found(row(always, 2, short), 1) == [4, 5]
+    assert always.found(row(always, 0, short), 1) == []
+    for worth in (0, 1, 9):
+        auto = Speculation("auto", has_module=True)
+        auto._regulators[False].choose = lambda rows, most, worth=worth: worth  # type: ignore[method-assign, misc]
+        assert auto.found(row(auto, 3, short), 1) == []
+        assert auto.found(row(auto, 3, long), 1) == [9, 10, 11][:worth]
+
+
+def test_what_steps_cost_is_entered_as_tokens_of_a_row() -> None:
+    """Once it is known what one takes without drafts; by what such steps usually take, unless their number changes."""
+    speculation, entered = Speculation("auto", has_module=True), []
+    speculation._budget = SimpleNamespace(add=lambda *given, drafted: entered.append((*given, drafted)))  # type: ignore[assignment]
+    none, guess = (0, False), (2, True)
+    for done, begun, tokens, seconds in (
+        (none, none, 2, 1.0), (none, none, 2, 1.0), (none, guess, 2, 9.0),
+        (guess, guess, 4, 5.0), (guess, guess, 4, 3.0), (guess, none, 6, 8.0),
+    ):  # fmt: skip
+        speculation.took(2, done, begun, tokens=tokens, seconds=seconds)
+    assert entered == [
+        (1.0, 1.0, 1.0, False), (1.0, 1.0, 9.0, True),
+        (1.0, 2.0, 5.0, True), (1.0, 2.0, 3.0, True), (1.0, 3.0, 8.0, True),
+    ]  # fmt: skip
+
+
+def test_guesses_are_counted_by_their_place_for_the_row_and_for_all() -> None:
+    speculation = Speculation("auto", has_module=True)
+    one, other = row(speculation, 9), row(speculation, 9)
+    speculation.learn(one, 3, 1, by_module=True)
+    speculation.learn(other, 2, 2, by_module=False)
+    assert (one.record.drafted[:4], one.record.accepted[:4]) == ([1, 1, 1, 0], [1, 0, 0, 0])
+    assert (speculation.drafted[:4], speculation.accepted[:4]) == ([2, 2, 1, 0], [2, 1, 0, 0])
+    assert one.record.module.share(1) < one.record.lookup.share(1) < other.record.lookup.share(1)
+    speculation.stepped(one)
+    assert (one.record.steps, other.record.steps, speculation.steps) == (1, 0, 1)
+
+
+def test_where_exact_is_asked_for_nothing_is_guessed() -> None:
+    assert check_speculation("auto", None, exact=True) == ("off", None)
+    assert check_speculation("off", 0, exact=True) == ("off", 0)
+    assert check_speculation("auto", 7, exact=False) == ("auto", 7)
+    for mode in ("mtp", "lookup"):
+        with pytest.raises(OptionError, match="speculate: expected off where exact is asked for"):
+            check_speculation(mode, None, exact=True)
 
 
 WEATHER: dict[str, Any] = {

@@ -4,13 +4,18 @@ import asyncio
 import threading
 from collections.abc import Generator
 from contextlib import aclosing
+from typing import Any
 
+import numpy as np
 import pytest
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.answers.results import GenerationChunk
+from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
+from mlx_qwen35.answers.sampling import SamplingOptions
 from mlx_qwen35.errors import GenerationCancelled
-from mlx_qwen35.runtime.stream import AnswerStream
+from mlx_qwen35.prompts.prompt import Prompt
+from mlx_qwen35.runtime.request import Event, Job, Request
+from mlx_qwen35.runtime.stream import AnswerStream, stream
 
 PROMPT = "the quick brown fox"
 CHUNK = GenerationChunk("a", "", 1)
@@ -104,3 +109,48 @@ def test_a_cancelled_task_ends_the_answer_behind_the_step_on_its_way() -> None:
     stream = AnswerStream(chunks())
     asyncio.run(cancel(stream))
     assert list(stream) == []
+
+
+class Pretended:
+    """A loop that has these events, one each time that one is wanted."""
+
+    def __init__(self, *events: Event) -> None:
+        self.events = list(events)
+        self.jobs: list[Job] = []
+        self.cancelled: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        self.jobs.append(job)
+
+    def grant(self, job: Job) -> None:
+        job.sink(self.events.pop(0))
+
+    def cancel(self, job: Job) -> bool:
+        self.cancelled.append(job)
+        return True
+
+    def runs_here(self) -> bool:
+        return True
+
+
+def asked(read_to: int | None) -> Request:
+    return Request(Prompt(np.arange(6, dtype=np.int32)), SamplingOptions(), 4, 2, read_to=read_to)
+
+
+@pytest.mark.parametrize("read_to", [4, None])
+def test_what_is_only_read_ends_when_it_has_been_read(read_to: int | None) -> None:
+    """Nothing more is asked for; of an answer, reading is not the end."""
+    end = GenerationChunk("", "", 1, finish_reason="stop")
+    loop = Pretended(PrefillProgress(2, 4), PrefillProgress(4, 4), end)
+    assert len(list(stream(loop, asked(read_to)))) == (3 if read_to is None else 2)  # type: ignore[arg-type]
+
+
+def test_a_stream_that_the_loop_itself_abandons_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it is collected there: what it would wait for is to be done by this very thread."""
+    loop = Pretended(PrefillProgress(2, 6))
+    events: Any = stream(loop, asked(None))  # type: ignore[arg-type]
+    next(events)
+    (job,) = loop.jobs
+    monkeypatch.setattr(job.done, "wait", lambda seconds: pytest.fail("it waits for itself"))
+    events.close()
+    assert loop.cancelled == [job]

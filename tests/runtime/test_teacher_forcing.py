@@ -1,5 +1,8 @@
 """Scoring a text: the memory that it takes, and gives back."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import mlx.core as mx
 import pytest
 
@@ -49,3 +52,25 @@ def test_logits_without_room_are_refused_before_they_are_computed(
     with pytest.raises(InsufficientMemoryError, match="prompt: expected at most 0.00 GB"):
         kit.logits(prompt)
     assert kit.ledger.by_purpose() == before
+
+
+def test_the_memory_of_logits_is_that_of_the_largest_image_too() -> None:
+    """It is encoded before anything is read, and may take more than reading does."""
+    asked: list[tuple[Any, ...]] = []
+
+    def passing(tokens: int, step: int, patches: int) -> int:
+        asked.append((tokens, step, patches))
+        return 1000
+
+    def take(purpose: str, nbytes: int, *, place: str) -> Any:
+        asked.append((purpose, nbytes, place))
+        raise InsufficientMemoryError("none left")
+
+    loaded: Any = SimpleNamespace(
+        checkpoint=SimpleNamespace(config=SimpleNamespace(text=SimpleNamespace(vocab_size=10))),
+        guard=SimpleNamespace(held=lambda tokens: tokens, passing=passing), ledger=SimpleNamespace(take=take),
+    )  # fmt: skip
+    prompt: Any = SimpleNamespace(input_ids=[1] * 7, pieces=[SimpleNamespace(patches=size) for size in (4, 64, 16)])
+    with pytest.raises(InsufficientMemoryError, match="none left"):
+        teacher_forcing.score(loaded, prompt, 3)
+    assert asked == [(7, 3, 64), ("logits", 7 + 1000 + 2 * 4 * 7 * 10, "prompt")]

@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import mlx.core as mx
@@ -96,6 +97,60 @@ def test_closing_ends_open_generators_on_the_thread() -> None:
         next(stream)
     with pytest.raises(KitClosedError):
         thread.call(lambda: 1)
+
+
+def test_what_is_abandoned_after_the_end_is_no_fault() -> None:
+    thread = MlxThread()
+
+    def forever() -> Iterator[int]:
+        while True:
+            yield 1
+
+    stream = thread.iterate(forever)  # type: ignore[arg-type]
+    next(stream)
+    thread.close()
+    stream.close()  # type: ignore[attr-defined]
+    assert list(stream) == []
+
+
+def test_the_thread_does_not_wait_for_itself(thread: MlxThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask() -> int:
+        # It would get to that when it has done this.
+        monkeypatch.setattr(thread._worker, "submit", lambda job: pytest.fail("it waits for itself"))
+        try:
+            return thread.call(lambda: 5)
+        finally:
+            monkeypatch.undo()
+
+    assert thread.call(ask) == 5
+
+
+def test_nothing_of_what_was_done_is_kept(thread: MlxThread) -> None:
+    """While nothing else is asked for: weights, a prompt, an answer."""
+
+    class Thing:
+        def work(self) -> None:
+            pass
+
+    thing = Thing()
+    kept = weakref.ref(thing)
+    thread.call(thing.work)
+    del thing
+    deadline = time.monotonic() + 5
+    while kept() is not None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert kept() is None
+
+
+def test_a_child_of_the_process_leaves_the_thread_alone(thread: MlxThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a copy of the lock, which may be held for ever there."""
+    with monkeypatch.context() as patch:
+        patch.setattr(thread._worker, "process", -1)
+        patch.setattr(thread._worker, "_lock", None)
+        thread._worker.finish()
+        with pytest.raises(KitClosedError, match="fork"):
+            thread.call(lambda: 5)
+    assert thread.call(lambda: 5) == 5
 
 
 def test_a_forgotten_thread_ends_by_itself() -> None:

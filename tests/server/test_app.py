@@ -4,14 +4,17 @@ import asyncio
 import base64
 import json
 import threading
+import time
 from http.client import HTTPConnection
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from fastapi import FastAPI
 
 from mlx_qwen35 import Engine, ModelKit
-from mlx_qwen35.server.app import make_app
+from mlx_qwen35.server.app import Server, make_app
 from mlx_qwen35.server.media import MediaPolicy
 from mlx_qwen35.server.service import GenerationService
 from mlx_qwen35.server.settings import Settings
@@ -220,3 +223,33 @@ def test_an_engine_fault_is_told_and_the_next_request_works(
             assert numbers == list(range(len(numbers)))
         assert "ZeroDivisionError" in caplog.text
         assert raw(running.url, "/v1/chat/completions", {"messages": SPELL, "max_tokens": 2})[0] == 200
+
+
+def test_who_waits_for_the_server_is_told_when_it_answers_and_its_end_is_the_engines() -> None:
+    told: list[bool] = []
+    closed: list[float] = []
+
+    def close(patience: float) -> None:
+        time.sleep(0.05)
+        closed.append(patience)
+
+    async def run() -> None:
+        app, engine = FastAPI(), SimpleNamespace(close=close)
+        server = Server(
+            app,
+            engine,
+            patience=2.0,
+            on_ready=lambda: told.append(server.started),
+            port=0,
+            log_level="error",  # type: ignore[arg-type]
+        )
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup()
+        assert told == [True]
+        await server.shutdown()
+        assert closed == [1.5]
+        # Answers that the engine cancels at last have time to say so.
+        assert closed[0] < (server.config.timeout_graceful_shutdown or 0) <= 2.0
+
+    asyncio.run(run())

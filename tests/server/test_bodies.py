@@ -1,8 +1,11 @@
 """Bodies: what is read of them, for how long and into how much memory."""
 
+import asyncio
 import json
 import socket
 import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,9 +13,20 @@ from urllib.parse import urlsplit
 import pytest
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.server.bodies import MAX_KEYS, MAX_LEVELS, MAX_PROBLEMS, MAX_SEPARATORS, parse_body, read_json
+from mlx_qwen35.runtime.ledger import Ledger
+from mlx_qwen35.server.bodies import (
+    MAX_KEYS,
+    MAX_LEVELS,
+    MAX_PROBLEMS,
+    MAX_SEPARATORS,
+    BodyReader,
+    parse_body,
+    read_json,
+)
+from mlx_qwen35.server.preparing import PreparingThreads
 from mlx_qwen35.server.protocols import PROTOCOLS
 from mlx_qwen35.server.protocols.chat_completions import ChatCompletionRequest
+from mlx_qwen35.server.settings import Settings
 from mlx_qwen35.server.wire import ApiError
 from tests.server.clients import SPELL, raw
 from tests.server.conftest import Running, serving
@@ -30,6 +44,7 @@ def nested(levels: int, opening: str = "[", closing: str = "]") -> bytes:
     [
         (b"[" + b"0," * MAX_SEPARATORS + b"0]", f"expected at most {MAX_SEPARATORS} values"),
         (b"[" + b"[]," * (MAX_SEPARATORS // 2) + b"0]", f"expected at most {MAX_SEPARATORS} values"),
+        (b"[" + b"{}," * (MAX_SEPARATORS // 2) + b"0]", f"expected at most {MAX_SEPARATORS} values"),
         (nested(MAX_LEVELS + 1), f"expected at most {MAX_LEVELS} levels"),
         (nested(900), f"expected at most {MAX_LEVELS} levels"),
         (nested(100_000), f"expected at most {MAX_LEVELS} levels"),
@@ -53,6 +68,7 @@ def test_json_is_bounded(body: bytes, message: str) -> None:
 def test_json_within_the_bounds_is_read() -> None:
     """Commas inside texts count as well; there is room for a context full of them."""
     assert read_json(nested(MAX_LEVELS)) is not None
+    assert len(read_json(json.dumps(dict.fromkeys(map(str, range(MAX_KEYS)))).encode())) == MAX_KEYS
     text = "a, b; " * 60_000
     assert read_json(json.dumps({"messages": [{"content": text}], "smile": "\U0001f600"}).encode()) == {
         "messages": [{"content": text}],
@@ -78,6 +94,34 @@ def test_a_handful_of_errors_is_made(protocol: Any) -> None:
     assert time.monotonic() - began < 2  # 100,000 errors take ten times as long
     assert str(caught.value).count(";") < MAX_PROBLEMS
     assert len(str(caught.value)) < 1000
+
+
+def test_of_many_wrong_fields_the_first_few_are_told() -> None:
+    wrong: dict[str, Any] = {name: {} for name in ("temperature", "top_p", "top_k", "min_p", "seed", "n", "stop")}
+    body = {"messages": SPELL, **wrong}
+    with pytest.raises(ApiError) as caught:
+        parse_body(json.dumps(body).encode(), ChatCompletionRequest)
+    assert str(caught.value).count("; ") == MAX_PROBLEMS - 1
+
+
+@pytest.mark.parametrize("pieces", [[b"ab", b"cd"], [b"ab", b"cd", b"e"]])
+def test_a_body_may_have_as_many_bytes_as_that_and_no_more(pieces: list[bytes]) -> None:
+    class Sent:
+        async def stream(self) -> AsyncIterator[bytes]:
+            for piece in pieces:
+                yield piece
+
+    async def read() -> bytes:
+        with ExitStack() as stack:
+            reader = BodyReader(Settings(("box",), max_body=4), Ledger(1000), PreparingThreads())
+            return await reader._raw(Sent(), stack)  # type: ignore[arg-type]
+
+    if len(pieces) == 2:
+        assert asyncio.run(read()) == b"abcd"
+    else:
+        with pytest.raises(ApiError, match="body: expected at most 4 bytes") as caught:
+            asyncio.run(read())
+        assert caught.value.status == 413
 
 
 def test_the_first_wrong_message_is_named() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.server.app import UNUSED_HEADER
+from mlx_qwen35.server.app import MAX_NAMED, UNUSED_HEADER
 from mlx_qwen35.server.bodies import parse_body
 from mlx_qwen35.server.protocols import PROTOCOLS
 from mlx_qwen35.server.stored import StoredResponses
@@ -162,6 +162,13 @@ def test_what_changes_nothing_is_counted(server: Running) -> None:
     assert 'field="service_tier",path="/v1/chat/completions"' in found
     assert 'field="unknown",path="/v1/chat/completions"' in found
     assert "made-up" not in str(found)
+
+
+def test_of_much_that_changes_nothing_some_is_named(server: Running) -> None:
+    """A header has no room for all of it."""
+    body = {"messages": SPELL, "max_tokens": 1, **{f"made_up_{number:03}": 1 for number in range(100)}}
+    _, headers, _ = raw(server.url, "/v1/chat/completions", body)
+    assert unused_in(headers) == [f"made_up_{number:03}" for number in range(MAX_NAMED)]
 
 
 def test_what_says_that_it_is_not_wanted_is_accepted(server: Running) -> None:

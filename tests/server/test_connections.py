@@ -7,11 +7,19 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 pytest.importorskip("uvicorn", reason="needs the server extra")
+
+import h11
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.server import connections
@@ -122,3 +130,114 @@ def test_a_timer_calls_once_unless_it_is_stopped() -> None:
         return called
 
     assert asyncio.run(run()) == ["due"]
+
+
+class Pretended:
+    """A transport; what is done with it is remembered."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def is_closing(self) -> bool:
+        return bool(self.done)
+
+    def close(self) -> None:
+        self.done.append("close")
+
+    def abort(self) -> None:
+        self.done.append("abort")
+
+
+async def never_asked(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("it has no request")
+
+
+def connected(others: int = 0) -> tuple[BoundedConnection, Pretended]:
+    """A connection that has just been made, beside so many others; only in an event loop."""
+    state = ServerState()
+    state.connections = {object() for _ in range(others)}  # type: ignore[misc]
+    config = uvicorn.Config(never_asked, ws="none", log_config=None)
+    connection = BoundedConnection(config, state, {}, asyncio.get_running_loop())
+    transport = Pretended()
+    connection.connection_made(transport)
+    return connection, transport
+
+
+def runs(timer: Timer) -> bool:
+    return timer._handle is not None
+
+
+def test_one_connection_too_many_is_closed_and_the_one_before_it_is_not() -> None:
+    async def run() -> None:
+        connection, transport = connected(connections.MAX_CONNECTIONS - 1)
+        assert (transport.done, runs(connection._headers)) == ([], True)
+        connection.connection_lost(None)
+        connection, transport = connected(connections.MAX_CONNECTIONS)
+        assert (transport.done, runs(connection._headers)) == (["abort"], False)
+
+    asyncio.run(run())
+
+
+def test_nothing_is_kept_for_a_connection_that_has_ended() -> None:
+    """A timer would keep it, and end it once more."""
+
+    async def run() -> None:
+        connection, _ = connected()
+        connection.pause_writing()
+        assert runs(connection._headers)
+        assert runs(connection._unread)
+        connection.connection_lost(None)
+        assert not runs(connection._headers)
+        assert not runs(connection._unread)
+
+    asyncio.run(run())
+
+
+def test_who_reads_on_in_time_stays_and_who_does_not_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing would wait for that; each time that nothing is read counts from its own beginning."""
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.0)
+
+    async def run() -> None:
+        connection, transport = connected()
+        for _ in range(2):
+            connection.pause_writing()
+            connection.resume_writing()
+            await asyncio.sleep(0.005)
+        assert transport.done == []
+        connection.pause_writing()
+        await asyncio.sleep(0.005)
+        assert transport.done == ["abort"]
+        connection.connection_lost(None)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("our", "their", "waits"),
+    [
+        (h11.IDLE, h11.IDLE, True),
+        # Refused: its answer was written before the body had come.
+        (h11.DONE, h11.SEND_BODY, True),
+        (h11.SEND_RESPONSE, h11.SEND_BODY, False),
+        (h11.SEND_BODY, h11.DONE, False),
+    ],
+)
+def test_the_time_for_headers_counts_while_nobody_else_watches(
+    monkeypatch: pytest.MonkeyPatch, our: Any, their: Any, waits: bool
+) -> None:
+    """The guard watches bodies, and the engine answers."""
+    monkeypatch.setattr(H11Protocol, "data_received", lambda self, data: None)
+
+    async def run() -> None:
+        connection, _ = connected()
+        connection.conn = SimpleNamespace(our_state=our, their_state=their)  # type: ignore[assignment]
+        for before in (connection._headers.start, connection._headers.stop):
+            before()
+            connection.data_received(b"x")
+            assert runs(connection._headers) is waits
+        connection._headers.stop()
+
+    asyncio.run(run())

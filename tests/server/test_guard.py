@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from http.client import HTTPConnection
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_qwen35 import Engine, ModelKit
 from mlx_qwen35.server.app import make_app
-from mlx_qwen35.server.guard import is_own_host, is_same_origin
+from mlx_qwen35.server.guard import Guard, is_own_host, is_same_origin
+from mlx_qwen35.server.metrics import Metrics
 from mlx_qwen35.server.settings import Settings
 from tests.server.clients import SPELL, asgi, asgi_messages, logging_of, raw
 from tests.server.conftest import Running, serving
@@ -295,6 +298,12 @@ def test_what_asks_for_no_permission_is_no_preflight(shared: ASGIApp) -> None:
     assert answer(shared, "OPTIONS", CHAT, {"origin": PAGE, "x-api-key": "secret"})[0] == 405
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_what_is_no_question_is_no_preflight(shared: ASGIApp, method: str) -> None:
+    """Whatever headers it brings, it brings the key."""
+    assert answer(shared, method, CHAT, {"origin": PAGE, **PREFLIGHT})[0] == 401
+
+
 def test_preflights_are_counted_at_their_route(shared: ASGIApp) -> None:
     answer(shared, "OPTIONS", CHAT, {"origin": PAGE, **PREFLIGHT})
     assert counts(shared) == {(CHAT, "204"): 1}
@@ -302,3 +311,69 @@ def test_preflights_are_counted_at_their_route(shared: ASGIApp) -> None:
 
 def test_whether_somebody_is_there_can_be_asked_without_a_key(guarded: ASGIApp) -> None:
     assert asyncio.run(asgi(guarded, "HEAD", "/")) == (200, b"")
+
+
+class Behind:
+    """What stands behind a guard, without a server: it answers, or fails before or in its answer."""
+
+    def __init__(self, *sent: Message, fails: BaseException | None = None) -> None:
+        self.sent, self.fails = sent, fails
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for message in self.sent:
+            await send(message)
+        if self.fails is not None:
+            raise self.fails
+
+
+def behind(app: Behind, *headers: tuple[bytes, bytes], origins: tuple[str, ...] = ()) -> tuple[list[Message], Metrics]:
+    """What one request is answered, and what is counted of it."""
+    metrics, sent = Metrics(SimpleNamespace(kit=SimpleNamespace())), []  # type: ignore[arg-type]
+    guard = Guard(app, Settings(("box",), max_body=1000, origins=origins), metrics, [])
+    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [(b"host", b"localhost"), *headers]}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    with suppress(ZeroDivisionError, asyncio.CancelledError):
+        asyncio.run(guard(scope, receive, send))
+    return sent, metrics
+
+
+START = {"type": "http.response.start", "status": 200, "headers": []}
+
+
+def counted(metrics: Metrics) -> dict[str, float]:
+    return {
+        sample.labels["status"]: sample.value
+        for family in metrics.requests.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
+
+
+def test_what_fails_in_the_middle_of_its_answer_is_answered_once() -> None:
+    sent, metrics = behind(Behind(dict(START), fails=ZeroDivisionError()))
+    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert counted(metrics) == {"200": 1}
+
+
+def test_what_ends_without_an_answer_counts_as_a_failure() -> None:
+    sent, metrics = behind(Behind(fails=asyncio.CancelledError()))
+    assert (sent, counted(metrics)) == ([], {"500": 1})
+
+
+def test_a_body_may_be_as_large_as_that_and_no_larger() -> None:
+    for size, status in ((1000, 200), (1001, 413)):
+        sent, _ = behind(Behind(dict(START)), (b"content-length", str(size).encode()))
+        assert sent[0]["status"] == status
+
+
+def test_who_names_two_origins_is_let_in_as_none_of_them() -> None:
+    origins = [(b"origin", b"https://chat.example"), (b"origin", b"https://other.example")]
+    for named, status in ((origins[:1], 200), (origins, 403), (origins[::-1], 403)):
+        sent, _ = behind(Behind({**START, "headers": []}), *named, origins=("https://chat.example",))
+        assert sent[0]["status"] == status

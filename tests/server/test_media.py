@@ -27,6 +27,12 @@ def test_the_network_is_closed_unless_opened(url: str, no_connections: None) -> 
     assert "--allow-remote-media" in message
 
 
+def test_one_permission_is_not_the_other(no_connections: None, tmp_path: Path) -> None:
+    found = refusal("https://example.com/a.png", MediaPolicy(local_directory=tmp_path))
+    assert "expected a data: URL or a file of the allowed directory, found an https: URL" in found
+    assert "--allow-local-media" in refusal("/etc/hostname", MediaPolicy(allow_remote=True))
+
+
 @pytest.mark.parametrize("source", ["/etc/hostname", "picture.png", "file:///etc/hostname", "~/a.png", "A" * 300_000])
 def test_files_are_closed_unless_opened(source: str) -> None:
     message = refusal(source)

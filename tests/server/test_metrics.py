@@ -102,10 +102,10 @@ def test_the_events_are_closed_when_nobody_reads_on(clock: SimpleNamespace) -> N
         events: Any = Metrics(ENGINE).watch(source.iterate())
         await anext(events)
         await events.aclose()
+        # At once: at the end of the loop everything is closed.
+        assert source.closed
 
-    source = Source(clock, (1, delta("a")), (1, delta("b")))
-    asyncio.run(leave(source))
-    assert source.closed
+    asyncio.run(leave(Source(clock, (1, delta("a")), (1, delta("b")))))
     failing = Source(clock, (1, delta("a")), (1, ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         watched(Metrics(ENGINE), failing)

@@ -1,6 +1,7 @@
 """Threads for what blocks: bounded, and abandoned when nobody waits."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -107,3 +108,57 @@ def test_a_deadline_that_has_passed_starts_nothing() -> None:
 
     asyncio.run(run())
     assert not called
+
+
+def test_no_thread_keeps_the_process_from_ending() -> None:
+    async def run() -> bool:
+        return await PreparingThreads().run(lambda: threading.current_thread().daemon, deadline=soon())
+
+    assert asyncio.run(run())
+
+
+def test_who_leaves_when_the_thread_has_ended_abandons_nothing(release: threading.Event) -> None:
+    """However late the loop hears of that: what counts for ever would at last leave no room for anybody."""
+    begun: list[threading.Thread] = []
+
+    def work() -> None:
+        begun.append(threading.current_thread())
+        release.wait()
+
+    async def run() -> None:
+        threads = PreparingThreads()
+        task = asyncio.create_task(threads.run(work, deadline=soon()))
+        while not begun:
+            await asyncio.sleep(0)
+        # The loop does nothing until the thread has ended, and is told to cancel before it hears of that.
+        release.set()
+        begun[0].join(20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert threads._abandoned == 0
+
+    asyncio.run(run())
+
+
+def test_nobody_complains_of_what_fails_after_it_was_abandoned(release: threading.Event) -> None:
+    complaints: list[object] = []
+
+    def fail() -> None:
+        release.wait()
+        raise OptionError("x: expected y")
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        threads = PreparingThreads()
+        with pytest.raises(RequestTimeoutError):
+            await threads.run(fail, deadline=soon(0.05))
+        release.set()
+        while threads._abandoned:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        gc.collect()
+
+    asyncio.run(run())
+    gc.collect()
+    assert complaints == []

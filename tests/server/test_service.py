@@ -2,18 +2,28 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from inspect import isfunction
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mlx_qwen35 import Engine, ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
-from mlx_qwen35.errors import OptionError
-from mlx_qwen35.server.generation import DeltaEvent, FinishEvent, GenerationRequest, StreamEvent, ToolCallEvent
+from mlx_qwen35.errors import GenerationCancelled, KitClosedError, OptionError
+from mlx_qwen35.server.generation import (
+    DeltaEvent,
+    FinishEvent,
+    GenerationRequest,
+    ProgressEvent,
+    RequestTimeoutError,
+    StreamEvent,
+    ToolCallEvent,
+)
 from mlx_qwen35.server.media import MediaPolicy
-from mlx_qwen35.server.service import EngineEvent, GenerationService
+from mlx_qwen35.server.service import EngineEvent, GenerationService, PreparedRequest
 from tests.server.clients import raw
 from tests.server.conftest import serving
 
@@ -29,6 +39,16 @@ CALL = "<tool_call>\n<function=weather>\n<parameter=city>\n{}\n</parameter>\n</f
 UNDECLARED = CALL.format("Rome").replace("function=weather", "function=launch")
 
 
+class Place:
+    """One in a queue; it may be lost although it was promised, as where the engine is closed meanwhile."""
+
+    def __init__(self, full: bool = False) -> None:
+        self.full, self.released = full, 0
+
+    def release(self) -> None:
+        self.released += 1
+
+
 class Scripted:
     """An engine whose model says what it is told to say."""
 
@@ -36,7 +56,11 @@ class Scripted:
         self.kit, self.chunks = kit, chunks
         self.cancelled: list[object] = []
 
-    def submit(self, request: Any, sink: Callable[[EngineEvent], None]) -> object:
+    def submit(
+        self, request: Any, sink: Callable[[EngineEvent], None], *, reservation: "Place | None" = None
+    ) -> object:
+        if reservation is not None and reservation.full:
+            raise KitClosedError("closed")
         sink(PrefillProgress(3, len(request.prompt.input_ids)))
         for chunk in self.chunks:
             sink(chunk)
@@ -230,3 +254,220 @@ def test_slow_preparation_does_not_hold_shutting_down_up(box: ModelKit, monkeypa
             await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(run())
+
+
+def service_of(kit: ModelKit, *events: Any, **options: Any) -> GenerationService:
+    return GenerationService(Scripted(kit, list(events)), MediaPolicy(), **options)  # type: ignore[arg-type]
+
+
+def collected(service: GenerationService, prepared: PreparedRequest) -> list[StreamEvent]:
+    async def collect() -> list[StreamEvent]:
+        return [reply async for reply in service.run(prepared)]
+
+    return asyncio.run(collect())
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_answers_of_a_request_have_seeds_in_a_row(box: ModelKit, seed: int) -> None:
+    prepared = service_of(box).prepare(GenerationRequest(QUESTION, n=3, options={"seed": seed}))
+    assert [request.options.seed for request in prepared.requests] == [seed, seed + 1, seed + 2]
+
+
+def test_without_a_seed_each_request_draws_its_own(box: ModelKit) -> None:
+    service = service_of(box)
+    seeds = {service.prepare(GenerationRequest(QUESTION)).requests[0].options.seed for _ in range(3)}
+    assert len(seeds) > 1
+    assert None not in seeds
+
+
+@pytest.mark.parametrize(
+    ("settings", "forbids"),
+    [({}, False), ({"tools": [WEATHER]}, False), ({"tool_choice": "none"}, False),
+     ({"tools": [WEATHER], "tool_choice": "none"}, True)],
+)  # fmt: skip
+def test_a_call_that_must_not_be_is_not_begun(box: ModelKit, settings: dict[str, Any], forbids: bool) -> None:
+    """Beside whatever else the client wants of the tokens."""
+    call = box.tokenizer.control_id("<tool_call>")
+    for own in ({}, {5: 1.5}):
+        asked = GenerationRequest(QUESTION, options={"logit_bias": own or None}, **settings)
+        found = service_of(box).prepare(asked).requests[0].options.logit_bias or {}
+        assert found == {**own, **({call: -1e9} if forbids else {})}
+
+
+def test_answers_count_the_tokens_of_their_own_prompt_and_what_was_read_before(box: ModelKit) -> None:
+    """What is told of the reading later was not in the cache."""
+    chunks = [PrefillProgress(5, 9), *script("a")]
+    service = service_of(box, *chunks)
+    several = [service.prepare(GenerationRequest(prompt)) for prompt in ([1, 2, 3, 4], [1, 2, 3, 4, 5, 6])]
+    ends = [event for event in collected(service, PreparedRequest.join(several)) if isinstance(event, FinishEvent)]
+    assert [(end.index, end.usage.prompt, end.usage.cached) for end in ends] == [(0, 4, 3), (1, 6, 3)]
+
+
+def test_tokens_of_the_reasoning_are_counted_whether_or_not_they_have_text(box: ModelKit) -> None:
+    chunks = [
+        GenerationChunk("", "Well", 1, in_reasoning=True),
+        GenerationChunk("", "", 2, in_reasoning=True),
+        *script("Yes"),
+    ]
+    last = replies(box, chunks)[-1]
+    assert isinstance(last, FinishEvent)
+    assert (last.usage.completion, last.usage.reasoning) == (3, 2)
+
+
+def test_a_token_without_text_is_told_where_its_probability_is_wanted(box: ModelKit) -> None:
+    """And nothing is told of it otherwise."""
+    for logprob, told in ((None, 1), (-0.5, 2)):
+        chunks = [GenerationChunk("", "", 1, logprob=logprob), *script("Yes")]
+        assert sum(isinstance(event, DeltaEvent) for event in replies(box, chunks)) == told
+
+
+def test_a_call_that_the_end_completes_is_one(box: ModelKit) -> None:
+    """Its closing marker is missing: the last token says that nothing more will come."""
+    text = CALL.format("Rome").partition("</function>")[0]
+    assert read(replies(box, script(text, ""), tools=[WEATHER]))[2:] == (
+        [("weather", {"city": "Rome"})], "tool_calls",
+    )  # fmt: skip
+
+
+def test_nothing_is_told_of_an_answer_that_has_ended(box: ModelKit) -> None:
+    """It may still run behind its only call, and is cancelled then; another answer goes on."""
+    call, rest = CALL.format("Rome"), [GenerationChunk("more", "", 2), GenerationCancelled("cancelled")]
+    service = service_of(box, *script(call, "x", reason="length"), *rest)
+    prepared = service.prepare(
+        GenerationRequest(QUESTION, n=2, tools=[WEATHER], parallel_tool_calls=False, options={"max_tokens": 9})
+    )
+    found = collected(service, prepared)
+    for index in range(2):
+        own = [event for event in found if event.index == index and not isinstance(event, ProgressEvent)]
+        assert [type(event) for event in own] == [ToolCallEvent, FinishEvent]
+
+
+def test_an_answer_that_has_ended_is_cancelled_while_others_run(box: ModelKit) -> None:
+    """Of a call that was to be the only one, more would be written for nobody."""
+    service = service_of(box, *script(CALL.format("Rome"), "x"))
+    prepared = service.prepare(GenerationRequest(QUESTION, n=2, tools=[WEATHER], parallel_tool_calls=False))
+
+    async def until_the_second_begins() -> list[object]:
+        running = service.run(prepared)
+        async for event in running:
+            if event.index == 1:
+                break
+        found = list(service.engine.cancelled)  # type: ignore[attr-defined]
+        await running.aclose()  # type: ignore[attr-defined]
+        return found
+
+    cancelled = asyncio.run(until_the_second_begins())
+    assert cancelled
+    assert all(job is prepared.requests[0] for job in cancelled)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+@pytest.mark.parametrize("heartbeat", [0.01, 1000.0])
+def test_a_deadline_counts_from_the_beginning_of_the_request(
+    box: ModelKit, monkeypatch: pytest.MonkeyPatch, silent: bool, heartbeat: float
+) -> None:
+    """What preparing took of the time is gone; and until then somebody is there, whatever the engine says."""
+    service = service_of(box, timeout=1000.0, heartbeat=heartbeat)
+    asked = service.prepare(GenerationRequest(QUESTION))
+    monkeypatch.setattr(service, "deadline", lambda: pytest.fail("it counts anew"))
+    if silent:
+        monkeypatch.setattr(service.engine, "submit", lambda *given, **options: None)
+    began = time.monotonic()
+    seen: list[StreamEvent] = []
+
+    async def collect() -> None:
+        async for event in service.run(PreparedRequest.join([asked], deadline=began + 0.05)):
+            seen.append(event)
+
+    with pytest.raises(RequestTimeoutError, match="expected an answer within 1000 seconds"):
+        asyncio.run(asyncio.wait_for(collect(), 30))
+    assert time.monotonic() >= began + 0.05
+    read = ProgressEvent(0, 0 if silent else 3, len(asked.prompt.input_ids))
+    assert seen == [read] * len(seen)
+    assert seen or silent
+
+
+def test_who_waits_for_a_silent_engine_hears_that_somebody_is_there(
+    box: ModelKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = service_of(box, heartbeat=0.001)
+    monkeypatch.setattr(service.engine, "submit", lambda *given, **options: None)
+    asked = service.prepare(GenerationRequest(QUESTION))
+
+    async def first() -> StreamEvent:
+        running = service.run(asked)
+        try:
+            return await anext(running)
+        finally:
+            await running.aclose()  # type: ignore[attr-defined]
+
+    assert asyncio.run(first()) == ProgressEvent(0, 0, len(asked.prompt.input_ids))
+
+
+def test_places_are_given_back_where_one_of_them_was_lost(box: ModelKit) -> None:
+    """Those of the answers that were not begun: the others go with their answers."""
+    service = service_of(box, *script("a"))
+    places: Any = [Place(), Place(full=True), Place()]
+    prepared = PreparedRequest.join([service.prepare(GenerationRequest(QUESTION, n=3))], places)
+    with pytest.raises(KitClosedError):
+        collected(service, prepared)
+    assert [place.released for place in places] == [0, 1, 1]
+    assert service.engine.cancelled == [prepared.requests[0]]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("effort", ["low", "none"])
+def test_an_effort_says_whether_to_think_whatever_else_does(box: ModelKit, effort: str) -> None:
+    """As where Anthropic's messages send both; one that is sent alone is heard."""
+    service = service_of(box)
+    for thinks in (True, False, None):
+        prepared = service.prepare(GenerationRequest(QUESTION, effort=effort, enable_thinking=thinks))
+        assert prepared.prompt.in_reasoning == (effort != "none")
+    for thinks in (True, False):
+        assert service.prepare(GenerationRequest(QUESTION, enable_thinking=thinks)).prompt.in_reasoning is thinks
+
+
+def test_no_video_is_decoded_beyond_the_deadline(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    real = box.process_prompt
+
+    def process_prompt(prompt: Any, *, on_frames: Any, **options: Any) -> Any:
+        asked.append(on_frames(1, 2))
+        return real(prompt, **options)
+
+    monkeypatch.setattr(box, "process_prompt", process_prompt)
+    service, now = service_of(box), time.monotonic()
+    for deadline in (now - 1, now + 1000):
+        service.prepare(GenerationRequest(QUESTION), deadline)
+    service.prepare(GenerationRequest(QUESTION))
+    assert asked == [False, True, True]
+
+
+@pytest.mark.parametrize("schema", [{}, {"type": "object"}])
+def test_an_answer_that_goes_on_begins_no_json(box: ModelKit, schema: dict[str, Any]) -> None:
+    begun = [*QUESTION, {"role": "assistant", "content": "It is"}]
+    with pytest.raises(OptionError, match="response_format: expected none where an answer is continued"):
+        service_of(box).prepare(GenerationRequest(begun, schema=schema, continue_final_message=True))
+
+
+@pytest.mark.parametrize(
+    ("schema", "choice", "parallel", "made"),
+    [
+        ({}, "auto", True, {"schema": {"type": "object"}, "parallel": True, "in_reasoning": False}),
+        ({"type": "array"}, "auto", False, {"schema": {"type": "array"}, "parallel": False, "in_reasoning": False}),
+        (None, "required", True, {"name": None, "parallel": True, "in_reasoning": False}),
+        (None, {"name": "weather"}, False, {"name": "weather", "parallel": False, "in_reasoning": False}),
+    ],
+)
+def test_what_a_grammar_of_calls_is_made_of(
+    box: ModelKit, schema: Any, choice: Any, parallel: bool, made: dict[str, Any]
+) -> None:
+    """Beside calls an answer is JSON where that was asked for: an object if nothing more is said."""
+    service, asked = service_of(box), []
+    service.__dict__["grammars"] = SimpleNamespace(tool_calls=lambda tools, **options: asked.append((tools, options)))
+    service.prepare(
+        GenerationRequest(
+            QUESTION, tools=[WEATHER], tool_choice=choice, schema=schema, parallel_tool_calls=parallel,
+            enable_thinking=False,
+        )
+    )  # fmt: skip
+    assert asked == [([WEATHER], made)]

@@ -38,6 +38,12 @@ def test_bytes_are_bounded() -> None:
     assert stored._bytes == 0
 
 
+def test_the_conversation_before_a_response_counts_too() -> None:
+    stored = StoredResponses(100, 1000)
+    stored.add(StoredResponse({"id": "a", "output": []}, [{"type": "message", "content": "x" * 1000}]))
+    assert (names(stored), stored._bytes) == ([], 0)
+
+
 def test_what_is_removed_makes_room() -> None:
     stored = StoredResponses(100, 1000)
     for number in range(10):
@@ -53,6 +59,11 @@ def test_items_are_found_in_answers_and_in_what_was_asked() -> None:
     stored.add(response("b", "msg_3"))
     assert stored.item("msg_1", "input[0].id")["id"] == "msg_1"
     assert stored.item("in_b", "input[0].id")["id"] == "in_b"
+    stored.add(StoredResponse({"id": "c", "output": [{"id": "msg_1", "text": "newer"}]}, []))
+    assert stored.item("msg_1", "input[0].id")["text"] == "newer"
+    # A copy: what is done with it changes nothing here.
+    stored.item("msg_1", "input[0].id")["text"] = "changed"
+    assert stored.item("msg_1", "input[0].id")["text"] == "newer"
     with pytest.raises(ApiError, match=r"^input\[3\]\.id: no item 'msg_9' is stored; it is gone") as error:
         stored.item("msg_9", "input[3].id")
     assert (error.value.status, error.value.param) == (404, "input[3].id")

@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -25,14 +25,17 @@ from mlx_qwen35.server import wire
 from mlx_qwen35.server.bodies import parse_body
 from mlx_qwen35.server.generation import RequestTimeoutError
 from mlx_qwen35.server.protocols import PROTOCOLS
+from mlx_qwen35.server.protocols.chat_completions import ChatCompletionRequest
 from mlx_qwen35.server.wire import (
     ApiError,
     ClientGoneError,
+    Unused,
     WireObject,
     api_error,
     event_stream,
     sse,
     unless_gone,
+    unused_fields,
 )
 from tests.server.clients import RED_CIRCLE, SPELL, eventually, logging_of, raw, seen
 from tests.server.conftest import Running
@@ -174,6 +177,9 @@ class Inner(WireObject):
 
 
 class Body(WireObject):
+    without_effect: ClassVar = frozenset({"label"})
+    refused: ClassVar = {"echo": "not supported"}
+
     number: int
     inner: list[Inner] = Field(default_factory=list)
     names: dict[str, str] = Field(default_factory=dict)
@@ -214,6 +220,35 @@ def test_a_body_that_is_no_request_is_refused_with_every_place(body: bytes, mess
         parsed(body)
     assert (error.value.status, error.value.kind) == (400, "invalid_request_error")
     assert (str(error.value), error.value.param) == (message, param)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stop": [5]}, "stop.0: input should be a valid string"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools.0.function.name: field required"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function: field required"),
+    ],
+)
+def test_of_the_alternatives_of_a_value_the_nearest_is_told_by_its_place(fields: dict[str, Any], message: str) -> None:
+    """As the client wrote it, without the names that alternatives have here."""
+    with pytest.raises(ApiError) as error:
+        parse_body(json.dumps({"messages": SPELL, **fields}).encode(), ChatCompletionRequest)
+    assert str(error.value) == message
+
+
+def test_what_changes_nothing_is_named_whatever_it_holds() -> None:
+    """But for null, which is as good as nothing; and only what the protocol has is known."""
+    body = Body(number=3, colour=0, label=False, shape=None, inner=[Inner(text="a", size=""), Inner(text="b", size=1)])  # type: ignore[call-arg]
+    assert unused_fields(body) == [Unused("colour", False), Unused("inner.size", False), Unused("label", True)]
+
+
+@pytest.mark.parametrize("nothing", [None, False, [], {}, ""])
+def test_a_field_that_is_refused_may_say_that_it_is_not_wanted(nothing: Any) -> None:
+    unused_fields(Body(number=3, echo=nothing))  # type: ignore[call-arg]
+    with pytest.raises(ApiError, match="^echo: expected none: not supported$") as error:
+        unused_fields(Body(number=3, echo=True))  # type: ignore[call-arg]
+    assert error.value.param == "echo"
 
 
 @pytest.mark.parametrize("half", ["\\ud800", "\\uDC00", "\\uD83D\\u0041"])
@@ -263,8 +298,13 @@ async def read_all(response: StreamingResponse) -> tuple[dict[str, str], list[An
 
 def test_a_stream_is_sent_part_by_part_and_closed() -> None:
     source = Source("a", "b", "c")
-    headers, parts = source.respond(read_all)
-    assert parts == ["a", "b", "c"]
+
+    async def read(response: StreamingResponse) -> Any:
+        # As it is when the last part was read, not when everything ends.
+        return *await read_all(response), list(source.closed)
+
+    headers, parts, closed = source.respond(read)
+    assert (parts, closed) == (["a", "b", "c"], ["parts", "events"])
     assert headers["content-type"].startswith("text/event-stream")
     assert (headers["cache-control"], headers["x-accel-buffering"]) == ("no-cache", "no")
     assert headers["x-unused-fields"] == "a, b"
