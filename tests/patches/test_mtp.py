@@ -184,12 +184,12 @@ def test_both_ways_to_a_gdn_state_inside_a_step_give_that_of_single_tokens(
     cache = GatedDeltaCache()
     layer(mx.array(rng.standard_normal((2, 5, HIDDEN)).astype(np.float32)), None, cache)
     before = [array[...] for array in cache.cache]
-    _, _, *read = layer.verify(x, *before)
+    _, _, *read = layer.verify(x.reshape(12, HIDDEN), *before)
     found = layer.again(before[1], read, kept)
     for row, count in enumerate(kept):
         states = [array[row : row + 1] for array in before]
         for at in range(count):
-            _, states[1], conv_input, *_ = layer.verify(x[row : row + 1, at : at + 1], *states)
+            _, states[1], conv_input, *_ = layer.verify(x[row, at : at + 1], *states)
             states[0] = conv_input[:, 1:]
         for array, expected in zip(found, states, strict=True):
             assert mx.array_equal(array[row : row + 1], expected).item()
