@@ -22,10 +22,12 @@ from mlx_qwen35.runtime.engine import Engine
 from mlx_qwen35.runtime.request import Event
 from mlx_qwen35.runtime.speculation import Speculate
 
-WIDTHS = (1, 2, 4, 8)
+WIDTHS = (1, 2, 3, 4, 8)
 # What the small model in the package can answer with more than a few tokens.
 _QUESTIONS = ("Count from 1 to 9.", "Spell the word picture.", "Count from 2 to 8.", "Spell the word yellow.")
 _MOST = 64
+# Seconds for which steps are measured by themselves: quantised matrices take long on a CPU.
+_LONGEST = 60.0
 _SAMPLED = {"temperature": 0.7, "seed": 1}
 
 
@@ -236,10 +238,16 @@ class MlxVlmDrafts:
         del self._drafter
 
 
-def verify_costs(kit: ModelKit, widths: Sequence[int] = WIDTHS, repeats: int = 20) -> dict[int, tuple[float, float]]:
+def verify_costs(
+    kit: ModelKit, widths: Sequence[int] = WIDTHS, repeats: int = 20, *, seconds: float = _LONGEST
+) -> dict[int, tuple[float, float]]:
     """Median seconds of a step that reads so many tokens: if all of them stay, and if only the first one does.
 
     Widths take turns, so that what the machine does beside meets all of them alike.
+
+    Args:
+        repeats: Steps of each kind.
+        seconds: No further ones are begun after that, once each kind was measured.
     """
 
     def run() -> dict[int, tuple[float, float]]:
@@ -250,9 +258,12 @@ def verify_costs(kit: ModelKit, widths: Sequence[int] = WIDTHS, repeats: int = 2
             decoder.read(read, read, state)
             state.evaluate()
         times: dict[tuple[int, bool], list[float]] = {(width, right): [] for width in widths for right in (True, False)}
+        start = time.perf_counter()
         # The first two turns warm up.
         for turn in range(-2, 2 * repeats):
             right = turn % 2 == 0
+            if turn >= 2 and right and time.perf_counter() - start >= seconds:
+                break
             for width, state in states.items():
                 began = time.perf_counter()
                 logits, _ = decoder.step(read[:, :width], state)
@@ -263,6 +274,32 @@ def verify_costs(kit: ModelKit, widths: Sequence[int] = WIDTHS, repeats: int = 2
                     times[width, right].append(time.perf_counter() - began)
         medians = {kind: statistics.median(found) for kind, found in times.items()}
         return {width: (medians[width, True], medians[width, False]) for width in widths}
+
+    return kit._thread.call(run)
+
+
+def draft_costs(kit: ModelKit, widths: Sequence[int] = WIDTHS, repeats: int = 20) -> dict[int, float]:
+    """Median seconds in which the module reads so many pairs and guesses one token less; empty without a module."""
+
+    def run() -> dict[int, float]:
+        decoder = kit._loop._executor._decoder
+        if decoder.module is None:
+            return {}
+        read = mx.array(np.arange(64)[None] % 200)
+        hidden = mx.random.normal((1, max(widths), kit.config.text.hidden_size), key=mx.random.key(1))
+        states = {width: decoder.make_state() for width in widths if width > 1}
+        for state in states.values():
+            decoder.read(read, read, state)
+            state.evaluate()
+        times: dict[int, list[float]] = {width: [] for width in states}
+        for turn in range(-2, repeats):
+            for width, state in states.items():
+                began = time.perf_counter()
+                seed = decoder.follow(read[:, :width], hidden[:, :width], [1], state)
+                mx.eval(decoder.draft(seed, width - 1, state))
+                if turn >= 0:
+                    times[width].append(time.perf_counter() - began)
+        return {width: statistics.median(found) for width, found in times.items()}
 
     return kit._thread.call(run)
 
