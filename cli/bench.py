@@ -120,16 +120,19 @@ def run_drafts(options: argparse.Namespace, model: Path, repeats: int) -> None:
     """Print the tables of what guessing ahead gains and costs."""
     from mlx_qwen35.bench import drafts
 
-    table = Table(("task", "drafts", "tokens/s", "a step", "right"), "llrrr", shown=not options.json)
+    table = Table(("task", "drafts", "tokens/s", "processor", "a step", "right"), "llrrrr", shown=not options.json)
 
     def show(task: str, found: "dict[str, Gain]") -> None:
         for name, gain in found.items():
-            ratio = None if name == "off" else gain.tps / found["off"].tps
-            right = " ".join(f"{share:.0%}" for share in gain.right)
+            plain = found["off"]
+            ratio = None if name == "off" else gain.tps / plain.tps
+            share = None if name == "off" else gain.processor / plain.processor
+            right = " ".join(f"{often:.0%}" for often in gain.right)
             table.row(
                 task,
                 name,
                 cell(f"{gain.tps:.0f}", ratio),
+                cell(f"{gain.processor * 1000:.2f} ms", share),
                 f"{gain.tokens_per_step:.2f}" if gain.tokens_per_step else "",
                 right,
             )

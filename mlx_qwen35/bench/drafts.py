@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -52,11 +52,13 @@ class Gain:
 
     Args:
         tps: Tokens per second behind the first one, of all rows together; the median of the turns.
+        processor: Seconds of processor time for each of these tokens, which a busy machine changes less.
         tokens_per_step: Of each row.
         right: How often drafts were right, by their place; as far as there were any.
     """
 
     tps: float
+    processor: float
     tokens_per_step: float
     right: tuple[float, ...]
 
@@ -68,10 +70,10 @@ def tasks(kit: ModelKit, *, lengths: Sequence[int], images: Sequence[int], batch
     def asked(before: int = 0, pictures: int = 0) -> tuple[Prompt, ...]:
         return tuple(_prompt(kit, question, before, pictures) for question in _QUESTIONS)
 
-    for length in lengths:
+    for length in filter(None, lengths):
         yield Task(f"behind {length} tokens", asked(length), 1, greedy)
     if kit.vision.unavailable is None:
-        for count in images:
+        for count in filter(None, images):
             yield Task(f"behind {count} image{'s' if count > 1 else ''}", asked(0, count), 1, greedy)
     for rows in batches:
         if rows > 1:
@@ -123,7 +125,7 @@ def measure(
 
 def run(kit: ModelKit, task: Task) -> Gain:
     """All questions of a task, one after the other."""
-    tokens = seconds = steps = written = 0.0
+    tokens = seconds = processor = steps = written = 0.0
     drafted, accepted = np.zeros(7), np.zeros(7)
     for prompt in task.prompts:
         ends: SimpleQueue[Any] = SimpleQueue()
@@ -140,11 +142,13 @@ def run(kit: ModelKit, task: Task) -> Gain:
         begin, end = max(row.times[0] for row in rows), min(row.times[-1] for row in rows)
         tokens += sum(sum(begin < moment <= end for moment in row.times) for row in rows)
         seconds += max(end - begin, 1e-9)
+        used = [dict(zip(row.times, row.processor, strict=True)) for row in rows]
+        processor += min(row[end] for row in used if end in row) - max(row[begin] for row in used if begin in row)
         for row in rows:
             steps, written = steps + row.stats.steps, written + row.stats.completion_tokens
             drafted, accepted = drafted + row.stats.drafted, accepted + row.stats.accepted
     right = tuple(float(a / d) for a, d in zip(accepted, drafted, strict=True) if d)
-    return Gain(tokens / seconds, written / steps, right)
+    return Gain(tokens / seconds, processor / max(tokens, 1), written / steps, right)
 
 
 class Quoting:
@@ -167,6 +171,7 @@ class _Row:
 
     def __init__(self, done: Callable[[Any], None]) -> None:
         self.times: list[float] = []
+        self.processor: list[float] = []
         self.stats: Any = None
         self._done = done
 
@@ -176,6 +181,7 @@ class _Row:
             self._done(event)
         elif isinstance(event, GenerationChunk):
             self.times.append(time.perf_counter())
+            self.processor.append(time.process_time())
             if event.stats is not None:
                 self.stats = event.stats
                 self._done(self)
@@ -214,7 +220,7 @@ class MlxVlmDrafts:
         """All questions of a task, one after the other."""
         from mlx_vlm.generate import generate_step
 
-        tokens = seconds = 0.0
+        tokens = seconds = processor = 0.0
         for prompt in task.prompts:
             arguments: dict[str, Any] = {"draft_model": self._drafter, "draft_kind": "mtp"}
             pixels = None
@@ -223,14 +229,16 @@ class MlxVlmDrafts:
                 arguments["image_grid_thw"] = mx.array(np.array([image.grid_thw for image in prompt.images]))
             ids = mx.array(prompt.input_ids)[None]
             model = self._runtime._model
-            times = []
+            times, used = [], []
             for token, _ in generate_step(ids, model, pixels, None, max_tokens=_MOST, temperature=0.0, **arguments):
                 times.append(time.perf_counter())
+                used.append(time.process_time())
                 if int(token) in self._ends:
                     break
             tokens += len(times) - 1
             seconds += times[-1] - times[0]
-        return Gain(tokens / max(seconds, 1e-9), 0.0, ())
+            processor += used[-1] - used[0]
+        return Gain(tokens / max(seconds, 1e-9), processor / max(tokens, 1), 0.0, ())
 
     def close(self) -> None:
         """Release the weights."""
@@ -324,4 +332,5 @@ def _prompt(kit: ModelKit, question: str, before: int, pictures: int) -> Prompt:
 
 def _median(gains: Sequence[Gain]) -> Gain:
     ordered = sorted(gains, key=lambda gain: gain.tps)
-    return ordered[len(ordered) // 2]
+    processor = statistics.median(gain.processor for gain in gains)
+    return replace(ordered[len(ordered) // 2], processor=processor)

@@ -22,7 +22,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tasks(kit: ModelKit) -> None:
-    found = list(tasks(kit, lengths=[100], images=[2], batches=[1, 3]))
+    found = list(tasks(kit, lengths=[100, 0], images=[2, 0], batches=[1, 3]))
     names = ["behind 100 tokens", "behind 2 images", "3 rows", "sampled at 0.7", "a text quoted word for word"]
     assert [task.name for task in found] == names
     assert all(100 <= len(prompt.input_ids) < 250 for prompt in found[0].prompts)
@@ -55,7 +55,7 @@ def test_turns_with_and_without_and_beside_mlx_vlm(checkpoint_dir: Callable[[Sha
 
     found = measure(checkpoint_dir(DENSE), ("mtp",), lambda kit: iter(one(kit)), 1, draft_tokens=2, beside=True)
     assert list(found["one"]) == ["off", "mtp", "mlx-vlm"]
-    assert all(gain.tps > 0 for gain in found["one"].values())
+    assert all(gain.tps > 0 and gain.processor > 0 for gain in found["one"].values())
     assert len(found["one"]["mtp"].right) == 2
 
 
