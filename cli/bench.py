@@ -120,16 +120,19 @@ def run_drafts(options: argparse.Namespace, model: Path, repeats: int) -> None:
     """Print the tables of what guessing ahead gains and costs."""
     from mlx_qwen35.bench import drafts
 
-    table = Table(("task", "drafts", "tokens/s", "a step", "right"), "llrrr", shown=not options.json)
+    table = Table(("task", "drafts", "tokens/s", "processor", "a step", "right"), "llrrrr", shown=not options.json)
 
     def show(task: str, found: "dict[str, Gain]") -> None:
         for name, gain in found.items():
-            ratio = None if name == "off" else gain.tps / found["off"].tps
-            right = " ".join(f"{share:.0%}" for share in gain.right)
+            plain = found["off"]
+            ratio = None if name == "off" else gain.tps / plain.tps
+            share = None if name == "off" else gain.processor / plain.processor
+            right = " ".join(f"{often:.0%}" for often in gain.right)
             table.row(
                 task,
                 name,
                 cell(f"{gain.tps:.0f}", ratio),
+                cell(f"{gain.processor * 1000:.2f} ms", share),
                 f"{gain.tokens_per_step:.2f}" if gain.tokens_per_step else "",
                 right,
             )
@@ -153,20 +156,22 @@ def run_drafts(options: argparse.Namespace, model: Path, repeats: int) -> None:
         tasks = {
             task: {mode: dataclasses.asdict(gain) for mode, gain in found.items()} for task, found in results.items()
         }
-        print_json({"repeats": repeats, "tasks": tasks, "verify_seconds": costs})
+        print_json({"repeats": repeats, "tasks": tasks, **costs})
 
 
-def run_verify(options: argparse.Namespace, model: Path, repeats: int) -> dict[int, tuple[float, float]]:
-    """Print and return what a step over several tokens costs; ten steps of each kind for every repeat."""
-    from mlx_qwen35.bench.drafts import verify_costs
+def run_verify(options: argparse.Namespace, model: Path, repeats: int) -> dict[str, dict[int, Any]]:
+    """Print and return what a step over several tokens costs, and the guesses; ten of each kind for every repeat."""
+    from mlx_qwen35.bench.drafts import draft_costs, verify_costs
     from mlx_qwen35.model_kit import ModelKit as Kit
 
-    with Kit.load(model, prompt_cache_bytes=0) as kit:
-        costs = verify_costs(kit, repeats=10 * repeats)
-    table = Table(("tokens of a step", "all stay", "all but one go"), "rrr", shown=not options.json)
+    with Kit.load(model, prompt_cache_bytes=0, speculate="auto") as kit:
+        costs, guesses = verify_costs(kit, repeats=10 * repeats), draft_costs(kit, repeats=10 * repeats)
+    head = ("tokens of a step", "all stay", "all but one go", "the module's guesses")
+    table = Table(head, "rrrr", shown=not options.json)
     for width, times in costs.items():
-        table.row(width, *(cell(f"{seconds * 1000:.2f} ms", seconds / costs[1][0]) for seconds in times))
-    return costs
+        cells = [cell(f"{seconds * 1000:.2f} ms", seconds / costs[1][0]) for seconds in (*times, guesses.get(width, 0))]
+        table.row(width, *cells[:2], cells[2] if width in guesses else "")
+    return {"verify_seconds": costs, "draft_seconds": guesses}
 
 
 def run_speed(options: argparse.Namespace) -> None:
@@ -188,7 +193,7 @@ def run_speed(options: argparse.Namespace) -> None:
         if options.verify_only:
             costs = run_verify(options, model, repeats)
             if options.json:
-                print_json({"repeats": repeats, "verify_seconds": costs})
+                print_json({"repeats": repeats, **costs})
             return
         if options.speculate:
             run_drafts(options, model, repeats)

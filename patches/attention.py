@@ -81,10 +81,15 @@ class PatchedAttention(upstream.Attention):  # type: ignore[misc]
         B, L, _ = x.shape
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         queries, gate = mx.split(self.q_proj(x).reshape(B, L, heads, -1), 2, axis=-1)
-        queries = self.q_norm(queries).transpose(0, 2, 1, 3)
-        keys = self.k_norm(self.k_proj(x).reshape(B, L, kv_heads, -1)).transpose(0, 2, 1, 3)
+        both = [self.q_norm(queries), self.k_norm(self.k_proj(x).reshape(B, L, kv_heads, -1))]
+        if self.operations.upstream:
+            queries, keys = (rotate_heads(part.transpose(0, 2, 1, 3)) for part in both)
+        else:
+            # Without a kernel of its own a rotation is a dozen operations: one for all heads.
+            turned = rotate_heads(mx.concatenate(both, axis=2).transpose(0, 2, 1, 3))
+            queries, keys = mx.split(turned, [heads], axis=1)
         values = self.v_proj(x).reshape(B, L, kv_heads, -1).transpose(0, 2, 1, 3)
-        return rotate_heads(queries), rotate_heads(keys), values, gate.reshape(B, L, -1)
+        return queries, keys, values, gate.reshape(B, L, -1)
 
     def finish(self, out: mx.array, gate: mx.array) -> mx.array:
         """Gate and project what was attended to: (B, H, L, D) and a gate (B, L, H * D) to (B, L, hidden_size)."""

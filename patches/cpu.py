@@ -120,3 +120,34 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, *, scale: flo
         out = weights.reshape(B, Hk, -1, seen) @ values[:, :, :seen]
         blocks.append(out.reshape(B, Hk, H // Hk, stop - start, D) / total)
     return mx.concatenate(blocks, axis=3).reshape(B, H, L, D).astype(dtype)
+
+
+def attention_in_turn(queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any) -> mx.array:
+    """The same for one query or a few, each with the keys that it sees, to the bit as if it had come alone.
+
+    Few operations, because each costs more than its arithmetic.
+
+    Args:
+        queries, keys, values: As `attention`.
+        mask: As `attention`; what comes after a query is left out anyhow.
+    Returns:
+        (B, H, L, D).
+    """
+    B, H, L, _ = queries.shape
+    Hk, S = keys.shape[1:3]
+    queries = (queries * scale).reshape(B, Hk, H // Hk, L, -1)
+    if L > 1:
+        queries = queries.swapaxes(2, 3).reshape(B, Hk, H // Hk * L, -1)
+    parts = mx.split(queries, L, axis=2) if L > 1 else [queries.squeeze(3)]
+    turned = keys.swapaxes(-1, -2)
+    found = []
+    for number, query in enumerate(parts):
+        seen = S - L + 1 + number
+        scores = query @ (turned if seen == S else turned[..., :seen])
+        if isinstance(mask, mx.array):
+            scores = mx.where(mask[..., number : number + 1, :seen], scores, mx.finfo(scores.dtype).min)
+        weights = mx.softmax(scores, axis=-1, precise=True)
+        found.append(weights @ (values if seen == S else values[:, :, :seen]))
+    if L == 1:
+        return found[0].reshape(B, H, 1, -1)
+    return mx.concatenate(found, axis=2).reshape(B, Hk, L, H // Hk, -1).swapaxes(2, 3).reshape(B, H, L, -1)

@@ -82,32 +82,50 @@ def gated_delta_chunked(
     return out.astype(dtype), state.swapaxes(-1, -2).reshape(B, Hv, Dv, Dk)
 
 
-def gated_delta_step(
-    q: mx.array, k: mx.array, v: mx.array, g: mx.array, beta: mx.array, state: mx.array
-) -> tuple[mx.array, mx.array]:
-    """Outputs of one token and the state after it, in three passes over the state: its decay and two products.
+def gated_delta_steps(
+    qk: mx.array, v: mx.array, g: mx.array, beta: mx.array, state: mx.array
+) -> tuple[mx.array, list[mx.array]]:
+    """Outputs of a few tokens and the state after each, token by token: three passes over the state, its decay and two
+    products, and few operations, because each costs MLX's CPU backend more than a small layer's arithmetic.
 
-    With S the decayed state, what the token reads afterwards, (S + d k') q, is S q + d (k' q), so that S k and S q come
+    With S the decayed state, what a token reads afterwards, (S + d k') q, is S q + d (k' q), so that S k and S q come
     from one product.
 
     Args:
-        q, k, v, g, beta, state: As mlx-lm's gated_delta_ops has them, for one token and a decay per head.
+        qk: Queries and keys, (B, L, 2, Hk, Dk), as `gated_delta_chunked` has them.
+        v: (B, L, Hv, Dv), Hv a multiple of Hk.
+        g, beta: (B, L, Hv), the decay itself.
+        state: (B, Hv, Dv, Dk), float32.
     Returns:
-        (B, 1, Hv, Dv) in the dtype of `q`, and (B, Hv, Dv, Dk), float32.
+        (B, L, Hv, Dv) in the dtype of `v`, and L states (B, 1, Hv, Dv, Dk), float32.
     Source:
         mlx-lm 0.32.2, models/gated_delta.py, _gated_delta_step_ops.
     """
-    B, _, Hk, Dk = q.shape
-    Hv, Dv = v.shape[2:]
-    dtype = q.dtype
-    q, k, v = (x.astype(mx.float32) for x in (q, k, v))
-    decayed = (state * g.reshape(B, Hv, 1, 1)).reshape(B, Hk, -1, Dk)
-    seen = mx.concatenate([k, q], axis=1).swapaxes(1, 2) @ decayed.swapaxes(-1, -2)
-    before, read = (seen[:, :, at].reshape(B, Hk, -1, Dv) for at in range(2))
-    delta = (v.reshape(B, Hk, -1, Dv) - before) * beta.reshape(B, Hk, -1, 1)
-    out = read + delta * (k * q).sum(axis=-1).reshape(B, Hk, 1, 1)
-    state = mx.addmm(decayed, delta.reshape(B, Hk, -1, 1), k.reshape(B, Hk, 1, Dk))
-    return out.reshape(B, 1, Hv, Dv).astype(dtype), state.reshape(B, Hv, Dv, Dk)
+    L = v.shape[1]
+    repeats = v.shape[2] // qk.shape[3]
+    wide = qk.astype(mx.float32)
+    wide = wide if repeats == 1 else mx.repeat(wide, repeats, axis=3)
+    keys = wide[:, :, 1]
+    along = (wide[:, :, 0] * keys).sum(axis=-1)[..., None, None]
+    inputs = (
+        wide.transpose(0, 1, 3, 4, 2),
+        keys[..., None, :],
+        v.astype(mx.float32)[..., None],
+        g[..., None, None],
+        beta[..., None, None],
+    )
+    parts = zip(*(mx.split(x, L, axis=1) for x in inputs), strict=True) if L > 1 else [inputs]
+    seen, changes, states = [], [], []
+    after = state[:, None]
+    for columns, key, value, decay, rate in parts:
+        decayed = after * decay
+        seen.append(decayed @ columns)
+        changes.append((value - seen[-1][..., 1:]) * rate)
+        after = mx.addmm(decayed, changes[-1], key)
+        states.append(after)
+    read, change = (mx.concatenate(found, axis=1) if L > 1 else found[0] for found in (seen, changes))
+    out = read[..., :1] + change * along
+    return out[..., 0].astype(v.dtype), states
 
 
 def _split(x: mx.array, Hk: int, count: int, chunk: int) -> mx.array:

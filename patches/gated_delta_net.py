@@ -9,7 +9,7 @@ from mlx_lm.models import qwen3_5 as upstream
 from mlx_lm.models.gated_delta import compute_g, gated_delta_update, normalize_qk
 
 from mlx_qwen35.errors import OptionError
-from mlx_qwen35.patches.gated_delta import gated_delta_chunked, gated_delta_step, log_decay
+from mlx_qwen35.patches.gated_delta import gated_delta_chunked, gated_delta_steps, log_decay
 from mlx_qwen35.patches.operations import Operations
 
 # How a GDN layer reads several tokens: "native" is mlx-lm's own code, which is its Metal kernel, or a loop over tokens
@@ -89,36 +89,35 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
         """Read a few tokens with the arithmetic of as many steps of one.
 
         Args:
-            inputs: (B, L, hidden_size).
+            inputs: (B * L, hidden_size), the tokens of a row one behind the other.
             conv_state, state: The layer's states before.
         Returns:
-            (B, L, hidden_size), the recurrent state after, and what `again` needs: the convolution's inputs, and on a
+            (B * L, hidden_size), the recurrent state after, and what `again` needs: the convolution's inputs, and on a
             GPU q, k, v, and what decay and beta are made of; elsewhere, where the recurrence is a loop anyhow, the
             state after each token.
         Source:
             mlx-lm 0.32.2, models/qwen3_5.py, GatedDeltaNet.__call__.
         """
-        B, L, _ = inputs.shape
-        z = self.in_proj_z(inputs).reshape(B, L, self.num_v_heads, self.head_v_dim)
-        a, b = self.in_proj_a(inputs), self.in_proj_b(inputs)
-        conv_input = mx.concatenate([conv_state, self.in_proj_qkv(inputs)], axis=1)
-        q, k, v = mx.split(nn.silu(self.conv1d(conv_input)), [self.key_dim, 2 * self.key_dim], axis=-1)
-        q, k = (x.reshape(B, L, self.num_k_heads, self.head_k_dim) for x in (q, k))
-        v = v.reshape(B, L, self.num_v_heads, self.head_v_dim)
-        q, k = normalize_qk(q, k, inv_scale=self.head_k_dim**-0.5, eps=1e-6)
-        kept: tuple[mx.array, ...] = (q, k, v, a, b)
+        B = conv_state.shape[0]
+        L = inputs.shape[0] // B
+        Hk, Hv, Dk, Dv = self.num_k_heads, self.num_v_heads, self.head_k_dim, self.head_v_dim
+        z = self.in_proj_z(inputs).reshape(B, L, Hv, Dv)
+        a, b = (project(inputs).reshape(B, L, Hv) for project in (self.in_proj_a, self.in_proj_b))
+        conv_input = mx.concatenate([conv_state, self.in_proj_qkv(inputs).reshape(B, L, -1)], axis=1)
+        qk, v = mx.split(nn.silu(self.conv1d(conv_input)), [2 * self.key_dim], axis=-1)
+        qk, v = qk.reshape(B, L, 2, Hk, Dk), v.reshape(B, L, Hv, Dv)
+        # As mlx-lm's normalize_qk, in one.
+        scale, eps = Dk**-0.5, 1e-6 / Dk
+        qk = mx.fast.rms_norm(qk, None, eps) * mx.array([scale * scale, scale], dtype=qk.dtype)[:, None, None]
+        kept: tuple[mx.array, ...]
         if self.operations.upstream:
+            kept = (qk[:, :, 0], qk[:, :, 1], v, a, b)
             out, state = gated_delta_update(*kept, self.A_log, self.dt_bias, state)
         else:
             g, beta = compute_g(self.A_log, a, self.dt_bias), mx.sigmoid(b)
-            outs, states = [], []
-            for at in range(L):
-                now = slice(at, at + 1)
-                out, state = gated_delta_step(q[:, now], k[:, now], v[:, now], g[:, now], beta[:, now], state)
-                outs.append(out)
-                states.append(state)
-            out, kept = mx.concatenate(outs, axis=1), tuple(states)
-        out = self.out_proj(self.norm(out, z).reshape(B, L, -1))
+            out, states = gated_delta_steps(qk, v, g, beta, state)
+            state, kept = states[-1][:, 0], tuple(states)
+        out = self.out_proj(self.norm(out, z).reshape(B * L, -1))
         return out, state, conv_input, *kept
 
     def again(self, before: mx.array, read: Sequence[mx.array], kept: Sequence[int]) -> list[mx.array]:
@@ -138,7 +137,7 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
             conv_state = mx.take_along_axis(conv_input, (counts + mx.arange(behind))[..., None], axis=1)
             mask = mx.arange(most) < counts
         if not self.operations.upstream:
-            states = [before, *others]
+            states = [before, *(state[:, 0] for state in others)]
             if mask is None:
                 return [conv_state, states[most]]
             return [conv_state, mx.concatenate([states[count][row : row + 1] for row, count in enumerate(kept)])]

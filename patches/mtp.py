@@ -14,6 +14,7 @@ from mlx_lm.models.base import create_attention_mask
 
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.mtp_heads import MtpHead
+from mlx_qwen35.patches.compiled_step import CompiledStep
 from mlx_qwen35.patches.qwen3_5 import PatchedDecoderLayer, TextModelArgs
 from mlx_qwen35.state.cache import AttentionCache
 
@@ -63,9 +64,50 @@ class MultiTokenPrediction(nn.Module):
             hidden: Of the tokens i, after the decoder's final norm, or this module's own output; the same shape.
             caches: One per layer; they stand at the first token i, whose position it has in the decoder too.
         """
+        return self.norm(self.read(self.join(embeddings, hidden), caches))  # type: ignore[no-any-return]
+
+    def join(self, embeddings: mx.array, hidden: mx.array) -> mx.array:
+        """What the layers read, (B, L, hidden_size)."""
         joined = [self.pre_fc_norm_embedding(embeddings), self.pre_fc_norm_hidden(hidden)]
-        x: mx.array = self.fc(mx.concatenate(joined, axis=-1))
+        return self.fc(mx.concatenate(joined, axis=-1))
+
+    def read(self, x: mx.array, caches: Sequence[Any]) -> mx.array:
+        """The layers, (B, L, hidden_size) to the same."""
         mask = create_attention_mask(x, caches[0])
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer(x, mask, cache)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return x
+
+
+class GuessingSteps:
+    """What of a guess always has the same shapes, compiled: all but the module's layers, which do that for themselves.
+
+    Args:
+        module: A `MultiTokenPrediction`.
+        language_model: The decoder, whose embedding and vocabulary projection the module uses.
+    """
+
+    def __init__(self, module: MultiTokenPrediction, language_model: Any) -> None:
+        self._module, self._language_model = module, language_model
+        weights = [module, language_model.model.embed_tokens, language_model.get("lm_head", {})]
+        self._before, self._after = (CompiledStep(step, inputs=weights) for step in (self._join, self._guess))
+
+    def read(self, following: mx.array, hidden: mx.array, caches: Sequence[Any]) -> mx.array:
+        """What the layers make of pairs, (B, L, hidden_size).
+
+        Args:
+            following: Tokens i + 1, (B, L).
+            hidden: As the module's.
+        """
+        return self._module.read(self._before(following, hidden), caches)
+
+    def guess(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """Of what the layers made of one pair (B, 1, hidden_size): the output, and the likeliest token (B, 1)."""
+        return self._after(x)  # type: ignore[no-any-return]
+
+    def _join(self, following: mx.array, hidden: mx.array) -> mx.array:
+        return self._module.join(self._language_model.model.embed_tokens(following), hidden)
+
+    def _guess(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        out = self._module.norm(x)
+        return out, mx.argmax(self._language_model.project(out), axis=-1)

@@ -122,13 +122,15 @@ class CpuOperations(GpuOperations):
     def attention_in_steps(
         self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any = None
     ) -> mx.array:
-        """One after the other; see `_one_by_one`."""
-        return self._one_by_one(queries, keys, values, scale=scale, mask=mask, cache=cache)
+        """One after the other; see `cpu.attention_in_turn`."""
+        if hasattr(cache, "bits"):
+            return self._one_by_one(queries, keys, values, scale=scale, mask=mask, cache=cache)
+        return cpu.attention_in_turn(queries, keys, values, scale=scale, mask=mask)
 
     def _attend(self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any) -> mx.array:
         """In blocks of queries, unless there is one query."""
         if queries.shape[2] == 1:
-            return super()._attend(queries, keys, values, scale=scale, mask=mask)
+            return cpu.attention_in_turn(queries, keys, values, scale=scale, mask=mask)
         return cpu.attention(queries, keys, values, scale=scale, mask=mask)
 
     def gated(self, x: mx.array, gate: mx.array) -> mx.array:

@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -22,10 +22,12 @@ from mlx_qwen35.runtime.engine import Engine
 from mlx_qwen35.runtime.request import Event
 from mlx_qwen35.runtime.speculation import Speculate
 
-WIDTHS = (1, 2, 4, 8)
+WIDTHS = (1, 2, 3, 4, 8)
 # What the small model in the package can answer with more than a few tokens.
 _QUESTIONS = ("Count from 1 to 9.", "Spell the word picture.", "Count from 2 to 8.", "Spell the word yellow.")
 _MOST = 64
+# Seconds for which steps are measured by themselves: quantised matrices take long on a CPU.
+_LONGEST = 60.0
 _SAMPLED = {"temperature": 0.7, "seed": 1}
 
 
@@ -50,11 +52,13 @@ class Gain:
 
     Args:
         tps: Tokens per second behind the first one, of all rows together; the median of the turns.
+        processor: Seconds of processor time for each of these tokens, which a busy machine changes less.
         tokens_per_step: Of each row.
         right: How often drafts were right, by their place; as far as there were any.
     """
 
     tps: float
+    processor: float
     tokens_per_step: float
     right: tuple[float, ...]
 
@@ -66,10 +70,10 @@ def tasks(kit: ModelKit, *, lengths: Sequence[int], images: Sequence[int], batch
     def asked(before: int = 0, pictures: int = 0) -> tuple[Prompt, ...]:
         return tuple(_prompt(kit, question, before, pictures) for question in _QUESTIONS)
 
-    for length in lengths:
+    for length in filter(None, lengths):
         yield Task(f"behind {length} tokens", asked(length), 1, greedy)
     if kit.vision.unavailable is None:
-        for count in images:
+        for count in filter(None, images):
             yield Task(f"behind {count} image{'s' if count > 1 else ''}", asked(0, count), 1, greedy)
     for rows in batches:
         if rows > 1:
@@ -121,7 +125,7 @@ def measure(
 
 def run(kit: ModelKit, task: Task) -> Gain:
     """All questions of a task, one after the other."""
-    tokens = seconds = steps = written = 0.0
+    tokens = seconds = processor = steps = written = 0.0
     drafted, accepted = np.zeros(7), np.zeros(7)
     for prompt in task.prompts:
         ends: SimpleQueue[Any] = SimpleQueue()
@@ -138,11 +142,13 @@ def run(kit: ModelKit, task: Task) -> Gain:
         begin, end = max(row.times[0] for row in rows), min(row.times[-1] for row in rows)
         tokens += sum(sum(begin < moment <= end for moment in row.times) for row in rows)
         seconds += max(end - begin, 1e-9)
+        used = [dict(zip(row.times, row.processor, strict=True)) for row in rows]
+        processor += min(row[end] for row in used if end in row) - max(row[begin] for row in used if begin in row)
         for row in rows:
             steps, written = steps + row.stats.steps, written + row.stats.completion_tokens
             drafted, accepted = drafted + row.stats.drafted, accepted + row.stats.accepted
     right = tuple(float(a / d) for a, d in zip(accepted, drafted, strict=True) if d)
-    return Gain(tokens / seconds, written / steps, right)
+    return Gain(tokens / seconds, processor / max(tokens, 1), written / steps, right)
 
 
 class Quoting:
@@ -165,6 +171,7 @@ class _Row:
 
     def __init__(self, done: Callable[[Any], None]) -> None:
         self.times: list[float] = []
+        self.processor: list[float] = []
         self.stats: Any = None
         self._done = done
 
@@ -174,6 +181,7 @@ class _Row:
             self._done(event)
         elif isinstance(event, GenerationChunk):
             self.times.append(time.perf_counter())
+            self.processor.append(time.process_time())
             if event.stats is not None:
                 self.stats = event.stats
                 self._done(self)
@@ -212,7 +220,7 @@ class MlxVlmDrafts:
         """All questions of a task, one after the other."""
         from mlx_vlm.generate import generate_step
 
-        tokens = seconds = 0.0
+        tokens = seconds = processor = 0.0
         for prompt in task.prompts:
             arguments: dict[str, Any] = {"draft_model": self._drafter, "draft_kind": "mtp"}
             pixels = None
@@ -221,14 +229,16 @@ class MlxVlmDrafts:
                 arguments["image_grid_thw"] = mx.array(np.array([image.grid_thw for image in prompt.images]))
             ids = mx.array(prompt.input_ids)[None]
             model = self._runtime._model
-            times = []
+            times, used = [], []
             for token, _ in generate_step(ids, model, pixels, None, max_tokens=_MOST, temperature=0.0, **arguments):
                 times.append(time.perf_counter())
+                used.append(time.process_time())
                 if int(token) in self._ends:
                     break
             tokens += len(times) - 1
             seconds += times[-1] - times[0]
-        return Gain(tokens / max(seconds, 1e-9), 0.0, ())
+            processor += used[-1] - used[0]
+        return Gain(tokens / max(seconds, 1e-9), processor / max(tokens, 1), 0.0, ())
 
     def close(self) -> None:
         """Release the weights."""
@@ -236,10 +246,16 @@ class MlxVlmDrafts:
         del self._drafter
 
 
-def verify_costs(kit: ModelKit, widths: Sequence[int] = WIDTHS, repeats: int = 20) -> dict[int, tuple[float, float]]:
+def verify_costs(
+    kit: ModelKit, widths: Sequence[int] = WIDTHS, repeats: int = 20, *, seconds: float = _LONGEST
+) -> dict[int, tuple[float, float]]:
     """Median seconds of a step that reads so many tokens: if all of them stay, and if only the first one does.
 
     Widths take turns, so that what the machine does beside meets all of them alike.
+
+    Args:
+        repeats: Steps of each kind.
+        seconds: No further ones are begun after that, once each kind was measured.
     """
 
     def run() -> dict[int, tuple[float, float]]:
@@ -250,9 +266,12 @@ def verify_costs(kit: ModelKit, widths: Sequence[int] = WIDTHS, repeats: int = 2
             decoder.read(read, read, state)
             state.evaluate()
         times: dict[tuple[int, bool], list[float]] = {(width, right): [] for width in widths for right in (True, False)}
+        start = time.perf_counter()
         # The first two turns warm up.
         for turn in range(-2, 2 * repeats):
             right = turn % 2 == 0
+            if turn >= 2 and right and time.perf_counter() - start >= seconds:
+                break
             for width, state in states.items():
                 began = time.perf_counter()
                 logits, _ = decoder.step(read[:, :width], state)
@@ -263,6 +282,32 @@ def verify_costs(kit: ModelKit, widths: Sequence[int] = WIDTHS, repeats: int = 2
                     times[width, right].append(time.perf_counter() - began)
         medians = {kind: statistics.median(found) for kind, found in times.items()}
         return {width: (medians[width, True], medians[width, False]) for width in widths}
+
+    return kit._thread.call(run)
+
+
+def draft_costs(kit: ModelKit, widths: Sequence[int] = WIDTHS, repeats: int = 20) -> dict[int, float]:
+    """Median seconds in which the module reads so many pairs and guesses one token less; empty without a module."""
+
+    def run() -> dict[int, float]:
+        decoder = kit._loop._executor._decoder
+        if decoder.module is None:
+            return {}
+        read = mx.array(np.arange(64)[None] % 200)
+        hidden = mx.random.normal((1, max(widths), kit.config.text.hidden_size), key=mx.random.key(1))
+        states = {width: decoder.make_state() for width in widths if width > 1}
+        for state in states.values():
+            decoder.read(read, read, state)
+            state.evaluate()
+        times: dict[int, list[float]] = {width: [] for width in states}
+        for turn in range(-2, repeats):
+            for width, state in states.items():
+                began = time.perf_counter()
+                seed = decoder.follow(read[:, :width], hidden[:, :width], [1], state)
+                mx.eval(decoder.draft(seed, width - 1, state))
+                if turn >= 0:
+                    times[width].append(time.perf_counter() - began)
+        return {width: statistics.median(found) for width, found in times.items()}
 
     return kit._thread.call(run)
 
@@ -287,4 +332,5 @@ def _prompt(kit: ModelKit, question: str, before: int, pictures: int) -> Prompt:
 
 def _median(gains: Sequence[Gain]) -> Gain:
     ordered = sorted(gains, key=lambda gain: gain.tps)
-    return ordered[len(ordered) // 2]
+    processor = statistics.median(gain.processor for gain in gains)
+    return replace(ordered[len(ordered) // 2], processor=processor)

@@ -202,6 +202,8 @@ def choose_together(choosers: Sequence[Chooser], tokens: mx.array, logits: mx.ar
     """
     most = max(chooser.top for chooser in choosers)
     if all(chooser.sampler is greedy and not chooser.processors for chooser in choosers):
+        if not most:
+            return Choices(*_likeliest(logits))
         scores = normalised(logits)
         return Choices.of(greedy(scores), scores, most)
     chosen, given = [], []
@@ -229,6 +231,12 @@ def choose_together(choosers: Sequence[Chooser], tokens: mx.array, logits: mx.ar
         for chooser in choosers:
             chooser.chose()
     return Choices.of(mx.stack(chosen, axis=1), mx.stack(given, axis=1), most)
+
+
+@mx.compile
+def _likeliest(logits: mx.array) -> tuple[mx.array, ...]:
+    scores = normalised(logits)
+    return Choices.of(greedy(scores), scores, 0).arrays()
 
 
 def _sampled(choosers: Sequence[Chooser], scores: mx.array) -> mx.array:

@@ -5,8 +5,12 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_qwen35.patches.mtp import GuessingSteps
 from mlx_qwen35.state.kv_quantization import KvQuantization, quantized
 from mlx_qwen35.state.sequence import SequenceState
+
+# The module's output (B, 1, hidden_size) at a pair, and the token (B, 1) that it guesses from it.
+Seed = tuple[mx.array, mx.array]
 
 
 class Decoder:
@@ -25,6 +29,7 @@ class Decoder:
         self.model, self.module, self.kv = model, module, kv
         layers = len(model.layers)
         self._own, self._of_module = slice(layers), slice(layers, None)
+        self._guessing = None if module is None else GuessingSteps(module, model.language_model)
 
     def make_state(self) -> SequenceState:
         """That of a sequence of which nothing is read."""
@@ -41,7 +46,7 @@ class Decoder:
             # The logits are never evaluated, so the vocabulary projection is not computed.
             self.model(tokens, cache=state.caches)
         else:
-            self._guess_from(following, self._hidden(tokens, state), state)
+            self.module(self._embedded(following), self._hidden(tokens, state), state.caches[self._of_module])
 
     def step(self, tokens: mx.array, state: SequenceState) -> tuple[mx.array, mx.array | None]:
         """Read a few tokens of every row, of which `settle` will say how many stay.
@@ -63,48 +68,47 @@ class Decoder:
         if length > 1:
             state.settle(length, kept, self._own)
 
-    def follow(
-        self, following: mx.array, hidden: mx.array, kept: Sequence[int] | None, state: SequenceState
-    ) -> mx.array:
+    def follow(self, following: mx.array, hidden: mx.array, kept: Sequence[int] | None, state: SequenceState) -> Seed:
         """Let the module read pairs.
 
         Args:
             following: (B, L), each the token behind the one that the hidden state (B, L, hidden_size) is of.
             kept: Of each row, how many of its pairs are right, at least one; None for all.
         Returns:
-            The module's output at the last right one, (B, 1, hidden_size).
+            What the module makes of the last right one.
         """
+        assert self._guessing is not None
         if kept is None:
-            # Any number of them, which is why no step is compiled for it.
-            return self._guess_from(following, hidden, state)[:, -1:]
+            # Any number of them, which is why nothing is compiled for it.
+            read = self.module.read(self.module.join(self._embedded(following), hidden), state.caches[self._of_module])
+            return self._guessing.guess(read[:, -1:])
+        length = following.shape[1]
         state.begin_step(self._of_module)
-        out = self._guess_from(following, hidden, state)
-        state.settle(following.shape[1], kept, self._of_module)
-        return mx.take_along_axis(out, mx.array(list(kept))[:, None, None] - 1, axis=1)
+        read = self._guessing.read(following, hidden, state.caches[self._of_module])
+        state.settle(length, kept, self._of_module)
+        if min(kept) == max(kept):
+            return self._guessing.guess(read[:, kept[0] - 1 : kept[0]])
+        return self._guessing.guess(mx.take_along_axis(read, mx.array(list(kept))[:, None, None] - 1, axis=1))
 
-    def draft(self, seed: mx.array, depth: int, state: SequenceState) -> mx.array:
+    def draft(self, seed: Seed, depth: int, state: SequenceState) -> mx.array:
         """Guesses (B, depth) for the tokens to come, the likeliest at each place.
 
         Args:
-            seed: The module's output (B, 1, hidden_size) at the newest pair.
+            seed: From the newest pair.
         """
-        rows = seed.shape[0]
-        drafts = [self._likeliest(seed)]
+        assert self._guessing is not None
+        hidden, guess = seed
+        drafts = [guess]
         state.begin_step(self._of_module)
         while len(drafts) < depth:
-            seed = self._guess_from(drafts[-1], seed, state)
-            drafts.append(self._likeliest(seed))
-        state.settle(depth - 1, [0] * rows, self._of_module)
+            hidden, guess = self._guessing.guess(self._guessing.read(drafts[-1], hidden, state.caches[self._of_module]))
+            drafts.append(guess)
+        state.settle(depth - 1, [0] * guess.shape[0], self._of_module)
         return mx.concatenate(drafts, axis=1)
 
-    def _likeliest(self, hidden: mx.array) -> mx.array:
-        return mx.argmax(self.model.language_model.project(hidden), axis=-1)
+    def _embedded(self, tokens: mx.array) -> mx.array:
+        return self.model.language_model.model.embed_tokens(tokens)  # type: ignore[no-any-return]
 
     def _hidden(self, tokens: mx.array, state: SequenceState) -> mx.array:
         hidden: mx.array = self.model.language_model.model(tokens, state.caches[self._own])
         return hidden
-
-    def _guess_from(self, following: mx.array, hidden: mx.array, state: SequenceState) -> mx.array:
-        embeddings = self.model.language_model.model.embed_tokens(following)
-        out: mx.array = self.module(embeddings, hidden, state.caches[self._of_module])
-        return out

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from mlx_qwen35.runtime.decoder import Decoder
+from mlx_qwen35.runtime.decoder import Decoder, Seed
 from mlx_qwen35.state.sequence import SequenceState
 
 # Pairs that wait before the module reads them, while it makes no guesses.
@@ -18,7 +18,7 @@ class Drafter:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._unread: list[tuple[mx.array, mx.array]] = []
-        self._seed: mx.array | None = None
+        self._seed: Seed | None = None
 
     def note(self, following: mx.array, hidden: mx.array, state: SequenceState) -> None:
         """A token (B, 1) that was chosen behind a hidden state (B, 1, hidden_size)."""
@@ -51,11 +51,12 @@ class Drafter:
 
     def keep(self, rows: list[int]) -> None:
         """Keep these rows; what waited was read before."""
-        self._seed = None if self._seed is None else self._seed[rows]
+        self._seed = None if self._seed is None else (self._seed[0][rows], self._seed[1][rows])
 
     def extend(self, other: "Drafter") -> None:
         """Append the rows of another batch; what waited was read before."""
         if self._seed is None or other._seed is None:
             self._seed = None
         else:
-            self._seed = mx.concatenate([self._seed, other._seed])
+            hidden, guess = (mx.concatenate(list(parts)) for parts in zip(self._seed, other._seed, strict=True))
+            self._seed = hidden, guess

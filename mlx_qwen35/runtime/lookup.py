@@ -33,7 +33,10 @@ class Lookup:
             self._places[key] = len(self._tokens)
 
     def find(self, most: int, matching: int = SHORTEST) -> list[int]:
-        """The next tokens, at most so many, as they stood where the last ones stood before; empty if nowhere.
+        """The next tokens, as they stood where the last ones stood before; empty if nowhere.
+
+        There are at most `most`, and about half as many as there are tokens that are the same: a short match is soon
+        over, and one that has been going on for long goes on.
 
         Args:
             matching: How many of the last tokens have to be the same, at least.
@@ -49,4 +52,4 @@ class Lookup:
             return []
         # Where the two overlap, what is found repeats itself.
         period = end - place
-        return [tokens[place + number % period] for number in range(most)]
+        return [tokens[place + number % period] for number in range(min(most, same // 2 + 1))]

@@ -157,6 +157,12 @@ class Regulator:
                 return hoped
         return 0 if self.budget.in_debt else best
 
+    def pays(self, row: Acceptance, rows: int, drafts: int) -> bool:
+        """Whether one row of so many gains by drafts whose number the text gave, if the others have none."""
+        plain, seconds = self.times.of(rows, 0), self.times.of(rows, drafts)
+        cost = 1 + _HOPE * drafts if plain is None or seconds is None else seconds / plain
+        return not self.budget.in_debt and (row.expected(drafts) + rows - 1) / rows > _WORTH * cost
+
     def _other(self, best: int) -> int:
         """What to try again in place of the best number: none, or a neighbour of it, in turn."""
         if best == 0:

@@ -12,7 +12,7 @@ from mlx_qwen35.runtime.regulator import DEEPEST, Acceptance, Budget, Regulator
 # "mtp" drafts by the checkpoint's module in every step, "lookup" with what stands in prompt and answer already; "auto"
 # does both as far as it pays.
 Speculate = Literal["off", "mtp", "lookup", "auto"]
-DRAFT_TOKENS = 3
+DRAFT_TOKENS = 2
 # Beside the module, only what repeats so many tokens is looked up.
 _LONG_MATCH = 8
 
@@ -51,7 +51,7 @@ class Speculation:
 
     Args:
         mode: What was asked for; "auto" guesses as far as it pays.
-        draft_tokens: At most so many at once; None for as many as pay, or 3 of the module's without a regulator.
+        draft_tokens: At most so many at once; None for as many as pay, or 2 of the module's without a regulator.
         has_module: Whether there is an MTP module.
     Raises:
         OptionError: An option is not what it may be.
@@ -95,8 +95,7 @@ class Speculation:
             return []
         drafts = row.record.text.find(most, _LONG_MATCH if self.uses_module else SHORTEST)
         if drafts and self.mode == "auto":
-            worth = self._regulators[False].choose([row.record.lookup] * rows, most)
-            drafts = drafts[:worth]
+            return drafts if self._regulators[False].pays(row.record.lookup, rows, len(drafts)) else []
         return drafts
 
     def took(self, rows: int, done: tuple[int, bool], begun: tuple[int, bool], tokens: int, seconds: float) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -11,6 +12,7 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.bench import drafts, synthetic
 from mlx_qwen35.bench.drafts import Quoting, Task, measure, run, tasks, verify_costs
 from mlx_qwen35.cli.main import main
+from mlx_qwen35.runtime.decoder import Decoder
 from tests.tiny import DENSE, Shape
 
 
@@ -20,7 +22,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tasks(kit: ModelKit) -> None:
-    found = list(tasks(kit, lengths=[100], images=[2], batches=[1, 3]))
+    found = list(tasks(kit, lengths=[100, 0], images=[2, 0], batches=[1, 3]))
     names = ["behind 100 tokens", "behind 2 images", "3 rows", "sampled at 0.7", "a text quoted word for word"]
     assert [task.name for task in found] == names
     assert all(100 <= len(prompt.input_ids) < 250 for prompt in found[0].prompts)
@@ -53,7 +55,7 @@ def test_turns_with_and_without_and_beside_mlx_vlm(checkpoint_dir: Callable[[Sha
 
     found = measure(checkpoint_dir(DENSE), ("mtp",), lambda kit: iter(one(kit)), 1, draft_tokens=2, beside=True)
     assert list(found["one"]) == ["off", "mtp", "mlx-vlm"]
-    assert all(gain.tps > 0 for gain in found["one"].values())
+    assert all(gain.tps > 0 and gain.processor > 0 for gain in found["one"].values())
     assert len(found["one"]["mtp"].right) == 2
 
 
@@ -61,6 +63,20 @@ def test_steps_are_measured_with_all_tokens_kept_and_with_one(kit: ModelKit) -> 
     found = verify_costs(kit, (1, 2), repeats=1)
     assert list(found) == [1, 2]
     assert all(seconds > 0 for times in found.values() for seconds in times)
+
+
+def test_steps_that_take_long_are_measured_fewer_times(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind once at least, behind those that warm up."""
+    taken: list[int] = []
+    step = Decoder.step
+
+    def watched(decoder: Decoder, tokens: mx.array, state: Any) -> Any:
+        taken.append(tokens.shape[1])
+        return step(decoder, tokens, state)
+
+    monkeypatch.setattr(Decoder, "step", watched)
+    verify_costs(kit, (1, 2), repeats=1000, seconds=0.0)
+    assert taken == [1, 2] * 4
 
 
 def test_the_command_prints_two_tables(
@@ -72,11 +88,11 @@ def test_the_command_prints_two_tables(
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("| behind 20 tokens |") for line in lines) == 2
-    assert [line.split("|")[1].strip() for line in lines[-4:]] == ["1", "2", "4", "8"]
+    assert [line.split("|")[1].strip() for line in lines[-5:]] == ["1", "2", "3", "4", "8"]
     assert main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert set(report["tasks"]["2 rows"]) == {"off", "lookup"}
-    assert set(report["verify_seconds"]) == {"1", "2", "4", "8"}
+    assert set(report["verify_seconds"]) == {"1", "2", "3", "4", "8"}
 
 
 def test_the_cost_of_steps_alone_of_a_quantised_checkpoint(
@@ -94,7 +110,8 @@ def test_the_cost_of_steps_alone_of_a_quantised_checkpoint(
     arguments = ["bench", "speed", "--verify-only", "--repeats", "1", "--bits", "4"]
     assert main([*arguments, "--synthetic", "0.8b", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert set(report) == {"repeats", "verify_seconds"}
+    assert set(report) == {"repeats", "verify_seconds", "draft_seconds"}
+    assert set(report["draft_seconds"]) == {"2", "3", "4", "8"}
     assert all(seconds > 0 for times in report["verify_seconds"].values() for seconds in times)
     assert main(arguments) == 2
     assert "--bits: expected with --synthetic" in capsys.readouterr().err

@@ -93,6 +93,27 @@ def test_a_mask_may_be_smaller_than_the_scores(shape: tuple[int, ...]) -> None:
     assert_close(mx.where(seen, found, 0), mx.where(seen, expected, 0))
 
 
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("padding", [0, 3])
+def test_attention_of_a_few_queries_in_turn(length: int, padding: int) -> None:
+    """Oracle: MLX's own function, 1e-6 of the scale; to the bit what each query gets when it comes alone."""
+    keys = [mx.random.key(number) for number in range(3)]
+    queries = mx.random.normal((2, 6, length, 16), key=keys[0])
+    k, v = (mx.random.normal((2, 2, 37, 16), key=key) for key in keys[1:])
+    seen = mx.arange(37)[None] <= mx.arange(37 - length, 37)[:, None]
+    seen = mx.stack([seen, seen & (mx.arange(37) >= padding)])[:, None]
+    mask = seen if padding else None
+    found = cpu.attention_in_turn(queries, k, v, scale=0.25, mask=mask)
+    expected = mx.fast.scaled_dot_product_attention(queries, k, v, scale=0.25, mask=seen)
+    assert float(mx.abs(found - expected).max()) <= 1e-6 * float(mx.abs(expected).max())
+    for number in range(length):
+        stop = 37 - length + 1 + number
+        own = None if mask is None else mask[:, :, number : number + 1, :stop]
+        here = slice(number, number + 1)
+        alone = cpu.attention_in_turn(queries[:, :, here], k[:, :, :stop], v[:, :, :stop], scale=0.25, mask=own)
+        assert mx.array_equal(found[:, :, here], alone).item()
+
+
 def test_attention_holds_few_scores() -> None:
     queries, keys = normal(1, 8, 2048, 16), normal(1, 2, 2048, 16)
     mx.eval(queries, keys)

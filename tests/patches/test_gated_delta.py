@@ -15,11 +15,15 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.patches.attention import PatchedAttention
-from mlx_qwen35.patches.gated_delta import gated_delta_chunked, gated_delta_step, log_decay
+from mlx_qwen35.patches.gated_delta import gated_delta_chunked, gated_delta_steps, log_decay
 from mlx_qwen35.patches.gated_delta_net import PatchedGatedDeltaNet, choose_gated_delta
 from mlx_qwen35.patches.qwen3_5 import Model
 from tests.parity.cases import CASES, TEXT_TOLERANCE
 from tests.tiny import DENSE, Shape
+
+# What `draw` gives for each token, and what for each row.
+TOKENS = ("q", "k", "v", "a", "beta")
+ROWS = (*TOKENS, "state")
 
 
 def draw(B: int, L: int, Hk: int, Hv: int, Dk: int, Dv: int, seed: int = 0) -> dict[str, mx.array]:
@@ -70,30 +74,48 @@ def test_heads(Hk: int, Hv: int, Dk: int, Dv: int) -> None:
         assert_close(found, expected, 2e-6)
 
 
+def in_steps(x: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+    """Outputs, and the state after each token, (B, L, Hv, Dv, Dk)."""
+    g = compute_g(x["A_log"], x["a"], x["dt_bias"])
+    out, states = gated_delta_steps(mx.stack([x["q"], x["k"]], axis=2), x["v"], g, x["beta"], x["state"])
+    return out, mx.concatenate(states, axis=1)
+
+
 @pytest.mark.parametrize(("Hk", "Hv", "Dk", "Dv"), [(1, 1, 128, 128), (2, 2, 32, 64), (2, 6, 48, 32)])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_single_token(rows: int, Hk: int, Hv: int, Dk: int, Dv: int) -> None:
+@pytest.mark.parametrize("length", [1, 4])
+def test_a_few_tokens(length: int, rows: int, Hk: int, Hv: int, Dk: int, Dv: int) -> None:
     """Oracle: mlx-lm 0.32.2's gated_delta_ops, float32, 2e-6 of the scale; to the bit the same beside other rows."""
-    x = draw(rows, 1, Hk, Hv, Dk, Dv)
-    g = compute_g(x["A_log"], x["a"], x["dt_bias"])
-    found = gated_delta_step(x["q"], x["k"], x["v"], g, x["beta"], x["state"])
-    for array, expected in zip(found, one_by_one(x), strict=True):
+    x = draw(rows, length, Hk, Hv, Dk, Dv)
+    out, states = in_steps(x)
+    for array, expected in zip((out, states[:, -1]), one_by_one(x), strict=True):
         assert_close(array, expected, 2e-6)
     for row in range(rows):
-        own = slice(row, row + 1)
-        alone = gated_delta_step(*(array[own] for array in (x["q"], x["k"], x["v"], g, x["beta"], x["state"])))
-        assert all(mx.array_equal(array[own], other).item() for array, other in zip(found, alone, strict=True))
+        own = {name: array[row : row + 1] if name in ROWS else array for name, array in x.items()}
+        for array, other in zip((out, states), in_steps(own), strict=True):
+            assert mx.array_equal(array[row : row + 1], other).item()
 
 
-def test_a_single_token_in_half_precision_is_computed_in_float32() -> None:
-    x = draw(2, 1, 2, 4, 32, 16)
-    g = compute_g(x["A_log"], x["a"], x["dt_bias"])
-    q, k, v = (x[name].astype(mx.bfloat16) for name in "qkv")
-    out, state = gated_delta_step(q, k, v, g, x["beta"], x["state"])
-    expected, last = gated_delta_ops(*(array.astype(mx.float32) for array in (q, k, v)), g, x["beta"], x["state"])
-    assert (out.dtype, state.dtype) == (mx.bfloat16, mx.float32)
+def test_a_few_tokens_are_to_the_bit_that_many_steps_of_one() -> None:
+    x = draw(2, 5, 2, 4, 32, 16)
+    out, states = in_steps(x)
+    state = x["state"]
+    for at in range(5):
+        one = {name: array[:, at : at + 1] if name in TOKENS else array for name, array in x.items()}
+        found, after = in_steps(one | {"state": state})
+        state = after[:, 0]
+        assert mx.array_equal(found, out[:, at : at + 1]).item()
+        assert mx.array_equal(state, states[:, at]).item()
+
+
+def test_a_few_tokens_in_half_precision_are_computed_in_float32() -> None:
+    x = draw(2, 3, 2, 4, 32, 16)
+    half = x | {name: x[name].astype(mx.bfloat16) for name in "qkv"}
+    out, states = in_steps(half)
+    expected, last = one_by_one(half | {name: half[name].astype(mx.float32) for name in "qkv"})
+    assert (out.dtype, states.dtype) == (mx.bfloat16, mx.float32)
     assert_close(out.astype(mx.float32), expected, 2**-8)
-    assert_close(state, last, 2e-6)
+    assert_close(states[:, -1], last, 2e-6)
 
 
 def test_the_state_is_handed_on() -> None:

@@ -12,7 +12,7 @@ from mlx_vlm.speculative.drafters.qwen3_5_mtp import ModelConfig as UpstreamConf
 
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
-from mlx_qwen35.patches.mtp import MultiTokenPrediction
+from mlx_qwen35.patches.mtp import GuessingSteps, MultiTokenPrediction
 from mlx_qwen35.patches.operations import UPSTREAM, CpuOperations, Operations
 from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache
@@ -55,6 +55,23 @@ def test_it_computes_what_mlx_vlm_computes(
     caches = module.make_cache()
     parts = [module(embeddings[:, at], hidden[:, at], caches) for at in (slice(0, 4), slice(4, 5), slice(5, 9))]
     np.testing.assert_allclose(mx.concatenate(parts, axis=1), expected, atol=1e-5 * scale)
+
+
+def test_its_compiled_steps_compute_the_same(
+    dense_and_moe: Shape, modules: Callable[[Shape], MultiTokenPrediction], benches: Callable[[Shape], Bench]
+) -> None:
+    """Within 1e-5 of the scale; the guess is the likeliest token of the decoder's own head."""
+    module, language_model = modules(dense_and_moe), benches(dense_and_moe).model.language_model
+    steps = GuessingSteps(module, language_model)
+    rng = np.random.default_rng(2)
+    caches, others = module.make_cache(), module.make_cache()
+    for length in (3, 1, 1):
+        tokens = mx.array(rng.integers(0, 300, (1, length)))
+        hidden = mx.array(rng.standard_normal((1, length, HIDDEN)).astype(np.float32))
+        out, guess = steps.guess(steps.read(tokens, hidden, caches)[:, -1:])
+        expected = module(language_model.model.embed_tokens(tokens), hidden, others)[:, -1:]
+        np.testing.assert_allclose(out, expected, atol=1e-5 * np.abs(np.array(expected)).max())
+        assert mx.array_equal(guess, mx.argmax(language_model.project(expected), axis=-1)).item()
 
 
 def test_rows_of_a_batch_are_read_as_each_would_be_alone(
@@ -184,12 +201,12 @@ def test_both_ways_to_a_gdn_state_inside_a_step_give_that_of_single_tokens(
     cache = GatedDeltaCache()
     layer(mx.array(rng.standard_normal((2, 5, HIDDEN)).astype(np.float32)), None, cache)
     before = [array[...] for array in cache.cache]
-    _, _, *read = layer.verify(x, *before)
+    _, _, *read = layer.verify(x.reshape(12, HIDDEN), *before)
     found = layer.again(before[1], read, kept)
     for row, count in enumerate(kept):
         states = [array[row : row + 1] for array in before]
         for at in range(count):
-            _, states[1], conv_input, *_ = layer.verify(x[row : row + 1, at : at + 1], *states)
+            _, states[1], conv_input, *_ = layer.verify(x[row, at : at + 1], *states)
             states[0] = conv_input[:, 1:]
         for array, expected in zip(found, states, strict=True):
             assert mx.array_equal(array[row : row + 1], expected).item()

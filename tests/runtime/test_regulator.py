@@ -125,6 +125,25 @@ def test_losses_that_no_estimate_explains_end_the_drafts() -> None:
     assert regulator.choose([row], most=1) == 1
 
 
+def test_drafts_whose_number_is_given_are_made_while_they_pay() -> None:
+    """At first in hope, then by what steps take and by how often they were right; a row beside others gains less."""
+    regulator, row = Regulator(), Acceptance()
+    assert regulator.pays(row, 1, 5)
+    assert not regulator.pays(row, 4, 5)
+    for _ in range(2):
+        regulator.took(1, 0, 0, 1.0)
+        regulator.took(1, 5, 5, 3.0)
+    assert not regulator.pays(row, 1, 5)
+    for _ in range(20):
+        row.add(5, 5)
+    assert regulator.pays(row, 1, 5)
+    wrong = 0
+    while regulator.pays(row, 1, 5):
+        row.add(5, 0)
+        wrong += 1
+    assert wrong <= 20
+
+
 def test_no_more_drafts_than_there_is_room_for() -> None:
     regulator = Regulator()
     for _ in range(20):
