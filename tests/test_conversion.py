@@ -17,16 +17,17 @@ from mlx_qwen35.checkpoints.files import BOX, Checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
 from mlx_qwen35.conversion import Quantisation, convert
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError
-from tests.parity.cases import CASES, TOLERANCE
+from tests.parity.cases import CASES, SHORT_IDS, TOLERANCE
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, config_of, write_checkpoint
 from tests.tiny import tensors_of as tensors_of_shape
 from tools.checkpoints.kinds import KINDS, build, write
 
 
-def logits_of(directory: Path, name: str) -> np.ndarray:
+def logits_of(directory: Path, *, sees: bool = False) -> np.ndarray:
     with ModelKit.load(directory, exact=True) as kit:
-        case = CASES[name]
-        return np.array(kit.logits(kit.process_prompt(case.input_ids, images=case.images)))
+        case = CASES["image first"]
+        prompt = kit.process_prompt(case.input_ids, images=case.images) if sees else kit.process_prompt(SHORT_IDS)
+        return np.array(kit.logits(prompt))
 
 
 def tensors_of(directory: Path) -> dict[str, mx.array]:
@@ -38,8 +39,8 @@ def test_reading_it_back_gives_the_same_logits(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], shape: Shape
 ) -> None:
     out = convert(checkpoint_dir(shape), tmp_path / "out")
-    for name in ("text", "two images"):
-        np.testing.assert_array_equal(logits_of(out, name), logits_of(checkpoint_dir(shape), name))
+    for sees in (False, True):
+        np.testing.assert_array_equal(logits_of(out, sees=sees), logits_of(checkpoint_dir(shape), sees=sees))
     again = convert(out, tmp_path / "again")
     one, other = tensors_of(out), tensors_of(again)
     assert one.keys() == other.keys()
@@ -75,7 +76,7 @@ def test_a_source_of_several_files_gets_an_index_that_fits_what_is_written(
     kept, found = tensors_of(out), json.loads((out / "model.safetensors.index.json").read_text())
     assert found["weight_map"] == dict.fromkeys(sorted(kept), "model.safetensors")
     assert found["metadata"] == {"total_size": sum(value.nbytes for value in kept.values())}
-    np.testing.assert_array_equal(logits_of(out, "text"), logits_of(checkpoint_dir(DENSE), "text"))
+    np.testing.assert_array_equal(logits_of(out), logits_of(checkpoint_dir(DENSE)))
 
 
 def test_mlx_lm_and_mlx_vlm_read_it_too(
@@ -85,8 +86,8 @@ def test_mlx_lm_and_mlx_vlm_read_it_too(
     from mlx_vlm.utils import load_model as load_vlm
 
     out = convert(checkpoint_dir(dense_and_moe), tmp_path / "out")
-    expected = logits_of(out, "text")
-    tokens = mx.array([CASES["text"].input_ids])
+    expected = logits_of(out)
+    tokens = mx.array([SHORT_IDS])
     np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), expected)
     found = np.array(load_vlm(out)(tokens).logits[0])
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
@@ -132,7 +133,7 @@ def test_quantising_leaves_vision_and_gates_precise(
         restored = mx.dequantize(packed, scales, biases, 64, width).reshape(groups.shape)
         assert mx.all(mx.abs(restored - groups) <= step[..., None]).item(), path
     assert set(quantised) == names
-    assert np.isfinite(logits_of(out, "two images")).all()
+    assert np.isfinite(logits_of(out, sees=True)).all()
     with pytest.raises(CheckpointError, match="expected unquantised weights"):
         convert(out, tmp_path / "twice", bits=4)
 
@@ -166,8 +167,8 @@ def test_groups_of_another_size(
         [f"{left} matrices stay as they are, because 128 does not divide their rows"] if left else []
     )
     assert bool(left) == (group_size == 128)
-    tokens = mx.array([CASES["text"].input_ids])
-    np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out, "text"))
+    tokens = mx.array([SHORT_IDS])
+    np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -184,7 +185,7 @@ def test_casting_leaves_quantised_weights_packed(
             assert mx.array_equal(after[name], value).item(), name
         else:
             assert after[name].dtype == (mx.float32 if name.endswith("A_log") else mx.float16), name
-    assert np.isfinite(logits_of(out, "two images")).all()
+    assert np.isfinite(logits_of(out, sees=True)).all()
 
 
 def test_what_lies_beside_the_weights_is_copied_if_it_is_data(
@@ -219,8 +220,8 @@ def test_a_quantised_conversion_is_read_by_mlx_lm(tmp_path: Path, checkpoint_dir
     from mlx_lm.utils import load_model
 
     out = convert(checkpoint_dir(DENSE), tmp_path / "out", bits=4)
-    tokens = mx.array([CASES["text"].input_ids])
-    np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out, "text"))
+    tokens = mx.array([SHORT_IDS])
+    np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out))
 
 
 def test_casting_spares_the_decay_rates(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
@@ -229,14 +230,14 @@ def test_casting_spares_the_decay_rates(tmp_path: Path, checkpoint_dir: Callable
         assert value.dtype == (mx.float32 if name.endswith("A_log") else mx.bfloat16), name
     config = json.loads((out / "config.json").read_text())
     assert config["dtype"] == config["text_config"]["dtype"] == "bfloat16"
-    assert np.isfinite(logits_of(out, "two images")).all()
+    assert np.isfinite(logits_of(out, sees=True)).all()
 
 
 def test_half_precision_experts_are_refused_on_the_cpu(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
     """MLX's CPU backend would fail in the middle of an answer."""
     out = convert(checkpoint_dir(MOE), tmp_path / "out", dtype="bfloat16")
     if mx.metal.is_available():
-        assert np.isfinite(logits_of(out, "text")).all()
+        assert np.isfinite(logits_of(out)).all()
     else:
         with pytest.raises(CheckpointError, match="expected float32 or quantised experts on the CPU backend"):
             ModelKit.load(out)
@@ -284,7 +285,7 @@ def test_large_models_are_written_in_shards(
     out = convert(checkpoint_dir(DENSE), tmp_path / "out")
     files = list(out.glob("model-*-of-*.safetensors"))
     assert len(files) > 50
-    np.testing.assert_array_equal(logits_of(out, "two images"), logits_of(checkpoint_dir(DENSE), "two images"))
+    np.testing.assert_array_equal(logits_of(out, sees=True), logits_of(checkpoint_dir(DENSE), sees=True))
 
 
 def test_what_lies_beside_the_target_is_left_alone(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
@@ -312,9 +313,9 @@ def test_a_text_only_conversion_is_read_by_mlx_lm(tmp_path: Path) -> None:
 
     source = write_checkpoint(tmp_path / "source", replace(DENSE, name="text-only", text_only=True))
     out = convert(source, tmp_path / "out")
-    tokens = mx.array([CASES["text"].input_ids])
-    np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out, "text"))
-    np.testing.assert_array_equal(logits_of(out, "text"), logits_of(source, "text"))
+    tokens = mx.array([SHORT_IDS])
+    np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out))
+    np.testing.assert_array_equal(logits_of(out), logits_of(source))
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -341,8 +342,8 @@ def assert_parents_read(out: Path) -> None:
     from mlx_lm.utils import load_model
     from mlx_vlm.utils import load_model as load_vlm
 
-    tokens = mx.array([CASES["text"].input_ids])
-    expected = logits_of(out, "text")
+    tokens = mx.array([SHORT_IDS])
+    expected = logits_of(out)
     np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), expected)
     settings = json.loads((out / "config.json").read_text()).get("quantization", {})
     tolerance = TOLERANCE if settings.get("mode", "affine") == "affine" else 1e-3
@@ -492,7 +493,7 @@ def test_layers_without_an_interval_are_kept_and_the_parents_said_to_fail(tmp_pa
     remarks: list[str] = []
     out = convert(source, tmp_path / "out", report=remarks.append)
     assert remarks == ["mlx-lm and mlx-vlm will not load it: its full attention layers do not come at one interval"]
-    np.testing.assert_array_equal(logits_of(out, "text"), logits_of(source, "text"))
+    np.testing.assert_array_equal(logits_of(out), logits_of(source))
 
 
 def foreign(tmp_path: Path, base: Path, shape: Shape, name: str) -> Path:
@@ -516,8 +517,8 @@ def test_other_programs_formats_become_mlx_s(
     remarks: list[str] = []
     out = convert(source, tmp_path / "out", report=remarks.append)
     assert_parents_read(out)
-    expected = logits_of(source, "two images")
-    assert np.abs(logits_of(out, "two images") - expected).max() <= TOLERANCE * np.abs(expected).max()
+    expected = logits_of(source, sees=True)
+    assert np.abs(logits_of(out, sees=True) - expected).max() <= TOLERANCE * np.abs(expected).max()
     config = json.loads((out / "config.json").read_text())
     packed = name not in ("FP8 in blocks", "NVFP4 of ModelOpt")
     assert ("quantization" in config) == packed
@@ -543,8 +544,8 @@ def test_fp8_may_be_quantised_again_and_integers_only_if_asked(
     assert_parents_read(again)
     plain = convert(awq, tmp_path / "plain", dequantize=True)
     assert not any(name.endswith(".scales") for name in tensors_of(plain))
-    expected = logits_of(awq, "text")
-    assert np.abs(logits_of(plain, "text") - expected).max() <= TOLERANCE * np.abs(expected).max()
+    expected = logits_of(awq)
+    assert np.abs(logits_of(plain) - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 def test_a_head_from_elsewhere_is_written_instead_of_its_own(

@@ -55,7 +55,7 @@ def written(checkpoint_dir: Callable[[Shape], Path], tmp_path_factory: pytest.Te
 def test_two_processes_compute_what_one_does(
     kind: str, shape: Shape, checkpoint_dir: Callable[[Shape], Path], written: Path
 ) -> None:
-    """Text and images, prefill and one decoded token, float32, to TOLERANCE of the largest logit."""
+    """A text and an image, prefill and one decoded token, float32, to TOLERANCE of the largest logit."""
     errors = [file.read_text() for file in written.glob(f"{kind}-{shape.name}.*.error")]
     assert errors == []
     expected, found = logits(checkpoint_dir(shape), "solo", None), np.load(written / f"{kind}-{shape.name}.npy")

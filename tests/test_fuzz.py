@@ -34,7 +34,7 @@ def test_what_a_picture_breaks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_changed_sessions_are_taken_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert sessions.run(2.0, seed=3) == []
+    assert sessions.run(1.0, seed=3) == []
     assert "'refused'" in capsys.readouterr().out
 
 

@@ -151,11 +151,11 @@ def test_leaks_are_reported() -> None:
 
 
 def test_the_pool() -> None:
-    pool = make_pool(3, 40)
+    pool = make_pool(3, 12)
     assert [conversation.kind for conversation in pool[:4]] == ["text", "image", "tools", "schema"]
     assert all(1 <= len(conversation.turns) <= 4 for conversation in pool)
-    assert [conversation.turns for conversation in make_pool(3, 40)] == [one.turns for one in pool]
-    assert [conversation.turns for conversation in make_pool(4, 40)] != [one.turns for one in pool]
+    assert [conversation.turns for conversation in make_pool(3, 12)] == [one.turns for one in pool]
+    assert [conversation.turns for conversation in make_pool(4, 12)] != [one.turns for one in pool]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: str(protocol.name))

@@ -28,14 +28,14 @@ from mlx_qwen35.doctor import examine
 from mlx_qwen35.errors import CheckpointError, InsufficientMemoryError
 from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.runtime.memory import MemoryGuard
-from tests.parity.cases import CASES, TOLERANCE
+from tests.parity.cases import CASES, SHORT_IDS, TOLERANCE
 from tests.tiny import DENSE, MOE, Shape, config_of, tensors_of
 from tools.checkpoints.kinds import KINDS, Kind, build, fp8_blocks, write
 
 BY_NAME = {kind.name: kind for kind in KINDS}
 # In float32, so that nothing is rounded but what the format rounds.
 PRECISE = [dataclasses.replace(kind, half=False) for kind in KINDS]
-TOKENS = mx.array([CASES["text"].input_ids])
+TOKENS = mx.array([SHORT_IDS])
 
 Foreign = Callable[[Kind, Shape], Path]
 
@@ -132,7 +132,7 @@ def test_the_guard_knows_what_a_checkpoint_becomes(foreign: Foreign, dense_and_m
 @pytest.mark.parametrize("name", ["FP8 in blocks", "FP8 in blocks, vision too", "NVFP4 of ModelOpt", "AWQ", "GPTQ"])
 def test_a_kit_answers_with_the_logits_of_the_plain_weights(foreign: Foreign, dense_and_moe: Shape, name: str) -> None:
     directory = foreign(dataclasses.replace(BY_NAME[name], half=False), dense_and_moe)
-    case, logits = CASES["two images"], []
+    case, logits = CASES["image first"], []
     for path in (directory, directory / "plain"):
         with ModelKit.load(path) as kit:
             logits.append(np.array(kit.logits(kit.process_prompt(case.input_ids, images=case.images))))

@@ -51,7 +51,7 @@ def test_an_index_of_missing_files_does_not_count_beside_a_whole_model(
     for name in there:
         (directory / name).write_bytes(b"")
     assert find_weight_files(directory, vision=True) == [directory / SINGLE]
-    np.testing.assert_array_equal(logits_of(directory, "text"), logits_of(checkpoint_dir(DENSE), "text"))
+    np.testing.assert_array_equal(logits_of(directory, "image first"), logits_of(checkpoint_dir(DENSE), "image first"))
 
 
 def test_an_index_of_missing_files_does_not_count_beside_other_shards(directory: Path) -> None:

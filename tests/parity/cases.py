@@ -123,6 +123,8 @@ def _cases() -> list[Case]:
 
 
 CASES = {case.name: case for case in _cases()}
+# For what a long text shows no better: all experts of MOE are asked in every layer.
+SHORT_IDS = CASES["text"].input_ids[:20]
 SHAPES: tuple[Shape, ...] = (DENSE, WIDE_HEADS, MOE, MOE_WIDE_HEADS, YARN)
 
 

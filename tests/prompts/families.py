@@ -1,6 +1,7 @@
 """Chat templates that behave as Qwen3.5's, 3.6's and 3.8's do, in words of our own; and the published ones."""
 
 import copy
+from functools import cache
 from pathlib import Path
 
 from mlx_qwen35.checkpoints.files import BOX
@@ -73,6 +74,7 @@ TEMPLATES = {
 }
 
 
+@cache  # compiling a template takes longer than many renderings
 def with_template(tokenizer: Tokenizer, template: str) -> Tokenizer:
     """The same tokenizer with another chat template."""
     other = copy.copy(tokenizer)

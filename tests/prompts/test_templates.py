@@ -1,5 +1,6 @@
 """Chat templates: as transformers renders them, and no longer than they may take."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -31,6 +32,19 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    """transformers' tokenizer of the checkpoint in the package."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(BOX)
+
+
+@cache
+def compiled(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatTemplate:
+    return ChatTemplate(source, dict(special_tokens))
+
+
 @pytest.mark.parametrize("source", TEMPLATES.values(), ids=TEMPLATES)
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize(
@@ -38,15 +52,12 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     [{}, {"add_generation_prompt": True}, {"tools": [TOOL], "enable_thinking": False}],
     ids=["", "open", "tools"],
 )
-def test_texts_equal_transformers(source: str, conversation: str, options: dict[str, Any]) -> None:
+def test_texts_equal_transformers(reference: Any, source: str, conversation: str, options: dict[str, Any]) -> None:
     """Equal texts, or both refuse, against `PreTrainedTokenizerFast.apply_chat_template`."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(BOX)
     messages = CONVERSATIONS[conversation]
-    template = ChatTemplate(source, tokenizer.special_tokens_map)
+    template = compiled(source, tuple(reference.special_tokens_map.items()))
     try:
-        expected = tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False, **options)
+        expected = reference.apply_chat_template(messages, chat_template=source, tokenize=False, **options)
     except Exception as error:
         with pytest.raises(type(error)):
             template.render(messages, **options)
