@@ -25,6 +25,8 @@ class Operations:
     prefill_step_size = 2048
     # Whether a long chunk is read as two halves side by side; a GPU is busy anyhow.
     reads_in_halves = False
+    # Whether quantised matrices are written out for the many rows of a prompt.
+    writes_out = False
 
     def attention(
         self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any = None
@@ -111,6 +113,7 @@ class CpuOperations(GpuOperations):
     # Longer ones are no faster, and take more memory.
     prefill_step_size = 512
     reads_in_halves = True
+    writes_out = True
 
     def attention(
         self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any = None

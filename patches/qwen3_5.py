@@ -28,6 +28,7 @@ from mlx_qwen35.checkpoints.rope import RopeConfig, YarnConfig
 from mlx_qwen35.errors import AdapterError
 from mlx_qwen35.patches.attention import PatchedAttention
 from mlx_qwen35.patches.compiled_step import CompiledStep
+from mlx_qwen35.patches.dequantised import dequantise_prompts
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, PatchedGatedDeltaNet, choose_gated_delta
 from mlx_qwen35.patches.halves import can_be_halved, read_in_halves
 from mlx_qwen35.patches.mrope import multimodal_angles
@@ -321,6 +322,9 @@ class Model(upstream.Model):  # type: ignore[misc]
         vision_later = vision_later and adapter_path is None
         model = cls(checkpoint.config, exact=exact, gated_delta=gated_delta, vision_later=vision_later)
         load_weights(model, checkpoint)
+        decoder = model.language_model
+        if decoder.args.operations.writes_out:
+            dequantise_prompts(decoder.model.layers)
         if adapter_path is not None:
             load_adapter(model, expand(adapter_path, AdapterError, "adapter_path"))
         return model

@@ -85,7 +85,7 @@ class _Watch:
             part = name(args[0])
             if part is None or self._inside:
                 return function(*args, **more)
-            _wait((args[0].parameters() if isinstance(args[0], nn.Module) else args[0], args[1:], more))
+            _wait((args, more))
             self._inside = True
             began = time.perf_counter(), time.process_time()
             try:
@@ -103,8 +103,12 @@ class _Watch:
         return run
 
 
+def _named(part: str) -> Callable[[Any], str]:
+    return lambda _: part
+
+
 def _wait(arrays: Any) -> None:
-    mx.eval([array for _, array in tree_flatten(arrays) if isinstance(array, mx.array)])
+    mx.eval([array for array in dict(tree_flatten(arrays)).values() if isinstance(array, mx.array)])
 
 
 @contextmanager
@@ -112,9 +116,9 @@ def _watching(model: Any, watch: _Watch) -> Iterator[None]:
     """Every part of the decoder is timed."""
     decoder = model.language_model.model
     names = {
-        id(module): part
+        id(module): _MODULES[name]
         for path, module in model.language_model.named_modules()
-        if (part := _MODULES.get(path.rsplit(".", 1)[-1])) is not None
+        if (name := str(path).rsplit(".", 1)[-1]) in _MODULES
     }
     operations: Operations = decoder.layers[0].mlp._operations if decoder.layers else Operations()
     with ExitStack() as stack:
@@ -124,10 +128,10 @@ def _watching(model: Any, watch: _Watch) -> Iterator[None]:
         timed = watch.timed(nn.Embedding.as_linear, lambda module: names.get(id(module)))
         stack.enter_context(mock.patch.object(nn.Embedding, "as_linear", timed))
         for name, part in _OPERATIONS.items():
-            timed = watch.timed(getattr(operations, name), lambda _, part=part: part)
+            timed = watch.timed(getattr(operations, name), _named(part))
             stack.enter_context(mock.patch.object(operations, name, timed))
         for name, part in _FUNCTIONS.items():
-            timed = watch.timed(getattr(gated_delta_net, name), lambda _, part=part: part)
+            timed = watch.timed(getattr(gated_delta_net, name), _named(part))
             stack.enter_context(mock.patch.object(gated_delta_net, name, timed))
         # Halves that wait for each other at every step are no faster.
         stack.enter_context(mock.patch.object(decoder, "_halving", False))
@@ -174,8 +178,8 @@ def measure(kit: ModelKit, length: int, repeats: int, step_size: int) -> Profile
             for name, part in turns[0][1].items()
         }
         ordered = dict(sorted(parts.items(), key=lambda item: -item[1].seconds))
-        whole = Part(*(statistics.median(whole[at] for whole, _ in turns) for at in range(2)))
-        return Profile(ordered, whole, _rate())
+        seconds, processor = (statistics.median(whole[at] for whole, _ in turns) for at in range(2))
+        return Profile(ordered, Part(seconds, processor), _rate())
 
     return kit._thread.call(run)
 
