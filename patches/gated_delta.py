@@ -64,9 +64,7 @@ def gated_delta_chunked(
     q, k, v, log_g, beta = (_split(x, Hk, count, chunk) for x in (q, k, v, log_g, beta))
     passed = mx.cumsum(log_g, axis=-1)
     since_start, until_end = mx.exp(passed), mx.exp(passed[..., -1:] - passed)
-    # Decay from token j to token i >= j. Clipped before the exponential, which would overflow above the diagonal.
-    exp = cpu.exp_of_negative if cpu.on_cpu() else mx.exp
-    decay = mx.tril(exp(mx.minimum(passed[..., :, None] - passed[..., None, :], 0)))
+    decay = _decay(passed)
     transposed = k.swapaxes(-1, -2)
     inverse = _inverse_unit_lower(mx.tril((k @ transposed) * decay * beta[..., None], -1)) * beta[..., None, :]
     # What each token would write from an empty state, and how the state before the chunk lowers it.
@@ -114,6 +112,13 @@ def gated_delta_step(
     out = read + delta * (k * q).sum(axis=-1).reshape(B, Hk, 1, 1)
     state = mx.addmm(decayed, delta.reshape(B, Hk, -1, 1), k.reshape(B, Hk, 1, Dk))
     return out.reshape(B, 1, Hv, Dv).astype(dtype), state.reshape(B, Hv, Dv, Dk)
+
+
+def _decay(passed: mx.array) -> mx.array:
+    """Decay from token j to token i >= j, and 0 elsewhere: (..., C) to (..., C, C), of sums of logarithms."""
+    exp = cpu.exp_of_negative if cpu.on_cpu() else mx.exp
+    # Clipped before the exponential, which would overflow above the diagonal.
+    return mx.tril(exp(mx.minimum(passed[..., :, None] - passed[..., None, :], 0)))
 
 
 def _split(x: mx.array, Hk: int, count: int, chunk: int) -> mx.array:
