@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_qwen35.cli.bench_kv import add_kv
+from mlx_qwen35.cli.bench_profile import add_profile
 from mlx_qwen35.cli.bench_turns import add_turns
 from mlx_qwen35.cli.options import add_model_name, model_of
 from mlx_qwen35.cli.sources import add_source, check_source, numbers, source
@@ -40,6 +41,7 @@ def add_parser(commands: Any) -> None:
     _add_speed(measurements)
     _add_serve(measurements)
     add_kv(measurements)
+    add_profile(measurements)
     _add_video(measurements)
 
 

@@ -1,20 +1,31 @@
 """Operations of a layer for MLX's CPU backend, which has no fused kernels.
 
-There a depthwise convolution runs channel by channel; an exponential calls a function for every multiplication
-with addition, because the wheel is built for processors without that instruction, and a power is faster; and
-attention holds the scores of all queries and keys. docs/performance.md has what these functions gain. A GPU has
-kernels that are better than any of this.
+There a depthwise convolution runs channel by channel; an exponential or a power calls a function for every element; and
+attention holds the scores of all queries and keys. Here exponentials are polynomials and squares, which the compiler of
+MLX's kernels turns into vector instructions. docs/performance.md has what these functions gain. A GPU has kernels that
+are better than any of this.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
-# Queries whose scores are held at once.
+# Queries whose scores are held at once, fewer where there are more scores than that, but never fewer than half.
 QUERIES = 64
-_LOG2_E = 1 / math.log(2)
+_SCORES = 2**19
+# Tokens whose convolution is computed at once: its inputs and weights fit the processor's cache.
+_CONVOLVED = 16
+# Coefficients of exp(-x / 2^4), the Taylor polynomial, so that what is computed near 0 is nearly exact.
+_NEGATED = [(-1 / 16) ** power / math.factorial(power) for power in range(7)]
+# Of exp(x / 2^6) between _LOWEST and 0, interpolated at Chebyshev's points (numpy's Chebyshev.interpolate).
+_LOWEST = -60.0
+_OF_NEGATIVE = [
+    0.99999999970048, 0.015624999360482575, 0.00012207008770168279, 6.357526522640348e-07,
+    2.4815198346655673e-09, 7.687981334930945e-12, 1.8712203676203153e-14, 2.840429512284263e-17,
+]  # fmt: skip
 
 
 def on_cpu() -> bool:
@@ -22,8 +33,19 @@ def on_cpu() -> bool:
     return mx.default_device() == mx.Device(mx.cpu)
 
 
-def _exp(x: mx.array) -> mx.array:
-    return mx.power(2.0, x * _LOG2_E)
+def _power(x: mx.array, coefficients: Sequence[float], squares: int) -> mx.array:
+    """A polynomial, lowest coefficient first, squared so many times."""
+    total = x * coefficients[-1] + coefficients[-2]
+    for coefficient in coefficients[-3::-1]:
+        total = total * x + coefficient
+    for _ in range(squares):
+        total = total * total
+    return total
+
+
+def _exp_negated(x: mx.array) -> mx.array:
+    """exp(-x) for what is added to 1: x / (1 + exp(-x)) is off by 1.3e-6 at most, float32's own rounding included."""
+    return _power(mx.minimum(x, 30.0), _NEGATED, 4)
 
 
 @partial(mx.compile, shapeless=True)
@@ -34,13 +56,13 @@ def swiglu(gate: mx.array, x: mx.array) -> mx.array:
         mlx-lm 0.32.2, models/activations.py, swiglu and precise_swiglu.
     """
     wide = gate.astype(mx.float32)
-    return (wide / (1 + _exp(-wide)) * x.astype(mx.float32)).astype(x.dtype)
+    return (wide / (1 + _exp_negated(wide)) * x.astype(mx.float32)).astype(x.dtype)
 
 
 @partial(mx.compile, shapeless=True)
 def gated(x: mx.array, gate: mx.array) -> mx.array:
     """x sigmoid(gate), computed in float32, in the dtype of `x`; any one shape."""
-    return (x.astype(mx.float32) / (1 + _exp(-gate.astype(mx.float32)))).astype(x.dtype)
+    return (x.astype(mx.float32) / (1 + _exp_negated(gate.astype(mx.float32)))).astype(x.dtype)
 
 
 @partial(mx.compile, shapeless=True)
@@ -52,14 +74,14 @@ def gelu_tanh(x: mx.array) -> mx.array:
     """
     wide = x.astype(mx.float32)
     u = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide * wide * wide)
-    return (wide / (1 + _exp(-2 * u))).astype(x.dtype)
+    return (wide / (1 + _exp_negated(2 * u))).astype(x.dtype)
 
 
 @partial(mx.compile, shapeless=True)
 def _weighted_silu(taps: list[mx.array], weights: list[mx.array]) -> mx.array:
     total = sum(tap.astype(mx.float32) * weight for tap, weight in zip(taps, weights, strict=True))
     assert isinstance(total, mx.array)
-    return (total / (1 + _exp(-total))).astype(taps[0].dtype)
+    return (total / (1 + _exp_negated(total))).astype(taps[0].dtype)
 
 
 def causal_conv_silu(x: mx.array, weight: mx.array) -> mx.array:
@@ -73,14 +95,23 @@ def causal_conv_silu(x: mx.array, weight: mx.array) -> mx.array:
     Source:
         mlx-lm 0.32.2, models/qwen3_5.py, GatedDeltaNet.__call__: nn.silu(self.conv1d(x)).
     """
-    K = weight.shape[1]
+    C, K, _ = weight.shape
     L = x.shape[1] - K + 1
-    return _weighted_silu([x[:, at : at + L] for at in range(K)], [weight[:, at, 0] for at in range(K)])
+    block = min(L, _CONVOLVED)
+    # Written out for each token of a block, because a kernel over arrays of one shape is vectorised.
+    weights = [mx.contiguous(mx.broadcast_to(weight[:, at, 0], (1, block, C))) for at in range(K)]
+    blocks = []
+    for start in range(0, L, block):
+        stop = min(start + block, L)
+        taps = [x[:, start + at : stop + at] for at in range(K)]
+        blocks.append(_weighted_silu(taps, [tap_weights[:, : stop - start] for tap_weights in weights]))
+    return mx.concatenate(blocks, axis=1)
 
 
 @partial(mx.compile, shapeless=True)
-def _exp2_shifted(x: mx.array, most: mx.array) -> mx.array:
-    return mx.power(2.0, x - most)
+def exp_of_negative(x: mx.array) -> mx.array:
+    """exp(x), x at most 0, within 1.1e-5 of itself, and 1e-26 where it would be less."""
+    return _power(mx.maximum(x, _LOWEST), _OF_NEGATIVE, 6)
 
 
 def attention(queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any) -> mx.array:
@@ -97,12 +128,13 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, *, scale: flo
     Hk, S = keys.shape[1:3]
     dtype = queries.dtype
     queries, keys, values = (x.astype(mx.float32) for x in (queries, keys, values))
-    queries = (queries * (scale * _LOG2_E)).reshape(B, Hk, H // Hk, L, D)
+    queries = (queries * scale).reshape(B, Hk, H // Hk, L, D)
     if isinstance(mask, mx.array):
         mask = mx.expand_dims(mx.broadcast_to(mask, (*mask.shape[:-2], L, S)), -3)
     blocks = []
-    for start in range(0, L, QUERIES):
-        stop = min(start + QUERIES, L)
+    count = max(QUERIES // 2, min(QUERIES, _SCORES // (B * H * S)))
+    for start in range(0, L, count):
+        stop = min(start + count, L)
         # Keys after the last query of the block cannot be seen by any of it.
         seen = S - L + stop if isinstance(mask, str) else S
         block = queries[:, :, :, start:stop].reshape(B, Hk, -1, D)
@@ -115,7 +147,7 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, *, scale: flo
         if allowed is not None:
             # Not infinity: a query that may look nowhere, as in padding, would become NaN, and spread.
             scores = mx.where(allowed, scores, mx.finfo(mx.float32).min)
-        weights = _exp2_shifted(scores, scores.max(axis=-1, keepdims=True))
+        weights = exp_of_negative(scores - scores.max(axis=-1, keepdims=True))
         total = weights.sum(axis=-1, keepdims=True)
         out = weights.reshape(B, Hk, -1, seen) @ values[:, :, :seen]
         blocks.append(out.reshape(B, Hk, H // Hk, stop - start, D) / total)

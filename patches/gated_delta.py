@@ -5,6 +5,8 @@ For machines without mlx-lm's Metal kernel, where its own path takes one token a
 
 import mlx.core as mx
 
+from mlx_qwen35.patches import cpu
+
 CHUNK = 32
 
 
@@ -62,21 +64,23 @@ def gated_delta_chunked(
     q, k, v, log_g, beta = (_split(x, Hk, count, chunk) for x in (q, k, v, log_g, beta))
     passed = mx.cumsum(log_g, axis=-1)
     since_start, until_end = mx.exp(passed), mx.exp(passed[..., -1:] - passed)
-    # Decay from token j to token i >= j. Clipped before the exponential, which would overflow above the diagonal.
-    decay = mx.tril(mx.exp(mx.minimum(passed[..., :, None] - passed[..., None, :], 0)))
+    decay = _decay(passed)
     transposed = k.swapaxes(-1, -2)
     inverse = _inverse_unit_lower(mx.tril((k @ transposed) * decay * beta[..., None], -1)) * beta[..., None, :]
     # What each token would write from an empty state, and how the state before the chunk lowers it.
     written = inverse @ v
     lowered = (inverse * since_start[..., None, :]) @ k
     attended = (q @ transposed) * decay
+    # Both meet the state before the chunk, in one product.
+    lowered_and_q = mx.concatenate([lowered, q * since_start[..., None]], axis=-2)
     state = state.reshape(B, Hk, Hv // Hk, Dv, Dk).swapaxes(-1, -2)
     outputs = []
     for c in range(count):
-        new = written[..., c, :, :] - lowered[..., c, :, :] @ state
-        old = (q[..., c, :, :] @ state) * since_start[..., c, :, None]
-        outputs.append(old + attended[..., c, :, :] @ new)
-        state = since_start[..., c, -1:, None] * state + transposed[..., c, :, :] @ (new * until_end[..., c, :, None])
+        lowering, old = mx.split(lowered_and_q[..., c, :, :] @ state, 2, axis=-2)
+        new = written[..., c, :, :] - lowering
+        outputs.append(mx.addmm(old, attended[..., c, :, :], new))
+        kept = since_start[..., c, -1:, None] * state
+        state = mx.addmm(kept, transposed[..., c, :, :], new * until_end[..., c, :, None])
     out = mx.stack(outputs, axis=3).transpose(0, 3, 4, 1, 2, 5)
     out = out.reshape(B, count * chunk, Hv, Dv)[:, :L]
     return out.astype(dtype), state.swapaxes(-1, -2).reshape(B, Hv, Dv, Dk)
@@ -126,6 +130,13 @@ def gated_delta_steps(
     read, change = (mx.concatenate(found, axis=1) if L > 1 else found[0] for found in (seen, changes))
     out = read[..., :1] + change * along
     return out[..., 0].astype(v.dtype), states
+
+
+def _decay(passed: mx.array) -> mx.array:
+    """Decay from token j to token i >= j, and 0 elsewhere: (..., C) to (..., C, C), of sums of logarithms."""
+    exp = cpu.exp_of_negative if cpu.on_cpu() else mx.exp
+    # Clipped before the exponential, which would overflow above the diagonal.
+    return mx.tril(exp(mx.minimum(passed[..., :, None] - passed[..., None, :], 0)))
 
 
 def _split(x: mx.array, Hk: int, count: int, chunk: int) -> mx.array:

@@ -28,7 +28,9 @@ from mlx_qwen35.checkpoints.rope import RopeConfig, YarnConfig
 from mlx_qwen35.errors import AdapterError
 from mlx_qwen35.patches.attention import PatchedAttention
 from mlx_qwen35.patches.compiled_step import CompiledStep
+from mlx_qwen35.patches.dequantised import dequantise_prompts
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, PatchedGatedDeltaNet, choose_gated_delta
+from mlx_qwen35.patches.halves import can_be_halved, read_in_halves
 from mlx_qwen35.patches.mrope import multimodal_angles
 from mlx_qwen35.patches.operations import UPSTREAM, Operations, choose_operations
 from mlx_qwen35.patches.vision_tower import DeferredTower, build_vision_tower
@@ -222,6 +224,7 @@ class PatchedTextModel(upstream.Qwen3_5TextModel):  # type: ignore[misc]
         self.embed_tokens = nn.Embedding(args.vocab_size, args.hidden_size)
         self.layers = [PatchedDecoderLayer(args, kind) for kind in args.layer_types]
         self.norm = nn.RMSNorm(args.hidden_size, eps=args.rms_norm_eps)
+        self._halving = args.operations.reads_in_halves
         self.ssm_idx = _first(args.layer_types, "linear_attention")
         self.fa_idx = _first(args.layer_types, "full_attention")
 
@@ -238,6 +241,10 @@ class PatchedTextModel(upstream.Qwen3_5TextModel):  # type: ignore[misc]
             # A copy of what was given: placing writes.
             given = self.embed_tokens(inputs) if input_embeddings is None else mx.array(input_embeddings)
             input_embeddings = media.place(given, layer_cache.size())
+        elif self._halving and not self.training and self.pipeline_size == 1:
+            given = self.embed_tokens(inputs) if input_embeddings is None else input_embeddings
+            if can_be_halved(self.layers, given, cache):
+                return self.norm(read_in_halves(self.layers, given, cache))  # type: ignore[no-any-return]
         return super().__call__(inputs, cache, input_embeddings=input_embeddings)  # type: ignore[no-any-return]
 
 
@@ -317,6 +324,9 @@ class Model(upstream.Model):  # type: ignore[misc]
         vision_later = vision_later and adapter_path is None
         model = cls(checkpoint.config, exact=exact, gated_delta=gated_delta, vision_later=vision_later)
         load_weights(model, checkpoint)
+        decoder = model.language_model
+        if decoder.args.operations.writes_out:
+            dequantise_prompts(decoder.model.layers)
         if adapter_path is not None:
             load_adapter(model, expand(adapter_path, AdapterError, "adapter_path"))
         return model

@@ -55,6 +55,16 @@ def prefill_bytes(config: TextConfig, step: int, tokens: int, dtype_size: int = 
     return step * (6 * config.hidden_size * dtype_size + max(mlp * dtype_size, attention, gdn))
 
 
+def written_out_bytes(config: TextConfig) -> int:
+    """Bytes of the quantised matrices of a layer in float32, once for each half of a prompt's chunk."""
+    intermediate = config.intermediate_size or (config.moe.shared_expert_intermediate_size if config.moe else 0)
+    heads, kv_heads = (count * config.head_dim for count in (config.num_attention_heads, config.num_key_value_heads))
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    values = config.linear_num_value_heads * config.linear_value_head_dim
+    rows = max(2 * keys + 3 * values, 3 * heads + 2 * kv_heads) + 3 * intermediate
+    return 2 * 4 * config.hidden_size * rows
+
+
 # Queries of an image whose scores are on their way at once: the CPU takes them in parts, a fused kernel holds none.
 _QUERIES = 2048
 

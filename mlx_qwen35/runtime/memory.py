@@ -17,6 +17,7 @@ from mlx_qwen35.runtime.estimates import (
     gdn_state_bytes,
     gigabytes,
     prefill_bytes,
+    written_out_bytes,
 )
 from mlx_qwen35.state.kv_quantization import KvQuantization
 
@@ -144,6 +145,8 @@ class MemoryGuard:
             size = 4 if cpu.on_cpu() else self.dtype_size
             elements = 2 * text.num_key_value_heads * text.head_dim
             passing += tokens * (elements + 2 * elements // self.kv.group_size) * size
+        if cpu.on_cpu() and any(self.config.raw.get(name) for name in ("quantization", "quantization_config")):
+            passing += written_out_bytes(text)
         if self.of_module and cpu.on_cpu():
             # The decoder's last layer is computed for every token, and there its scores are held block by block.
             passing += min(step, tokens, 2 * cpu.QUERIES) * 2 * text.num_attention_heads * tokens * 4
