@@ -1,6 +1,5 @@
 """Are the upstream libraries the ones that this package was tested with?"""
 
-from functools import cache
 from importlib.metadata import PackageNotFoundError
 
 from packaging.requirements import Requirement
@@ -12,7 +11,6 @@ from mlx_qwen35.upstream import requires, version
 CHECKED = ("mlx-lm", "mlx-vlm")
 
 
-@cache
 def supported_ranges() -> dict[str, Requirement]:
     """The requirement on each checked library, as this distribution declares it."""
     try:

@@ -77,7 +77,9 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, length: Ca
 LAYERS = [
     (PatchedAttention, "project", lambda x, rotate: x.shape[1]),
     (PatchedAttention, "finish", lambda out, gate: out.shape[2]),
-    (PatchedGatedDeltaNet, "verify" if on_cpu() else "__call__", lambda x, *rest: x.shape[1]),
+    (PatchedGatedDeltaNet, "verify", lambda x, states, *rest: len(x) // len(states))
+    if on_cpu()
+    else (PatchedGatedDeltaNet, "__call__", lambda x, *rest: x.shape[1]),
 ]
 
 

@@ -446,7 +446,7 @@ def row(speculation: Speculation, room: int, prompt: Sequence[int] = ()) -> Any:
 
 @pytest.mark.parametrize(
     ("mode", "given", "most"),
-    [("off", None, 0), ("off", 5, 0), ("mtp", None, 3), ("mtp", 7, 7), ("lookup", None, 7), ("auto", None, 7),
+    [("off", None, 0), ("off", 5, 0), ("mtp", None, 2), ("mtp", 7, 7), ("lookup", None, 7), ("auto", None, 7),
      ("auto", 2, 2)],
 )  # fmt: skip
 def test_how_many_tokens_are_guessed_and_by_whom(mode: Any, given: int | None, most: int) -> None:
@@ -468,16 +468,24 @@ def test_the_module_guesses_as_far_as_any_row_has_room() -> None:
 
 
 def test_what_is_found_is_cut_to_what_it_is_worth() -> None:
-    """Down to nothing; and beside the module only what repeats eight tokens counts as found."""
+    """All of it or nothing; and beside the module only what repeats eight tokens counts as found."""
     short, long = [1, 2, 3, 4, 5, 1, 2, 3], [*range(20), *range(9)]
     always = Speculation("lookup")
     assert always.found(row(always, 2, short), 1) == [4, 5]
     assert always.found(row(always, 0, short), 1) == []
-    for worth in (0, 1, 9):
-        auto = Speculation("auto", has_module=True)
-        auto._regulators[False].choose = lambda rows, most, worth=worth: worth  # type: ignore[method-assign, misc]
-        assert auto.found(row(auto, 3, short), 1) == []
-        assert auto.found(row(auto, 3, long), 1) == [9, 10, 11][:worth]
+    for pays in (False, True):
+        auto, asked = Speculation("auto", has_module=True), []
+
+        def answer(*given: Any, asked: list[Any] = asked, pays: bool = pays) -> bool:
+            asked.append(given)
+            return pays
+
+        auto._regulators[False].pays = answer  # type: ignore[method-assign]
+        assert auto.found(row(auto, 3, short), 4) == []
+        assert asked == []
+        one = row(auto, 3, long)
+        assert auto.found(one, 4) == ([9, 10, 11] if pays else [])
+        assert asked == [(one.record.lookup, 4, 3)]
 
 
 def test_what_steps_cost_is_entered_as_tokens_of_a_row() -> None:
