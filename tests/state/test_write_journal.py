@@ -3,6 +3,7 @@
 import fcntl
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,3 +77,39 @@ def test_a_journal_behind_a_link_is_not_written(tmp_path: Path) -> None:
         journal.check()
     assert not journal.reserve(1)
     assert (tmp_path / "target").read_text() == "precious"
+
+
+def test_what_is_let_go_meanwhile_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process holds the journal for as long as it takes to write a few lines."""
+    journal = WriteJournal(tmp_path / "written", 100, Clock())
+    file, pauses = os.open(tmp_path / "written", os.O_RDWR | os.O_CREAT), []
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(write_journal, "time", SimpleNamespace(sleep=sleep))
+    assert journal.reserve(1)
+    assert len(pauses) == 3
+    assert 0.5 < sum(pauses) / len(pauses) * write_journal._TRIES < 5
+    os.close(file)
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    """Whether there was leave to write or not."""
+    journal = WriteJournal(tmp_path / "written", 100, Clock())
+    lowest = []
+    for nbytes in (60, 60, 101):
+        journal.check()
+        journal.reserve(nbytes)
+        lowest.append(os.dup(0))
+        os.close(lowest[-1])
+    assert len(set(lowest)) == 1
+
+
+def test_all_of_the_hour_s_bytes_may_be_written(tmp_path: Path) -> None:
+    journal = WriteJournal(tmp_path / "written", 100, Clock())
+    assert [journal.reserve(60), journal.reserve(40), journal.reserve(0)] == [True, True, True]
+    assert WriteJournal(tmp_path / "other", 100, Clock()).reserve(100)
