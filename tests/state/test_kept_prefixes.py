@@ -23,7 +23,6 @@ from mlx_qwen35.answers.results import GenerationResult
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.state import kept_prefixes
-from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache
 from mlx_qwen35.state.disk import read_prefix, write_prefix
 from mlx_qwen35.state.kept_files import KeptFiles
 from mlx_qwen35.state.kept_prefixes import KeptPrefixes
@@ -106,7 +105,6 @@ from pathlib import Path
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.state import kept_prefixes
-from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache
 from mlx_qwen35.state.disk import read_prefix, write_prefix
 from tests.state.test_kept_prefixes import FIRST, ask
 kept_prefixes._SOON = 0.0
@@ -278,35 +276,8 @@ def test_a_kit_that_is_forgotten_is_not_kept_alive_by_what_is_still_to_be_writte
 SIZE = made().state.nbytes  # type: ignore[union-attr]
 
 
-def make_caches() -> list[Any]:
-    return [GatedDeltaCache(), AttentionCache()]
-
-
 def files_in(directory: Path, **limits: int) -> KeptFiles:
     return KeptFiles(directory, "m", **{"capacity": 10**9, "per_hour": 10**9, **limits})
-
-
-@pytest.fixture
-def told() -> list[int]:
-    """The bytes of memory that caches said they hold."""
-    return []
-
-
-@pytest.fixture
-def open_cache(tmp_path: Path, told: list[int]) -> Iterator[Callable[..., PrefixCache]]:
-    opened: list[PrefixCache] = []
-
-    def get(budget: int = 10**9, *, files: KeptFiles | None = None, most: int = 10**9) -> PrefixCache:
-        def account(nbytes: int) -> int:
-            told.append(nbytes)
-            return max(0, nbytes - most)
-
-        opened.append(PrefixCache(make_caches, budget, fingerprint="m", files=files, account=account))
-        return opened[-1]
-
-    yield get
-    for cache in opened:
-        cache.close()
 
 
 def known(cache: PrefixCache) -> list[tuple[int, bool, bool]]:
@@ -410,15 +381,13 @@ def test_memory_that_the_process_has_too_little_of_is_given_back(open_cache: Cal
 
 def long(first: int = 0) -> Prefix:
     """A prefix with a snapshot behind each of its 12 tokens."""
-    state = made(first).state
-    assert state is not None
-    (marks,) = (snapshot.marks for snapshot in state.snapshots)
-    pair = tuple(mx.ones((1, 1, 12, 8)) for _ in range(2))
-    own = ((marks[0][0] + 0, marks[0][1] + 0), ())
-    snapshots = tuple(Snapshot(place, own) for place in range(1, 13))
-    mx.eval(own, pair)
-    ids = np.arange(first, first + 12, dtype=np.int32)
-    return Prefix(ids, (), 3, list(range(1, 13)), FrozenState(snapshots, ((), pair)))
+    pair = (mx.ones((1, 1, 12, 8)) * first, mx.ones((1, 1, 12, 8)))
+    snapshots = tuple(
+        Snapshot(place, ((mx.ones((1, 3, 8)) * place, mx.ones((1, 2, 4, 4)) * place), ())) for place in range(1, 13)
+    )
+    state = FrozenState(snapshots, ((), pair))
+    mx.eval(state.arrays())
+    return Prefix(np.arange(first, first + 12, dtype=np.int32), (), 3, list(range(1, 13)), state)
 
 
 def test_old_snapshots_are_given_up_where_prefixes_are_too_large(open_cache: Callable[..., PrefixCache]) -> None:
@@ -682,3 +651,13 @@ def test_use_is_told_to_the_files_too(
     assert reading is not None
     assert reading.start == 6
     assert file.stat().st_mtime > 10**9
+
+
+def test_what_fits_exactly_keeps_its_snapshots(open_cache: Callable[..., PrefixCache]) -> None:
+    cache = open_cache()
+    for number in (0, 100):
+        cache.insert(long(number))
+    cache.shrink(cache.nbytes)
+    assert [len(prefix.snapshot_tokens) for prefix in cache._prefixes] == [12, 12]
+    cache.shrink(cache.nbytes - 1)
+    assert [len(prefix.snapshot_tokens) for prefix in cache._prefixes] == [8, 12]
