@@ -345,9 +345,7 @@ def test_a_prefix_that_has_left_memory_is_no_longer_counted(
 
 
 @pytest.mark.parametrize("way", ["shrink", "reclaim", "clear", "close"])
-def test_whatever_gives_memory_back_says_so(
-    open_cache: Callable[..., PrefixCache], told: list[int], way: str
-) -> None:
+def test_whatever_gives_memory_back_says_so(open_cache: Callable[..., PrefixCache], told: list[int], way: str) -> None:
     cache = open_cache()
     for number in range(3):
         cache.insert(made(10 * number))
