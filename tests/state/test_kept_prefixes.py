@@ -230,30 +230,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def planned(load: Load, new: Prefix, *, saved: int = 0, after: Prefix | None = None) -> float:
-    """When a prefix is to be written."""
-    cache: KeptPrefixes = load().prompt_cache
-    new.saved = saved
-    if after is not None:
-        new.succeed(after, len(after))
-    cache._plan(new)
-    assert new.due is not None
-    return new.due
-
-
-def test_what_has_grown_is_written_soon_and_what_has_not_later(load: Load, clock: list[float]) -> None:
-    """Later costs at most a sixteenth of reading it all, should the process be killed meanwhile."""
-    assert planned(load, made()) == 1003.0
-    assert planned(load, made(), saved=len(made())) == 1060.0
-
-
-def test_a_conversation_that_never_rests_is_written_all_the_same(load: Load, clock: list[float]) -> None:
-    earlier = made()
-    planned(load, earlier)
-    clock[0] += 2.0
-    assert planned(load, made(), after=earlier) == 1003.0
-
-
 def test_a_kit_that_is_forgotten_is_not_kept_alive_by_what_is_still_to_be_written(
     benches: Callable[[Shape], Bench], tmp_path: Path
 ) -> None:
@@ -312,6 +288,34 @@ def test_what_is_due_is_written_and_the_alarm_is_set_for_what_is_due_next(
     assert rings[5:] == []
 
 
+def planned(cache: PrefixCache, new: Prefix, *, saved: int = 0, after: Prefix | None = None) -> float:
+    """When a prefix is to be written."""
+    new.saved = saved
+    if after is not None:
+        new.succeed(after, len(after))
+    cache._plan(new)
+    assert new.due is not None
+    return new.due
+
+
+def test_what_has_grown_is_written_soon_and_what_has_not_later(
+    open_cache: Callable[..., PrefixCache], clock: list[float], tmp_path: Path
+) -> None:
+    """Later costs at most a sixteenth of reading it all, should the process be killed meanwhile."""
+    cache = open_cache(files=files_in(tmp_path))
+    assert planned(cache, made()) == 1003.0
+    assert planned(cache, made(), saved=len(made())) == 1060.0
+
+
+def test_a_conversation_that_never_rests_is_written_all_the_same(
+    open_cache: Callable[..., PrefixCache], clock: list[float], tmp_path: Path
+) -> None:
+    cache, earlier = open_cache(files=files_in(tmp_path)), made()
+    planned(cache, earlier)
+    clock[0] += 2.0
+    assert planned(cache, made(), after=earlier) == 1003.0
+
+
 def test_what_could_not_be_written_is_tried_again_later(
     open_cache: Callable[..., PrefixCache], clock: list[float], rings: list[float], tmp_path: Path
 ) -> None:
@@ -333,8 +337,9 @@ def test_a_prefix_that_has_left_memory_is_no_longer_counted(
     cache._disk.post(release.wait, 60)
     cache.insert(made())
     cache.shrink(0)
-    assert (told[-1], cache.nbytes) == (SIZE, 0)
+    on_its_way = told[-1], cache.nbytes
     release.set()
+    assert on_its_way == (SIZE, 0)
     assert cache.disk_bytes > SIZE
     assert told[-1] == 0
     cache._fetch(next(iter(cache._prefixes)))
@@ -592,9 +597,10 @@ def test_nothing_is_read_back_that_the_process_has_no_memory_for(
             cache._disk.post(release.wait, 60)
             cache.insert(other)
             cache.shrink(0)
-        assert (cache._fetch(found) is None) is waiting
+        read = cache._fetch(found)
         if waiting:
             release.set()
+        assert (read is None) is waiting
 
 
 @pytest.mark.parametrize("what", ["tokens", "images", "places"])
