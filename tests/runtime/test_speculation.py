@@ -1,7 +1,7 @@
 """Drafts save time and change nothing: every answer is that of a kit that guesses nothing."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from mlx_qwen35.runtime.batch import Batch
 from mlx_qwen35.runtime.choosing import Chooser
 from mlx_qwen35.runtime.drafter import Drafter
 from mlx_qwen35.runtime.engine import Engine
-from mlx_qwen35.runtime.speculation import Speculation
+from mlx_qwen35.runtime.regulator import DEEPEST
+from mlx_qwen35.runtime.speculation import Speculation, check_speculation
 from mlx_qwen35.state.sequence import FrozenState
 from tests.parity.cases import CASES
 from tests.runtime.test_engine import Caller, is_chunk
@@ -437,6 +438,158 @@ def test_steps_without_drafts_teach_both_who_guess_and_others_only_one() -> None
             speculation.took(1, (2, by_module), (2, by_module), tokens=1, seconds=3.0)
         assert times[by_module].of(1, 2) == 3.0
         assert (times[not by_module].of(1, 2) is None) == by_module
+
+
+class Row:
+    """A row with so much room behind its next token."""
+
+    def __init__(self, speculation: Speculation, room: int = 100, prompt: Sequence[int] = ()) -> None:
+        self.record, self.room = speculation.record(prompt), room
+
+
+@pytest.mark.parametrize(
+    ("mode", "has_module", "uses_module", "uses_lookup", "most"),
+    [
+        ("off", True, False, False, 0), ("mtp", True, True, False, 3), ("mtp", False, False, False, 3),
+        ("lookup", True, False, True, DEEPEST), ("auto", True, True, True, DEEPEST),
+        ("auto", False, False, True, DEEPEST),
+    ],
+)  # fmt: skip
+def test_who_guesses_and_how_far(mode: Any, has_module: bool, uses_module: bool, uses_lookup: bool, most: int) -> None:
+    speculation = Speculation(mode, has_module=has_module)
+    assert (speculation.uses_module, speculation.uses_lookup, speculation.most) == (uses_module, uses_lookup, most)
+    assert speculation.is_on is (most > 0 and (uses_module or uses_lookup))
+    assert (speculation.record([1, 2]).text is None) is not uses_lookup
+    none = Speculation(mode, 0, has_module=has_module)
+    assert (none.most, none.is_on, none.record([1, 2]).text) == (0, False, None)
+    if mode != "off":
+        assert Speculation(mode, 5, has_module=has_module).most == 5
+
+
+@pytest.mark.parametrize(("rooms", "depth"), [([100], 3), ([2], 2), ([0], 0), ([0, 2], 2), ([1, 100], 3), ([0, 0], 0)])
+def test_the_module_guesses_as_far_as_the_row_with_the_most_room_goes(rooms: list[int], depth: int) -> None:
+    speculation = Speculation("mtp", has_module=True)
+    assert speculation.depth([Row(speculation, room) for room in rooms]) == depth
+
+
+@pytest.mark.parametrize(("room", "found"), [(100, [4, 5, 1]), (2, [4, 5]), (0, [])])
+def test_what_is_looked_up_fits_the_row(room: int, found: list[int]) -> None:
+    speculation = Speculation("lookup", 3)
+    assert speculation.found(Row(speculation, room, [1, 2, 3, 4, 5, 1, 2, 3]), 1) == found
+
+
+def test_beside_a_module_only_what_repeats_much_is_looked_up() -> None:
+    """And no more of it than pays."""
+    long, short = [*range(10), *range(8)], [*range(10), *range(5, 8)]
+    alone, beside = Speculation("lookup", 1), Speculation("auto", has_module=True)
+    for _ in range(2):
+        beside.took(1, (0, False), (0, False), tokens=1, seconds=1.0)
+    for speculation, prompt, expected in (
+        (alone, long, 8),
+        (alone, short, 8),
+        (beside, long, 8),
+        (beside, short, None),
+    ):
+        found = speculation.found(Row(speculation, prompt=prompt), 1)
+        assert found[:1] == ([] if expected is None else [expected])
+    worth = beside._regulators[False].choose([Row(beside).record.lookup], DEEPEST)
+    assert 0 < worth < DEEPEST
+    assert len(beside.found(Row(beside, prompt=long), 1)) == worth
+
+
+def test_who_finds_nothing_does_not_change_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    speculation = Speculation("auto")
+    asked: list[int] = []
+    monkeypatch.setattr(speculation._regulators[False], "choose", lambda rows, most: asked.append(len(rows)) or 1)
+    assert speculation.found(Row(speculation, prompt=[1, 2, 3, 4]), 4) == []
+    assert asked == []
+    assert speculation.found(Row(speculation, prompt=[1, 2, 3, 4, 1, 2, 3]), 4) == [4]
+    assert asked == [4]
+
+
+@pytest.mark.parametrize(
+    ("done", "begun", "measured"),
+    [
+        ((0, False), (0, False), {True, False}), ((2, True), (2, True), {True}), ((2, True), (2, False), set()),
+        ((2, False), (0, False), {False}), ((0, True), (2, True), {True}),
+    ],
+)  # fmt: skip
+def test_a_step_teaches_those_whose_drafts_alone_it_had(
+    done: tuple[int, bool], begun: tuple[int, bool], measured: set[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speculation = Speculation("auto", has_module=True)
+    taught: list[bool] = []
+    for kind, regulator in speculation._regulators.items():
+        monkeypatch.setattr(regulator, "took", lambda *_, kind=kind: taught.append(kind))
+    speculation.took(1, done, begun, tokens=1, seconds=1.0)
+    assert set(taught) == measured
+
+
+@pytest.mark.parametrize(
+    ("done", "begun", "seconds", "counted", "drafted"),
+    [
+        ((0, True), (0, True), 9.0, 1.0, False), ((2, True), (2, True), 9.0, 3.0, True),
+        ((2, True), (0, True), 9.0, 9.0, True), ((0, True), (2, True), 9.0, 9.0, True),
+    ],
+)  # fmt: skip
+def test_the_budget_is_told_what_each_row_got_and_what_such_steps_take(
+    done: tuple[int, bool],
+    begun: tuple[int, bool],
+    seconds: float,
+    counted: float,
+    drafted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What other programs made of this one is left out where alike steps were measured."""
+    speculation = Speculation("auto", has_module=True)
+    for _ in range(10):
+        for drafts, took in ((0, 1.0), (2, 3.0)):
+            speculation.took(4, (drafts, True), (drafts, True), tokens=4, seconds=took)
+    told: list[Any] = []
+    monkeypatch.setattr(
+        speculation._budget,
+        "add",
+        lambda plain, tokens, seconds, *, drafted: told.append((plain, tokens, seconds, drafted)),
+    )
+    speculation.took(4, done, begun, tokens=10, seconds=seconds)
+    assert told == [(1.0, 2.5, counted, drafted)]
+
+
+def test_drafts_are_counted_for_the_row_and_for_all() -> None:
+    speculation = Speculation("auto", has_module=True)
+    rows = [Row(speculation), Row(speculation)]
+    for row, drafts, right in ((rows[0], 3, 1), (rows[1], 2, 2), (rows[0], 9, 9)):
+        speculation.learn(row, drafts, right, by_module=True)
+        speculation.stepped(row)
+    rest = [1] * (DEEPEST - 3)
+    assert (rows[0].record.drafted, rows[0].record.accepted) == ([2, 2, 2, *rest], [2, 1, 1, *rest])
+    assert (speculation.drafted, speculation.accepted) == ([3, 3, 2, *rest], [3, 2, 1, *rest])
+    assert (rows[0].record.steps, rows[1].record.steps, speculation.steps) == (2, 1, 3)
+
+
+@pytest.mark.parametrize("by_module", [True, False])
+def test_who_guessed_learns_and_the_other_does_not(by_module: bool) -> None:
+    speculation = Speculation("auto", has_module=True)
+    row = Row(speculation)
+    before = row.record.module.share(0)
+    for _ in range(20):
+        speculation.learn(row, 1, 0, by_module=by_module)
+    learnt = [row.record.module, speculation._regulators[True].acceptance]
+    others = [row.record.lookup, speculation._regulators[False].acceptance]
+    learnt, others = (learnt, others) if by_module else (others, learnt)
+    assert all(acceptance.share(0) < before / 2 for acceptance in learnt)
+    assert all(acceptance.share(0) == before for acceptance in others)
+
+
+@pytest.mark.parametrize(
+    ("mode", "draft_tokens", "exact", "expected"),
+    [
+        ("auto", None, True, ("off", None)), ("off", 2, True, ("off", 2)), ("auto", 0, False, ("auto", 0)),
+        ("mtp", DEEPEST, False, ("mtp", DEEPEST)),
+    ],
+)  # fmt: skip
+def test_an_exact_model_guesses_nothing(mode: str, draft_tokens: Any, exact: bool, expected: tuple[str, Any]) -> None:
+    assert check_speculation(mode, draft_tokens, exact=exact) == expected
 
 
 WEATHER: dict[str, Any] = {
