@@ -58,6 +58,20 @@ def test_waiting_is_until_everything_is_done() -> None:
     disk.close()
 
 
+def test_every_job_gives_its_thread_s_streams_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that fails too; on a thread of its own, which has no others."""
+    released: list[threading.Thread] = []
+    monkeypatch.setattr(disk_thread.mx, "clear_streams", lambda: released.append(threading.current_thread()))
+    disk = DiskThread()
+    threads = [disk.call(threading.current_thread) for _ in range(2)]
+    with pytest.raises(ZeroDivisionError):
+        disk.call(lambda: 1 / 0)
+    disk.close()
+    assert released[:2] == threads
+    assert len(set(released)) == 3
+    assert threading.current_thread() not in released
+
+
 class Timer:
     """In place of threading's: it rings when a test says so."""
 

@@ -377,9 +377,9 @@ def test_what_is_reclaimed_goes_back_to_the_machine(open_cache: Callable[..., Pr
 def test_memory_that_the_process_has_too_little_of_is_given_back(open_cache: Callable[..., PrefixCache]) -> None:
     """As much as is too much, however large the budget is."""
     cache = open_cache(most=int(2.5 * SIZE))
-    for number in range(5):
+    for number in range(6):
         cache.insert(made(10 * number))
-    assert known(cache) == [(30, True, False), (40, True, False)]
+    assert known(cache) == [(40, True, False), (50, True, False)]
 
 
 def long(first: int = 0) -> Prefix:
@@ -665,3 +665,61 @@ def test_what_fits_exactly_keeps_its_snapshots(open_cache: Callable[..., PrefixC
     assert [len(prefix.snapshot_tokens) for prefix in cache._prefixes] == [12, 12]
     cache.shrink(cache.nbytes - 1)
     assert [len(prefix.snapshot_tokens) for prefix in cache._prefixes] == [8, 12]
+
+
+def test_what_could_not_be_written_may_be_thinned_again(
+    open_cache: Callable[..., PrefixCache], rings: list[float], tmp_path: Path
+) -> None:
+    cache, prefix = open_cache(files=files_in(tmp_path, per_hour=0)), long()
+    cache.insert(prefix)
+    cache._write(prefix)
+    cache._thin(prefix)
+    assert len(prefix.snapshot_tokens) == 8
+
+
+def test_what_was_written_here_while_others_were_looked_for_is_not_another_s(
+    open_cache: Callable[..., PrefixCache], rings: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_in(tmp_path)
+    cache, prefix = open_cache(files=files), made()
+    cache.insert(prefix)
+    scan = files.scan
+
+    def scanning(known: Any) -> list[Prefix]:
+        cache._write(prefix)
+        found = scan(known)
+        assert len(found) == 1
+        return found
+
+    monkeypatch.setattr(files, "scan", scanning)
+    cache._look()
+    assert list(cache._prefixes) == [prefix]
+
+
+def test_a_prefix_that_was_forgotten_is_not_read_back(
+    open_cache: Callable[..., PrefixCache], rings: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waited for the disk."""
+    cache, prefix = open_cache(files=files_in(tmp_path)), made()
+    cache.insert(prefix)
+    cache._write(prefix)
+    cache.shrink(0)
+    cache._drop(prefix)
+    monkeypatch.setattr(kept_prefixes, "read_prefix", lambda *_: pytest.fail("read"))
+    assert cache._fetch(prefix) is None
+
+
+def test_a_file_that_cannot_be_read_back_is_removed_and_its_prefix_forgotten(
+    open_cache: Callable[..., PrefixCache], rings: list[float], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache, prefix = open_cache(files=files_in(tmp_path)), made()
+    cache.insert(prefix)
+    cache._write(prefix)
+    cache.shrink(0)
+    (file,) = files_of(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert cache._fetch(prefix) is None
+    assert (len(cache), files_of(tmp_path)) == (0, [])
+    assert "it is removed" in caplog.text
