@@ -52,6 +52,14 @@ def test_activations(dtype: mx.Dtype, scale: float) -> None:
     assert_close(cpu.gelu_tanh(gate), nn.gelu_approx(wide(gate)), dtype)
 
 
+@pytest.mark.parametrize(("x_type", "gate_type"), [(mx.bfloat16, mx.float32), (mx.float32, mx.bfloat16)], ids=str)
+def test_what_is_gated_decides_the_type(x_type: mx.Dtype, gate_type: mx.Dtype) -> None:
+    """Whatever the gate's is, which loses nothing before it is used."""
+    x, gate = normal(3, 70, dtype=x_type), normal(3, 70, dtype=gate_type, scale=3.0)
+    assert_close(cpu.swiglu(gate, x), activations.swiglu(wide(gate), wide(x)), x_type)
+    assert_close(cpu.gated(x, gate), wide(x) * mx.sigmoid(wide(gate)), x_type)
+
+
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("length", [1, 2, 33])
 def test_convolution(dtype: mx.Dtype, length: int) -> None:
@@ -91,6 +99,16 @@ def test_a_mask_may_be_smaller_than_the_scores(shape: tuple[int, ...]) -> None:
     expected = mx.fast.scaled_dot_product_attention(queries, keys, keys, scale=0.3, mask=mask)
     seen = mx.broadcast_to(mask, (2, 4, 2 * cpu.QUERIES, 7 + 2 * cpu.QUERIES)).any(axis=-1, keepdims=True)
     assert_close(mx.where(seen, found, 0), mx.where(seen, expected, 0))
+
+
+def test_causal_attention_looks_at_no_keys_behind_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where queries are the last of many positions: those of the first block see what is stored and themselves."""
+    seen: list[int] = []
+    shifted = cpu._exp2_shifted
+    monkeypatch.setattr(cpu, "_exp2_shifted", lambda x, most: seen.append(x.shape[-1]) or shifted(x, most))
+    queries, keys = normal(1, 2, 2 * cpu.QUERIES + 1, 16), normal(1, 2, 2 * cpu.QUERIES + 6, 16)
+    cpu.attention(queries, keys, keys, scale=0.3, mask="causal")
+    assert seen == [cpu.QUERIES + 5, 2 * cpu.QUERIES + 5, 2 * cpu.QUERIES + 6]
 
 
 def test_attention_holds_few_scores() -> None:

@@ -65,6 +65,8 @@ def test_a_deferred_tower_computes_what_one_built_at_once_does() -> None:
     grid = mx.array([[1, 4, 4]])
     assert mx.array_equal(later(pixels, grid)[0], at_once(pixels, grid)[0]).item()
     assert later.patch_embed.proj.weight.shape == weights["patch_embed.proj.weight"].shape
+    assert later.weights == []
+    assert not later._tower.training
 
 
 @pytest.mark.parametrize("change", ["missing", "surplus", "misshapen"])

@@ -162,12 +162,14 @@ def test_state_survives_mlx_lm_s_own_files(tmp_path: Path) -> None:
 
     from mlx_qwen35.patches import apply_patches
 
-    gdn = ArraysCache(size=2)
+    gdn = GatedDeltaCache()
     gdn[0], gdn[1] = mx.ones((1, 3, 4)), mx.ones((1, 2, 4, 4))
     for media in (None, media_of(2, (2, 2), 1)):
         save_prompt_cache(str(tmp_path / "cache.safetensors"), [gdn, filled(7, media)])
         with apply_patches():
-            _, cache = load_prompt_cache(str(tmp_path / "cache.safetensors"))
+            state, cache = load_prompt_cache(str(tmp_path / "cache.safetensors"))
+        assert isinstance(state, GatedDeltaCache)
+        assert [array.tolist() for array in state.mark()] == [array.tolist() for array in gdn.mark()]
         assert isinstance(cache, AttentionCache)
         assert (cache.size(), cache.offset) == (7, 7 if media is None else 5)
         np.testing.assert_array_equal(np.array(cache.keys_and_values()[0]), np.array(filled(7).keys_and_values()[0]))
