@@ -5,6 +5,7 @@ import shutil
 import stat
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -499,3 +500,24 @@ def test_a_checksum_is_of_names_types_shapes_and_content() -> None:
     assert len(digests) == 6
     both = {"a": array, "b": array + 1}
     assert _digest(both, "x") == _digest(dict(reversed(both.items())), "x")
+
+
+def test_marks_of_every_layer_are_written_whichever_comes_last(tmp_path: Path) -> None:
+    prefix, state = small()
+    turned = FrozenState(tuple(replace(s, marks=s.marks[::-1]) for s in state.snapshots), state.held[::-1])
+    write_prefix(tmp_path / "a", prefix, turned, "m")
+    found = read_prefix(tmp_path / "a", "m", [AttentionCache(), GatedDeltaCache()]).state
+    assert found is not None
+    for one, other in zip(found.arrays(), turned.arrays(), strict=True):
+        assert mx.array_equal(one, other).item()
+
+
+def test_a_file_that_ends_too_early_is_none(tmp_path: Path) -> None:
+    write_prefix(tmp_path / "a", *small(), "m")
+    data = (tmp_path / "a").read_bytes()
+    for changed in (b"", data[:5], data[:8], data[:100], data[:-4], data[:-1]):
+        (tmp_path / "a").write_bytes(changed)
+        with pytest.raises(SessionError, match="a: expected a saved session: "):
+            read_prefix(tmp_path / "a", "m", [GatedDeltaCache(), AttentionCache()])
+        with pytest.raises(SessionError, match="a: expected a kept prefix: "):
+            read_outline(tmp_path / "a", "m")
