@@ -129,3 +129,20 @@ def test_drafts_of_rows_do_not_look_at_their_padding(operations: Operations) -> 
     allowed = np.tri(3, STORED, STORED - 3, dtype=bool) & (np.arange(STORED) >= np.array([0, 30])[:, None, None, None])
     found = operations.attention_in_steps(queries, keys, values, scale=DIM**-0.5, mask=mx.array(allowed), cache=cache)
     np.testing.assert_allclose(np.array(found), expected(queries, plain_keys, plain_values, allowed), atol=2e-6)
+
+
+def test_on_the_cpu_half_precision_is_rounded_once() -> None:
+    """One query over packed numbers, and several over numbers written out."""
+    cache = QuantizedAttentionCache(group_size=32, bits=8)
+    keys, values = cache.update_and_fetch(
+        *(drawn(seed, 1, KV_HEADS, STORED, DIM).astype(mx.bfloat16) for seed in (1, 2))
+    )
+    opened = [
+        mx.dequantize(array[0], *(x.astype(mx.float32) for x in array[1:]), group_size=32, bits=8)
+        for array in (keys, values)
+    ]
+    for length in (1, 9):
+        queries = drawn(3, 1, HEADS, length, DIM).astype(mx.bfloat16)
+        found = CpuOperations().attention(queries, keys, values, scale=DIM**-0.5, mask=None, cache=cache)
+        wanted = mx.array(expected(queries.astype(mx.float32), *opened, None).astype(np.float32)).astype(mx.bfloat16)
+        assert (found != wanted).astype(mx.float32).mean().item() < 0.01
