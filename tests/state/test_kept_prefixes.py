@@ -369,9 +369,9 @@ def test_whatever_gives_memory_back_says_so(open_cache: Callable[..., PrefixCach
 def test_what_is_reclaimed_goes_back_to_the_machine(open_cache: Callable[..., PrefixCache]) -> None:
     """Not to the arrays that MLX keeps for later."""
     mx.eval(mx.zeros(2**20) + 1)
-    assert mx.get_cache_memory() > 0
+    assert mx.get_cache_memory() >= 2**22
     open_cache().reclaim(0)
-    assert mx.get_cache_memory() == 0
+    assert mx.get_cache_memory() < 2**22
 
 
 def test_memory_that_the_process_has_too_little_of_is_given_back(open_cache: Callable[..., PrefixCache]) -> None:

@@ -4,6 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -97,16 +98,27 @@ def test_what_is_let_go_meanwhile_is_waited_for(tmp_path: Path, monkeypatch: pyt
     os.close(file)
 
 
-def test_no_file_stays_open(tmp_path: Path) -> None:
+def test_no_file_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether there was leave to write or not."""
+    opened: list[int] = []
+    closed: list[int] = []
+
+    def watched_open(*given: Any) -> int:
+        opened.append(os.open(*given))
+        return opened[-1]
+
+    def watched_close(file: int) -> None:
+        closed.append(file)
+        os.close(file)
+
+    monkeypatch.setattr(
+        write_journal, "os", SimpleNamespace(**vars(os) | {"open": watched_open, "close": watched_close})
+    )
     journal = WriteJournal(tmp_path / "written", 100, Clock())
-    lowest = []
-    for nbytes in (60, 60, 101):
-        journal.check()
-        journal.reserve(nbytes)
-        lowest.append(os.dup(0))
-        os.close(lowest[-1])
-    assert len(set(lowest)) == 1
+    journal.check()
+    assert [journal.reserve(nbytes) for nbytes in (60, 60, 101)] == [True, False, False]
+    assert closed == opened
+    assert len(opened) == 3
 
 
 def test_all_of_the_hour_s_bytes_may_be_written(tmp_path: Path) -> None:
