@@ -41,6 +41,8 @@ def assert_close(found: mx.array, expected: mx.array, dtype: mx.Dtype = mx.float
 def test_the_device_that_mlx_runs_on_decides(monkeypatch: pytest.MonkeyPatch, kind: mx.DeviceType) -> None:
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(kind))
     assert cpu.on_cpu() is (kind == mx.cpu)
+    assert type(choose_operations()) is (CpuOperations if kind == mx.cpu else GpuOperations)
+    assert choose_operations(exact=True) is UPSTREAM
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)

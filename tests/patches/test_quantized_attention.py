@@ -143,6 +143,8 @@ def test_on_the_cpu_half_precision_is_rounded_once() -> None:
     ]
     for length in (1, 9):
         queries = drawn(3, 1, HEADS, length, DIM).astype(mx.bfloat16)
-        found = CpuOperations().attention(queries, keys, values, scale=DIM**-0.5, mask=None, cache=cache)
-        wanted = mx.array(expected(queries.astype(mx.float32), *opened, None).astype(np.float32)).astype(mx.bfloat16)
+        # By no power of two, so that a query that is scaled in half precision is another one.
+        found = CpuOperations().attention(queries, keys, values, scale=0.1, mask=None, cache=cache)
+        scaled = queries.astype(mx.float32) * (0.1 * DIM**0.5)
+        wanted = mx.array(expected(scaled, *opened, None).astype(np.float32)).astype(mx.bfloat16)
         assert (found != wanted).astype(mx.float32).mean().item() < 0.01
