@@ -473,6 +473,7 @@ def test_a_file_of_another_number_of_layers_is_refused(tmp_path: Path, layers: i
         ([0, 4], (), "its snapshots are at .0, 4. of 4 tokens"),
         ([2, 4], (ImageRun(2, 3, "ab"), ImageRun(0, 1, "ab")), "its parts do not fit each other"),
         ([2, 4], (ImageRun(2, 3, "red"),), "invalid literal"),
+        ([2, 4], (ImageRun(2, 3, "a" * 16 + "z"),), "invalid literal"),
         ([2, 4], (ImageRun(2, 5, "ab"),), "its parts do not fit each other"),
     ],
 )

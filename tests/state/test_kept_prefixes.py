@@ -723,3 +723,25 @@ def test_a_file_that_cannot_be_read_back_is_removed_and_its_prefix_forgotten(
     assert cache._fetch(prefix) is None
     assert (len(cache), files_of(tmp_path)) == (0, [])
     assert "it is removed" in caplog.text
+
+
+@pytest.mark.parametrize("way", ["forgotten", "wanted"])
+def test_what_is_on_its_way_to_disk_counts_once_whatever_becomes_of_it(
+    open_cache: Callable[..., PrefixCache], told: list[int], rings: list[float], tmp_path: Path, way: str
+) -> None:
+    cache, prefix = open_cache(files=files_in(tmp_path)), made()
+    prefix.images = ()
+    prefix.keys = keys_of(prefix.input_ids, ())
+    release = threading.Event()
+    cache._disk.post(release.wait, 60)
+    cache.insert(prefix)
+    cache.shrink(0)
+    try:
+        if way == "forgotten":
+            cache.clear()
+            assert (told[-1], cache.nbytes) == (0, 0)
+        else:
+            assert cache.begin(Prompt(np.array([*prefix.input_ids, 9], np.int32))) is not None
+            assert (told[-1], cache.nbytes) == (SIZE, SIZE)
+    finally:
+        release.set()
