@@ -134,17 +134,3 @@ def test_what_was_read_is_not_kept_alive_by_its_end(layers: tuple[Any, Any]) -> 
     ours(x, None, cache)
     mx.eval(cache.cache)
     assert mx.get_active_memory() - before < 2 * sum(array.nbytes for array in cache.cache)
-
-
-def test_a_single_token_that_is_padding_changes_nothing(
-    dense_and_moe: Shape, benches: Callable[[Shape], Bench]
-) -> None:
-    """Nor does a compiled step take it for one, in whichever row it stands."""
-    layer = benches(dense_and_moe).model.layers[0]
-    cache = ArraysCache(size=2)
-    layer(hidden(2, 3), None, cache)
-    mx.eval(cache.cache)
-    before = [mx.array(array) for array in cache.cache]
-    layer(hidden(2, 1), mx.array([[False], [True]]), cache)
-    assert mx.array_equal(cache[1][0], before[1][0]).item()
-    assert not mx.array_equal(cache[1][1], before[1][1]).item()

@@ -156,6 +156,21 @@ def test_a_row_that_has_ended_is_not_written_on(dense_and_moe: Shape, benches: C
     assert not mx.array_equal(cache[0][0], before[0]).item()
 
 
+def test_a_single_token_that_is_padding_changes_nothing(
+    dense_and_moe: Shape, benches: Callable[[Shape], Bench]
+) -> None:
+    """Nor does a compiled step take it for one, in whichever row it stands."""
+    layer = benches(dense_and_moe).model.layers[0]
+    cache = ArraysCache(size=2)
+    x = mx.random.normal((2, 4, 64), key=mx.random.key(3))
+    layer(x[:, :3], None, cache)
+    mx.eval(cache.cache)
+    before = [mx.array(array) for array in cache.cache]
+    layer(x[:, 3:], mx.array([[False], [True]]), cache)
+    assert mx.array_equal(cache[1][0], before[1][0]).item()
+    assert not mx.array_equal(cache[1][1], before[1][1]).item()
+
+
 def test_images_go_into_embeddings_that_are_given(dense_and_moe: Shape, benches: Callable[[Shape], Bench]) -> None:
     """As mlx-lm's input_embeddings: in place of the tokens' own, and left as they were."""
     bench, case = benches(dense_and_moe), CASES["two images"]
