@@ -16,9 +16,9 @@ def to_rgb(image: "Image") -> "Image":
     """
     from PIL import Image
 
-    if image.mode == "La":
-        # Some TIFF files are in it, and Pillow converts it to nothing else.
-        image = image.convert("LA")
+    if image.mode in ("La", "RGBa"):
+        # Premultiplied. Some TIFF files are in La, which Pillow converts to nothing else; RGBa would lose its alpha.
+        image = image.convert(image.mode.upper())
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         background = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(background, image.convert("RGBA"))

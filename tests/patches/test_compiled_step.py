@@ -30,21 +30,24 @@ class Faulty(nn.Module):
         self.weight = mx.array([1.0, 2.0])
         self.traces = 0
         self.fails = False
+        self.error: type[BaseException] = KeyError
 
     def add(self, x: mx.array) -> mx.array:
         self.traces += 1
         out = x + self.weight
         if self.fails:
-            raise KeyError("no")
+            raise self.error("no")
         return out
 
 
-def test_an_exception_while_tracing_is_raised_and_leaves_the_module_whole() -> None:
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_an_exception_while_tracing_is_raised_and_leaves_the_module_whole(error: type[BaseException]) -> None:
     module = Faulty()
+    module.error = error
     step = CompiledStep(module.add, inputs=module)
     module.fails = True
     for _ in range(2):
-        with pytest.raises(KeyError, match="no"):
+        with pytest.raises(error, match="no"):
             step(mx.array([1.0, 1.0]))
         assert module.weight.tolist() == [1.0, 2.0]
     module.fails = False

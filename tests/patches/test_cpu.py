@@ -7,11 +7,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx_lm.models import activations
+from mlx_lm.models.qwen3_next import Qwen3NextRMSNormGated
 from mlx_vlm.models.qwen3_vl import vision as upstream
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.patches import cpu
-from mlx_qwen35.patches.operations import UPSTREAM, CpuOperations, choose_operations
+from mlx_qwen35.patches.operations import UPSTREAM, CpuOperations, GpuOperations, choose_operations
 from mlx_qwen35.patches.qwen3_5 import PatchedMLP
 from mlx_qwen35.patches.vision_layers import PatchedVisionAttention
 from tests.tiny import DENSE, MOE, Shape
@@ -40,6 +41,8 @@ def assert_close(found: mx.array, expected: mx.array, dtype: mx.Dtype = mx.float
 def test_the_device_that_mlx_runs_on_decides(monkeypatch: pytest.MonkeyPatch, kind: mx.DeviceType) -> None:
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(kind))
     assert cpu.on_cpu() is (kind == mx.cpu)
+    assert type(choose_operations()) is (CpuOperations if kind == mx.cpu else GpuOperations)
+    assert choose_operations(exact=True) is UPSTREAM
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
@@ -50,6 +53,35 @@ def test_activations(dtype: mx.Dtype, scale: float) -> None:
     assert_close(cpu.swiglu(gate, x), activations.swiglu(wide(gate), wide(x)), dtype)
     assert_close(cpu.gated(x, gate), wide(x) * mx.sigmoid(wide(gate)), dtype)
     assert_close(cpu.gelu_tanh(gate), nn.gelu_approx(wide(gate)), dtype)
+
+
+def assert_rounded_once(found: mx.array, expected: mx.array) -> None:
+    """The float32 result in bfloat16, but for what lies on the edge between two of its numbers."""
+    assert found.dtype == mx.bfloat16
+    assert (found != expected.astype(mx.bfloat16)).astype(mx.float32).mean().item() < 0.01
+
+
+def test_half_precision_is_rounded_once() -> None:
+    """Oracles: MLX and mlx-lm in float32."""
+    x, gate = normal(50, 70, dtype=mx.bfloat16), normal(51, 70, dtype=mx.bfloat16, scale=3.0)[:50]
+    assert_rounded_once(cpu.swiglu(gate, x), activations.swiglu(wide(gate), wide(x)))
+    assert_rounded_once(cpu.gated(x, gate), wide(x) * mx.sigmoid(wide(gate)))
+    assert_rounded_once(cpu.gelu_tanh(x), nn.gelu_approx(wide(x)))
+    weight, taps = normal(24, 4, 1, dtype=mx.bfloat16), normal(2, 103, 24, dtype=mx.bfloat16)
+    conv1d = nn.Conv1d(24, 24, 4, groups=24, bias=False)
+    conv1d.weight = wide(weight)
+    assert_rounded_once(cpu.causal_conv_silu(taps, weight), nn.silu(conv1d(wide(taps))))
+    queries, keys = normal(1, 4, 70, 16, dtype=mx.bfloat16), normal(1, 2, 80, 16, dtype=mx.bfloat16)
+    expected = mx.fast.scaled_dot_product_attention(wide(queries), wide(keys), wide(keys), scale=0.3)
+    assert_rounded_once(cpu.attention(queries, keys, keys, scale=0.3, mask=None), expected)
+
+
+@pytest.mark.parametrize(("x_type", "gate_type"), [(mx.bfloat16, mx.float32), (mx.float32, mx.bfloat16)], ids=str)
+def test_what_is_gated_decides_the_type(x_type: mx.Dtype, gate_type: mx.Dtype) -> None:
+    """Whatever the gate's is, which loses nothing before it is used."""
+    x, gate = normal(3, 70, dtype=x_type), normal(3, 70, dtype=gate_type, scale=3.0)
+    assert_close(cpu.swiglu(gate, x), activations.swiglu(wide(gate), wide(x)), x_type)
+    assert_close(cpu.gated(x, gate), wide(x) * mx.sigmoid(wide(gate)), x_type)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
@@ -114,6 +146,16 @@ def test_attention_of_a_few_queries_in_turn(length: int, padding: int) -> None:
         assert mx.array_equal(found[:, :, here], alone).item()
 
 
+def test_causal_attention_looks_at_no_keys_behind_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where queries are the last of many positions: those of the first block see what is stored and themselves."""
+    seen: list[int] = []
+    shifted = cpu._exp2_shifted
+    monkeypatch.setattr(cpu, "_exp2_shifted", lambda x, most: seen.append(x.shape[-1]) or shifted(x, most))
+    queries, keys = normal(1, 2, 2 * cpu.QUERIES + 1, 16), normal(1, 2, 2 * cpu.QUERIES + 6, 16)
+    cpu.attention(queries, keys, keys, scale=0.3, mask="causal")
+    assert seen == [cpu.QUERIES + 5, 2 * cpu.QUERIES + 5, 2 * cpu.QUERIES + 6]
+
+
 def test_attention_holds_few_scores() -> None:
     queries, keys = normal(1, 8, 2048, 16), normal(1, 2, 2048, 16)
     mx.eval(queries, keys)
@@ -134,6 +176,15 @@ def test_vision_attention(frames: list[int]) -> None:
     assert_close(own(x, edges, angles), theirs(x, edges, angles))
 
 
+@pytest.mark.parametrize("eps", [1e-6, 0.25])
+def test_a_gated_norm_has_the_norm_s_own_epsilon(eps: float) -> None:
+    """Oracle: mlx-lm 0.32.2's Qwen3NextRMSNormGated."""
+    norm = Qwen3NextRMSNormGated(70, eps=eps)
+    norm.weight = normal(70)
+    x, gate = normal(3, 70, scale=0.01), normal(4, 70)[:3]
+    assert_close(CpuOperations().gated_norm(x, gate, norm), norm(x, gate))
+
+
 @needs_cpu
 @pytest.mark.parametrize("shape", [DENSE, MOE], ids=lambda shape: str(shape.name))
 def test_an_exact_model_reads_text_without_it(checkpoint_dir: Callable[[Shape], Path], shape: Shape) -> None:
@@ -152,7 +203,7 @@ def test_the_device_is_asked_for_when_it_matters(kit: ModelKit, monkeypatch: pyt
     """Not when a module is imported: how many tokens a request reads at once follows the device of now."""
     for here, steps in ((True, 512), (False, 2048)):
         monkeypatch.setattr(cpu, "on_cpu", lambda here=here: here)
-        assert isinstance(choose_operations(), CpuOperations) is here
+        assert type(choose_operations()) is (CpuOperations if here else GpuOperations)
         assert choose_operations(exact=True) is UPSTREAM
         assert kit.request([1, 2, 3]).prefill_step_size == steps
         assert kit.request([1, 2, 3], prefill_step_size=7).prefill_step_size == 7

@@ -225,6 +225,20 @@ def test_metal_keeps_its_kernels() -> None:
     assert choose_gated_delta(None) == "native"
 
 
+@pytest.mark.parametrize(
+    ("available", "kind", "chosen"),
+    [(True, mx.gpu, "native"), (True, mx.cpu, "chunked"), (False, mx.gpu, "chunked"), (False, mx.cpu, "chunked")],
+)
+def test_mlx_lm_s_kernel_is_chosen_where_it_runs(
+    monkeypatch: pytest.MonkeyPatch, available: bool, kind: mx.DeviceType, chosen: str
+) -> None:
+    """Not where there is Metal and MLX was told to use the CPU."""
+    monkeypatch.setattr(mx.metal, "is_available", lambda: available)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(kind))
+    assert choose_gated_delta(None) == chosen
+    assert choose_gated_delta(None, exact=True) == choose_gated_delta("native", exact=True) == "native"
+
+
 def test_a_kit_refuses_an_unknown_choice(checkpoint_dir: Callable[[Shape], Path]) -> None:
     with pytest.raises(OptionError, match="gated_delta: expected one of"):
         ModelKit.load(checkpoint_dir(DENSE), gated_delta="quick")

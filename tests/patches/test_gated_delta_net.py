@@ -121,3 +121,16 @@ def test_half_precision_stays_what_it_is(layers: tuple[Any, Any]) -> None:
     assert cache[1].dtype == mx.float32
     assert_close(found.astype(mx.float32), wanted.astype(mx.float32), 2**-5)
     assert_close(cache[1], expected[1], 2**-5)
+
+
+def test_what_was_read_is_not_kept_alive_by_its_end(layers: tuple[Any, Any]) -> None:
+    """The convolution's state is three inputs of a whole prompt's."""
+    ours, _ = layers
+    ours(hidden(1, 4), None, ArraysCache(size=2))
+    cache = ArraysCache(size=2)
+    x = hidden(1, 600)
+    mx.eval(x, ours.parameters())
+    before = mx.get_active_memory()
+    ours(x, None, cache)
+    mx.eval(cache.cache)
+    assert mx.get_active_memory() - before < 2 * sum(array.nbytes for array in cache.cache)

@@ -1,12 +1,15 @@
 """The module that guesses ahead, beside mlx-vlm's; and the step that verifies guesses, beside single tokens."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from mlx_vlm.speculative.drafters.qwen3_5_mtp import Model as Upstream
 from mlx_vlm.speculative.drafters.qwen3_5_mtp import ModelConfig as UpstreamConfig
 
@@ -221,3 +224,25 @@ def test_keys_behind_rejected_drafts_are_cut() -> None:
     cache.settle(4, [1])
     assert (cache.size(), cache.verifying) == (4, False)
     assert mx.array_equal(cache.keys_and_values()[0], keys[:, :, :4]).item()
+
+
+def test_a_head_is_built_as_it_is_stored(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """With as many layers as there are, quantised where it is, and not to be trained."""
+    checkpoint = Checkpoint.open(checkpoint_dir(DENSE))
+    head = read_mtp_head(checkpoint)
+    assert head is not None
+    second = {
+        name.replace("layers.0.", "layers.1."): value for name, value in head.tensors.items() if "layers.0." in name
+    }
+    how: dict[str, Any] = {"group_size": 64, "bits": 8, "mode": "affine"}
+    weight, scales, biases = mx.quantize(head.tensors["mtp.fc.weight"], group_size=64, bits=8)
+    fc = {"mtp.fc.weight": weight, "mtp.fc.scales": scales, "mtp.fc.biases": biases}
+    changed = replace(head, tensors=head.tensors | second | fc, quantisation={"mtp.fc": how})
+    module = MultiTokenPrediction.from_head(checkpoint.config, changed)
+    assert (len(module.layers), len(module.make_cache()), module.training) == (2, 2, False)
+    assert not any(layer.training for layer in module.layers)
+    assert isinstance(module.fc, nn.QuantizedLinear)
+    assert (module.fc.bits, module.fc.group_size) == (8, 64)
+    found = {f"mtp.{name}": value for name, value in tree_flatten(module.parameters())}
+    assert found.keys() == changed.tensors.keys()
+    assert all(mx.array_equal(found[name], value).item() for name, value in changed.tensors.items())

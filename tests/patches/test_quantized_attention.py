@@ -98,3 +98,53 @@ def test_half_precision_stays_what_it_is(operations: Operations, length: int) ->
     allowed = np.arange(STORED - length, STORED)[:, None] >= np.arange(STORED)
     wanted = expected(queries.astype(mx.float32), opened[0], opened[1], allowed)
     np.testing.assert_allclose(np.array(found.astype(mx.float32)), wanted, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32], ids=str)
+def test_a_query_that_may_look_nowhere_becomes_no_number_that_spreads(operations: Operations, dtype: mx.Dtype) -> None:
+    """As of a row that is padding only."""
+    cache = QuantizedAttentionCache(group_size=32, bits=8)
+    keys, values = cache.update_and_fetch(*(drawn(seed, 1, KV_HEADS, STORED, DIM).astype(dtype) for seed in (1, 2)))
+    queries = drawn(3, 1, HEADS, 1, DIM).astype(dtype)
+    nowhere = mx.zeros((1, 1, 1, STORED), mx.bool_)
+    found = operations.attention(queries, keys, values, scale=DIM**-0.5, mask=nowhere, cache=cache)
+    assert mx.isfinite(found).all().item()
+
+
+@pytest.mark.parametrize("scale", [0.03, 0.5])
+def test_the_scale_is_the_caller_s(operations: Operations, scale: float) -> None:
+    """To 1e-5: with larger scores than usual, roundings of scores count for more."""
+    cache, keys, values, plain_keys, plain_values = setting(8)
+    for length in (1, 5):
+        queries = drawn(3, 1, HEADS, length, DIM)
+        found = operations.attention(queries, keys, values, scale=scale, mask=None, cache=cache)
+        wanted = expected(queries * (scale * DIM**0.5), plain_keys, plain_values, None)
+        np.testing.assert_allclose(np.array(found), wanted, atol=1e-5)
+
+
+def test_drafts_of_rows_do_not_look_at_their_padding(operations: Operations) -> None:
+    """Verified one by one too, each with its own row of the mask."""
+    cache, keys, values, plain_keys, plain_values = setting(8, rows=2)
+    queries = drawn(3, 2, HEADS, 3, DIM)
+    allowed = np.tri(3, STORED, STORED - 3, dtype=bool) & (np.arange(STORED) >= np.array([0, 30])[:, None, None, None])
+    found = operations.attention_in_steps(queries, keys, values, scale=DIM**-0.5, mask=mx.array(allowed), cache=cache)
+    np.testing.assert_allclose(np.array(found), expected(queries, plain_keys, plain_values, allowed), atol=2e-6)
+
+
+def test_on_the_cpu_half_precision_is_rounded_once() -> None:
+    """One query over packed numbers, and several over numbers written out."""
+    cache = QuantizedAttentionCache(group_size=32, bits=8)
+    keys, values = cache.update_and_fetch(
+        *(drawn(seed, 1, KV_HEADS, STORED, DIM).astype(mx.bfloat16) for seed in (1, 2))
+    )
+    opened = [
+        mx.dequantize(array[0], *(x.astype(mx.float32) for x in array[1:]), group_size=32, bits=8)
+        for array in (keys, values)
+    ]
+    for length in (1, 9):
+        queries = drawn(3, 1, HEADS, length, DIM).astype(mx.bfloat16)
+        # By no power of two, so that a query that is scaled in half precision is another one.
+        found = CpuOperations().attention(queries, keys, values, scale=0.1, mask=None, cache=cache)
+        scaled = queries.astype(mx.float32) * (0.1 * DIM**0.5)
+        wanted = mx.array(expected(scaled, *opened, None).astype(np.float32)).astype(mx.bfloat16)
+        assert (found != wanted).astype(mx.float32).mean().item() < 0.01

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
@@ -16,7 +17,10 @@ from mlx_lm.models.cache import ArraysCache
 
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.errors import CheckpointError
+from mlx_qwen35.patches import qwen3_5
 from mlx_qwen35.patches.qwen3_5 import Model
+from mlx_qwen35.patches.vision_tower import DeferredTower
 from mlx_qwen35.vision import make_vision_add_on
 from tests.conftest import Bench
 from tests.parity.cases import CASES
@@ -152,6 +156,21 @@ def test_a_row_that_has_ended_is_not_written_on(dense_and_moe: Shape, benches: C
     assert not mx.array_equal(cache[0][0], before[0]).item()
 
 
+def test_a_single_token_that_is_padding_changes_nothing(
+    dense_and_moe: Shape, benches: Callable[[Shape], Bench]
+) -> None:
+    """Nor does a compiled step take it for one, in whichever row it stands."""
+    layer = benches(dense_and_moe).model.layers[0]
+    cache = ArraysCache(size=2)
+    x = mx.random.normal((2, 4, 64), key=mx.random.key(3))
+    layer(x[:, :3], None, cache)
+    mx.eval(cache.cache)
+    before = [mx.array(array) for array in cache.cache]
+    layer(x[:, 3:], mx.array([[False], [True]]), cache)
+    assert mx.array_equal(cache[1][0], before[1][0]).item()
+    assert not mx.array_equal(cache[1][1], before[1][1]).item()
+
+
 def test_images_go_into_embeddings_that_are_given(dense_and_moe: Shape, benches: Callable[[Shape], Bench]) -> None:
     """As mlx-lm's input_embeddings: in place of the tokens' own, and left as they were."""
     bench, case = benches(dense_and_moe), CASES["two images"]
@@ -172,3 +191,63 @@ def test_nothing_to_load_takes_no_vision_away(benches: Callable[[Shape], Bench])
     model = Model(benches(DENSE).checkpoint.config)
     assert model.sanitize({}) == {}
     assert model.vision_tower is not None
+
+
+def text_only() -> ModelConfig:
+    raw = config_of(DENSE)
+    del raw["vision_config"]
+    return ModelConfig.from_dict(raw)
+
+
+def test_a_tower_may_be_built_later_where_there_is_one(
+    checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not beside an adapter, which may have something for it; a config without one has none either way."""
+    checkpoint = Checkpoint.open(checkpoint_dir(DENSE))
+    assert isinstance(Model.from_checkpoint(checkpoint, vision_later=True).vision_tower, DeferredTower)
+    assert isinstance(Model.from_checkpoint(checkpoint).vision_tower, nn.Module)
+    adapted: list[Any] = []
+    monkeypatch.setattr(qwen3_5, "load_adapter", lambda model, path: adapted.append((model, path)))
+    model = Model.from_checkpoint(checkpoint, adapter_path=tmp_path, vision_later=True)
+    assert isinstance(model.vision_tower, nn.Module)
+    assert adapted == [(model, tmp_path)]
+    for later in (False, True):
+        assert Model(text_only(), vision_later=later).vision_tower is None
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_an_exact_model_compiles_nothing(benches: Callable[[Shape], Bench], exact: bool) -> None:
+    model = Model.from_checkpoint(benches(DENSE).checkpoint, exact=exact)
+    assert [len(layer._steps) for layer in model.layers] == [0 if exact else 2] * len(model.layers)
+
+
+def test_what_may_be_quantised_and_how() -> None:
+    """Not the tower, nor what has no weights to quantise; gates keep eight bits, in groups that divide them."""
+    linear, narrow, norm = nn.Linear(128, 8), nn.Linear(96, 8), nn.RMSNorm(8)
+    layer = "language_model.model.layers.0"
+    assert qwen3_5.quantisation_of(f"{layer}.mlp.up_proj", linear) is True
+    assert qwen3_5.quantisation_of(f"{layer}.linear_attn.in_proj_qkv", linear) is True
+    assert qwen3_5.quantisation_of("vision_tower.blocks.0.attn.qkv", linear) is False
+    assert qwen3_5.quantisation_of(f"{layer}.input_layernorm", norm) is False
+    for gate in ("mlp.gate", "mlp.shared_expert_gate", "linear_attn.in_proj_a", "linear_attn.in_proj_b"):
+        for module, group_size in ((linear, 64), (narrow, 32)):
+            expected = {"group_size": group_size, "bits": 8, "mode": "affine"}
+            assert qwen3_5.quantisation_of(f"{layer}.{gate}", module) == expected
+
+
+def test_weights_that_do_not_fit_are_refused_only_where_all_are_wanted() -> None:
+    """As nn.Module has it: an adapter's are some of many."""
+    model = Model(text_only())
+    some = [("language_model.model.norm.weight", mx.full((64,), 3.0))]
+    with pytest.raises(CheckpointError):
+        model.load_weights(some)
+    assert model.load_weights(some, strict=False) is model
+    assert model.language_model.model.norm.weight[0].item() == 3.0
+
+
+def test_what_a_model_does_not_have_is_left_out_of_a_checkpoint() -> None:
+    """Weights of a tower where config.json describes none; and the module that guesses ahead."""
+    model = Model(text_only())
+    own = dict(tree_flatten(model.parameters()))
+    others = {"vision_tower.patch_embed.proj.bias": mx.zeros(1), "mtp.fc.weight": mx.zeros((1, 1))}
+    assert set(model.sanitize({**own, **others})) == set(own)

@@ -51,3 +51,24 @@ def test_a_source_tree_that_was_not_installed_declares_nothing(monkeypatch: pyte
     monkeypatch.setattr(versions, "requires", missing)
     assert supported_ranges() == {}
     check_versions()
+
+
+@pytest.mark.parametrize(
+    ("versions", "fits"),
+    [
+        ({"mlx-vlm": "0.6.9"}, False), ({"mlx-vlm": "0.8.0"}, False), ({"mlx-vlm": "0.7.11"}, True),
+        ({"mlx-lm": "0.32.9", "mlx-vlm": "0.7.99"}, True), ({"mlx-lm": "0.32.3rc1"}, True),
+        ({"mlx-lm": "0.31.0", "mlx-vlm": "0.8.0"}, False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_each_of_them_has_to_be_in_its_range(
+    monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], fits: bool
+) -> None:
+    """A release candidate of a version that fits does too."""
+    monkeypatch.setattr("mlx_qwen35.patches.versions.version", lambda name: versions.get(name) or version(name))
+    if fits:
+        check_versions()
+    else:
+        with pytest.raises(VersionError, match="installed packages: expected mlx-lm .*, mlx-vlm .*; found mlx-lm "):
+            check_versions()

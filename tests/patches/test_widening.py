@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -12,11 +13,14 @@ from mlx_lm.utils import load_model
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.conversion import convert
 from mlx_qwen35.errors import SessionError
 from mlx_qwen35.patches.cpu import on_cpu
-from tests.tiny import DENSE, Shape
+from mlx_qwen35.patches.vision_tower import DeferredTower
+from mlx_qwen35.patches.widening import widen, widened_bytes
+from tests.tiny import DENSE, Shape, config_of
 
 pytestmark = pytest.mark.skipif(not on_cpu(), reason="needs MLX's CPU backend: elsewhere half precision stays")
 IDS = [7, 30, 99, 4, 250, 61, 8, 15, 120, 77]
@@ -118,3 +122,26 @@ def test_the_model_in_the_package_is_such_a_one() -> None:
     with ModelKit.load(BOX) as kit:
         assert dtypes(kit) == {mx.float32}
         assert kit.logits(kit.process_prompt(IDS)).dtype == mx.float32
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_all_that_is_in_half_precision_is_widened_and_counted(later: bool) -> None:
+    """Both kinds of it, a tower's too that is not built yet; packed numbers and what is wide already stay."""
+    arrays = {
+        "a": mx.zeros((4, 4), mx.bfloat16), "b": mx.zeros((4,), mx.float16), "c": mx.zeros((2,), mx.float32),
+        "d": mx.zeros((8,), mx.uint32),
+    }  # fmt: skip
+    model: Any = nn.Module()
+    for name, array in arrays.items():
+        setattr(model, name, array)
+    if later:
+        model.vision_tower = DeferredTower(ModelConfig.from_dict(config_of(DENSE)))
+        model.vision_tower.weights = list(arrays.items())
+    half = 2 * (16 + 4)
+    assert widened_bytes(model) == (2 * half if later else half)
+    widen(model)
+    wide = {"a": mx.float32, "b": mx.float32, "c": mx.float32, "d": mx.uint32}
+    assert {name: array.dtype for name, array in model.parameters().items() if name in arrays} == wide
+    if later:
+        assert {name: array.dtype for name, array in model.vision_tower.weights} == wide
+    assert widened_bytes(model) == 0

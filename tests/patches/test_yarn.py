@@ -96,3 +96,35 @@ def test_a_ramp_without_width_is_a_step(slow: float, bound: int) -> None:
     plain = 100.0 ** (-np.arange(16) / 16)
     expected = np.where(np.arange(16) <= bound, plain, plain / 4)
     np.testing.assert_allclose(frequencies(slow, slow), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+def test_queries_and_keys_are_multiplied_by_what_the_checkpoint_says(truncate: bool) -> None:
+    """Whether bounds are rounded or not; rounded ones are mlx-lm's own, and stay."""
+    theirs = YarnRoPE(32, base=100.0, scaling_factor=4.0, original_max_position_embeddings=64)
+    raw = config_of(DENSE)
+    raw["text_config"]["rope_parameters"] = {
+        "rope_theta": 100.0, "partial_rotary_factor": 0.5, "mrope_section": [6, 5, 5], "rope_type": "yarn",
+        "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.7, "truncate": truncate,
+    }  # fmt: skip
+    args = TextModelArgs.from_config(ModelConfig.from_dict(raw), exact=True, gated_delta="native")
+    rope = PatchedAttention(args).rope
+    assert theirs.mscale != rope.mscale == 1.7
+    same = np.array_equal(np.array(rope._freqs), np.array(theirs._freqs))
+    assert same is truncate
+
+
+@pytest.mark.parametrize("fast", [32.0, 8.0, 3.0, 1.5], ids=str)
+def test_frequencies_follow_the_definition(fast: float) -> None:
+    """Those that make more than `fast` turns over the positions before are kept, those of less than one are divided;
+    in between, by the number of the frequency. Oracle: the formula, one frequency after the other.
+    """
+    plain = 100.0 ** (-np.arange(16) / 16)
+
+    def number(turns: float) -> float:
+        """Of the frequency that makes so many turns over 64 positions; not a whole one."""
+        return 16 * math.log(64 / (turns * 2 * math.pi)) / math.log(100.0)
+
+    low, high = max(number(fast), 0.0), min(number(1.0), 31.0)
+    divided = np.clip((np.arange(16) - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(frequencies(fast, 1.0), plain * (1 - divided) + plain / 4 * divided, rtol=1e-5)

@@ -8,7 +8,7 @@ import sys
 import weakref
 import zlib
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +19,13 @@ from PIL import Image, features
 
 from mlx_qwen35.checkpoints.config import VisionConfig
 from mlx_qwen35.errors import CheckpointError, MediaError, OptionError
-from mlx_qwen35.prompts.images import ImagePreprocessor, PreparedImage, check_max_pixels, open_image
+from mlx_qwen35.prompts.images import (
+    ImageMemory,
+    ImagePreprocessor,
+    PreparedImage,
+    check_max_pixels,
+    open_image,
+)
 from tests.tiny import write_processor
 
 
@@ -494,3 +500,112 @@ def test_heic_is_read_where_a_plug_in_reads_it(
     if registered:
         register()
     assert preprocessor(data).content_hash == preprocessor(image).content_hash
+
+
+class Weighing(ImageMemory):
+    """Writes down what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, str]] = []
+        self.kept: list[int] = []
+
+    def decoding(self, nbytes: int, place: str) -> AbstractContextManager[None]:
+        self.asked.append((nbytes, place))
+        return nullcontext()
+
+    def pixels(self, nbytes: int) -> None:
+        self.kept.append(nbytes)
+
+
+def test_the_memory_of_decoding_is_asked_for_by_what_the_header_says(tmp_path: Path, vision: VisionConfig) -> None:
+    """Twelve bytes a pixel of the file, and seventy-two of what it is resized to, which may be more."""
+    write_processor(tmp_path)
+    memory = Weighing()
+    preprocessor = ImagePreprocessor(tmp_path, vision, 2**24, memory)
+    shortest, longest = preprocessor.settings.shortest_edge, preprocessor.settings.longest_edge
+    assert shortest > 20 * 20
+    sizes = [((20, 20), None, shortest), ((96, 64), None, 96 * 64), ((256, 256), 64 * 64, 64 * 64)]
+    for number, (size, budget, resized) in enumerate(sizes):
+        preprocessor(encoded(noise(*size)), max_pixels=budget, place=f"image {number}")
+        assert memory.asked[-1] == (12 * size[0] * size[1] + 72 * min(resized, longest), f"image {number}")
+    assert len(memory.asked) == 3
+    assert memory.kept[-1] > 0
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_enormous_photographs_keep_twice_what_the_model_sees_in_each_direction(
+    preprocessor: ImagePreprocessor, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """By halves, quarters or eighths, as the format allows; a phone's with a second picture too."""
+    decoded: list[tuple[int, int]] = []
+    monkeypatch.setattr("mlx_qwen35.prompts.images.to_rgb", lambda image: decoded.append(image.size) or image)
+    monkeypatch.setattr("mlx_qwen35.prompts.images.FULL_SIZE_PIXELS", 512 * 512 - 1)
+    options = {"save_all": True, "append_images": [noise(64, 64)]} if kind == "MPO" else {}
+    data = encoded(noise(512, 512), kind, **options)
+    for side, expected in ((256, 512), (128, 256), (64, 128), (32, 64)):
+        preprocessor(data, max_pixels=side * side)
+        assert decoded[-1] == (expected, expected)
+
+
+def test_lack_of_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(noise(32, 32))
+
+    def fail(image: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(MemoryError):
+        open_image(data, "image")
+
+
+def test_schemes_may_be_written_in_capitals(tmp_path: Path) -> None:
+    data = encoded(noise(32, 24))
+    (tmp_path / "a.png").write_bytes(data)
+    url = f"DATA:image/png;base64,{base64.b64encode(data).decode()}"
+    for source in (url, (tmp_path / "a.png").as_uri().replace("file:", "FILE:")):
+        assert open_image(source, "image").size == (32, 24)
+
+
+def test_a_stream_is_read_up_to_what_an_image_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(noise(32, 24))
+    monkeypatch.setattr("mlx_qwen35.prompts.images.MAX_SOURCE_BYTES", len(data))
+    assert open_image(io.BytesIO(data), "image").size == (32, 24)
+    with pytest.raises(MediaError, match="image: .*expected at most"):
+        open_image(io.BytesIO(data + b"\0"), "image")
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 1), (4, 4, 4), (3, 4, 4), (1, 4, 4, 3)], ids=str)
+def test_arrays_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(MediaError, match=r"expected an array of shape \(H, W, 3\) .*, found one of shape "):
+        open_image(np.zeros(shape, np.uint8), "image")
+
+
+def test_pixels_cannot_be_written(preprocessor: ImagePreprocessor) -> None:
+    """Prompts share them."""
+    with pytest.raises(ValueError, match="read-only"):
+        preprocessor(noise(64, 64)).pixel_values[0, 0] = 1.0
+
+
+@pytest.mark.parametrize("resample", [0, 1, 2, 3])
+def test_the_checkpoint_s_filter_is_used(tmp_path: Path, vision: VisionConfig, resample: int) -> None:
+    """Against Qwen2VLImageProcessorPil from the same file, to 1e-6."""
+    from transformers import Qwen2VLImageProcessorPil
+
+    write_processor(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"resample": resample}))
+    image = noise(100, 70)
+    expected = Qwen2VLImageProcessorPil.from_pretrained(tmp_path)(images=[image], return_tensors="np")
+    found = ImagePreprocessor(tmp_path, vision)(image)
+    np.testing.assert_allclose(found.pixel_values, expected["pixel_values"], atol=1e-6, rtol=0)
+
+
+def test_avif_that_pillow_was_built_without_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not features.check("avif"):
+        pytest.skip("needs a Pillow with AVIF")
+    from PIL import AvifImagePlugin
+
+    data = encoded(noise(96, 64), "AVIF", quality=100)
+    monkeypatch.setattr(AvifImagePlugin, "SUPPORTED", False)
+    with pytest.raises(MediaError, match="found an AVIF file"):
+        open_image(data, "image")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mlx_qwen35.errors import PromptMismatchError
 from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out, merged_grid
 
-PAD = 7
+PAD, FRAME = 7, 8
 GRIDS = st.tuples(st.integers(1, 7), st.integers(1, 6), st.integers(1, 6))
 PIECES = st.lists(st.one_of(st.integers(1, 20), GRIDS), min_size=1, max_size=8)
 
@@ -150,3 +150,46 @@ def test_the_merger_divides_height_and_width() -> None:
     assert grid == (3, 2, 3)
     assert [type(size) for size in grid] == [int, int, int]
     assert merged_grid([2, 6, 9], 3) == (2, 2, 3)
+
+
+def test_images_and_pairs_of_frames_stand_in_the_order_of_their_tokens() -> None:
+    """One text token, an image of 2 x 2, text, a pair of 1 x 2, text, another one, an image of 1 x 1, text."""
+    ids = [1, *[PAD] * 4, 1, *[FRAME] * 2, 1, *[FRAME] * 2, PAD, 1]
+    layout = lay_out(
+        ids, [(1, 2, 2), (1, 1, 1)], image_token_id=PAD, frames_thw=[(1, 1, 2), (1, 1, 2)], video_token_id=FRAME
+    )
+    assert layout is not None
+    assert [(span.start, span.stop, span.position) for span in layout.spans] == [
+        (1, 5, 1), (6, 8, 4), (9, 11, 7), (11, 12, 9)
+    ]  # fmt: skip
+    assert (layout.length, layout.rope_delta) == (13, -2)
+    assert layout.position_ids(12, 13).tolist() == [[10]] * 3
+
+
+@pytest.mark.parametrize(
+    ("ids", "grids", "frames", "message"),
+    [
+        ([PAD, FRAME, 1], [(1, 1, 2)], [(1, 1, 1)], r"^prompt token 0: image 1 expected 2 .*1x1x2\), found 1$"),
+        ([FRAME, PAD, 1], [(1, 1, 1)], [(1, 1, 2)], r"^prompt token 0: pair of frames 1 expected 2 .*, found 1$"),
+        ([1, FRAME, FRAME, 1, FRAME], [], [(1, 1, 2)] * 2, r"^prompt token 4: pair of frames 2 expected 2 .* found 1$"),
+        ([FRAME, 1, FRAME], [], [(1, 1, 1)], r"^prompt token 2: expected .* for 1 pairs of frames, found more"),
+        ([FRAME, 1], [], [(1, 1, 1)] * 2, r"^prompt: expected placeholders for 2 pairs of frames, found 1$"),
+        ([FRAME, 1], [(1, 1, 1)], [(1, 1, 1)], r"^prompt: expected placeholders for 1 images, found 0$"),
+    ],
+)
+def test_runs_of_frames_must_match_their_grids(
+    ids: list[int], grids: list[tuple[int, int, int]], frames: list[tuple[int, int, int]], message: str
+) -> None:
+    """Whatever runs of images there are."""
+    with pytest.raises(PromptMismatchError, match=message):
+        lay_out(ids, grids, image_token_id=PAD, frames_thw=frames, video_token_id=FRAME)
+
+
+def test_a_video_s_placeholder_is_text_to_a_checkpoint_without_videos() -> None:
+    assert lay_out([1, FRAME], [], image_token_id=PAD) is None
+
+
+def test_a_prompt_goes_on_behind_its_last_image() -> None:
+    _, layout = layout_of([1, (1, 2, 2), 3])
+    assert layout is not None
+    assert layout.length == 8

@@ -84,6 +84,35 @@ def test_ids_get_the_run_too(runs: VideoRuns, tokenizer: Tokenizer) -> None:
 def test_a_block_that_is_open_on_one_side_is_no_block(runs: VideoRuns, tokenizer: Tokenizer) -> None:
     ids = [IDS[START], IDS[PAD], 7]
     assert runs.in_ids(ids, [video(1, 0.0)]) == [IDS[START], *tokenizer.encode(f"{stamp(0.0)}{VIDEO}"), 7]
+    ids = [7, IDS[PAD], IDS[END]]
+    assert runs.in_ids(ids, [video(1, 0.0)]) == [7, *tokenizer.encode(f"{stamp(0.0)}{VIDEO}"), IDS[END]]
+    # What stands at the very end does not stand before the first token.
+    ids = [IDS[PAD], IDS[END], 7, IDS[START]]
+    assert runs.in_ids(ids, [video(1, 0.0)]) == [*tokenizer.encode(f"{stamp(0.0)}{VIDEO}"), *ids[1:]]
+
+
+def test_a_time_that_stands_further_back_belongs_to_something_else(runs: VideoRuns, tokenizer: Tokenizer) -> None:
+    clip = video(1, 0.5)
+    text = f"at {stamp(0.5)} it moves {VIDEO}"
+    expected = f"at {stamp(0.5)} it moves {stamp(0.5)}{VIDEO}"
+    assert runs.in_text(text, [clip]) == expected
+    before = tokenizer.encode(f"at {stamp(0.5)} it moves ")
+    found = runs.in_ids([*before, *tokenizer.encode(VIDEO)], [clip])
+    assert found == [*before, *tokenizer.encode(f"{stamp(0.5)}{VIDEO}")]
+
+
+def test_of_several_videos_each_is_looked_at_by_itself(runs: VideoRuns, tokenizer: Tokenizer) -> None:
+    """One whose time stands there and one whose does not; also where much stands between them."""
+    clips = [video(1, 0.5), video(1, 1.5)]
+    for between in ("and", "the quick brown fox " * 20):
+        text = f"{stamp(0.5)}{VIDEO}{between}{VIDEO}"
+        expected = f"{stamp(0.5)}{VIDEO}{between}{stamp(1.5)}{VIDEO}"
+        assert runs.in_text(text, clips) == expected
+        middle = tokenizer.encode(between)
+        ids = [*tokenizer.encode(f"{stamp(0.5)}{VIDEO}"), *middle, *tokenizer.encode(VIDEO)]
+        parts = [f"{stamp(0.5)}{VIDEO}", f"{stamp(1.5)}{VIDEO}"]
+        first, second = (tokenizer.encode(part) for part in parts)
+        assert runs.in_ids(ids, clips) == [*first, *middle, *second]
 
 
 @pytest.mark.parametrize("text", [f"a {stamp(0.5)}{VIDEO}b", f"{stamp(0.5)}{VIDEO}"])

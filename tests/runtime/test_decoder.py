@@ -69,3 +69,44 @@ def test_rows_of_a_batch_guess_as_each_would_alone(decoder: Decoder) -> None:
     expected = np.array(joined([after(decoder, state, token) for state, _ in rows])[0])
     found = np.array(after(decoder, batch, mx.concatenate([token] * 3))[0])
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_guesses_are_made_from_is_the_newest_pair_that_is_right(decoder: Decoder) -> None:
+    """Of each row its own; of several at once the last. Oracle: one pair after the other, 1e-5 of the scale."""
+    (state, _), (other, _) = begun(decoder, 1, 12), begun(decoder, 1, 12)
+    tokens = mx.array([[7, 8, 9, 10]])
+    _, hidden = decoder.step(tokens, state)
+    _, same = decoder.step(tokens, other)
+    assert hidden is not None
+    assert same is not None
+    decoder.settle(state, 4, [4])
+    decoder.settle(other, 4, [4])
+    following = mx.array([[8, 9, 10, 11]])
+    whole = decoder.follow(following, hidden, None, state)
+    alone = [decoder.follow(following[:, at : at + 1], same[:, at : at + 1], None, other) for at in range(4)]
+    scale = np.abs(np.array(whole)).max()
+    np.testing.assert_allclose(np.array(whole), np.array(alone[-1]), atol=1e-5 * scale)
+
+
+def test_a_single_draft_that_was_wrong_is_forgotten(decoder: Decoder) -> None:
+    """By the layers that read it; a step of one token may not be forgotten, and is not put off."""
+    state, _ = begun(decoder, 1, 12)
+    before = state.tokens
+    decoder.step(mx.array([[7, 8]]), state)
+    decoder.settle(state, 2, [1])
+    assert state.tokens == before + 1
+    decoder.step(mx.array([[9]]), state)
+    assert not any(cache.verifying for cache in state.caches)
+    decoder.settle(state, 1, [1])
+    assert state.tokens == before + 2
+
+
+def test_rows_keep_as_many_pairs_as_were_right(decoder: Decoder) -> None:
+    rows = [begun(decoder, seed, length)[0] for seed, length in ((2, 5), (3, 14))]
+    batch = SequenceState.merge(rows)
+    _, hidden = decoder.step(mx.array([[7, 8, 9]] * 2), batch)
+    assert hidden is not None
+    decoder.settle(batch, 3, [3, 1])
+    decoder.follow(mx.array([[8, 9, 10]] * 2), hidden, [3, 1], batch)
+    sizes = [{cache.size() for cache in batch.extract(row).caches if cache.size()} for row in range(2)]
+    assert sizes == [{5 + 3}, {14 + 1}]

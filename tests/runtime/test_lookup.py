@@ -48,3 +48,14 @@ def test_before_the_first_token_there_is_nothing_that_could_be_the_same(tokens: 
     assert text.find(1) == [tokens[3]]
     for matching in (4, 5, 8):
         assert text.find(1, matching=matching) == []
+
+
+def test_the_newest_of_several_places_is_taken() -> None:
+    text = Lookup([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3, 6, 1, 2, 3])
+    assert text.find(1) == [6]
+    assert text.find(2) == [6, 1]
+
+
+def test_a_match_of_exactly_so_many_tokens_is_enough() -> None:
+    text = Lookup([9, 0, 1, 2, 3, 4, 8, 0, 1, 2, 3])
+    assert [text.find(1, matching=matching) for matching in (3, 4, 5)] == [[4], [4], []]

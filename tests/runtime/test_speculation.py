@@ -525,6 +525,38 @@ def test_where_exact_is_asked_for_nothing_is_guessed() -> None:
             check_speculation(mode, None, exact=True)
 
 
+@pytest.mark.parametrize(
+    ("done", "begun", "measured"),
+    [
+        ((0, False), (0, False), {True, False}), ((2, True), (2, True), {True}), ((2, True), (2, False), set()),
+        ((2, False), (0, False), {False}), ((0, True), (2, True), {True}),
+    ],
+)  # fmt: skip
+def test_a_step_teaches_those_whose_drafts_alone_it_had(
+    done: tuple[int, bool], begun: tuple[int, bool], measured: set[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speculation = Speculation("auto", has_module=True)
+    taught: list[bool] = []
+    for kind, regulator in speculation._regulators.items():
+        monkeypatch.setattr(regulator, "took", lambda *_, kind=kind: taught.append(kind))
+    speculation.took(1, done, begun, tokens=1, seconds=1.0)
+    assert set(taught) == measured
+
+
+@pytest.mark.parametrize("by_module", [True, False])
+def test_who_guessed_learns_and_the_other_does_not(by_module: bool) -> None:
+    speculation = Speculation("auto", has_module=True)
+    one = row(speculation, 100)
+    before = one.record.module.share(0)
+    for _ in range(20):
+        speculation.learn(one, 1, 0, by_module=by_module)
+    learnt = [one.record.module, speculation._regulators[True].acceptance]
+    others = [one.record.lookup, speculation._regulators[False].acceptance]
+    learnt, others = (learnt, others) if by_module else (others, learnt)
+    assert all(acceptance.share(0) < before / 2 for acceptance in learnt)
+    assert all(acceptance.share(0) == before for acceptance in others)
+
+
 WEATHER: dict[str, Any] = {
     "name": "weather",
     "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]},

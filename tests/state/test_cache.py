@@ -1,6 +1,10 @@
 """Caches: two numbers, rows of a batch, cuts, and what a saved one holds."""
 
+import gc
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from weakref import ref
 
 import mlx.core as mx
 import numpy as np
@@ -9,7 +13,7 @@ from mlx_lm.models.cache import ArraysCache, KVCache
 
 from mlx_qwen35.errors import CacheError
 from mlx_qwen35.prompts.positions import lay_out
-from mlx_qwen35.state.cache import AttentionCache, BatchAttentionCache, attach_media
+from mlx_qwen35.state.cache import AttentionCache, BatchAttentionCache, GatedDeltaCache, attach_media
 from mlx_qwen35.state.media import PromptMedia
 from mlx_qwen35.state.quantized_cache import QuantizedAttentionCache
 
@@ -158,12 +162,14 @@ def test_state_survives_mlx_lm_s_own_files(tmp_path: Path) -> None:
 
     from mlx_qwen35.patches import apply_patches
 
-    gdn = ArraysCache(size=2)
+    gdn = GatedDeltaCache()
     gdn[0], gdn[1] = mx.ones((1, 3, 4)), mx.ones((1, 2, 4, 4))
     for media in (None, media_of(2, (2, 2), 1)):
         save_prompt_cache(str(tmp_path / "cache.safetensors"), [gdn, filled(7, media)])
         with apply_patches():
-            _, cache = load_prompt_cache(str(tmp_path / "cache.safetensors"))
+            state, cache = load_prompt_cache(str(tmp_path / "cache.safetensors"))
+        assert isinstance(state, GatedDeltaCache)
+        assert [array.tolist() for array in state.mark()] == [array.tolist() for array in gdn.mark()]
         assert isinstance(cache, AttentionCache)
         assert (cache.size(), cache.offset) == (7, 7 if media is None else 5)
         np.testing.assert_array_equal(np.array(cache.keys_and_values()[0]), np.array(filled(7).keys_and_values()[0]))
@@ -241,3 +247,116 @@ def test_angles_are_computed_once_for_every_chunk() -> None:
         np.testing.assert_array_equal(np.array(cos[:, 0]), expected)
         np.testing.assert_array_equal(np.array(sin[:, 0]), -expected)
     assert len(seen) == len(set(chunks)) == 4
+
+
+def test_a_row_may_not_join_whose_image_comes_later() -> None:
+    """Behind text, and behind an image that was read: where it stands is a number of tokens, not a position."""
+    media = media_of(1, (2, 2), 2, (2, 2))
+    with pytest.raises(CacheError, match="row 0: expected .*, found one at token 5 of 11"):
+        AttentionCache.merge([filled(5, media), filled(3)])
+
+
+def test_all_attention_layers_get_the_images() -> None:
+    media = media_of((2, 2))
+    caches = [AttentionCache(), GatedDeltaCache(), AttentionCache(), QuantizedAttentionCache()]
+    attach_media(caches, media)
+    assert [cache.media is media for cache in caches if cache is not caches[1]] == [True] * 3
+    attach_media(caches, None)
+    assert [cache.media for cache in caches if cache is not caches[1]] == [None] * 3
+
+
+def test_it_is_quantised_as_mlx_lm_quantises_unless_it_is_told_how() -> None:
+    theirs, own = KVCache().to_quantized(), AttentionCache().to_quantized()
+    assert isinstance(own, QuantizedAttentionCache)
+    assert (own.group_size, own.bits) == (theirs.group_size, theirs.bits)
+
+
+@pytest.mark.parametrize("kind", ["sequence", "quantised", "batch", "GDN"])
+def test_a_step_that_may_be_forgotten_ends_with_what_is_kept(kind: str) -> None:
+    """What is read afterwards is read as before."""
+    cache: Any
+    if kind == "GDN":
+        cache = GatedDeltaCache()
+    else:
+        cache = QuantizedAttentionCache(group_size=32) if kind == "quantised" else filled(3)
+        cache = AttentionCache.merge([filled(3), filled(4)]) if kind == "batch" else cache
+    rows = 2 if kind == "batch" else 1
+    for kept in ([3, 3], [1, 2]):
+        assert not cache.verifying
+        cache.begin_step()
+        assert cache.verifying
+        if kind == "GDN":
+            cache.cache = [mx.zeros((1, 3, 4)), mx.zeros((1, 2, 4, 4))]
+            cache.verified(mx.ones((1, 2, 4, 4)), mx.ones((1, 6, 4)), lambda kept: [mx.zeros(1), mx.zeros(1)])
+        else:
+            width = 32 if kind == "quantised" else 4
+            cache.update_and_fetch(mx.ones((rows, 1, 3, width)), mx.ones((rows, 1, 3, width)))
+        cache.settle(3, kept[:rows])
+        assert not cache.verifying
+
+
+@pytest.mark.parametrize(("kept", "asked"), [([3, 3], False), ([3, 1], True), ([0, 3], True), ([2, 2], True)], ids=str)
+def test_a_gdn_layer_reads_again_unless_every_row_keeps_everything(kept: list[int], asked: bool) -> None:
+    """And what it would read again from is let go."""
+    cache = GatedDeltaCache()
+    cache.cache = [mx.zeros((2, 3, 4)), mx.zeros((2, 2, 4, 4))]
+    calls: list[list[int]] = []
+
+    def again(kept: Sequence[int]) -> list[mx.array]:
+        calls.append(list(kept))
+        return [mx.full((1,), 7.0), mx.full((1,), 8.0)]
+
+    cache.begin_step()
+    inputs = mx.arange(2 * 6 * 4).reshape(2, 6, 4)
+    cache.verified(mx.ones((2, 2, 4, 4)), inputs, again)
+    cache.settle(3, kept)
+    assert calls == ([kept] if asked else [])
+    if asked:
+        assert [array.tolist() for array in cache.cache] == [[7.0], [8.0]]
+    else:
+        assert cache.cache[0].tolist() == inputs[:, 3:].tolist()
+        assert cache.cache[1].tolist() == mx.ones((2, 2, 4, 4)).tolist()
+    held = ref(again)
+    del again
+    gc.collect()
+    assert held() is None
+
+
+def test_what_a_gdn_layer_cannot_be_restored_from_is_told() -> None:
+    pair, cache = [mx.zeros((1, 3, 4)), mx.zeros((1, 2, 4, 4))], GatedDeltaCache()
+    assert cache.check(3, (), pair) is None
+    assert cache.check(3, (), pair[:1]) == "it has 1 arrays"
+    assert cache.check(3, (), [*pair, pair[0]]) == "it has 3 arrays"
+    assert cache.check(3, pair, pair) is not None
+
+
+def test_what_an_attention_layer_cannot_be_restored_from_is_told() -> None:
+    cache = filled(7)
+    held = cache.held()
+    assert cache.check(7, held, ()) is None
+    for arrays, mark in ((held[:1], ()), (held * 2, ()), (held, held[:1]), ((), ())):
+        assert cache.check(7, arrays, mark) == "it does not hold 7 tokens"
+    assert cache.check(len(held[0][0, 0]) + 1, held, ()) is not None
+
+
+def test_rows_that_keep_different_numbers_of_drafts_leave_no_growing_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step moves one of two rows by a token; the room in front of both is given back now and then."""
+    batch = AttentionCache.merge([filled(3), filled(3)])
+    batch.step = 4
+    calls: list[list[int]] = []
+    keep = BatchAttentionCache.filter
+
+    def counted(self: BatchAttentionCache, rows: list[int]) -> None:
+        calls.append(rows)
+        keep(self, rows)
+
+    monkeypatch.setattr(BatchAttentionCache, "filter", counted)
+    gaps = []
+    for step in range(12):
+        batch.begin_step()
+        batch.update_and_fetch(mx.ones((2, 1, 2, 4)), mx.ones((2, 1, 2, 4)))
+        batch.settle(2, [1, 2] if step % 2 else [2, 1])
+        gaps.append(min(batch.left_padding.tolist()))
+    assert max(gaps) < 4
+    assert calls == [[0, 1]] * 3
+    assert [batch.extract(row).size() for row in range(2)] == [21, 21]

@@ -5,6 +5,7 @@ import shutil
 import stat
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,9 +18,11 @@ from PIL import Image
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.errors import SessionError
+from mlx_qwen35.state import disk
 from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache
-from mlx_qwen35.state.disk import FORMAT, _digest, read_prefix, write_prefix
-from mlx_qwen35.state.prefix import Prefix
+from mlx_qwen35.state.disk import FORMAT, _digest, fingerprint_of, read_outline, read_prefix, write_prefix
+from mlx_qwen35.state.kv_quantization import KvQuantization
+from mlx_qwen35.state.prefix import ImageRun, Prefix
 from mlx_qwen35.state.sequence import FrozenState, Snapshot
 from tests.tiny import DENSE, IDS, MOE, WIDE_HEADS, Shape
 
@@ -379,3 +382,143 @@ def test_half_precision_survives(tmp_path: Path) -> None:
     assert mx.array_equal(found.held[1][0], pair[0][..., :3, :]).item()
     assert found.held[1][0].dtype == mx.bfloat16
     assert mx.array_equal(found.snapshots[0].arrays()[0], state[0]).item()
+
+
+def small() -> tuple[Prefix, FrozenState]:
+    """A prefix of one GDN and one attention layer that is turned at its end, and its arrays."""
+    marks = [((mx.ones((1, 3, 8)) * place, mx.ones((1, 2, 4, 4))), ()) for place in (2, 4)]
+    state = FrozenState(
+        tuple(Snapshot(place, mark) for place, mark in zip((2, 4), marks, strict=True)),
+        ((), (mx.ones((1, 1, 4, 8)), mx.ones((1, 1, 4, 8)))),
+    )
+    mx.eval(state.arrays())
+    return Prefix(np.arange(4, dtype=np.int32), (), 4, [2, 4], state), state
+
+
+def test_a_file_has_its_name_only_when_the_disk_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the name is written too."""
+    seen: list[tuple[bool, bool, int]] = []
+
+    def synchronise(path: Path) -> None:
+        seen.append((path == tmp_path, (tmp_path / "a").exists(), 0 if path == tmp_path else path.stat().st_size))
+
+    monkeypatch.setattr(disk, "_synchronise", synchronise)
+    write_prefix(tmp_path / "a", *small(), "m")
+    assert seen == [(False, False, (tmp_path / "a").stat().st_size), (True, True, 0)]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix, state = small()
+    write_prefix(tmp_path / "a", prefix, state, "m")
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(disk, "_synchronise", full)
+    with pytest.raises(SessionError, match="a: cannot be written .*No space left"):
+        write_prefix(tmp_path / "a", prefix, state, "m")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+    found = read_prefix(tmp_path / "a", "m", [GatedDeltaCache(), AttentionCache()])
+    assert (found.turn_start, found.snapshot_tokens) == (4, [2, 4])
+
+
+def test_how_keys_and_values_are_quantised_is_told_where_only_that_is_another(tmp_path: Path) -> None:
+    prefix, state = small()
+    fingerprints = [fingerprint_of(model, kv) for model in ("m", "n") for kv in (None, KvQuantization(8, 64))]
+    write_prefix(tmp_path / "a", prefix, state, fingerprints[1])
+    for fingerprint, message in zip(
+        fingerprints,
+        ("keys and values not quantised, as .* found of 8 bits in groups of 64$", None, *["found another's$"] * 2),
+        strict=True,
+    ):
+        caches = [GatedDeltaCache(), AttentionCache()]
+        if message is None:
+            assert len(read_prefix(tmp_path / "a", fingerprint, caches)) == 4
+        else:
+            with pytest.raises(SessionError, match=message):
+                read_prefix(tmp_path / "a", fingerprint, caches)
+
+
+def test_an_outline_is_of_this_format_and_knows_its_file(tmp_path: Path) -> None:
+    write_prefix(tmp_path / "a", *small(), "m")
+    outline = read_outline(tmp_path / "a", "m")
+    assert outline is not None
+    assert (outline.file, outline.file_bytes) == (tmp_path / "a", (tmp_path / "a").stat().st_size)
+    assert read_outline(tmp_path / "a", "n") is None
+    data = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(data.replace(FORMAT.encode(), FORMAT.encode()[:-1] + b"1"))
+    assert read_outline(tmp_path / "a", "m") is None
+
+
+@pytest.mark.parametrize("ids", [[-1, 1, 2, 3], [0, 1, 2, -3]], ids=str)
+def test_one_token_id_that_is_none_is_enough(tmp_path: Path, ids: list[int]) -> None:
+    prefix, state = small()
+    prefix.input_ids = np.array(ids, np.int32)
+    write_prefix(tmp_path / "a", prefix, state, "m")
+    with pytest.raises(SessionError, match="its token ids are none"):
+        read_prefix(tmp_path / "a", "m", [GatedDeltaCache(), AttentionCache()])
+
+
+@pytest.mark.parametrize(("layers", "message"), [(1, "its layers are not the model's"), (3, "its layers are not")])
+def test_a_file_of_another_number_of_layers_is_refused(tmp_path: Path, layers: int, message: str) -> None:
+    write_prefix(tmp_path / "a", *small(), "m")
+    with pytest.raises(SessionError, match=message):
+        read_prefix(tmp_path / "a", "m", [GatedDeltaCache(), AttentionCache(), AttentionCache()][:layers])
+
+
+@pytest.mark.parametrize(
+    ("places", "images", "message"),
+    [
+        ([2], (), "its snapshots are at .2. of 4 tokens"),
+        ([0, 4], (), "its snapshots are at .0, 4. of 4 tokens"),
+        ([2, 4], (ImageRun(2, 3, "ab"), ImageRun(0, 1, "ab")), "its parts do not fit each other"),
+        ([2, 4], (ImageRun(2, 3, "red"),), "invalid literal"),
+        ([2, 4], (ImageRun(2, 3, "a" * 16 + "z"),), "invalid literal"),
+        ([2, 4], (ImageRun(2, 5, "ab"),), "its parts do not fit each other"),
+    ],
+)
+def test_places_and_images_that_cannot_be_are_refused(
+    tmp_path: Path, places: list[int], images: tuple[ImageRun, ...], message: str
+) -> None:
+    prefix, state = small()
+    prefix.snapshot_tokens, prefix.images = places, images
+    write_prefix(tmp_path / "a", prefix, state, "m")
+    with pytest.raises(SessionError, match=message):
+        read_prefix(tmp_path / "a", "m", [GatedDeltaCache(), AttentionCache()])
+    with pytest.raises(SessionError, match=message):
+        read_outline(tmp_path / "a", "m")
+
+
+def test_a_checksum_is_of_names_types_shapes_and_content() -> None:
+    array = mx.arange(6).reshape(2, 3)
+    digests = {
+        _digest({name: value}, about)
+        for name, value, about in [
+            ("a", array, "x"), ("b", array, "x"), ("a", array.reshape(3, 2), "x"), ("a", array.view(mx.uint32), "x"),
+            ("a", array + 1, "x"), ("a", array, "y"),
+        ]
+    }  # fmt: skip
+    assert len(digests) == 6
+    both = {"a": array, "b": array + 1}
+    assert _digest(both, "x") == _digest(dict(reversed(both.items())), "x")
+
+
+def test_marks_of_every_layer_are_written_whichever_comes_last(tmp_path: Path) -> None:
+    prefix, state = small()
+    turned = FrozenState(tuple(replace(s, marks=s.marks[::-1]) for s in state.snapshots), state.held[::-1])
+    write_prefix(tmp_path / "a", prefix, turned, "m")
+    found = read_prefix(tmp_path / "a", "m", [AttentionCache(), GatedDeltaCache()]).state
+    assert found is not None
+    for one, other in zip(found.arrays(), turned.arrays(), strict=True):
+        assert mx.array_equal(one, other).item()
+
+
+def test_a_file_that_ends_too_early_is_none(tmp_path: Path) -> None:
+    write_prefix(tmp_path / "a", *small(), "m")
+    data = (tmp_path / "a").read_bytes()
+    for changed in (b"", data[:5], data[:8], data[:100], data[:-4], data[:-1]):
+        (tmp_path / "a").write_bytes(changed)
+        with pytest.raises(SessionError, match="a: expected a saved session: "):
+            read_prefix(tmp_path / "a", "m", [GatedDeltaCache(), AttentionCache()])
+        with pytest.raises(SessionError, match="a: expected a kept prefix: "):
+            read_outline(tmp_path / "a", "m")

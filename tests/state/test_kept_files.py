@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_qwen35.errors import SessionError
-from mlx_qwen35.state import disk
+from mlx_qwen35.state import disk, kept_files
 from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache
 from mlx_qwen35.state.disk import read_prefix
 from mlx_qwen35.state.kept_files import KeptFiles
@@ -255,3 +255,136 @@ def test_a_full_disk_costs_what_would_have_been_kept_and_nothing_else(
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SessionError, match=r"nowhere: cannot be written \(No such file or directory\)"):
         KeptFiles(tmp_path / "nowhere", "m", capacity=1, per_hour=1)
+
+
+def size_of(opened: Callable[..., KeptFiles]) -> int:
+    """Bytes of one file, which is removed again."""
+    path = write(opened(), made())
+    assert path is not None
+    size = path.stat().st_size
+    path.unlink()
+    return size
+
+
+def test_what_is_too_large_to_be_kept_takes_nothing_of_the_hour_s_bytes(opened: Callable[..., KeptFiles]) -> None:
+    prefix = made()
+    assert prefix.state is not None
+    per_hour = prefix.state.nbytes
+    assert write(opened(capacity=100, per_hour=per_hour), prefix) is None
+    assert write(opened(per_hour=per_hour), prefix) is not None
+
+
+def test_what_is_to_be_written_again_counts_as_used(
+    opened: Callable[..., KeptFiles], tmp_path: Path, clock: Clock
+) -> None:
+    size = size_of(opened)
+    files = opened(capacity=2 * size)
+    paths = []
+    for number in (0, 1, 0, 2):
+        clock.now += 10
+        paths.append(write(files, made(number)))
+        if len(paths) != 3:
+            files.use(paths[-1])  # type: ignore[arg-type]
+    assert names(tmp_path) == {paths[0].name, paths[3].name}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("spare", ["arrays", "file"])
+def test_neither_before_nor_after_a_write_is_there_more_than_there_may_be(
+    opened: Callable[..., KeptFiles], tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, spare: str
+) -> None:
+    """A file's header is known only when it is written: then room is made once more."""
+    size, arrays = size_of(opened), made().state.nbytes  # type: ignore[union-attr]
+    assert arrays < size
+    capacity = 2 * size + (arrays if spare == "arrays" else 0)
+    files = opened(capacity=capacity)
+    free: list[int] = []
+
+    def writing(*given: object) -> None:
+        free.append(capacity - sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")))
+        disk.write_prefix(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kept_files, "write_prefix", writing)
+    paths = []
+    for number in range(3):
+        paths.append(write(files, made(number)))
+        clock.now += 10
+        files.use(paths[-1])  # type: ignore[arg-type]
+    assert min(free) >= arrays
+    assert names(tmp_path) == {path.name for path in paths[1:]}  # type: ignore[union-attr]
+
+
+def test_files_that_are_known_are_not_read_again(opened: Callable[..., KeptFiles]) -> None:
+    paths = [write(opened(), made(number)) for number in range(2)]
+    assert [found.file for found in opened().scan({paths[0], None})] == [paths[1]]
+    assert opened().scan(set(paths)) == []
+
+
+def test_another_model_s_damaged_files_are_left_to_it(
+    opened: Callable[..., KeptFiles], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(opened("n"), made())
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:-1])
+    assert opened("m").scan() == []
+    assert path.exists()
+    assert caplog.text == ""
+
+
+def test_what_comes_while_the_directory_is_read_is_seen_the_next_time(
+    opened: Callable[..., KeptFiles], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(opened(), made())
+    files = opened()
+
+    def reading(path: Path, fingerprint: str) -> Prefix | None:
+        os.utime(tmp_path, ns=(5, 5))
+        return disk.read_outline(path, fingerprint)
+
+    monkeypatch.setattr(kept_files, "read_outline", reading)
+    assert len(files.scan()) == 1
+    assert files.changed()
+
+
+def test_other_users_files_are_neither_read_nor_removed(
+    opened: Callable[..., KeptFiles], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a directory that all may write to."""
+    size = size_of(opened)
+    write(opened(), made())
+    monkeypatch.setattr(kept_files.os, "geteuid", lambda: os.getuid() + 1)
+    assert opened().scan() == []
+    assert write(opened(capacity=size), made(1)) is not None
+    assert len(names(tmp_path)) == 2
+
+
+def test_the_least_recently_used_are_found_first(opened: Callable[..., KeptFiles], clock: Clock) -> None:
+    files, paths = opened(), []
+    for number in range(3):
+        paths.append(write(files, made(number)))
+    for place in (1, 2, 0):
+        clock.now += 10
+        files.use(paths[place])  # type: ignore[arg-type]
+    assert [found.file for found in files.scan()] == [paths[1], paths[2], paths[0]]
+
+
+def test_what_differs_in_anything_has_a_file_of_its_own(opened: Callable[..., KeptFiles]) -> None:
+    """Token ids, images, where the turn begins, places and the model."""
+    whole = made()
+    others = [made(1), *(made() for _ in range(3))]
+    others[1].images = (ImageRun(2, 4, IMAGE.content_hash[:-1] + "4"),)
+    others[2].turn_start = 4
+    others[3].snapshot_tokens = [3, TOKENS]
+    paths = {opened().path_of(prefix) for prefix in (whole, *others)} | {opened("n").path_of(whole)}
+    assert len(paths) == 6
+    assert opened().path_of(made()) == opened().path_of(whole)
+
+
+def test_all_files_of_a_prefix_are_removed_but_for_one(opened: Callable[..., KeptFiles], tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    prefix = made()
+    prefix.file, prefix.earlier = paths[0], paths[1:]
+    for but, left in ((paths[1], [paths[1]]), (paths[0], [paths[0]]), (None, [])):
+        for path in paths:
+            path.write_bytes(b"")
+        opened().remove_all(prefix, but=but)
+        assert [path for path in paths if path.exists()] == left

@@ -20,11 +20,15 @@ from PIL import Image
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationResult
 from mlx_qwen35.errors import GenerationCancelled, OptionError, SessionError
+from mlx_qwen35.prompts.images import PreparedImage
+from mlx_qwen35.prompts.positions import MediaLayout, MediaSpan
 from mlx_qwen35.prompts.prompt import Prompt, find_branch_points
 from mlx_qwen35.state.kept_files import KeptFiles
+from mlx_qwen35.state.layout import StateLayout
 from mlx_qwen35.state.prefix import Reading, images_of
 from mlx_qwen35.state.prefix_cache import PrefixCache
 from tests.conftest import Bench
+from tests.state.conftest import make_caches
 from tests.tiny import DENSE, IDS, VOCAB_SIZE, Shape
 
 RED, GREEN, BLUE = (Image.new("RGB", (96, 64), colour) for colour in ("red", "green", "blue"))
@@ -832,3 +836,149 @@ def test_branch_points(kit: ModelKit) -> None:
     assert prompt.branch_points == tuple(sorted(expected))
     assert prompt.turn_start == ids.index(IDS["<think>"])
     assert find_branch_points([5], None, kit.tokenizer) == ((), 1)
+
+
+# Without a model: states of one GDN and one attention layer that know how many tokens they have read.
+
+
+def prompt_of(ids: list[int], *, turn_start: int | None = None, image: tuple[int, int] | None = None) -> Prompt:
+    """With an image of one row at the tokens between the two numbers."""
+    layout, media = None, ()
+    if image is not None:
+        start, stop = image
+        layout = MediaLayout((MediaSpan(start, stop, start, (1, 1, stop - start)),), len(ids))
+        media = (PreparedImage(np.zeros((4 * (stop - start), 1), np.float32), (1, 2, 2 * (stop - start)),
+                               (1, 1, stop - start), "ab" * 16),)  # fmt: skip
+    turn_start = len(ids) if turn_start is None else turn_start
+    return Prompt(np.array(ids, np.int32), layout, media, turn_start=turn_start)
+
+
+def advance(reading: Reading, tokens: int, *, mark: bool = False) -> None:
+    """Read so many tokens more."""
+    gdn, attention = reading.state.caches
+    read = attention.size() + tokens
+    gdn.cache = [mx.full((1, 3, 8), read), mx.full((1, 2, 4, 4), read)]
+    attention.update_and_fetch(mx.full((1, 1, tokens, 8), read), mx.full((1, 1, tokens, 8), read))
+    if mark and reading.snapshots is not None:
+        reading.snapshots.append(reading.state.snapshot())
+
+
+def test_what_was_read_behind_a_place_is_no_part_of_what_goes_on_from_it(
+    open_cache: Callable[..., PrefixCache],
+) -> None:
+    cache = open_cache()
+    first = begin(cache, prompt_of(list(range(12))))
+    for tokens in (4, 4, 3):
+        advance(first, tokens, mark=True)
+    cache.keep(first)
+    other = begin(cache, prompt_of([*range(9), 50, 51, 52]))
+    assert other.start == other.state.tokens == 8
+    assert [snapshot.tokens for snapshot in other.snapshots or []] == [4, 8]
+    advance(other, 3)
+    cache.keep(other)
+    assert [prefix.snapshot_tokens for prefix in cache._prefixes] == [[4, 8, 11], [4, 8, 11]]
+    found = begin(cache, prompt_of([*range(9), 50, 51, 52]))
+    gdn, attention = found.state.caches
+    assert (found.start, gdn.cache[0][0, 0, 0].item()) == (11, 11)
+    assert attention.keys_and_values()[0][0, 0, :, 0].tolist() == [4] * 4 + [8] * 4 + [11] * 3
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "kept"), [((11,), [], 11), ((11, 3), [7, 8], 14), ((11, 4), [7, 8], None), ((), [], None)]
+)
+def test_no_more_is_kept_than_is_known(
+    open_cache: Callable[..., PrefixCache], read: tuple[int, ...], written: list[int], kept: int | None
+) -> None:
+    """A state that has read tokens nobody told of, as after a fault, is kept neither, nor one that has read none."""
+    cache = open_cache()
+    reading = begin(cache, prompt_of(list(range(12))))
+    for tokens in read:
+        advance(reading, tokens)
+    reading.written = written
+    cache.keep(reading)
+    assert [len(prefix) for prefix in cache._prefixes] == ([] if kept is None else [kept])
+    if kept is not None:
+        assert [*range(12), *written][:kept] == next(iter(cache._prefixes)).input_ids.tolist()
+
+
+def test_nothing_is_kept_of_a_prompt_that_read_nothing_new(open_cache: Callable[..., PrefixCache]) -> None:
+    cache = open_cache()
+    first = begin(cache, prompt_of(list(range(12))))
+    advance(first, 11, mark=True)
+    cache.keep(first)
+    (prefix,) = cache._prefixes
+    again = begin(cache, prompt_of([*range(11), 40]))
+    assert again.start == 11
+    cache.keep(again)
+    assert list(cache._prefixes) == [prefix]
+    assert len(again.snapshots or []) == 1
+
+
+def test_the_end_is_a_place_too_where_there_are_earlier_ones(open_cache: Callable[..., PrefixCache]) -> None:
+    """Once, where the last of them is the end."""
+    for mark in (False, True):
+        cache = open_cache()
+        reading = begin(cache, prompt_of(list(range(12))))
+        advance(reading, 4, mark=True)
+        advance(reading, 6, mark=mark)
+        cache.keep(reading)
+        assert [prefix.snapshot_tokens for prefix in cache._prefixes] == [[4, 10]]
+
+
+def test_images_that_were_not_reached_are_no_part_of_what_is_kept(open_cache: Callable[..., PrefixCache]) -> None:
+    """One that was read in part ends it where the last place before it is; one that was read whole is in it."""
+    for tokens, end, images in ((4, 4, 0), (6, 3, 0), (8, 8, 1), (9, 9, 1)):
+        cache = open_cache()
+        reading = begin(cache, prompt_of([*range(5), 9, 9, 9, 20, 21], image=(5, 8)))
+        advance(reading, 3, mark=True)
+        advance(reading, tokens - 3)
+        cache.keep(reading)
+        (prefix,) = cache._prefixes
+        assert (len(prefix), len(prefix.images), prefix.turn_start) == (end, images, end)
+
+
+def test_the_conversation_that_was_used_last_is_saved_without_a_prompt(
+    open_cache: Callable[..., PrefixCache], tmp_path: Path
+) -> None:
+    """Whole, and loaded by one whose budget it exactly fits."""
+    cache = open_cache()
+    for first in (0, 100):
+        reading = begin(cache, prompt_of(list(range(first, first + 12)), turn_start=5))
+        advance(reading, 11)
+        cache.keep(reading)
+    path = tmp_path / "a"
+    assert cache.save(path, None) == 11
+    other = open_cache(path.stat().st_size)
+    assert other.load(path) == 11
+    assert [int(prefix.input_ids[0]) for prefix in other._prefixes] == [100]
+    with pytest.raises(SessionError, match="expected at most .* bytes .the prompt cache's budget., found"):
+        open_cache(path.stat().st_size - 1).load(path)
+
+
+def test_of_a_prompt_no_more_is_saved_than_it_has_without_its_last_token(
+    open_cache: Callable[..., PrefixCache], tmp_path: Path
+) -> None:
+    """Unless it goes on to where the turn starts: then the conversation is what it is about."""
+    cache = open_cache()
+    reading = begin(cache, prompt_of(list(range(12)), turn_start=10))
+    for tokens in (4, 4, 3):
+        advance(reading, tokens, mark=True)
+    cache.keep(reading)
+    for ids, saved in ((range(8), 4), ([*range(8), 40], 8), (range(10), 11), ([*range(10), 40], 11)):
+        assert cache.save(tmp_path / "a", prompt_of(list(ids))) == saved
+
+
+def test_a_session_is_held_against_the_layout_of_the_model(
+    tmp_path: Path, open_cache: Callable[..., PrefixCache]
+) -> None:
+    cache = open_cache()
+    reading = begin(cache, prompt_of(list(range(12))))
+    advance(reading, 11)
+    cache.keep(reading)
+    cache.save(tmp_path / "a", None)
+    other = StateLayout(held=((), ()), marks=((), ()))
+    strict = PrefixCache(make_caches, 10**9, fingerprint="m", layout=lambda: other)
+    with pytest.raises(SessionError, match="expected 0 arrays, found 2"):
+        strict.load(tmp_path / "a")
+    assert len(strict) == 0
+    strict.close()

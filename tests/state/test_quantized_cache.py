@@ -118,6 +118,28 @@ def test_rows_come_and_go_and_stay_what_they_were() -> None:
             np.testing.assert_array_equal(opened(found), quantised(expected))
 
 
+def test_where_all_rows_keep_all_drafts_nothing_is_taken_back() -> None:
+    """Of none of the arrays that hold a number."""
+    batch = QuantizedAttentionCache.merge([filled(seed, 7) for seed in (1, 2)])
+    for step in range(2):
+        batch.begin_step()
+        batch.update_and_fetch(drawn(9 + step, 3, rows=2), drawn(19 + step, 3, rows=2))
+        batch.settle(3, [3, 3])
+    for row, seed in enumerate((1, 2)):
+        keys, _ = batch.extract(row).keys_and_values()
+        parts = [drawn(seed, 7), *(drawn(9 + step, 3, rows=2)[row : row + 1] for step in range(2))]
+        np.testing.assert_array_equal(opened(keys), quantised(mx.concatenate(parts, axis=2)))
+
+
+def test_all_that_rows_hold_counts_and_is_computed() -> None:
+    """Packed numbers, scales and biases."""
+    rows = [filled(seed, 256) for seed in (1, 2)]
+    batch = QuantizedAttentionCache.merge(rows)
+    assert batch.nbytes == sum(row.nbytes for row in rows)
+    assert len(batch.state) == 3
+    assert sum(array.nbytes for part in batch.state for array in part[:2]) == batch.nbytes
+
+
 def test_a_row_keeps_its_positions() -> None:
     cache = QuantizedAttentionCache(media_of(2, (2, 2), 1), group_size=32)
     cache.update_and_fetch(drawn(1, 7), drawn(2, 7))
@@ -167,6 +189,7 @@ def test_attention_layers_alone_are_quantised() -> None:
         (8, 48, False, "kv_group_size: expected 32, 64 or 128, found 48"),
         (None, 64, False, "kv_group_size: expected with kv_bits, found 64 without"),
         (8, None, True, "kv_bits: expected none where exact is asked for, found 8"),
+        (4, 32, True, "kv_bits: expected none where exact is asked for, found 4"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(bits: object, group_size: object, exact: bool, message: str) -> None:

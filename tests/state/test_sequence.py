@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from mlx_qwen35.errors import CacheError
-from mlx_qwen35.state.sequence import SequenceState
+from mlx_qwen35.state.cache import AttentionCache
+from mlx_qwen35.state.sequence import FrozenState, SequenceState, SharedBytes, Snapshot
 from tests.conftest import Bench
+from tests.state.conftest import make_caches
 from tests.tiny import DENSE, IDS, Shape
 
 TEXT = list(range(20, 34))
@@ -168,3 +170,75 @@ def test_a_state_without_layers_has_read_nothing() -> None:
     assert state.tokens == 0
     state.roll_back(state.mark())
     assert state.freeze([state.snapshot()]).nbytes == 0
+
+
+def pending(shape: tuple[int, ...]) -> mx.array:
+    """An array that is still to be computed, and so takes no memory yet."""
+    return mx.zeros(shape) + 1
+
+
+def unread() -> SequenceState:
+    """A state of one GDN and one attention layer, of which nothing is computed."""
+    gdn, attention = make_caches()
+    gdn.cache = [pending((1, 3, 2**12)), pending((1, 4, 64, 64))]
+    attention.update_and_fetch(pending((1, 2, 256, 64)), pending((1, 2, 256, 64)))
+    return SequenceState([gdn, attention])
+
+
+@pytest.mark.parametrize("what", ["snapshot", "freeze", "extract"])
+def test_what_outlives_a_sequence_is_computed(what: str) -> None:
+    """So that it does not keep alive what it is computed from, and may be written by another thread."""
+    state = unread()
+    if what == "extract":
+        state = SequenceState.merge([unread(), unread()])
+    mark = state.mark() if what == "freeze" else None
+    gc.collect()
+    before = mx.get_active_memory()
+    if what == "snapshot":
+        kept = state.snapshot().arrays()
+    elif what == "freeze":
+        assert mark is not None
+        kept = state.freeze([mark]).arrays()
+    else:
+        kept = [array for cache in state.extract(1).caches for array in [*cache.mark(), *cache.held()]]
+    # But for a few numbers that it was computed from.
+    assert mx.get_active_memory() - before > 0.9 * sum(array.nbytes for array in kept) > 2**16
+
+
+def test_a_step_concerns_the_layers_that_are_named() -> None:
+    state = SequenceState([AttentionCache() for _ in range(3)])
+    for cache in state.caches:
+        cache.update_and_fetch(pending((1, 1, 5, 4)), pending((1, 1, 5, 4)))
+    state.begin_step(slice(2, None))
+    assert [cache.verifying for cache in state.caches] == [False, False, True]
+    state.settle(3, [1], slice(2, None))
+    assert [cache.size() for cache in state.caches] == [5, 5, 3]
+    assert [cache.verifying for cache in state.caches] == [False] * 3
+    state.begin_step()
+    state.settle(2, [0])
+    assert [cache.size() for cache in state.caches] == [3, 3, 1]
+
+
+def test_a_frozen_state_holds_the_arrays_of_all_its_snapshots_and_what_they_share() -> None:
+    marks = [((mx.zeros((place,)),), ()) for place in (1, 2, 3)]
+    snapshots = tuple(Snapshot(place, mark) for place, mark in zip((1, 2, 3), marks, strict=True))
+    pair = (mx.zeros((1, 1, 3, 4)), mx.zeros((1, 1, 3, 4)))
+    frozen = FrozenState(snapshots, ((), pair))
+    assert len(frozen.arrays()) == 5
+    assert frozen.nbytes == 4 * (1 + 2 + 3) + 2 * pair[0].nbytes
+    for tokens in (1, 2, 3):
+        assert [snapshot.tokens for snapshot in frozen.cut(tokens).snapshots] == [1, 2, 3][:tokens]
+
+
+def test_bytes_that_are_shared_count_once_and_as_long_as_anybody_holds_them() -> None:
+    shared, own = mx.zeros((100,)), mx.zeros((10,))
+    snapshot = Snapshot(1, ((shared,),))
+    one, other = FrozenState((snapshot,), ()), FrozenState((snapshot,), ((own,),))
+    counted, told = SharedBytes(), []
+    for change, state in (
+        (counted.add, one), (counted.add, other), (counted.add, other),
+        (counted.remove, other), (counted.remove, one), (counted.remove, other),
+    ):  # fmt: skip
+        change(state)
+        told.append(counted.nbytes)
+    assert told == [400, 440, 440, 440, 440, 0]

@@ -3,6 +3,8 @@
 import fcntl
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -76,3 +78,50 @@ def test_a_journal_behind_a_link_is_not_written(tmp_path: Path) -> None:
         journal.check()
     assert not journal.reserve(1)
     assert (tmp_path / "target").read_text() == "precious"
+
+
+def test_what_is_let_go_meanwhile_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process holds the journal for as long as it takes to write a few lines."""
+    journal = WriteJournal(tmp_path / "written", 100, Clock())
+    file, pauses = os.open(tmp_path / "written", os.O_RDWR | os.O_CREAT), []
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(write_journal, "time", SimpleNamespace(sleep=sleep))
+    assert journal.reserve(1)
+    assert len(pauses) == 3
+    assert 0.5 < sum(pauses) / len(pauses) * write_journal._TRIES < 5
+    os.close(file)
+
+
+def test_no_file_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether there was leave to write or not."""
+    opened: list[int] = []
+    closed: list[int] = []
+
+    def watched_open(*given: Any) -> int:
+        opened.append(os.open(*given))
+        return opened[-1]
+
+    def watched_close(file: int) -> None:
+        closed.append(file)
+        os.close(file)
+
+    monkeypatch.setattr(
+        write_journal, "os", SimpleNamespace(**vars(os) | {"open": watched_open, "close": watched_close})
+    )
+    journal = WriteJournal(tmp_path / "written", 100, Clock())
+    journal.check()
+    assert [journal.reserve(nbytes) for nbytes in (60, 60, 101)] == [True, False, False]
+    assert closed == opened
+    assert len(opened) == 3
+
+
+def test_all_of_the_hour_s_bytes_may_be_written(tmp_path: Path) -> None:
+    journal = WriteJournal(tmp_path / "written", 100, Clock())
+    assert [journal.reserve(60), journal.reserve(40), journal.reserve(0)] == [True, True, True]
+    assert WriteJournal(tmp_path / "other", 100, Clock()).reserve(100)
