@@ -35,7 +35,9 @@ def impatient(box: ModelKit) -> Iterator[Running]:
 
     def with_little_room(connection: BoundedConnection, transport: asyncio.Transport) -> None:
         # Else the system takes megabytes of an answer that nobody reads.
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        open_socket = transport.get_extra_info("socket")
+        if open_socket is not None:
+            open_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         made(connection, transport)
 
     with pytest.MonkeyPatch.context() as patch:
