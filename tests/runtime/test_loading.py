@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import mlx.core as mx
 import pytest
+from PIL import Image
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.errors import CheckpointError, OptionError, Qwen35Error
@@ -135,6 +136,19 @@ def test_a_context_may_be_as_long_as_the_model_s(checkpoint_dir: Callable[[Shape
         ModelKit.load(checkpoint_dir(DENSE), max_context=4097)
     with pytest.raises(OptionError, match="max_context: expected a whole number of at least 1, found 0"):
         ModelKit.load(checkpoint_dir(DENSE), max_context=0)
+
+
+def test_everything_that_is_kept_makes_room(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:
+    """Conversations, embeddings and pixels: each holds memory, which goes to what is wanted now."""
+    kit, purposes = fresh(memory_limit=2 * 10**8), {"kept prefixes", "image features", "image pixels"}
+    Image.new("RGB", (96, 64), "red").save(tmp_path / "red.png")
+    prompt = kit.process_prompt("<|image_pad|> what is it?", images=[tmp_path / "red.png"])
+    kit.generate(prompt, max_tokens=1)
+    held = kit.ledger.by_purpose()
+    assert held.keys() & purposes == purposes
+    kept = sum(held[purpose] for purpose in purposes)
+    assert kit.ledger.make_room(kit.ledger.headroom + kept)
+    assert not kit.ledger.by_purpose().keys() & purposes
 
 
 def test_what_a_state_depends_on_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

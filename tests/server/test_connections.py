@@ -34,10 +34,9 @@ def impatient(box: ModelKit) -> Iterator[Running]:
     made = BoundedConnection.connection_made
 
     def with_little_room(connection: BoundedConnection, transport: asyncio.Transport) -> None:
-        # Else the system takes megabytes of an answer that nobody reads.
-        open_socket = transport.get_extra_info("socket")
-        if open_socket is not None:
-            open_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        # Else the system takes megabytes of an answer that nobody reads; connections that are only pretended have none.
+        if (own := transport.get_extra_info("socket")) is not None:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         made(connection, transport)
 
     with pytest.MonkeyPatch.context() as patch:
