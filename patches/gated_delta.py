@@ -134,9 +134,9 @@ def gated_delta_steps(
 
 def _decay(passed: mx.array) -> mx.array:
     """Decay from token j to token i >= j, and 0 elsewhere: (..., C) to (..., C, C), of sums of logarithms."""
-    exp = cpu.exp_of_negative if cpu.on_cpu() else mx.exp
     # Clipped before the exponential, which would overflow above the diagonal.
-    return mx.tril(exp(mx.minimum(passed[..., :, None] - passed[..., None, :], 0)))
+    between = mx.minimum(passed[..., :, None] - passed[..., None, :], 0)
+    return mx.tril(cpu.exp_of_difference(between, mx.array(0.0)) if cpu.on_cpu() else mx.exp(between))
 
 
 def _split(x: mx.array, Hk: int, count: int, chunk: int) -> mx.array:

@@ -23,8 +23,6 @@ class Operations:
     upstream_if_quantized = True
     # Tokens of a prompt that are read at once: long steps keep a GPU busy.
     prefill_step_size = 2048
-    # Whether a long chunk is read as two halves side by side; a GPU is busy anyhow.
-    reads_in_halves = False
     # Whether quantised matrices are written out for the many rows of a prompt.
     writes_out = False
 
@@ -112,7 +110,6 @@ class CpuOperations(GpuOperations):
     upstream = False
     # Longer ones are no faster, and take more memory.
     prefill_step_size = 512
-    reads_in_halves = True
     writes_out = True
 
     def attention(

@@ -30,7 +30,6 @@ from mlx_qwen35.patches.attention import PatchedAttention
 from mlx_qwen35.patches.compiled_step import CompiledStep
 from mlx_qwen35.patches.dequantised import dequantise_prompts
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, PatchedGatedDeltaNet, choose_gated_delta
-from mlx_qwen35.patches.halves import can_be_halved, read_in_halves
 from mlx_qwen35.patches.mrope import multimodal_angles
 from mlx_qwen35.patches.operations import UPSTREAM, Operations, choose_operations
 from mlx_qwen35.patches.vision_tower import DeferredTower, build_vision_tower
@@ -224,7 +223,6 @@ class PatchedTextModel(upstream.Qwen3_5TextModel):  # type: ignore[misc]
         self.embed_tokens = nn.Embedding(args.vocab_size, args.hidden_size)
         self.layers = [PatchedDecoderLayer(args, kind) for kind in args.layer_types]
         self.norm = nn.RMSNorm(args.hidden_size, eps=args.rms_norm_eps)
-        self._halving = args.operations.reads_in_halves
         self.ssm_idx = _first(args.layer_types, "linear_attention")
         self.fa_idx = _first(args.layer_types, "full_attention")
 
@@ -241,10 +239,6 @@ class PatchedTextModel(upstream.Qwen3_5TextModel):  # type: ignore[misc]
             # A copy of what was given: placing writes.
             given = self.embed_tokens(inputs) if input_embeddings is None else mx.array(input_embeddings)
             input_embeddings = media.place(given, layer_cache.size())
-        elif self._halving and not self.training and self.pipeline_size == 1:
-            given = self.embed_tokens(inputs) if input_embeddings is None else input_embeddings
-            if can_be_halved(self.layers, given, cache):
-                return self.norm(read_in_halves(self.layers, given, cache))  # type: ignore[no-any-return]
         return super().__call__(inputs, cache, input_embeddings=input_embeddings)  # type: ignore[no-any-return]
 
 

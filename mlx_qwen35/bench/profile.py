@@ -133,8 +133,6 @@ def _watching(model: Any, watch: _Watch) -> Iterator[None]:
         for name, part in _FUNCTIONS.items():
             timed = watch.timed(getattr(gated_delta_net, name), _named(part))
             stack.enter_context(mock.patch.object(gated_delta_net, name, timed))
-        # Halves that wait for each other at every step are no faster.
-        stack.enter_context(mock.patch.object(decoder, "_halving", False))
         yield
 
 

@@ -149,8 +149,8 @@ def test_attention_of_a_few_queries_in_turn(length: int, padding: int) -> None:
 def test_causal_attention_looks_at_no_keys_behind_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where queries are the last of many positions: those of the first block see what is stored and themselves."""
     seen: list[int] = []
-    exp = cpu.exp_of_negative
-    monkeypatch.setattr(cpu, "exp_of_negative", lambda x: seen.append(x.shape[-1]) or exp(x))
+    exp = cpu.exp_of_difference
+    monkeypatch.setattr(cpu, "exp_of_difference", lambda x, most: seen.append(x.shape[-1]) or exp(x, most))
     queries, keys = normal(1, 2, 2 * cpu.QUERIES + 1, 16), normal(1, 2, 2 * cpu.QUERIES + 6, 16)
     cpu.attention(queries, keys, keys, scale=0.3, mask="causal")
     assert seen == [cpu.QUERIES + 5, 2 * cpu.QUERIES + 5, 2 * cpu.QUERIES + 6]
