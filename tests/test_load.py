@@ -51,6 +51,7 @@ def small(referred: Load) -> Load:
     return found
 
 
+@pytest.mark.thorough
 def test_a_short_load(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "load.json"
     command = ["--url", f"http://127.0.0.1:{server.port}", "--pid", str(server.process.pid), "--out", str(out)]
@@ -72,6 +73,7 @@ def test_a_short_load(server: Server, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "problems: 0" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: str(protocol.name))
 def test_the_answers_are_those_of_the_references(small: Load, protocol: Protocol, streamed: bool) -> None:
@@ -84,6 +86,7 @@ def test_the_answers_are_those_of_the_references(small: Load, protocol: Protocol
     assert found == f"turn 1: text: expected 'Something else.', found {first.text!r}"
 
 
+@pytest.mark.thorough
 def test_a_wrong_answer_is_reported(small: Load) -> None:
     """By whom it was got, and once more when it is asked again alone."""
     first = small.references[0][0]
@@ -98,12 +101,14 @@ def test_a_wrong_answer_is_reported(small: Load) -> None:
     assert small.tally.statuses == {"200": 2}
 
 
+@pytest.mark.thorough
 def test_every_malformed_request_is_refused(small: Load) -> None:
     for request in make_malformed():
         small._be_refused(request)
     assert small.tally.problems == []
 
 
+@pytest.mark.thorough
 def test_another_status_than_the_expected_one_is_reported(small: Load) -> None:
     small._be_refused(Malformed("right", "/v1/models", b"", method="GET"))
     assert "malformed request, right: expected status 400, found 200" in small.tally.problems[0]

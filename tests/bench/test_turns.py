@@ -66,6 +66,7 @@ def test_medians_are_of_times_only() -> None:
     assert turns.medians(runs) == [turns.Cost(5, 5, 0, 2.0)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("parent", ["mlx-lm", "mlx-vlm"])
 def test_a_parent_s_server(
     checkpoint_dir: Callable[[Shape], Path], kit: ModelKit, parent: str, brief: Callable[[], list[Step]]

@@ -41,7 +41,7 @@ class Terminal:
         environment.setdefault("NO_COLOR", "")
         command = ["-m", "mlx_qwen35.cli.main", "chat", "--model", str(model), *arguments]
         self.child: Any = pexpect.spawn(
-            sys.executable, command, env=environment, encoding="utf-8", timeout=120, dimensions=(50, 200)
+            sys.executable, command, env=environment, encoding="utf-8", timeout=120, dimensions=(50, 400)
         )
         self.child.expect(">>>")
         self.before_prompt: str = self.child.before

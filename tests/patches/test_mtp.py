@@ -158,7 +158,9 @@ def test_rows_that_keep_different_numbers_end_where_each_would_alone(benches: Ca
         batch.settle(6, kept)
     for row, (state, count) in enumerate(zip(states, kept, strict=True)):
         for _ in range(2):
+            state.begin_step()
             model(drafts[row : row + 1, :count], cache=state.caches)
+            state.settle(count, [count])
         for one, alone in zip(batch.extract(row).caches, state.caches, strict=True):
             assert one.size() == alone.size()
             arrays = zip([*one.held(), *one.mark()], [*alone.held(), *alone.mark()], strict=True)

@@ -25,6 +25,8 @@ from tests.drawings import drawn
 from tests.server.browser import PATIENCE, Chat, expect, playwright, stream
 from tests.server.conftest import Running, serving
 
+pytestmark = pytest.mark.thorough
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 # Headers hold bytes; the page has to send those of this text.
