@@ -74,6 +74,7 @@ def test_the_first_turn_counts_only_if_it_is_long(
     assert [run.first_token for run in runs["counter"]] == counted
 
 
+@pytest.mark.thorough
 def test_every_runtime_does_what_it_can(kit: ModelKit, checkpoint_dir: Callable[[Shape], Path]) -> None:
     def make(kit: ModelKit) -> Iterator[Case]:
         return cases(kit, lengths=[6], images=[1], batches=[2], side=32, tokens=3)

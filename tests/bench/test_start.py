@@ -16,6 +16,7 @@ from mlx_qwen35.errors import OptionError
 from tests.tiny import DENSE, Shape
 
 
+@pytest.mark.thorough
 def test_each_runtime_begins(checkpoint_dir: Callable[[Shape], Path], capsys: pytest.CaptureFixture[str]) -> None:
     """Commands that work, as whole processes; each is begun once for the file cache, and once to be counted."""
     asked: list[tuple[str, ...]] = []
