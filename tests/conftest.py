@@ -1,5 +1,6 @@
 """Tiny checkpoints, loaded once per test run."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -54,6 +55,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "metal" in item.keywords:
                 item.add_marker(reason)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and test items stay to the end: the garbage collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True, wrapper=True)
