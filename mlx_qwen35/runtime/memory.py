@@ -148,8 +148,8 @@ class MemoryGuard:
         if cpu.on_cpu() and any(self.config.raw.get(name) for name in ("quantization", "quantization_config")):
             passing += written_out_bytes(text)
         if self.of_module and cpu.on_cpu():
-            # The decoder's last layer is computed for every token, and there its scores are held block by block, thrice: as
-            # they are, shifted, and as weights.
+            # The decoder's last layer is computed for every token, and there its scores are held block by block,
+            # three times each: as they are, shifted, and as weights.
             passing += min(step, tokens, 2 * cpu.QUERIES) * 3 * text.num_attention_heads * tokens * 4
         if self.draft_tokens and rows > 1:
             # Rows that keep different numbers of tokens are moved, by a copy of a layer's keys and one of its values,
