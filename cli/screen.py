@@ -75,12 +75,16 @@ class Screen:
             self._bar = None
 
     def stream(self, chunks: "Iterator[GenerationChunk]") -> "Iterator[GenerationChunk]":
-        """Print chunks as they pass through."""
+        """Print chunks as they pass through.
+
+        Each is the caller's before it is on the screen, so that a caller that Ctrl-C stops knows all that was shown.
+        """
         rendered = self._renderer()
         in_reasoning = False
         try:
             for chunk in chunks:
                 self.end_progress()
+                yield chunk
                 if chunk.reasoning and self.on_terminal:
                     self._reason(chunk.reasoning.translate(_CONTROLS), begins=not in_reasoning)
                     in_reasoning = True
@@ -93,7 +97,6 @@ class Screen:
                         self._write(text)
                     else:
                         rendered.write(text)
-                yield chunk
         finally:
             self.end_progress()
             if rendered is None or in_reasoning:

@@ -44,6 +44,26 @@ def test_a_terminal_gets_no_control_characters_of_the_model(monkeypatch: pytest.
     assert shown == "\x1b[2mbecause\x1b[0m\n\n\ta:warning:[31mred\n[bold]b[/bold]2J é 漢\n"
 
 
+class Interrupted(Terminal):
+    """Ctrl-C comes as soon as something has been shown."""
+
+    def flush(self) -> None:
+        if self.getvalue():
+            raise KeyboardInterrupt
+
+
+def test_what_is_shown_is_known_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question whose answer was stopped at its first word was taken back, though the word was there to read."""
+    stream = Interrupted()
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    known = []
+    with pytest.raises(KeyboardInterrupt):
+        known.extend(Screen().stream(iter([GenerationChunk("", "because", 1), GenerationChunk("so", "", 2)])))
+    assert "because" in stream.getvalue()
+    assert [chunk.reasoning for chunk in known] == ["because"]
+
+
 def test_markdown_is_rendered_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = [GenerationChunk("", "why", 1), GenerationChunk("**bo", "", 2), GenerationChunk("ld**", "", 3)]
     assert show(io.StringIO(), monkeypatch, *chunks, markdown=True) == "**bold**\n"
