@@ -37,14 +37,16 @@ class Ledger:
         self._reclaimers: list[Reclaimer] = []
         self._released: list[Callable[[], None]] = []
         # Reentrant: the collector may release a lease while this very thread is in here.
-        self._changed = threading.Condition(threading.RLock())
+        # Held by itself: a Condition is left by Python code, in front of which Ctrl-C would leave it held for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         if parent is not None:
             parent._below.add(self)
 
     @property
     def held(self) -> int:
         """Bytes of all leases."""
-        with self._changed:
+        with self._lock:
             return sum(self._held.values()) + sum(self._held_below.values())
 
     @property
@@ -55,7 +57,7 @@ class Ledger:
 
     def by_purpose(self) -> dict[str, int]:
         """Bytes held for each purpose."""
-        with self._changed:
+        with self._lock:
             found: dict[str, int] = {}
             for lease, nbytes in [*self._held.items(), *self._held_below.items()]:
                 found[lease.purpose] = found.get(lease.purpose, 0) + nbytes
@@ -76,11 +78,11 @@ class Ledger:
             InsufficientMemoryError: There is no room, even after everything that may go has gone.
         """
         lease = Lease(self, purpose)
-        if not lease.resize(nbytes):
-            left, limit = gigabytes(max(0, self.headroom)), gigabytes(self.limit)
-            raise InsufficientMemoryError(
-                f"{place}: expected at most {left} (what is left of {limit}), found {gigabytes(nbytes)}"
-            )
+        try:
+            lease.take(nbytes, place=place)
+        except BaseException:  # Ctrl-C too
+            lease.release()
+            raise
         return lease
 
     @contextmanager
@@ -91,15 +93,15 @@ class Ledger:
             InsufficientMemoryError: There is no room, and nobody of this purpose who will make some.
         """
         lease = Lease(self, purpose)
-        while not lease.resize(nbytes):
-            with self._changed:
-                if not any(other.purpose == purpose for other in self._held):
-                    break
-                # What was released since the try above is noticed by the next one.
-                self._changed.wait(0.05)
-        if lease.nbytes < nbytes:
-            lease = self.take(purpose, nbytes, place=place)
         try:
+            while not lease.resize(nbytes):
+                with self._lock:
+                    if not any(other.purpose == purpose for other in self._held):
+                        break
+                    # What was released since the try above is noticed by the next one.
+                    self._changed.wait(0.05)
+            if lease.nbytes < nbytes:
+                lease.take(nbytes, place=place)
             yield
         finally:
             lease.release()
@@ -115,7 +117,7 @@ class Ledger:
     def close(self) -> None:
         """Give every lease back, and forget who could make room and who wants to know."""
         self._reclaimers, self._released = [], []
-        with self._changed:
+        with self._lock:
             leases = list(self._held)
         for lease in leases:
             lease.release()
@@ -138,7 +140,7 @@ class Ledger:
 
     def _set(self, lease: "Lease", nbytes: int, *, only_if_it_fits: bool) -> bool:
         """Enter a size, here and above."""
-        with self._changed:
+        with self._lock:
             held = self._held if lease._ledger is self else self._held_below
             before = held.get(lease, 0)
             if only_if_it_fits and nbytes > before and self.held - before + nbytes > self.limit:
@@ -173,6 +175,14 @@ class Lease:
                 return False
         self.nbytes = nbytes
         return True
+
+    def take(self, nbytes: int, *, place: str) -> None:
+        """Change the size; see `Ledger.take`."""
+        if not self.resize(nbytes):
+            left, limit = gigabytes(max(0, self._ledger.headroom)), gigabytes(self._ledger.limit)
+            raise InsufficientMemoryError(
+                f"{place}: expected at most {left} (what is left of {limit}), found {gigabytes(nbytes)}"
+            )
 
     def enter(self, nbytes: int) -> None:
         """Change the size to what is there, whether or not it fits."""

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
@@ -21,14 +20,13 @@ PATIENCE = 2.0
 class Loop:
     """Runs jobs on the thread that owns MLX, one step after the other; any thread may call it.
 
-    Each step is a piece of work for that thread, so other work runs between two of them. What callers want comes in
-    through a queue, and everything else happens on that thread: nothing here needs a lock.
+    Each step is a piece of work for that thread, so other work runs between two of them, such as what callers want.
+    Nothing here changes on another thread: nothing needs a lock, and Ctrl-C finds nothing half done.
     """
 
     def __init__(self, thread: MlxThread, scheduler: Scheduler, executor: Executor) -> None:
         self._thread = thread
         self._scheduler, self._executor = scheduler, executor
-        self._wishes: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._awake = False
         self._closed = False
         self._timer: threading.Timer | None = None
@@ -59,6 +57,9 @@ class Loop:
 
         def stop() -> None:
             job.cancelled = True
+            if job.id not in self._scheduler:
+                # It has ended, or Ctrl-C came before it was handed over.
+                job.done.set()
 
         try:
             self._wish(stop)
@@ -69,7 +70,7 @@ class Loop:
     def wake(self) -> None:
         """Look whether there is something to do."""
         with suppress(KitClosedError):
-            self._wake()
+            self._thread.post(self._wake)
 
     def runs_here(self) -> bool:
         """Whether the calling thread is the one that the loop runs on."""
@@ -78,27 +79,23 @@ class Loop:
     def close(self, error: Exception) -> None:
         """End every job with an error, and take no more; only on the thread that owns MLX."""
         self._closed = True
-        self._fulfil()
         self._fail(error)
         self._executor.close()
 
     def _wish(self, wish: Callable[[], None]) -> None:
-        # Not left to posting: a round that is on its way already may be one that a fork has left behind.
-        self._thread.check()
+        def fulfil() -> None:
+            wish()
+            self._wake()
+
         if self._closed:
             raise KitClosedError("this ModelKit was closed: load it again")
-        self._wishes.put(wish)
-        self._wake()
+        self._thread.post(fulfil)
 
     def _wake(self) -> None:
         if not self._awake:
             self._awake = True
-            self._thread.post(self._round)
-
-    def _fulfil(self) -> None:
-        with suppress(Empty):
-            while True:
-                self._wishes.get_nowait()()
+            with suppress(KitClosedError):
+                self._thread.post(self._round)
 
     def _add(self, job: Job) -> None:
         if self._closed:
@@ -109,7 +106,6 @@ class Loop:
     def _round(self) -> None:
         """One step."""
         self._awake = False
-        self._fulfil()
         try:
             for job, error in self._scheduler.overdue(time.monotonic()):
                 self._end(job, error)
@@ -122,7 +118,7 @@ class Loop:
             # Somebody went on, so nobody waited in vain.
             for job in self._scheduler.jobs:
                 job.stalled_since = None
-            self.wake()
+            self._wake()
         else:
             self._look_for_stalled()
 
@@ -238,7 +234,7 @@ class Loop:
                     ),
                 )
                 # Those behind it may fit now.
-                self.wake()
+                self._wake()
                 break
         if stalled and (self._timer is None or not self._timer.is_alive()):
             self._timer = threading.Timer(PATIENCE / 4, self.wake)

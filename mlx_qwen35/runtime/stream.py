@@ -57,8 +57,8 @@ def stream(loop: Loop, request: Request) -> Iterator[PrefillProgress | Generatio
     """
     events: SimpleQueue[Event] = SimpleQueue()
     job = Job(request, events.put, granted=0)
-    loop.submit(job)
     try:
+        loop.submit(job)
         while True:
             loop.grant(job)
             event = events.get()

@@ -8,6 +8,7 @@ import pytest
 
 from mlx_qwen35.errors import InsufficientMemoryError
 from mlx_qwen35.runtime.ledger import ImageLeases, Lease, Ledger
+from tests.runtime.interrupting import interrupted_anywhere
 
 
 def kept(ledger: Ledger, nbytes: int) -> tuple[Lease, list[int]]:
@@ -249,6 +250,26 @@ def test_threads_that_race_never_hold_more_than_the_limit() -> None:
     for ledger in ledgers:
         ledger.close()
     assert parent.held == 0
+
+
+def test_ctrl_c_at_any_moment_leaves_the_ledger_to_others() -> None:
+    """In front of the code by which a Condition is left, it would have been held for ever."""
+    ledger = Ledger(1000, parent=Ledger(1000))
+    lease, moments = ledger.open("one"), 0
+
+    def work() -> None:
+        lease.resize(10)
+        with ledger.waiting("two", 5, place="two"):
+            pass
+        lease.release()
+
+    for _ in interrupted_anywhere(work):
+        moments += 1
+        other = threading.Thread(target=lambda: ledger.open("other", 1).release(), daemon=True)
+        other.start()
+        other.join(60)
+        assert not other.is_alive()
+    assert moments > 10
 
 
 def test_images_and_videos_are_counted_apart() -> None:

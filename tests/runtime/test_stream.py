@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Generator
 from contextlib import aclosing
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mlx_qwen35.errors import GenerationCancelled
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.runtime.request import Event, Job, Request
 from mlx_qwen35.runtime.stream import AnswerStream, stream
+from tests.runtime.interrupting import interrupted_anywhere
 
 PROMPT = "the quick brown fox"
 CHUNK = GenerationChunk("a", "", 1)
@@ -50,6 +52,23 @@ def test_the_event_loop_is_free_while_a_token_is_computed() -> None:
         return await token
 
     assert asyncio.run(both()) == CHUNK
+
+
+def test_after_ctrl_c_at_any_moment_the_next_request_is_answered(kit: ModelKit) -> None:
+    """A flag was set, and Ctrl-C came before the loop was told: it slept for ever."""
+    request = kit.request(PROMPT, max_tokens=2, temperature=0.0)
+
+    def ask() -> list[int]:
+        return [event.token for event in stream(kit._loop, request) if isinstance(event, GenerationChunk)]
+
+    expected, moments = ask(), 0
+    for _ in interrupted_anywhere(ask):
+        moments += 1
+        answers: SimpleQueue[list[int]] = SimpleQueue()
+        threading.Thread(target=lambda: answers.put(ask()), daemon=True).start()  # noqa: B023
+        assert answers.get(timeout=60) == expected
+        assert not kit._loop._scheduler.jobs
+    assert moments > 50
 
 
 def test_errors_come_through(kit: ModelKit) -> None:
