@@ -31,6 +31,10 @@ settings.load_profile("tests")
 # What one process compiles, of the package and of the tests, its children and the others of the run need not.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# On Linux, MLX takes every array from malloc. Memory that goes back to the system after each is cleared page by page
+# for the next one, a tenth of the run; for this process it is too late to say so, for those that it starts it is not.
+for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+    os.environ.setdefault(name, str(1 << 30))
 
 
 def pytest_collection(session: pytest.Session) -> None:

@@ -509,11 +509,22 @@ def foreign(tmp_path: Path, base: Path, shape: Shape, name: str) -> Path:
     return source
 
 
-@pytest.mark.parametrize("name", ["FP8 in blocks", "AWQ", "GPTQ", "compressed-tensors, 4 bits", "NVFP4 of ModelOpt"])
+FOREIGN = ("FP8 in blocks", "AWQ", "GPTQ", "compressed-tensors, 4 bits", "NVFP4 of ModelOpt")
+
+
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [
+        pytest.param(shape, name, marks=[] if shape is DENSE or name in FOREIGN[:2] else [pytest.mark.thorough])
+        for shape in (DENSE, MOE)
+        for name in FOREIGN
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
 def test_other_programs_formats_become_mlx_s(
-    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, name: str
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], shape: Shape, name: str
 ) -> None:
-    source = foreign(tmp_path, checkpoint_dir(dense_and_moe), dense_and_moe, name)
+    source = foreign(tmp_path, checkpoint_dir(shape), shape, name)
     remarks: list[str] = []
     out = convert(source, tmp_path / "out", report=remarks.append)
     assert_parents_read(out)

@@ -47,7 +47,8 @@ def test_it_is_what_it_should_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "colour", "size"), [("circle", "red", 48), ("square", "blue", 96), ("star", "purple", 400)]
+    ("kind", "colour", "size"),
+    [("circle", "red", 48), ("square", "blue", 96), pytest.param("star", "purple", 400, marks=pytest.mark.thorough)],
 )
 def test_it_names_what_it_sees(box: ModelKit, kind: str, colour: str, size: int) -> None:
     picture = drawn(kind, colour, size)
@@ -108,6 +109,7 @@ SAMPLE = {
 }
 
 
+@pytest.mark.thorough
 def test_the_kept_report_is_of_this_checkpoint(box: ModelKit) -> None:
     """A sample of the held-out questions gives what the report says, within what chance allows."""
     report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())
@@ -143,6 +145,7 @@ def test_it_understands_somebody_elses_drawings_better_than_the_one_before() -> 
     assert right[0] > right[1] + 0.5
 
 
+@pytest.mark.thorough
 def test_positions_matter(box: ModelKit) -> None:
     """Answers across pictures get worse when later images have text-like positions, and when images are swapped."""
     report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())["positions"]

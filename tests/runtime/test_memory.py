@@ -286,7 +286,7 @@ def test_estimates_bound_what_is_measured(shape: Shape, benches: Callable[[Shape
     assert estimated <= 4 * measured
 
 
-@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.thorough)])
 def test_estimates_bound_an_image(side: int, benches: Callable[[Shape], Bench]) -> None:
     """Of side x side patches, likewise."""
     bench = benches(DENSE)

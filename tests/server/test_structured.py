@@ -29,7 +29,7 @@ class GetWeather(BaseModel):
     city: str
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("temperature", [0.0, pytest.param(1.0, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("model", [Shape, Drawing])
 @pytest.mark.parametrize("messages", [SPELL, seen(RED_CIRCLE)], ids=["text", "picture"])
 def test_chat_completions_are_parsed(client: Any, messages: Any, model: type[BaseModel], temperature: float) -> None:
