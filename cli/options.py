@@ -78,7 +78,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--draft-tokens",
         type=int,
         metavar="N",
-        help="tokens that are guessed at once, up to 7; default: 3 with mtp, else 7",
+        help="tokens that are guessed at once, up to 7; default: 2 with mtp, else 7",
     )
     parser.add_argument(
         "--mtp-model", metavar="MODEL", help="file, directory or hub id of the MTP head; default: the model's own"

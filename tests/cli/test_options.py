@@ -2,8 +2,15 @@
 
 import argparse
 
+from mlx_qwen35.bench import kv, restart, serve, video
 from mlx_qwen35.cli.completion import all_actions
 from mlx_qwen35.cli.main import build_parser
+from mlx_qwen35.cli.options import size
+from mlx_qwen35.patches.operations import CpuOperations, Operations
+from mlx_qwen35.runtime import engine, loading
+from mlx_qwen35.runtime.regulator import DEEPEST
+from mlx_qwen35.runtime.speculation import DRAFT_TOKENS
+from mlx_qwen35.state.kv_quantization import KV_GROUP_SIZE
 
 
 def test_every_flag_that_takes_a_value_tells_its_default() -> None:
@@ -25,3 +32,38 @@ def test_defaults_are_told_once() -> None:
     for action in all_actions(parser):
         if not isinstance(action, argparse._HelpAction):
             assert (formatter._get_help_string(action) or "").count("default: ") <= 1, action.option_strings
+
+
+def test_a_default_in_words_is_the_one_that_holds() -> None:
+    """Of flags whose default is no argument of the parser, because what knows it is imported late."""
+    on_gpu, on_cpu = Operations.prefill_step_size, CpuOperations.prefill_step_size
+    told = {
+        "--draft-tokens": {f"{DRAFT_TOKENS} with mtp, else {DEEPEST}", "as everywhere"},
+        "--max-rows": {str(engine.MAX_ROWS)},
+        "--max-waiting": {str(engine.MAX_WAITING)},
+        "--prefill-step-size": {str(engine.PREFILL_STEP_SIZE), f"{on_gpu}, on the CPU {on_cpu}"},
+        "--kv-group-size": {str(KV_GROUP_SIZE)},
+        "--prompt-cache-dir-bytes": {"ten times --prompt-cache-bytes"},
+        "--prompt-cache-write-bytes": {f"{loading.WRITE_BYTES // 10**9}GB"},
+        "--requests": {",".join(map(str, serve.AT_ONCE))},
+        "--frames": {",".join(map(str, video.FRAMES))},
+        "--contexts": {",".join(map(str, kv.CONTEXTS))},
+        "--tokens": {str(restart.TOKENS)},
+    }
+    assert loading.DISK_FACTOR == 10
+    found: dict[str, set[str]] = {}
+    for action in all_actions(build_parser()):
+        for flag in action.option_strings:
+            if flag in told and action.default is None:
+                found.setdefault(flag, set()).add((action.help or "").rpartition("default: ")[2])
+    assert found == told
+
+
+def test_a_default_of_the_parser_is_the_one_in_words() -> None:
+    counted = 0
+    for action in all_actions(build_parser()):
+        words = (action.help or "").rpartition("default: ")[2]
+        if isinstance(action.default, int | float) and words[:1].isdigit():
+            counted += 1
+            assert size(words.split(";")[0]) == action.default, action.option_strings
+    assert counted > 8
