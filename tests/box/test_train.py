@@ -1,8 +1,10 @@
 """The training script: its optimizer, its forms of the reference, and one step from the checkpoint in the package."""
 
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -121,6 +123,68 @@ def test_a_run_that_continues_another_leaves_the_tower_alone(trained: "Trained")
     assert not any(".visual." in name for name in learning)
     assert any(name.startswith("model.model.language_model.layers.0.") for name in learning)
     assert any(name.startswith("mtp.layers.0.") for name in learning)
+
+
+@torch.no_grad()
+def test_a_chain_of_guesses_is_one_of_single_guesses(trained: "Trained") -> None:
+    """Oracle: the module over a sequence that ends with its own output in the place of the decoder's hidden states."""
+    from tools.box.trained import DEPTHS
+
+    torch.manual_seed(4)
+    text = trained.model.model.language_model
+    embeds, hidden = torch.randn(2, 2, 9, text.config.hidden_size)
+    rotary = text.rotary_emb(hidden, torch.arange(9).expand(3, 2, -1))
+    chained = trained.mtp(embeds, hidden, rotary, DEPTHS)
+    assert len(chained) == DEPTHS > 2
+    for first in (0, 2, 5):
+        known = hidden
+        for depth, found in enumerate(chained):
+            (single,) = trained.mtp(embeds, known, rotary)
+            at = first + depth
+            torch.testing.assert_close(found[:, at], single[:, at], atol=1e-4, rtol=1e-4)
+            known = torch.cat([known[:, : at + 1], single[:, at : at + 1], known[:, at + 2 :]], 1)
+
+
+def test_where_guesses_learn_alone_nothing_else_does(trained: "Trained") -> None:
+    from tools.box.about_text import spell
+    from tools.box.batches import Encoder, collate
+    from tools.box.train import guesses_alone
+    from tools.box.trained import load
+
+    learner = load(BOX)
+    guesses_alone(learner)
+    batch = collate([Encoder(BOX).encode(spell(Random("guesses")), thinking=False)], pad=0)
+    found = learner.guesses_alone(batch)
+    assert found["mtp_right"][0] == 1.0  # of the first guess, which this checkpoint is good at
+    found["mtp"].backward()
+    learning = {name for name, parameter in learner.named_parameters() if parameter.grad is not None}
+    assert learning == {f"mtp.{name}" for name, _ in learner.mtp.named_parameters()}
+
+
+def test_a_further_guess_is_asked_for_where_those_before_it_were_right(
+    trained: "Trained", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the module as it is, and of one that is wrong at the second place of every chain."""
+    from tools.box.about_text import spell
+    from tools.box.batches import Encoder, collate
+    from tools.box.evaluate_mtp import guessed
+    from tools.box.trained import Trained
+
+    batch = collate([Encoder(BOX).encode(spell(Random("places")), thinking=False)], pad=0)
+    found = guessed(trained, batch)
+    assert found[0][0] == found[0][1] == len(batch["mtp_at"])
+    for (right, _), (_, asked) in pairwise(found):
+        assert 0 < asked <= right
+    guesses = Trained.guesses
+
+    def wrong(self: "Trained", *given: Any) -> Iterator[Any]:
+        for place, (at, states) in enumerate(guesses(self, *given)):
+            yield at, states if place != 1 else -states
+
+    monkeypatch.setattr(Trained, "guesses", wrong)
+    (first, second, *others) = guessed(trained, batch)
+    assert (first, second) == (found[0], (0, found[1][1]))
+    assert others == [(0, 0)] * len(others)
 
 
 def test_a_phase_by_the_steps_ends_after_them_and_one_by_the_clock_after_its_minutes() -> None:

@@ -9,6 +9,8 @@ from tools.box.talk import TALK
 from tools.box.wordings import ask, fill, typed
 
 TASKS = Tasks()
+# The same, many of them in one conversation.
+LONG = Tasks()
 
 WORDS = tuple(dict.fromkeys((Path(__file__).parent / "words.txt").read_text().split()))
 NAMES = (
@@ -262,3 +264,9 @@ def mixed(rng: Random) -> Dialogue:
 
 
 TASKS.add("mixed", 2.0)(mixed)
+
+
+@LONG.add("long", 1.0)
+def long(rng: Random) -> Dialogue:
+    """2 to 32 dialogues one behind the other, as often up to 8 as more."""
+    return Dialogue(tuple(turn for _ in range(round(2 ** rng.uniform(1, 5))) for turn in TASKS.draw(rng).turns))

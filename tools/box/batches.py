@@ -33,6 +33,11 @@ WORDS_FIRST: World = (
     (about_pictures.TASKS, 4.0), (about_several.TASKS, 1.5), (about_clips.TASKS, 1.0), (about_text.TASKS, 4.0),
     (about_tools.TASKS, 1.0), (about_functions.TASKS, 8.0),
 )  # fmt: skip
+# For the MTP module alone: guesses are asked for behind long conversations too.
+TO_GUESS: World = (
+    (about_pictures.TASKS, 4.0), (about_several.TASKS, 2.0), (about_clips.TASKS, 1.0), (about_text.TASKS, 2.0),
+    (about_text.LONG, 8.0), (about_tools.TASKS, 1.0), (about_functions.TASKS, 2.0),
+)  # fmt: skip
 # Share of the dialogues whose last answer comes after a reasoning.
 THINKING = 0.25
 SYSTEM = (
@@ -51,6 +56,8 @@ def draw_dialogue(rng: Random, world: World = WORLD) -> Dialogue:
     """One dialogue of the whole world."""
     tasks = rng.choices([kind for kind, _ in world], [weight for _, weight in world])[0]
     dialogue = tasks.draw(rng)
+    if tasks is about_text.LONG and rng.random() < 0.3:
+        dialogue = replace(dialogue, turns=(*about_pictures.TASKS.draw(rng).turns, *dialogue.turns))
     if tasks is about_pictures.TASKS and rng.random() < 0.1:
         # Who looks at a picture asks for other things too.
         extra = rng.choice([about_text.off_topic, about_text.off_topic, about_text.add, about_text.spell])(rng).turns

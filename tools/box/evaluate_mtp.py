@@ -1,16 +1,17 @@
-"""How often the multi-token-prediction module guesses the decoder's next-but-one token.
+"""How often the multi-token-prediction module guesses what the decoder writes, by the guess's place in a chain.
 
     pip install -e '.[parity]'
     python -m tools.box.evaluate_mtp --model mlx_qwen35/box --count 100 --out docs/box/mtp.json
 
 Greedy: at every token that the assistant writes, the module gets the decoder's hidden state and the token
-that the decoder writes next, and its guess counts if it is what the decoder writes after that. The oracle is
+that the decoder writes next, and its guess counts if it is what the decoder writes after that. A further guess of a
+chain is asked for where those before it were right. The oracle is
 transformers' own decoder; the module follows the published layout (embedding first, shared head).
 """
 
 import argparse
 import json
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -33,19 +34,31 @@ KINDS = {
 
 
 @torch.no_grad()
-def guessed(trained: Trained, batch: Batch) -> tuple[int, int]:
-    """How many of the module's guesses are what the decoder writes, and how many there are."""
+def guessed(trained: Trained, batch: Batch) -> list[tuple[int, int]]:
+    """By place, how many of the module's guesses are what the decoder writes, and how many there are."""
     merged = None
     if "frames" in batch:
         merged = trained.tower.merge(trained.tower.blocks(batch["frames"], batch["pairs"], batch["grids"]))
     hidden = decode(trained.model, batch, merged)
     greedy = trained.model.lm_head(hidden).argmax(-1).flatten()
-    guess = trained.model.lm_head(trained.ahead(batch, hidden)).argmax(-1).flatten()
-    at = batch["mtp_at"]
     following = batch["input_ids"].roll(-1, 1).flatten()
     # At token i the decoder writes greedy[i]. The texts are right, so what follows it is there too.
-    as_written = at[greedy[at] == following[at]]
-    return int((guess[as_written] == greedy[as_written + 1]).sum()), len(as_written)
+    asked = greedy == following
+    found = []
+    for at, states in trained.guesses(batch, hidden):
+        at, guess = at[asked[at]], trained.model.lm_head(states).argmax(-1)[asked[at]]
+        right = guess == greedy[at + 1]
+        found.append((int(right.sum()), len(at)))
+        # The next one of these chains is asked for at the next token, if the decoder writes that.
+        going_on = torch.zeros_like(asked)
+        going_on[at[right] + 1] = True
+        asked = going_on & (greedy == following)
+    return found
+
+
+def share(counts: Sequence[tuple[int, int]]) -> float:
+    """Of all guesses together."""
+    return round(sum(right for right, _ in counts) / max(sum(asked for _, asked in counts), 1), 4)
 
 
 def main() -> None:
@@ -57,18 +70,15 @@ def main() -> None:
     options = parser.parse_args()
     trained = load(options.model).eval()
     encoder = Encoder(options.model)
-    right: dict[str, int] = defaultdict(int)
-    guesses: dict[str, int] = defaultdict(int)
+    found: dict[str, list[list[tuple[int, int]]]] = {kind: [] for kind in KINDS}
     for kind, tasks in KINDS.items():
         for number in range(options.count):
             rng = Random(f"{SEED}-mtp-{kind}-{number}")
             example = encoder.encode(tasks.draw(rng), thinking=rng.random() < 0.5)
-            hits, asked = guessed(trained, collate([example], pad=0))
-            right[kind] += hits
-            guesses[kind] += asked
-    report = {kind: round(right[kind] / guesses[kind], 4) for kind in KINDS}
-    report["all"] = round(sum(right.values()) / sum(guesses.values()), 4)
-    print(json.dumps(report, indent=2))
+            found[kind].append(guessed(trained, collate([example], pad=0)))
+    found["all"] = [one for kind in KINDS for one in found[kind]]
+    report = {kind: [share(of_place) for of_place in zip(*counted, strict=True)] for kind, counted in found.items()}
+    print(json.dumps(report))
     if options.out:
         options.out.write_text(json.dumps(report, indent=2) + "\n")
 

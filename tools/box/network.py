@@ -65,13 +65,52 @@ class MultiTokenPrediction(nn.Module):
         next_embeds: torch.Tensor,
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-    ) -> torch.Tensor:
-        """(B, L, H) embeddings of token i + 1 and final hidden states of token i to hidden states, causally."""
-        joined = torch.cat([self.pre_fc_norm_embedding(next_embeds), self.pre_fc_norm_hidden(hidden_states)], dim=-1)
-        hidden_states = self.fc(joined)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, position_embeddings=position_embeddings, attention_mask=None)
-        return self.norm(hidden_states)
+        depths: int = 1,
+    ) -> list[torch.Tensor]:
+        """What every guess of a chain is read from, each (B, L, H), the first one's first.
+
+        Where the first guess goes by the decoder's hidden state of token i and by token i + 1, the next one goes by
+        what the first was read from and by token i + 2, and so on, as when a runtime drafts. A further guess sees of
+        the decoder's tokens what the chain began with, and its own forerunners.
+
+        Args:
+            next_embeds: Embeddings of tokens i + 1, (B, L, H).
+            hidden_states: The decoder's final ones of tokens i, the same shape.
+            depths: How many guesses; in the d-th the first d - 1 tokens have nothing that would be asked for.
+        """
+        embedded, length = self.pre_fc_norm_embedding(next_embeds), next_embeds.shape[1]
+        query, key = (torch.arange(length, device=next_embeds.device).view(shape) for shape in ((-1, 1), (1, -1)))
+        caches = [_Depths() for _ in self.layers]
+        found: list[torch.Tensor] = []
+        for depth in range(depths):
+            # A slot holds token i's key and value. The chain that has come to slot s began in slot s - depth.
+            masks = [key <= query - depth, *(key == query - depth + other for other in range(1, depth + 1))]
+            mask = torch.cat(masks, 1)
+            # Slots in front of the first chain see something, so that no row of scores is empty.
+            mask[:depth, 0] = True
+            joined = self.fc(torch.cat([embedded, self.pre_fc_norm_hidden(hidden_states)], dim=-1))
+            for layer, cache in zip(self.layers, caches, strict=True):
+                joined = layer(
+                    joined, position_embeddings=position_embeddings, attention_mask=mask[None, None], cache=cache
+                )
+            found.append(self.norm(joined))
+            hidden_states = found[-1].roll(1, 1)
+        return found
+
+
+class _Depths:
+    """Keys and values of all guesses so far, one behind the other; in the place of transformers' cache."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, **_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of one more guess, (B, heads, L, D), to those of all, (B, heads, guesses * L, D)."""
+        self._held.append((keys, values))
+        joined = [torch.cat(parts, dim=2) for parts in zip(*self._held, strict=True)]
+        return joined[0], joined[1]
 
 
 def make_model(config: Qwen3_5Config) -> Qwen3_5ForConditionalGeneration:

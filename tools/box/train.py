@@ -12,7 +12,8 @@ machine, and learns more on a fast one. The loss curve goes to loss.csv in the o
 
 goes on from a finished checkpoint, for machines without a GPU: the vision tower stays as it is, the decoder and the MTP
 module learn from answers alone, most of them without a picture, and the schedule goes by the steps, so that a run can
-be had again. Its seed, and so all that it draws, is another than the first run's, and its tokenizer the same.
+be had again. Its seed, and so all that it draws, is another than the first run's, and its tokenizer the same. With
+`--guesses-alone` the decoder stays as it is too, and only the MTP module learns, from what the decoder would write.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from tools.box.batches import WORDS_FIRST, WORLD, Batch, Batches, LabelledPictures, draw_dialogue
+from tools.box.batches import TO_GUESS, WORDS_FIRST, WORLD, Batch, Batches, LabelledPictures, draw_dialogue
 from tools.box.labels import TOLD
 from tools.box.muon import Muon
 from tools.box.network import make_config
@@ -128,6 +129,12 @@ def make_optimizers(trained: nn.Module, tower: float) -> list[torch.optim.Optimi
 def rate_at(share: float, peak: float, end: float) -> float:
     """Linear warm-up, a plateau, and a linear way down to a share of the peak, by the time that has passed."""
     return peak * min(share / 0.02 + 0.01, 1.0, end + (1 - end) * (1 - share) / 0.4)
+
+
+def guesses_alone(trained: Trained) -> None:
+    """Have nothing but the MTP module learn."""
+    trained.requires_grad_(False)
+    trained.mtp.requires_grad_(True)
 
 
 def export(model: nn.Module, mtp: nn.Module, out: Path) -> None:
@@ -228,13 +235,16 @@ class Run:
         """One line of the curve, the means over the last steps."""
 
         def mean(key: str) -> str:
-            values = [found[key] for found in window if key in found]
+            # Of MTP's guesses the first one of a chain, as there are most of them.
+            values = [found[key].flatten()[0] for found in window if key in found]
             return f"{torch.stack(values).mean().item():.4f}" if values else ""
 
         seconds = f"{time.monotonic() - self.began:.1f}"
         row = [name, step, *(mean(key) for key in ("loss", "right", "mtp_right", "seen", "tower")), seconds]
         self.curve.writerow(row)
         print(*row, flush=True)
+        chained = torch.stack([found["mtp_right"] for found in window if "mtp_right" in found] or [torch.zeros(0)])
+        print("    guesses by place", *(f"{share:.3f}" for share in chained.mean(0).tolist()), flush=True)
         rights = [found["tower_right"] for found in window if "tower_right" in found]
         if rights:
             shares = torch.stack(rights).mean(0).tolist()
@@ -251,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--continue-from", type=Path, help="a checkpoint to go on from, in place of random weights")
+    parser.add_argument("--guesses-alone", action="store_true", help="of such a run: only the MTP module learns")
     parser.add_argument("--steps", type=int, default=300, help="of a run that continues another")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -293,10 +304,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dialogues = Batches(options.out, seed=options.seed, tokens=tokens, pad=pad, pool=pool, world=WORLD)
         run.learn(Phase("all", options.minutes, WEIGHTS, tower=AFTERWARDS, end=0.005), dialogues, trained.losses)
     else:
-        seed = f"{CONTINUED}-{options.seed}"
-        dialogues = Batches(options.out, seed=seed, tokens=tokens, pad=pad, pool=pool, world=WORDS_FIRST)
+        seed, world = f"{CONTINUED}-{options.seed}", TO_GUESS if options.guesses_alone else WORDS_FIRST
+        dialogues = Batches(options.out, seed=seed, tokens=tokens, pad=pad, pool=pool, world=world)
         longer = Phase("continued", 0.0, WEIGHTS, tower=0.0, end=0.005, steps=options.steps)
-        run.learn(longer, dialogues, trained.answers_alone)
+        if options.guesses_alone:
+            guesses_alone(trained)
+        run.learn(longer, dialogues, trained.guesses_alone if options.guesses_alone else trained.answers_alone)
     run.file.close()
 
 

@@ -1,5 +1,6 @@
 """All that learns, and what its losses are."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from tools.box.batches import Batch
 from tools.box.forward import Tower, decode, tokens_of
 from tools.box.network import MultiTokenPrediction, make_model
 from tools.box.tower import Seen, Told
+
+# How many of MTP's guesses are chained in training.
+DEPTHS = 4
 
 
 class Trained(nn.Module):
@@ -59,11 +63,19 @@ class Trained(nn.Module):
 
     def answers_alone(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Of a batch of dialogues: answers and MTP's guesses; the tower is as it is, and nothing else is asked."""
-        merged = None
-        if "frames" in batch:
-            with torch.no_grad():
-                merged = self.tower.merge(self.tower.blocks(batch["frames"], batch["pairs"], batch["grids"]))
-        return self._said(batch, merged)
+        return self._said(batch, self._shown(batch))
+
+    def guesses_alone(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Of a batch of dialogues: MTP's guesses; everything else is as it is."""
+        with torch.no_grad():
+            hidden = decode(self.model, batch, self._shown(batch))
+        return self._guessed(batch, hidden)
+
+    @torch.no_grad()
+    def _shown(self, batch: Batch) -> torch.Tensor | None:
+        if "frames" not in batch:
+            return None
+        return self.tower.merge(self.tower.blocks(batch["frames"], batch["pairs"], batch["grids"]))
 
     def _said(self, batch: Batch, merged: torch.Tensor | None) -> dict[str, torch.Tensor]:
         found = {}
@@ -72,17 +84,33 @@ class Trained(nn.Module):
         logits = self.model.lm_head(hidden.reshape(-1, width)[batch["at"]])
         found["loss"] = functional.cross_entropy(logits.float(), batch["target"])
         found["right"] = (logits.argmax(-1) == batch["target"]).float().mean()
-        logits = self.model.lm_head(self.ahead(batch, hidden).reshape(-1, width)[batch["mtp_at"]])
-        found["mtp"] = functional.cross_entropy(logits.float(), batch["mtp_target"])
-        found["mtp_right"] = (logits.argmax(-1) == batch["mtp_target"]).float().mean()
+        found |= self._guessed(batch, hidden)
         return found
 
-    def ahead(self, batch: Batch, hidden: torch.Tensor) -> torch.Tensor:
-        """MTP's hidden states from the decoder's, (B, S, H): what it makes of every token and the one behind it."""
+    def _guessed(self, batch: Batch, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
+        """How far MTP's guesses are from what the decoder itself would write, over all places of a chain."""
+        flat, losses, rights = hidden.reshape(-1, hidden.shape[-1]), [], []
+        for at, guessed in self.guesses(batch, hidden):
+            with torch.no_grad():
+                wanted = self.model.lm_head(flat[at + 1]).float().softmax(-1)
+            logits = self.model.lm_head(guessed).float()
+            losses.append(functional.cross_entropy(logits, wanted))
+            rights.append((logits.argmax(-1) == wanted.argmax(-1)).float().mean())
+        # The first one is asked for in every step, the others where all before them were right.
+        loss = (losses[0] + torch.stack(losses[1:]).mean()) / 2
+        return {"mtp": loss, "mtp_right": torch.stack(rights)}
+
+    def guesses(self, batch: Batch, hidden: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Of every place of a chain: tokens whose next but one is guessed, (N,), and what to read guesses from, (N, H).
+
+        Chains begin where the assistant writes, as when a runtime drafts.
+        """
         inner = self.model.model.language_model
         rotary = inner.rotary_emb(hidden, batch["position_ids"])
-        found: torch.Tensor = self.mtp(inner.embed_tokens(batch["input_ids"].roll(-1, 1)), hidden, rotary)
-        return found
+        at = batch["mtp_at"]
+        for guess in self.mtp(inner.embed_tokens(batch["input_ids"].roll(-1, 1)), hidden, rotary, DEPTHS):
+            yield at, guess.reshape(-1, guess.shape[-1])[at]
+            at = at[torch.isin(at - 1, at)]
 
 
 def load(directory: Path) -> Trained:
