@@ -34,7 +34,7 @@ def run_profile(options: argparse.Namespace) -> None:
     check_source(options)
     length = whole_number("--length", options.length, 2)
     repeats = whole_number("--repeats", options.repeats, 1)
-    with source(options) as model, ModelKit.load(model, prompt_cache_bytes=0) as kit:
+    with source(options) as model, ModelKit.load(model, prompt_cache_bytes=0, speculate="off") as kit:
         found = profile.measure(kit, length, repeats, choose_operations().prefill_step_size)
     if options.json:
         print_json(dataclasses.asdict(found))

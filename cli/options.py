@@ -72,7 +72,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--speculate",
         choices=("off", "mtp", "lookup", "auto"),
         help="guess tokens ahead, which changes no answer: by the checkpoint's MTP module, by what stands in prompt "
-        "and answer, by both as far as it pays; default: off",
+        "and answer, by both as far as it pays; default: auto",
     )
     parser.add_argument(
         "--draft-tokens",
@@ -219,7 +219,7 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         memory_limit=options.memory_limit,
         exact=options.exact,
         gated_delta=options.gated_delta,
-        speculate=options.speculate or "off",
+        speculate=options.speculate or "auto",
         draft_tokens=options.draft_tokens,
         mtp_path=options.mtp_model,
         kv_bits=options.kv_bits,

@@ -83,7 +83,7 @@ class ModelKit(PromptMaking, SessionFiles):
         prompt_cache_dir: str | Path | None = None, prompt_cache_dir_bytes: int | None = None,
         prompt_cache_write_bytes: int | None = None, image_cache_bytes: int = IMAGE_CACHE_BYTES,
         max_context: int | None = None, memory_limit: int | None = None, exact: bool = False,
-        gated_delta: str | None = None, speculate: str = "off", draft_tokens: int | None = None,
+        gated_delta: str | None = None, speculate: str = "auto", draft_tokens: int | None = None,
         mtp_path: str | Path | None = None, kv_bits: int | None = None, kv_group_size: int | None = None,
     ) -> Self:  # fmt: skip
         """Load a checkpoint directory or a hub repository.
@@ -110,7 +110,7 @@ class ModelKit(PromptMaking, SessionFiles):
             gated_delta: How GDN layers read a prompt: "native" (mlx-lm's way), "chunked" (matrix products), "fast"
                 (MLX's built-in function); None for native on Metal, chunked elsewhere.
             speculate: How tokens are guessed ahead, which changes no answer: by the checkpoint's "mtp" module, by
-                "lookup" in prompt and answer, "auto" by both as far as it pays, "off".
+                "lookup" in prompt and answer, "auto" by both as far as it pays, or "off".
             draft_tokens: So many at once, at most 7; None for 2 with "mtp", else 7.
             mtp_path: File, directory or hub id of the MTP head, in place of the checkpoint's own.
             kv_bits: Bits of each key and value, 8 or 4, which changes answers a little; None for those of the model.

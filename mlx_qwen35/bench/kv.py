@@ -102,7 +102,7 @@ def measure_errors(model: str | Path, group_size: int) -> dict[str, Error]:
     logits: dict[str, list[mx.array]] = {}
     for name, kv in variants(group_size).items():
         options: dict[str, Any] = {} if kv is None else {"kv_bits": kv.bits, "kv_group_size": kv.group_size}
-        with ModelKit.load(model, **options) as kit:
+        with ModelKit.load(model, speculate="off", **options) as kit:
             prompts = [kit.process_prompt(_messages(kit, number)) for number in range(len(QUESTIONS))]
             answers[name] = [kit.generate(p, temperature=0.0, max_tokens=_ANSWER_TOKENS).tokens for p in prompts]
             # Of the same tokens for all, so that one other choice is one other choice.

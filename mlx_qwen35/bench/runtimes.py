@@ -92,7 +92,7 @@ class OwnRuntime:
     name, sees = "mlx-qwen35", True
 
     def __init__(self, model: Path) -> None:
-        self.kit = ModelKit.load(model, prompt_cache_bytes=0, image_cache_bytes=0)
+        self.kit = ModelKit.load(model, prompt_cache_bytes=0, image_cache_bytes=0, speculate="off")
         # The others write on behind the end of the answer.
         on = dict.fromkeys(self.kit.tokenizer.eos_token_ids, -100.0)
         self._options: dict[str, Any] = {"temperature": 0.0, "logit_bias": on, "cache_prompt": False}

@@ -71,9 +71,9 @@ def measure(model: str | Path, steps: Sequence[Step], repeats: int) -> dict[str,
         an answer is read as the template shows it later before the next question comes, as in a chat.
     """
     runs: dict[str, list[list[Cost]]] = {"cold": [], "warm": [], "ahead": []}
-    with ModelKit.load(model, prompt_cache_bytes=0, image_cache_bytes=0) as cold:
+    with ModelKit.load(model, prompt_cache_bytes=0, image_cache_bytes=0, speculate="off") as cold:
         for _ in range(repeats):
-            with ModelKit.load(model) as warm, ModelKit.load(model) as ahead:
+            with ModelKit.load(model, speculate="off") as warm, ModelKit.load(model, speculate="off") as ahead:
                 costs: dict[str, list[Cost]] = {name: [] for name in runs}
                 for step in steps:
                     for name, kit in (("cold", cold), ("warm", warm), ("ahead", ahead)):

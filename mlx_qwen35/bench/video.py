@@ -77,7 +77,7 @@ def alike(own: Sequence[int], other: Sequence[int], ends: Collection[int]) -> tu
 
 def piece_speeds(model: Path, frames: int, side: int, counts: Sequence[int]) -> dict[int, tuple[float, int]]:
     """Patches that the vision tower looks at in a second, and the most bytes it takes, by pairs of frames at once."""
-    with ModelKit.load(model, image_cache_bytes=0) as kit:
+    with ModelKit.load(model, image_cache_bytes=0, speculate="off") as kit:
         media = about(kit, frames, side).media
         patches = math.prod(media[0].grid_thw)
 
@@ -99,7 +99,7 @@ def piece_speeds(model: Path, frames: int, side: int, counts: Sequence[int]) -> 
 
 def second_question(model: Path, frames: int, side: int) -> tuple[Asked, Asked]:
     """Two questions about one clip, one after the other, with all that a kit remembers."""
-    with ModelKit.load(model) as kit:
+    with ModelKit.load(model, speculate="off") as kit:
         asked = []
         for number in (1, 2):
             prompt = about(kit, frames, side, question=number)

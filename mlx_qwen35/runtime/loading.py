@@ -1,5 +1,6 @@
 """From a checkpoint to everything that runs requests on it."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,7 +17,13 @@ from mlx_qwen35.checkpoints.build import materialise
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import MtpHead, read_mtp_head
-from mlx_qwen35.errors import CheckpointError, KitClosedError, OptionError
+from mlx_qwen35.errors import (
+    CheckpointError,
+    CheckpointWarning,
+    InsufficientMemoryError,
+    KitClosedError,
+    OptionError,
+)
 from mlx_qwen35.patches.cpu import on_cpu
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, choose_gated_delta
 from mlx_qwen35.patches.mtp import MultiTokenPrediction
@@ -66,7 +73,7 @@ class LoadOptions:
     memory_limit: Any
     exact: bool
     gated_delta: str | None
-    speculate: Any = "off"
+    speculate: Any = "auto"
     draft_tokens: Any = None
     mtp_path: Any = None
     kv_bits: Any = None
@@ -286,18 +293,30 @@ def _drafts(
     if module is not None:
         size = sum(value.nbytes for value in dict(tree_flatten(module.parameters())).values())
         layers = len(module.layers)
-    guard = guard.with_drafts(speculation.most, size, layers)
-    if size:
-        ledger.take("mtp module", size, place="speculate")
-    return speculation, module, guard
+    try:
+        drafting = guard.with_drafts(speculation.most, size, layers)
+        if size:
+            ledger.take("mtp module", size, place="speculate")
+    except InsufficientMemoryError:
+        if mode != "auto":
+            raise
+        return Speculation(), None, guard
+    return speculation, module, drafting
 
 
 def _read_head(
     thread: MlxThread, checkpoint: Checkpoint, mtp_path: Any, mode: Speculate, draft_tokens: int | None
 ) -> MtpHead | None:
-    """The MTP head, if there is one and it is wanted."""
-    wanted = mode in ("mtp", "auto") and draft_tokens != 0
-    return thread.call(read_mtp_head, checkpoint, mtp_path) if wanted else None
+    """The MTP head, if there is one and it is wanted; one that nobody asked for by name may be unreadable."""
+    if mode not in ("mtp", "auto") or draft_tokens == 0:
+        return None
+    try:
+        return thread.call(read_mtp_head, checkpoint, mtp_path)
+    except CheckpointError as error:
+        if mode == "mtp" or mtp_path is not None:
+            raise
+        warnings.warn(f"{error}; it is left out", CheckpointWarning, stacklevel=2)
+        return None
 
 
 def _make_module(checkpoint: Checkpoint, head: MtpHead, dtype_size: int) -> Any:
