@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
@@ -20,13 +21,15 @@ PATIENCE = 2.0
 class Loop:
     """Runs jobs on the thread that owns MLX, one step after the other; any thread may call it.
 
-    Each step is a piece of work for that thread, so other work runs between two of them, such as what callers want.
-    Nothing here changes on another thread: nothing needs a lock, and Ctrl-C finds nothing half done.
+    Each step is a piece of work for that thread, so other work runs between two of them. What callers want comes in
+    through a queue, and everything else happens on that thread: nothing here needs a lock, and Ctrl-C in a caller finds
+    nothing half done.
     """
 
     def __init__(self, thread: MlxThread, scheduler: Scheduler, executor: Executor) -> None:
         self._thread = thread
         self._scheduler, self._executor = scheduler, executor
+        self._wishes: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._awake = False
         self._closed = False
         self._timer: threading.Timer | None = None
@@ -79,17 +82,25 @@ class Loop:
     def close(self, error: Exception) -> None:
         """End every job with an error, and take no more; only on the thread that owns MLX."""
         self._closed = True
+        self._fulfil()
         self._fail(error)
         self._executor.close()
 
     def _wish(self, wish: Callable[[], None]) -> None:
-        def fulfil() -> None:
-            wish()
-            self._wake()
-
         if self._closed:
             raise KitClosedError("this ModelKit was closed: load it again")
-        self._thread.post(fulfil)
+        self._wishes.put(wish)
+        # A message for each: what only one of the callers was to send, Ctrl-C could keep it from sending.
+        self._thread.post(self._hear)
+
+    def _hear(self) -> None:
+        self._fulfil()
+        self._wake()
+
+    def _fulfil(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._wishes.get_nowait()()
 
     def _wake(self) -> None:
         if not self._awake:
@@ -106,6 +117,7 @@ class Loop:
     def _round(self) -> None:
         """One step."""
         self._awake = False
+        self._fulfil()
         try:
             for job, error in self._scheduler.overdue(time.monotonic()):
                 self._end(job, error)
