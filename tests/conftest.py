@@ -103,12 +103,12 @@ def reference_tokenizer(checkpoint_dir: Callable[[Shape], Path]) -> Any:
 
 @pytest.fixture(scope="session")
 def kits(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[[Shape], ModelKit]]:
-    """From a shape to a kit that the whole run shares."""
+    """From a shape to a kit that the whole run shares, and that guesses nothing: what it answers is the decoder's."""
     loaded: dict[str, ModelKit] = {}
 
     def get(shape: Shape) -> ModelKit:
         if shape.name not in loaded:
-            loaded[shape.name] = ModelKit.load(checkpoint_dir(shape))
+            loaded[shape.name] = ModelKit.load(checkpoint_dir(shape), speculate="off")
         return loaded[shape.name]
 
     yield get
@@ -124,11 +124,11 @@ def kit(kits: Callable[[Shape], ModelKit]) -> ModelKit:
 
 @pytest.fixture
 def fresh(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[..., ModelKit]]:
-    """Makes kits that remember nothing of other tests, and are closed after this one."""
+    """Makes kits that remember nothing of other tests, and are closed after this one; they guess if that is asked."""
     made: list[ModelKit] = []
 
     def load(shape: Shape = DENSE, **options: Any) -> ModelKit:
-        made.append(ModelKit.load(checkpoint_dir(shape), **options))
+        made.append(ModelKit.load(checkpoint_dir(shape), **{"speculate": "off"} | options))
         return made[-1]
 
     yield load

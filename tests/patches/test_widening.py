@@ -1,6 +1,7 @@
 """Half-precision checkpoints on the CPU: computed in float32 where memory has room, else as they are."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def half(tmp_path_factory: pytest.TempPathFactory, checkpoint_dir: Callable[[Sha
 
 @pytest.fixture(scope="module")
 def kit(half: Callable[..., Path]) -> Iterator[ModelKit]:
-    with ModelKit.load(half()) as kit:
+    with ModelKit.load(half(), speculate="off") as kit:
         yield kit
 
 
@@ -97,7 +98,7 @@ def test_exact_models_stay_as_they_are(half: Callable[..., Path]) -> None:
 def test_it_needs_half_of_the_memory_free(kit: ModelKit, half: Callable[..., Path], enough: bool) -> None:
     """A model that fits as it is is never refused for it."""
     limit = 2 * kit.guard.weights - (0 if enough else 2)
-    with ModelKit.load(half(), memory_limit=limit) as other:
+    with ModelKit.load(half(), memory_limit=limit, speculate="off") as other:
         assert (mx.bfloat16 in dtypes(other)) is not enough
         assert (other.guard.dtype_size == 4) is enough
         tokens = other.generate(other.process_prompt(IDS), max_tokens=2, temperature=0.0).tokens
@@ -107,14 +108,15 @@ def test_it_needs_half_of_the_memory_free(kit: ModelKit, half: Callable[..., Pat
 def test_states_of_other_arithmetic_are_not_gone_on_from(half: Callable[..., Path], tmp_path: Path) -> None:
     """What a kit in float32 kept on disk is nothing to one in half precision."""
     options: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0}
-    with ModelKit.load(half(), prompt_cache_dir=tmp_path) as kit:
+    load = partial(ModelKit.load, half(), speculate="off")
+    with load(prompt_cache_dir=tmp_path) as kit:
         limit = 2 * kit.guard.weights
         kit.generate(IDS, **options)
         kit.save_session(tmp_path / "wide.safetensors")
-    with ModelKit.load(half(), memory_limit=limit) as same:
+    with load(memory_limit=limit) as same:
         same.load_session(tmp_path / "wide.safetensors")
         assert same.generate(IDS, **options).stats.cached_tokens == len(IDS) - 1
-    with ModelKit.load(half(), memory_limit=limit - 2) as other, pytest.raises(SessionError, match="found another's"):
+    with load(memory_limit=limit - 2) as other, pytest.raises(SessionError, match="found another's"):
         other.load_session(tmp_path / "wide.safetensors")
 
 

@@ -501,7 +501,8 @@ def test_a_cancelled_answer_is_kept(checkpoint_dir: Callable[[Shape], Any]) -> N
 def test_earlier_prompts_give_way_to_every_request_that_runs(checkpoint_dir: Callable[[Shape], Any]) -> None:
     """To one a part of them, to another beside it more."""
     weights = (checkpoint_dir(DENSE) / "model.safetensors").stat().st_size
-    with ModelKit.load(checkpoint_dir(DENSE), memory_limit=weights + 10 * 2**20, prompt_cache_bytes=2**30) as kit:
+    options: dict[str, Any] = {"memory_limit": weights + 10 * 2**20, "prompt_cache_bytes": 2**30, "speculate": "off"}
+    with ModelKit.load(checkpoint_dir(DENSE), **options) as kit:
         for first in range(10, 60):
             kit.generate([first] * 8, max_tokens=1, **GREEDY)
         engine = Engine(kit, prefill_step_size=64)

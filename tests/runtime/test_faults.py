@@ -153,7 +153,7 @@ def test_closing_at_once_during_a_chunk_cancels(kit: ModelKit, slow: Slow) -> No
     assert slow.reading.wait(30)
     closing = threading.Thread(target=engine.close, kwargs={"timeout": 0})
     closing.start()
-    while not kit._thread._worker._jobs.qsize():
+    while not kit._loop._wishes.qsize():
         time.sleep(0.001)
     slow.go_on.set()
     closing.join(30)

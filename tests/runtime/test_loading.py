@@ -1,6 +1,7 @@
 """What loading leaves until it is needed, what it gives back when it fails, and what it tells states apart by."""
 
 import gc
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,9 +14,10 @@ from typing import Any, get_args
 import mlx.core as mx
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.errors import CheckpointError, OptionError, Qwen35Error
+from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError, Qwen35Error
 from mlx_qwen35.patches.gated_delta_net import GatedDelta
 from mlx_qwen35.runtime import loading
 from mlx_qwen35.runtime.ledger import process_ledger
@@ -72,7 +74,7 @@ def test_a_load_that_fails_gives_back_what_it_had(
         ({"max_pixels": 0}, "max_pixels: expected"),
         ({"gated_delta": "slow"}, "gated_delta: expected"),
         ({"kv_bits": 5}, "kv_bits: expected"),
-        ({"mtp_path": "x"}, 'mtp_path: expected with speculate="mtp" or "auto", found without'),
+        ({"mtp_path": "x", "speculate": "off"}, 'mtp_path: expected with speculate="mtp" or "auto", found without'),
         ({"mtp_path": "x", "speculate": "lookup"}, "mtp_path: expected with speculate"),
         ({"mtp_path": "x", "speculate": "mtp", "draft_tokens": 0}, "mtp_path: expected with speculate"),
         ({"mtp_path": "x", "speculate": "auto", "exact": True}, "mtp_path: expected with speculate"),
@@ -162,3 +164,29 @@ def test_what_a_state_depends_on_is_told_apart(monkeypatch: pytest.MonkeyPatch) 
             assert not {arithmetic(*setting) for setting in settings} & set(own.values())
     monkeypatch.setattr(mx, "default_device", lambda: "another device")
     assert not {arithmetic(*setting) for setting in settings} & set(own.values())
+
+
+def test_guesses_that_nobody_asked_for_are_no_reason_to_refuse_a_model(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
+) -> None:
+    """A head that cannot be read is left out with a warning, one that memory has no room for without; mtp refuses."""
+    with ModelKit.load(checkpoint_dir(DENSE)) as kit:
+        assert (kit.speculation.mode, kit.speculation.uses_module) == ("auto", True)
+    with ModelKit.load(checkpoint_dir(DENSE), speculate="off") as kit:
+        limit = kit.guard.needs(1, 1) + 1000
+    with ModelKit.load(checkpoint_dir(DENSE), memory_limit=limit) as kit:
+        assert not kit.speculation.is_on
+        assert set(kit.ledger.by_purpose()) == {"weights"}
+    broken = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    save_file(
+        {name: value for name, value in tensors.items() if name != "mtp.norm.weight"}, broken / "model.safetensors"
+    )
+    with pytest.warns(CheckpointWarning, match=r"mtp.norm.weight.*; it is left out"):
+        kit = ModelKit.load(broken)
+    with kit:
+        assert not kit.speculation.uses_module
+        assert len(kit.generate("the fox", max_tokens=3, temperature=0.0).tokens) == 3
+    for options in ({"speculate": "mtp"}, {"mtp_path": broken}):
+        with pytest.raises(CheckpointError, match=r"mtp.norm.weight"):
+            ModelKit.load(broken, **options)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -254,7 +255,8 @@ def test_a_request_is_planned_before_it_runs(checkpoint_dir: Callable[[Shape], P
     """In smaller steps within a limit, to the same answer; and refused where no step is small enough."""
     ids = [int(token) for token in np.random.Generator(np.random.PCG64(3)).integers(0, 300, 900)]
     limit = guard.needs(901, 128)
-    with ModelKit.load(checkpoint_dir(DENSE)) as free, ModelKit.load(checkpoint_dir(DENSE), memory_limit=limit) as kit:
+    load = partial(ModelKit.load, checkpoint_dir(DENSE), speculate="off")
+    with load() as free, load(memory_limit=limit) as kit:
         seen: list[int] = []
         bound = kit.stream(ids, max_tokens=4, temperature=0.0, on_progress=lambda done, _: seen.append(done))
         tokens = [chunk.token for chunk in bound]

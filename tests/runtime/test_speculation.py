@@ -338,7 +338,7 @@ def test_the_next_turn_reads_as_little_as_without_drafts_and_sessions_hold_the_m
 
 def test_the_head_in_the_package_guesses_right_and_answers_are_the_same() -> None:
     prompt = [{"role": "user", "content": "Count from 1 to 9."}]
-    with ModelKit.load(BOX) as plain, ModelKit.load(BOX, speculate="mtp", draft_tokens=1) as kit:
+    with ModelKit.load(BOX, speculate="off") as plain, ModelKit.load(BOX, speculate="mtp", draft_tokens=1) as kit:
         expected, found = (one.generate(prompt, max_tokens=60, **GREEDY) for one in (plain, kit))
         same(found, expected)
         assert found.stats.accepted[0] > 0.8 * found.stats.drafted[0] > 0
@@ -407,7 +407,7 @@ def test_a_head_may_come_from_a_repository_of_its_own(
     save_file(changed, apart / "model.safetensors")
     with ModelKit.load(bare, speculate="mtp", mtp_path=apart) as kit, pytest.raises(SessionError):
         kit.load_session(tmp_path / "kept")
-    for options in ({}, {"speculate": "lookup"}, {"speculate": "mtp", "draft_tokens": 0}):
+    for options in ({"speculate": "off"}, {"speculate": "lookup"}, {"speculate": "mtp", "draft_tokens": 0}):
         with pytest.raises(OptionError, match='mtp_path: expected with speculate="mtp" or "auto"'):
             ModelKit.load(bare, mtp_path=apart, **options)
     with pytest.raises(CheckpointError, match="expected the weights of an MTP module"):

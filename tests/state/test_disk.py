@@ -43,7 +43,7 @@ def newest(kit: ModelKit) -> Prefix:
 def session(checkpoint_dir: Callable[[Shape], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a conversation; must not be changed."""
     path = tmp_path_factory.mktemp("sessions") / "chat.session"
-    with ModelKit.load(checkpoint_dir(DENSE)) as kit:
+    with ModelKit.load(checkpoint_dir(DENSE), speculate="off") as kit:
         kit.generate(CONVERSATION, max_tokens=5, temperature=0.0)
         kit.save_session(path)
     return path
@@ -192,7 +192,7 @@ def test_other_weights_of_the_same_shape_are_refused(
     weights = bytearray((changed / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (changed / "model.safetensors").write_bytes(weights)
-    with ModelKit.load(changed) as kit:
+    with ModelKit.load(changed, speculate="off") as kit:
         refused(kit, saved_file, "expected a session of this model")
 
 
