@@ -124,10 +124,10 @@ it were right (`python -m tools.box.evaluate_mtp`):
 {mtp}
 
 In the run above the module learnt one guess, from the decoder's hidden state, and its second and third ones, which go
-by its own, were right in 69 and 60 of 100 cases. So it went on alone, the decoder and the tower as they are, with
-chains of four and the decoder's own probabilities for a target, on two cores without a GPU:
+by its own, were right in 69 and 60 of 100 cases. So from that run's checkpoint it went on alone, the decoder and the
+tower as they are, with chains of four and the decoder's own probabilities for a target, on two cores without a GPU:
 
-    python -m tools.box.train --continue-from mlx_qwen35/box --guesses-alone --out build/box --device cpu \\
+    python -m tools.box.train --continue-from RUN --guesses-alone --out build/box --device cpu \\
         --steps 900 --rate 2e-3 --batch-tokens 3072 --pool 48 --workers 1
 
 A run from nothing learns such chains from its beginning.
