@@ -727,7 +727,7 @@ def pair(
 ) -> Iterator[tuple[ModelKit, ModelKit]]:
     """One with room for the longest conversation, and the disk for others; one without."""
     disk = tmp_path_factory.mktemp("evicted")
-    warm = ModelKit.load(checkpoint_dir(DENSE), prompt_cache_bytes=800_000, prompt_cache_dir=disk)
+    warm = ModelKit.load(checkpoint_dir(DENSE), prompt_cache_bytes=1_200_000, prompt_cache_dir=disk)
     cold = ModelKit.load(checkpoint_dir(DENSE), prompt_cache_bytes=0)
     yield warm, cold
     warm.close()
