@@ -157,6 +157,9 @@ def test_where_guesses_learn_alone_nothing_else_does(trained: "Trained") -> None
     found = learner.guesses_alone(batch)
     assert found["mtp_right"][0] == 1.0  # of the first guess, which this checkpoint is good at
     found["mtp"].backward()
+    brief = learner.guesses_alone(batch | {"mtp_at": batch["mtp_at"][:2]})
+    assert torch.isfinite(brief["mtp"])
+    assert brief["mtp_right"].tolist()[2:] == [0.0, 0.0]  # there is nothing to guess so far ahead
     learning = {name for name, parameter in learner.named_parameters() if parameter.grad is not None}
     assert learning == {f"mtp.{name}" for name, _ in learner.mtp.named_parameters()}
 

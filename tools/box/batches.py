@@ -255,11 +255,11 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
         places.append(row * length + example.places)
         seen_at.append(row * length + example.seen_at)
     at, mtp_at = np.flatnonzero(learn[:, 1:-1]), np.flatnonzero(learn[:, 1:-1] & learn[:, 2:])
-    flat = np.concatenate([input_ids, np.full((rows, 2), pad)], axis=1)
+    flat = np.concatenate([input_ids, np.full((rows, 1), pad)], axis=1)
     batch: Batch = {
         "input_ids": torch.from_numpy(input_ids), "position_ids": torch.from_numpy(position_ids),
-        "at": torch.from_numpy(at), "target": torch.from_numpy(flat[:, 1:-1].reshape(-1)[at]),
-        "mtp_at": torch.from_numpy(mtp_at), "mtp_target": torch.from_numpy(flat[:, 2:].reshape(-1)[mtp_at]),
+        "at": torch.from_numpy(at), "target": torch.from_numpy(flat[:, 1:].reshape(-1)[at]),
+        "mtp_at": torch.from_numpy(mtp_at),
         "seen_at": torch.from_numpy(np.concatenate(seen_at)),
         "seen": torch.from_numpy(np.concatenate([example.seen for example in examples])),
     }  # fmt: skip

@@ -94,8 +94,10 @@ class Trained(nn.Module):
             with torch.no_grad():
                 wanted = self.model.lm_head(flat[at + 1]).float().softmax(-1)
             logits = self.model.lm_head(guessed).float()
-            losses.append(functional.cross_entropy(logits, wanted))
-            rights.append((logits.argmax(-1) == wanted.argmax(-1)).float().mean())
+            # A small batch may have no answer that is long enough for the last places.
+            count = max(len(at), 1)
+            losses.append(functional.cross_entropy(logits, wanted, reduction="sum") / count)
+            rights.append((logits.argmax(-1) == wanted.argmax(-1)).float().sum() / count)
         # The first one is asked for in every step, the others where all before them were right.
         loss = (losses[0] + torch.stack(losses[1:]).mean()) / 2
         return {"mtp": loss, "mtp_right": torch.stack(rights)}
