@@ -146,6 +146,7 @@ def test_a_chain_of_guesses_is_one_of_single_guesses(trained: "Trained") -> None
 
 
 def test_where_guesses_learn_alone_nothing_else_does(trained: "Trained") -> None:
+    from tools.box.about_pictures import single
     from tools.box.about_text import spell
     from tools.box.batches import Encoder, collate
     from tools.box.train import guesses_alone
@@ -157,11 +158,30 @@ def test_where_guesses_learn_alone_nothing_else_does(trained: "Trained") -> None
     found = learner.guesses_alone(batch)
     assert found["mtp_right"][0] == 1.0  # of the first guess, which this checkpoint is good at
     found["mtp"].backward()
-    brief = learner.guesses_alone(batch | {"mtp_at": batch["mtp_at"][:2]})
+    short = Encoder(BOX).encode(single("how_many", Random("few")), thinking=False)
+    brief = learner.guesses_alone(collate([short], pad=0))
     assert torch.isfinite(brief["mtp"])
     assert brief["mtp_right"].tolist()[2:] == [0.0, 0.0]  # there is nothing to guess so far ahead
     learning = {name for name, parameter in learner.named_parameters() if parameter.grad is not None}
     assert learning == {f"mtp.{name}" for name, _ in learner.mtp.named_parameters()}
+
+
+def test_guesses_are_asked_for_in_the_first_rows_of_a_batch_and_are_those_of_the_whole(trained: "Trained") -> None:
+    """Oracle: the same rows where guesses are asked for in all of them."""
+    from tools.box.about_text import spell
+    from tools.box.batches import Encoder, collate
+    from tools.box.forward import decode
+
+    examples = [Encoder(BOX).encode(spell(Random(f"row {number}")), thinking=False) for number in range(3)]
+    with torch.no_grad():
+        batch, some = collate(examples, pad=0), collate(examples, pad=0, guessed=2)
+        hidden = decode(trained.model, batch, None)
+        rows = [list(trained.guesses(each, hidden)) for each in (batch, some)]
+    within = 2 * batch["input_ids"].shape[1]
+    for (every, states), (at, found) in zip(*rows, strict=True):
+        assert 0 < len(at) < len(every)
+        torch.testing.assert_close(at, every[every < within])
+        torch.testing.assert_close(found, states[every < within])
 
 
 def test_a_further_guess_is_asked_for_where_those_before_it_were_right(
@@ -175,7 +195,7 @@ def test_a_further_guess_is_asked_for_where_those_before_it_were_right(
 
     batch = collate([Encoder(BOX).encode(spell(Random("places")), thinking=False)], pad=0)
     found = guessed(trained, batch)
-    assert found[0][0] == found[0][1] == len(batch["mtp_at"])
+    assert found[0][0] == found[0][1] == len(batch["chains"][0])
     for (right, _), (_, asked) in pairwise(found):
         assert 0 < asked <= right
     guesses = Trained.guesses
@@ -208,8 +228,8 @@ def test_a_step_from_the_box(tmp_path: Path) -> None:
     main([*command, "--batch-tokens", "300", "--pool", "2", "--workers", "0", "--device", "cpu"])
     assert (tmp_path / "tokenizer.json").read_bytes() == (BOX / "tokenizer.json").read_bytes()
     head, row = (tmp_path / "loss.csv").read_text().splitlines()
-    assert head.startswith("phase,step,loss,")
-    assert row.startswith("continued,1,")
+    assert head.startswith("phase,step,drawn,loss,")
+    assert row.startswith("continued,1,1,")
     after, before = (load_file(path / "model.safetensors") for path in (tmp_path, BOX))
     assert after.keys() == before.keys()
     kept = {name for name, value in before.items() if torch.equal(value, after[name])}

@@ -64,7 +64,7 @@ def single(task: str, rng: Random) -> Dialogue:
 RARE = ("pointing", "larger", "is_larger", "distinct", "filled")
 
 
-@TASKS.add("rare questions", 0.3)
+@TASKS.add("rare questions", 0.45)
 def rare(rng: Random) -> Dialogue:
     """One of them."""
     return single(rng.choice(RARE), rng)

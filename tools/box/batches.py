@@ -25,8 +25,8 @@ from tools.box.scenes import Scene
 # Kinds of dialogues, and how often they are drawn.
 World = tuple[tuple[Tasks, float], ...]
 WORLD: World = (
-    (about_pictures.TASKS, 11.0), (about_several.TASKS, 5.0), (about_clips.TASKS, 3.0), (about_text.TASKS, 5.0),
-    (about_tools.TASKS, 1.0), (about_functions.TASKS, 2.0),
+    (about_pictures.TASKS, 11.0), (about_several.TASKS, 6.5), (about_clips.TASKS, 3.5), (about_text.TASKS, 5.0),
+    (about_tools.TASKS, 1.0), (about_functions.TASKS, 3.5),
 )  # fmt: skip
 # For a run that continues another on a CPU: mostly what takes few tokens, and some of all else against forgetting.
 WORDS_FIRST: World = (
@@ -38,6 +38,8 @@ TO_GUESS: World = (
     (about_pictures.TASKS, 4.0), (about_several.TASKS, 2.0), (about_clips.TASKS, 1.0), (about_text.TASKS, 2.0),
     (about_text.LONG, 8.0), (about_tools.TASKS, 1.0), (about_functions.TASKS, 2.0),
 )  # fmt: skip
+# How many of MTP's guesses are chained in training.
+DEPTHS = 4
 # Share of the dialogues whose last answer comes after a reasoning.
 THINKING = 0.25
 SYSTEM = (
@@ -239,9 +241,13 @@ def collate_shown(shown: Sequence[Shown]) -> Batch:
     }
 
 
-def collate(examples: Sequence[Example], pad: int) -> Batch:
+def collate(examples: Sequence[Example], pad: int, guessed: int | None = None) -> Batch:
     """Right-padded tensors; `places` are the placeholders' indices in the flattened batch, `at` those of tokens whose
-    next one is learnt, `mtp_at` those whose next two are."""
+    next one is learnt, `chains` by MTP's guesses those whose next but one each guess is about.
+
+    Args:
+        guessed: In how many rows, the first ones, guesses are asked for; in all of them without.
+    """
     length = -(-max(len(example.input_ids) for example in examples) // 64) * 64
     rows = len(examples)
     input_ids = np.full((rows, length), pad, np.int64)
@@ -254,12 +260,14 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
         position_ids[:, row, :size] = example.position_ids
         places.append(row * length + example.places)
         seen_at.append(row * length + example.seen_at)
-    at, mtp_at = np.flatnonzero(learn[:, 1:-1]), np.flatnonzero(learn[:, 1:-1] & learn[:, 2:])
+    at, chains = np.flatnonzero(learn[:, 1:-1]), [np.flatnonzero((learn[:, 1:-1] & learn[:, 2:])[:guessed])]
+    # A further guess is asked for where a chain has come to: one token on.
+    chains += [chains[0][np.isin(chains[0] - depth, chains[0])] for depth in range(1, DEPTHS)]
     flat = np.concatenate([input_ids, np.full((rows, 1), pad)], axis=1)
     batch: Batch = {
         "input_ids": torch.from_numpy(input_ids), "position_ids": torch.from_numpy(position_ids),
         "at": torch.from_numpy(at), "target": torch.from_numpy(flat[:, 1:].reshape(-1)[at]),
-        "mtp_at": torch.from_numpy(mtp_at),
+        "guessed": rows if guessed is None else guessed, "chains": [torch.from_numpy(places) for places in chains],
         "seen_at": torch.from_numpy(np.concatenate(seen_at)),
         "seen": torch.from_numpy(np.concatenate([example.seen for example in examples])),
     }  # fmt: skip
@@ -272,14 +280,16 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
 class Batches(IterableDataset):  # type: ignore[type-arg]
     """An endless stream of batches, the same for the same seed and number of workers.
 
-    Batches are cut from a sorted pool, so that little of them is padding, and hold about `tokens` tokens each.
+    Batches are cut from a sorted pool, so that little of them is padding, and hold about `tokens` tokens each. MTP's
+    guesses are asked for in one of `guessed` rows.
     """
 
     def __init__(
-        self, directory: Path, *, seed: int | str, tokens: int, pad: int, pool: int = 768, world: World = WORLD
-    ) -> None:
+        self, directory: Path, *, seed: int | str, tokens: int, pad: int, pool: int = 768, world: World = WORLD,
+        guessed: int = 1,
+    ) -> None:  # fmt: skip
         self.directory, self.seed, self.tokens, self.pad, self.pool = directory, seed, tokens, pad, pool
-        self.world = world
+        self.world, self.guessed = world, guessed
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
@@ -297,7 +307,8 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
                 groups[-1].append(example)
             rng.shuffle(groups)
             for group in groups:
-                yield collate(group, self.pad)
+                rng.shuffle(group)
+                yield collate(group, self.pad, -(-len(group) // self.guessed))
 
 
 class LabelledPictures(IterableDataset):  # type: ignore[type-arg]

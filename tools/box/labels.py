@@ -21,6 +21,7 @@ TOLD = {
     **{f"digit {slot + 1}": 11 for slot in range(SLOTS)}, "here": 11, "ground": len(COLOURS),
 }  # fmt: skip
 _AT = {name: number for number, name in enumerate(TOLD)}
+LOOKS = ("size", "filled", "direction")
 MOTIONS = ("rests", "left", "right", "up", "down")
 
 
@@ -61,16 +62,19 @@ def _cover(found: Labels, thing: Thing, scene: Scene) -> None:
 def _centre(token: Labels, thing: Thing, scene: Scene, before: Scene | None) -> None:
     token[_AT["kind"]] = 1 + KINDS.index(thing.kind)
     token[_AT["colour"]] = COLOURS.index(thing.colour)
-    share = thing.size / math.sqrt(scene.width * scene.height)
-    token[_AT["size"]] = min(SIZES - 1, max(0, int(math.log(max(share, 1e-3) / 0.06) / math.log(1.25))))
+    token[[_AT[name] for name in LOOKS]] = _looks(thing, scene)
     token[_AT["motion"]] = _motion(thing, before) if before is not None else 0
     if thing.kind == NUMBER:
         for slot in range(SLOTS):
             token[_AT["digit 1"] + slot] = 1 + int(thing.digits[slot]) if slot < len(thing.digits) else 0
-    else:
-        token[_AT["filled"]] = thing.filled
-    if thing.direction:
-        token[_AT["direction"]] = DIRECTIONS.index(thing.direction)
+
+
+def _looks(thing: Thing, scene: Scene) -> tuple[int, int, int]:
+    """Answers to LOOKS."""
+    share = thing.size / math.sqrt(scene.width * scene.height)
+    size = min(SIZES - 1, max(0, int(math.log(max(share, 1e-3) / 0.06) / math.log(1.25))))
+    filled = -1 if thing.kind == NUMBER else int(thing.filled)
+    return size, filled, DIRECTIONS.index(thing.direction) if thing.direction else -1
 
 
 def _motion(thing: Thing, before: Scene) -> int:
@@ -99,8 +103,8 @@ def _digits(found: Labels, thing: Thing, scene: Scene) -> None:
 
 
 # What the decoder is asked of tokens of pictures, and of words that mean one thing of them: the picture's number, row
-# and column, kind and colour of the thing there, the same in the picture before at the same place, how many things
-# came up to here, and how many of them stand to the left of this one.
+# and column, kind, colour and looks of the thing there, kind and colour in the picture before at the same place, how
+# many things came up to here, and how many of them stand to the left of this one.
 SEEN = {
     "image": 4,
     "row": 24,
@@ -111,6 +115,7 @@ SEEN = {
     "earlier colour": len(COLOURS) + 1,
     "so far": 8,
     "to the left": 8,
+    **{name: TOLD[name] for name in LOOKS},
 }
 
 
@@ -126,7 +131,8 @@ def seen(number: int, scene: Scene, labels: Labels, earlier: tuple[Scene, Labels
     left = np.full(len(row), -1)
     for order, token in enumerate(there):
         left[token] = sum(column[other] < column[token] for other in there[:order])
-    found = (np.full_like(row, number), row, column, kind, colour, *before, np.cumsum(kind > 0), left)
+    looks = labels[:, [_AT[name] for name in LOOKS]].T
+    found = (np.full_like(row, number), row, column, kind, colour, *before, np.cumsum(kind > 0), left, *looks)
     return np.stack(found, axis=1).astype(np.int8)
 
 
@@ -139,4 +145,5 @@ def things_in(labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def seen_of_word(number: int, scene: Scene, thing: Thing) -> Sequence[int]:
     """What SEEN asks of a word that means one thing."""
     row, column = scene.cell(thing)
-    return [number, row, column, 1 + KINDS.index(thing.kind), 1 + COLOURS.index(thing.colour), -1, -1, -1, -1]
+    kind, colour = 1 + KINDS.index(thing.kind), 1 + COLOURS.index(thing.colour)
+    return [number, row, column, kind, colour, -1, -1, -1, -1, *_looks(thing, scene)]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tools.box.labels import SEEN, TOLD
+from tools.box.labels import LOOKS, SEEN, TOLD
 from tools.box.network import HIDDEN
 
 _WEIGHTS = {"cover kind": 0.5, "cover colour": 0.3, "here": 0.5, "ground": 0.2, "motion": 0.5}
@@ -81,7 +81,7 @@ class Seen(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         first = model.config.text_config.layer_types.index("full_attention")
-        self._asked = {first - 1: ("kind", "colour"), first: tuple(SEEN)}
+        self._asked = {first - 1: ("kind", "colour", *LOOKS), first: tuple(SEEN)}
         self.heads = nn.ModuleDict(
             {str(layer): Questions({name: SEEN[name] for name in names}) for layer, names in self._asked.items()}
         )

@@ -17,6 +17,7 @@ be had again. Its seed, and so all that it draws, is another than the first run'
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import shutil
@@ -34,12 +35,13 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from tools.box.batches import TO_GUESS, WORDS_FIRST, WORLD, Batch, Batches, LabelledPictures, draw_dialogue
+from tools.box.batches import TO_GUESS, WORDS_FIRST, Batch, Batches, LabelledPictures, draw_dialogue
 from tools.box.labels import TOLD
 from tools.box.muon import Muon
 from tools.box.network import make_config
 from tools.box.numbers import fonts, listed
 from tools.box.prepare import CLIP_PIXELS, PIXELS
+from tools.box.replay import Replay
 from tools.box.trained import Trained
 from tools.box.vocabulary import CHAT_TEMPLATE, SPECIAL, WORDS, write_tokenizer
 
@@ -96,6 +98,10 @@ def write_directory(out: Path, start: Path | None = None) -> dict[str, int]:
     return ids
 
 
+# Batches that stay on the device to be learnt from again.
+HELD = 192
+# Of a batch of a run from nothing, one in so many rows has MTP's guesses asked for: chains of them take long.
+GUESSED = 4
 # The tower's learning rate when the decoder learns too.
 AFTERWARDS = 0.3
 WEIGHTS = {"loss": 1.0, "mtp": 0.25, "seen": 0.3, "tower": 0.15}
@@ -184,55 +190,69 @@ class Run:
         self.device = torch.device(options.device)
         self.file = (options.out / "loss.csv").open("w", buffering=1, newline="")
         self.curve = csv.writer(self.file)
-        self.curve.writerow(["phase", "step", "loss", "token_accuracy", "mtp_accuracy", "seen_loss", "tower_loss",
-                             "seconds"])  # fmt: skip
+        self.curve.writerow(["phase", "step", "drawn", "loss", "token_accuracy", "mtp_accuracy", "seen_loss",
+                             "tower_loss", "seconds"])  # fmt: skip
         self.began = self.saved = time.monotonic()
 
-    def batches(self, dataset: IterableDataset[Batch]) -> Iterator[Batch]:
-        """Batches on the device, made by the workers."""
+    @contextlib.contextmanager
+    def drawing(self, dataset: IterableDataset[Batch], uses: int = 1) -> Iterator[Replay[Batch]]:
+        """Batches on the device, from processes that draw from now on."""
+        with contextlib.closing(Replay(self._made(dataset), uses=uses, held=HELD)) as stream:
+            yield stream
+
+    def _made(self, dataset: IterableDataset[Batch]) -> Iterator[Batch]:
         workers = self.options.workers
         loader = DataLoader(
             dataset, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None,
             pin_memory=self.device.type == "cuda",
         )  # fmt: skip
         for batch in loader:
-            yield {name: part.to(self.device, non_blocking=True) if isinstance(part, torch.Tensor) else part
-                   for name, part in batch.items()}  # fmt: skip
+            yield {name: self._on_device(part) for name, part in batch.items()}
 
-    def learn(
-        self, phase: Phase, dataset: IterableDataset[Batch], losses: Callable[[Batch], dict[str, torch.Tensor]]
-    ) -> None:
+    def _on_device(self, part: Any) -> Any:
+        if isinstance(part, list):
+            return [self._on_device(one) for one in part]
+        return part.to(self.device, non_blocking=True) if isinstance(part, torch.Tensor) else part
+
+    def learn(self, phase: Phase, stream: Replay[Batch], losses: Callable[[Batch], dict[str, torch.Tensor]]) -> None:
         """One phase, from its own warm-up to its own end."""
-        optimizers, weights = make_optimizers(self.trained, phase.tower), phase.weights
+        optimizers = make_optimizers(self.trained, phase.tower)
         first, step, window = time.monotonic(), 0, []
-        stream = self.batches(dataset)
         while (share := phase.share(step, time.monotonic() - first)) < 1 and step != self.options.most_steps:
-            batch = next(stream)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["scale"] * rate_at(share, self.options.rate, phase.end)
-                optimizer.zero_grad(set_to_none=True)
-            with self.autocast():
-                found = losses(batch)
-            torch.stack([weights[key] * value for key, value in found.items() if key in weights]).sum().backward()
-            nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-            window.append({key: value.detach() for key, value in found.items()})
+            rate = rate_at(share, self.options.rate, phase.end)
+            window.append(self._step(next(stream), optimizers, rate, phase.weights, losses))
             step += 1
             if step % self.options.report_every == 0:
-                self.report(phase.name, step, window)
+                self.report(phase.name, step, window, stream.drawn)
                 window.clear()
             if time.monotonic() - self.saved > 60 * self.options.save_minutes:
                 self.save()
+        stream.close()
         self.save()
+
+    def _step(
+        self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer], rate: float, weights: dict[str, float],
+        losses: Callable[[Batch], dict[str, torch.Tensor]],
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
+        """One batch; returns what `losses` found."""
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["scale"] * rate
+            optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            found = losses(batch)
+        torch.stack([weights[key] * value for key, value in found.items() if key in weights]).sum().backward()
+        nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        return {key: value.detach() for key, value in found.items()}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bfloat16 for matrix products where the device is made for it."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def report(self, name: str, step: int, window: list[dict[str, torch.Tensor]]) -> None:
-        """One line of the curve, the means over the last steps."""
+    def report(self, name: str, step: int, window: list[dict[str, torch.Tensor]], drawn: int) -> None:
+        """One line of the curve: so many steps, with so many batches that were new, and the means over the last."""
 
         def mean(key: str) -> str:
             # Of MTP's guesses the first one of a chain, as there are most of them.
@@ -240,7 +260,7 @@ class Run:
             return f"{torch.stack(values).mean().item():.4f}" if values else ""
 
         seconds = f"{time.monotonic() - self.began:.1f}"
-        row = [name, step, *(mean(key) for key in ("loss", "right", "mtp_right", "seen", "tower")), seconds]
+        row = [name, step, drawn, *(mean(key) for key in ("loss", "right", "mtp_right", "seen", "tower")), seconds]
         self.curve.writerow(row)
         print(*row, flush=True)
         chained = torch.stack([found["mtp_right"] for found in window if "mtp_right" in found] or [torch.zeros(0)])
@@ -271,6 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-pictures", type=int, default=256, help="while the tower learns alone")
     parser.add_argument("--batch-tokens", type=int, default=40960)
     parser.add_argument("--pool", type=int, default=768, help="dialogues that are sorted by length together")
+    parser.add_argument("--uses", type=int, default=5, help="of a batch, where new ones are not drawn fast enough")
     parser.add_argument("--most-steps", type=int, help="of a phase, whatever its minutes")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--save-minutes", type=float, default=2.0)
@@ -299,17 +320,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pad, pool, tokens = ids["<|endoftext|>"], options.pool, options.batch_tokens
     if options.continue_from is None:
         pictures = LabelledPictures(seed=options.seed, pictures=options.batch_pictures)
+        dialogues = Batches(options.out, seed=options.seed, tokens=tokens, pad=pad, pool=pool, guessed=GUESSED)
         alone = Phase("tower", options.tower_minutes, {"tower": 1.0}, tower=1.0, end=AFTERWARDS)
-        run.learn(alone, pictures, trained.tower_loss)
-        dialogues = Batches(options.out, seed=options.seed, tokens=tokens, pad=pad, pool=pool, world=WORLD)
-        run.learn(Phase("all", options.minutes, WEIGHTS, tower=AFTERWARDS, end=0.005), dialogues, trained.losses)
+        # The first pool of dialogues takes seconds to draw: it is there when the tower is done.
+        with run.drawing(pictures, options.uses) as first, run.drawing(dialogues, options.uses) as second:
+            run.learn(alone, first, trained.tower_loss)
+            run.learn(Phase("all", options.minutes, WEIGHTS, tower=AFTERWARDS, end=0.005), second, trained.losses)
     else:
         seed, world = f"{CONTINUED}-{options.seed}", TO_GUESS if options.guesses_alone else WORDS_FIRST
         dialogues = Batches(options.out, seed=seed, tokens=tokens, pad=pad, pool=pool, world=world)
         longer = Phase("continued", 0.0, WEIGHTS, tower=0.0, end=0.005, steps=options.steps)
         if options.guesses_alone:
             guesses_alone(trained)
-        run.learn(longer, dialogues, trained.guesses_alone if options.guesses_alone else trained.answers_alone)
+        # Without replays, which go by the clock, so that the run can be had again.
+        with run.drawing(dialogues) as stream:
+            run.learn(longer, stream, trained.guesses_alone if options.guesses_alone else trained.answers_alone)
     run.file.close()
 
 

@@ -10,13 +10,10 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen3_5Config
 
-from tools.box.batches import Batch
+from tools.box.batches import DEPTHS, Batch
 from tools.box.forward import Tower, decode, tokens_of
 from tools.box.network import MultiTokenPrediction, make_model
 from tools.box.tower import Seen, Told
-
-# How many of MTP's guesses are chained in training.
-DEPTHS = 4
 
 
 class Trained(nn.Module):
@@ -107,12 +104,11 @@ class Trained(nn.Module):
 
         Chains begin where the assistant writes, as when a runtime drafts.
         """
-        inner = self.model.model.language_model
-        rotary = inner.rotary_emb(hidden, batch["position_ids"])
-        at = batch["mtp_at"]
-        for guess in self.mtp(inner.embed_tokens(batch["input_ids"].roll(-1, 1)), hidden, rotary, DEPTHS):
+        inner, rows = self.model.model.language_model, batch["guessed"]
+        hidden, following = hidden[:rows], inner.embed_tokens(batch["input_ids"][:rows].roll(-1, 1))
+        rotary = inner.rotary_emb(hidden, batch["position_ids"][:, :rows])
+        for at, guess in zip(batch["chains"], self.mtp(following, hidden, rotary, DEPTHS), strict=True):
             yield at, guess.reshape(-1, guess.shape[-1])[at]
-            at = at[torch.isin(at - 1, at)]
 
 
 def load(directory: Path) -> Trained:
