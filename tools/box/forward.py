@@ -58,7 +58,7 @@ class Tower:
     ) -> torch.Tensor:
         count, size, width = hidden.shape
         qkv = attention.qkv(hidden).view(count, size, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-        query, key = (_turned(part, cos, sin) for part in qkv[:2])
+        query, key = _turned(qkv[:2], cos, sin)
         found = functional.scaled_dot_product_attention(query, key, qkv[2], attn_mask=mask)
         turned: torch.Tensor = attention.proj(found.transpose(1, 2).reshape(count, size, width))
         return turned
