@@ -15,11 +15,12 @@ from mlx_qwen35.prompts.messages import render_messages
 from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from tools.box import about_clips, about_functions, about_pictures, about_several, about_text, about_tools
+from tools.box.cutting import cut
 from tools.box.dialogues import Clip, Dialogue, Picture, Tasks, Turn
 from tools.box.labels import SEEN, Labels, seen, seen_of_word, told
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
-from tools.box.prepare import MERGE, cut, size_of
+from tools.box.prepare import MERGE, size_of
 from tools.box.scenes import Scene
 
 # Kinds of dialogues, and how often they are drawn.
