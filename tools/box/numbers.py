@@ -76,10 +76,11 @@ def _printed(digits: str, height: int, rng: Random) -> Mask:
     path = rng.choice(fonts()) if fonts() and rng.random() < 0.97 else ""
     font = _font(path, max(8, round(height * 1.4)) // 3 * 3)
     apart = rng.uniform(0.05, 0.3) * height if rng.random() < 0.15 else 0.0
+    lengths = [font.getlength(digit) for digit in digits]
     starts, x = [], 0.0
-    for digit in digits:
+    for length in lengths:
         starts.append(x)
-        x += font.getlength(digit) + apart
+        x += length + apart
     left, top, right, bottom = font.getbbox(digits)
     pad = height // 2 + 2
     image = Image.new("L", (round(max(x, right - left)) + 2 * pad, round(bottom - top) + 2 * pad))
@@ -90,8 +91,8 @@ def _printed(digits: str, height: int, rng: Random) -> Mask:
             pen.text((pad + start, pad - top), digit, fill=255, font=font, stroke_width=bold)
     else:
         pen.text((pad, pad - top), digits, fill=255, font=font, stroke_width=bold)
-    centres = [(pad + start + font.getlength(digit) / 2, pad + (bottom - top) / 2)
-               for digit, start in zip(digits, starts, strict=True)]  # fmt: skip
+    centres = [(pad + start + length / 2, pad + (bottom - top) / 2)
+               for length, start in zip(lengths, starts, strict=True)]  # fmt: skip
     return Mask(image, tuple(centres))
 
 
