@@ -92,7 +92,9 @@ def show(source: Any) -> Shown:
     assert isinstance(clip, Clip)
     first, second = clip.scenes[2 * number : 2 * number + 2]
     size = size_of(second.width, second.height, second.frames)
-    frames = tuple(cut(frame, size) for frame in clip.frames[2 * number : 2 * number + 2])
+    one, other = clip.frames[2 * number : 2 * number + 2]
+    patches = cut(one, size)
+    frames = (patches, patches if other is one else cut(other, size))
     return Shown(second, second.grid, frames, told(second, first))
 
 
@@ -199,19 +201,15 @@ class Encoder:
     def _written(self, ids: list[int]) -> NDArray[np.bool_]:
         """What the assistant writes itself: not the openings that the template gives it."""
         learn = np.zeros(len(ids), dtype=bool)
-        at = 0
-        while at < len(ids):
+        for at in [at for at, token in enumerate(ids) if token == self._start[0]]:
             if ids[at : at + len(self._start)] != self._start:
-                at += 1
                 continue
-            at += len(self._start)
+            begin = at + len(self._start)
             for opening in (self._no_think, self._think):
-                if ids[at : at + len(opening)] == opening:
-                    at += len(opening)
+                if ids[begin : begin + len(opening)] == opening:
+                    begin += len(opening)
                     break
-            end = ids.index(self._end, at) + 1
-            learn[at:end] = True
-            at = end
+            learn[begin : ids.index(self._end, begin) + 1] = True
         return learn
 
 
@@ -321,7 +319,8 @@ class LabelledPictures(IterableDataset):  # type: ignore[type-arg]
                 turn: Turn = about_clips.clips(rng).turns[0]
                 (clip,) = turn.media
                 assert isinstance(clip, Clip)
-                found.append((clip, rng.randrange(len(clip.scenes) // 2)))
+                at = 2 * rng.randrange(len(clip.scenes) // 2)
+                found.append((Clip(clip.scenes[at : at + 2]), 0))
             else:
                 found.append(Picture(about_pictures.any_scene(rng)))
         return found
