@@ -22,7 +22,10 @@ def draw(scene: Scene) -> Image.Image:
     style = scene.style
     # Edges of large canvases become soft when they are brought to the model's size.
     scale = 2 if style.soft and scene.width * scene.height < LARGE else 1
-    image = _ground(scene.ground, scene.width, scene.height, style.seed).copy()
+    if scene.ground.pattern == "flat":
+        image = Image.new("RGB", (scene.width, scene.height), scene.ground.rgbs[0])
+    else:
+        image = _pattern(scene.ground, scene.width, scene.height, style.seed).copy()
     for thing in scene.things:
         _draw_thing(image, thing, scale)
     return _kept(image, scene)
@@ -74,13 +77,12 @@ def _trace(image: Image.Image, points: Outline, width: int, colour: Rgb | int) -
 
 # Frames of a clip, and pictures before and after a change, share their ground.
 @lru_cache(1)
-def _ground(ground: Ground, width: int, height: int, seed: int) -> Image.Image:
-    image = Image.new("RGB", (width, height), ground.rgbs[0])
+def _pattern(ground: Ground, width: int, height: int, seed: int) -> Image.Image:
     rng = np.random.default_rng(seed)
     if ground.pattern in ("clouds", "photo"):
         return _clouds(ground, width, height, rng)
-    if ground.pattern != "flat":
-        image.paste(ground.rgbs[-1], (0, 0), Image.fromarray(_SHARES[ground.pattern](width, height, rng)))
+    image = Image.new("RGB", (width, height), ground.rgbs[0])
+    image.paste(ground.rgbs[-1], (0, 0), Image.fromarray(_SHARES[ground.pattern](width, height, rng)))
     return image
 
 
