@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -284,10 +285,12 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
         info = get_worker_info()
         first, step = (info.id, info.num_workers) if info else (0, 1)
         encoder = Encoder(self.directory)
-        for number in range(first, 1 << 40, step):
+        # The first pools are small, so that nobody waits long for the first batch.
+        sizes = chain((size for size in (96, 192, 384) if size < self.pool), repeat(self.pool))
+        for number, size in zip(range(first, 1 << 40, step), sizes, strict=False):
             rng = Random(f"{self.seed}-{number}")
             examples = [encoder.encode(draw_dialogue(rng, self.world), thinking=rng.random() < THINKING)
-                        for _ in range(self.pool)]  # fmt: skip
+                        for _ in range(size)]  # fmt: skip
             examples.sort(key=lambda example: len(example.input_ids))
             groups: list[list[Example]] = [[]]
             for example in examples:
