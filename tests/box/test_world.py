@@ -4,7 +4,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import BOX
@@ -12,7 +12,7 @@ from mlx_qwen35.prompts.images import ImagePreprocessor
 from tools.box import about_pictures, about_several
 from tools.box.about_pictures import ONE_PICTURE, any_scene
 from tools.box.asking import NOTHING, told
-from tools.box.drawing import draw
+from tools.box.drawing import _blurred, draw
 from tools.box.labels import TOLD
 from tools.box.labels import told as labels_of
 from tools.box.numbers import _written
@@ -53,6 +53,16 @@ def test_resizing_is_pillows_but_for_rounding() -> None:
         # Each axis alone differs by rounding; between the two, values beyond 0 and 255 are clipped.
         assert (apart > 1).mean() < 0.01
         assert apart.max() < 16
+
+
+@pytest.mark.parametrize("radius", [0.4, 0.8, 1.2])
+def test_blurring_is_pillows_but_for_rounding(radius: float) -> None:
+    image = draw(random_scene(Random(6), lambda rng: random_wanted(3, rng)))
+    expected = np.asarray(image.filter(ImageFilter.GaussianBlur(radius))).astype(int)
+    apart = np.abs(_blurred(image, radius) - expected)
+    # Pillow rounds after every one of six passes.
+    assert apart.max() <= 3
+    assert apart.mean() < 0.05
 
 
 def test_things_stand_on_the_canvas_apart_and_in_the_order_of_reading() -> None:
