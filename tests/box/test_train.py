@@ -92,7 +92,9 @@ def test_lean_functions_give_what_the_references_give() -> None:
 def test_a_padded_batch_of_pictures_gives_what_each_gives_alone(trained: "Trained") -> None:
     """Oracle: transformers' own vision tower, on the pixels of the runtime's own image processor."""
     from tools.box.batches import collate_shown, show
+    from tools.box.cutting import resized
     from tools.box.forward import tokens_of
+    from tools.box.prepare import size_of
 
     vision = ModelConfig.from_file(BOX / "config.json").vision
     assert vision is not None
@@ -100,7 +102,8 @@ def test_a_padded_batch_of_pictures_gives_what_each_gives_alone(trained: "Traine
     pictures = some_pictures()
     batch = collate_shown([show(picture) for picture in pictures])
     found = tokens_of(trained.tower.merge(trained.tower.blocks(batch["frames"], batch["pairs"], batch["grids"])), batch)
-    prepared = [preprocessor(picture.image) for picture in pictures]
+    prepared = [preprocessor(Image.fromarray(resized(picture.image, size_of(*picture.image.size))))
+                for picture in pictures]  # fmt: skip
     assert len({image.grid_thw for image in prepared}) > 1
     expected = trained.model.model.visual(
         torch.from_numpy(np.concatenate([image.pixel_values for image in prepared])),

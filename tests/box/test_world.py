@@ -4,6 +4,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import BOX
@@ -11,31 +12,57 @@ from mlx_qwen35.prompts.images import ImagePreprocessor
 from tools.box import about_pictures, about_several
 from tools.box.about_pictures import ONE_PICTURE, any_scene
 from tools.box.asking import NOTHING, told
-from tools.box.drawing import draw
+from tools.box.drawing import _blurred, draw
 from tools.box.labels import TOLD
 from tools.box.labels import told as labels_of
 from tools.box.numbers import _written
 from tools.box.off_topic import off_topic_question
 from tools.box.palette import COLOURS, SHADES, contrast
 from tools.box.placing import CONTRAST, nothing, random_scene, random_wanted
-from tools.box.prepare import cut, size_of
+from tools.box.prepare import size_of
 from tools.box.scenes import KINDS, Scene
 from tools.box.wordings import ask, fill
 
 SCENES = [any_scene(Random(f"world-{number}")) for number in range(24)]
 
 
+@pytest.mark.parity
 def test_patches_are_those_of_the_runtimes_image_processor() -> None:
+    cutting = pytest.importorskip("tools.box.cutting", reason="needs the parity extra")
     vision = ModelConfig.from_file(BOX / "config.json").vision
     assert vision is not None
     preprocessor = ImagePreprocessor(BOX, vision)
     for scene in SCENES[:4]:
         image = draw(scene)
-        prepared = preprocessor(image)
-        assert prepared.merged_grid_thw == (1, *scene.grid)
-        once = cut(image, size_of(*image.size)).reshape(-1, 3, 1, 256)
+        assert preprocessor(image).merged_grid_thw == (1, *scene.grid)
+        # Resized alike, so that only what follows is compared.
+        image = Image.fromarray(cutting.resized(image, size_of(*image.size)))
+        once = cutting.cut(image, image.size).reshape(-1, 3, 1, 256)
         pixels = np.broadcast_to(once, (len(once), 3, 2, 256)).reshape(len(once), -1).astype(np.float32) / 127.5 - 1
-        np.testing.assert_allclose(prepared.pixel_values, pixels, atol=1e-6)
+        np.testing.assert_allclose(preprocessor(image).pixel_values, pixels, atol=1e-6)
+
+
+@pytest.mark.parity
+def test_resizing_is_pillows_but_for_rounding() -> None:
+    cutting = pytest.importorskip("tools.box.cutting", reason="needs the parity extra")
+    for scene in SCENES[:8]:
+        image = draw(scene)
+        size = size_of(*image.size)
+        expected = np.asarray(image.resize(size, Image.Resampling.BICUBIC)).astype(int)
+        apart = np.abs(cutting.resized(image, size) - expected)
+        # Each axis alone differs by rounding; between the two, values beyond 0 and 255 are clipped.
+        assert (apart > 1).mean() < 0.01
+        assert apart.max() < 16
+
+
+@pytest.mark.parametrize("radius", [0.4, 0.8, 1.2])
+def test_blurring_is_pillows_but_for_rounding(radius: float) -> None:
+    image = draw(random_scene(Random(6), lambda rng: random_wanted(3, rng)))
+    expected = np.asarray(image.filter(ImageFilter.GaussianBlur(radius))).astype(int)
+    apart = np.abs(_blurred(image, radius) - expected)
+    # Pillow rounds after every one of six passes.
+    assert apart.max() <= 3
+    assert apart.mean() < 0.05
 
 
 def test_things_stand_on_the_canvas_apart_and_in_the_order_of_reading() -> None:

@@ -215,7 +215,8 @@ def happening(name: str, rng: Random) -> Dialogue:
             continue
         clip, what, thing = found
         # The frames of a clip are as large as their number lets them be.
-        clip = replace(clip, scenes=tuple(replace(scene, frames=len(clip.scenes)) for scene in clip.scenes))
+        sized = {id(scene): replace(scene, frames=len(clip.scenes)) for scene in clip.scenes}
+        clip = replace(clip, scenes=tuple(sized[id(scene)] for scene in clip.scenes))
         reasoning = _told(what, thing)
         asked = [_question(name, what, thing, clip.scenes[0], rng) for _ in range(rng.choice([1, 1, 2, 3]))]
         if rng.random() < 0.25:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,11 +16,12 @@ from mlx_qwen35.prompts.messages import render_messages
 from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from tools.box import about_clips, about_functions, about_pictures, about_several, about_text, about_tools
+from tools.box.cutting import cut
 from tools.box.dialogues import Clip, Dialogue, Picture, Tasks, Turn
 from tools.box.labels import SEEN, Labels, seen, seen_of_word, told
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
-from tools.box.prepare import MERGE, cut, size_of
+from tools.box.prepare import MERGE, size_of
 from tools.box.scenes import Scene
 
 # Kinds of dialogues, and how often they are drawn.
@@ -93,7 +95,9 @@ def show(source: Any) -> Shown:
     assert isinstance(clip, Clip)
     first, second = clip.scenes[2 * number : 2 * number + 2]
     size = size_of(second.width, second.height, second.frames)
-    frames = tuple(cut(frame, size) for frame in clip.frames[2 * number : 2 * number + 2])
+    one, other = clip.frames[2 * number : 2 * number + 2]
+    patches = cut(one, size)
+    frames = (patches, patches if other is one else cut(other, size))
     return Shown(second, second.grid, frames, told(second, first))
 
 
@@ -200,19 +204,15 @@ class Encoder:
     def _written(self, ids: list[int]) -> NDArray[np.bool_]:
         """What the assistant writes itself: not the openings that the template gives it."""
         learn = np.zeros(len(ids), dtype=bool)
-        at = 0
-        while at < len(ids):
+        for at in [at for at, token in enumerate(ids) if token == self._start[0]]:
             if ids[at : at + len(self._start)] != self._start:
-                at += 1
                 continue
-            at += len(self._start)
+            begin = at + len(self._start)
             for opening in (self._no_think, self._think):
-                if ids[at : at + len(opening)] == opening:
-                    at += len(opening)
+                if ids[begin : begin + len(opening)] == opening:
+                    begin += len(opening)
                     break
-            end = ids.index(self._end, at) + 1
-            learn[at:end] = True
-            at = end
+            learn[begin : ids.index(self._end, begin) + 1] = True
         return learn
 
 
@@ -295,10 +295,12 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
         info = get_worker_info()
         first, step = (info.id, info.num_workers) if info else (0, 1)
         encoder = Encoder(self.directory)
-        for number in range(first, 1 << 40, step):
+        # The first pools are small, so that nobody waits long for the first batch.
+        sizes = chain((size for size in (96, 192, 384) if size < self.pool), repeat(self.pool))
+        for number, size in zip(range(first, 1 << 40, step), sizes, strict=False):
             rng = Random(f"{self.seed}-{number}")
             examples = [encoder.encode(draw_dialogue(rng, self.world), thinking=rng.random() < THINKING)
-                        for _ in range(self.pool)]  # fmt: skip
+                        for _ in range(size)]  # fmt: skip
             examples.sort(key=lambda example: len(example.input_ids))
             groups: list[list[Example]] = [[]]
             for example in examples:
@@ -331,7 +333,8 @@ class LabelledPictures(IterableDataset):  # type: ignore[type-arg]
                 turn: Turn = about_clips.clips(rng).turns[0]
                 (clip,) = turn.media
                 assert isinstance(clip, Clip)
-                found.append((clip, rng.randrange(len(clip.scenes) // 2)))
+                at = 2 * rng.randrange(len(clip.scenes) // 2)
+                found.append((Clip(clip.scenes[at : at + 2]), 0))
             else:
                 found.append(Picture(about_pictures.any_scene(rng)))
         return found

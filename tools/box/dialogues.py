@@ -37,8 +37,9 @@ class Clip:
 
     @cached_property
     def frames(self) -> tuple[Image.Image, ...]:
-        """In RGB."""
-        return tuple(draw(scene) for scene in self.scenes)
+        """In RGB; one image where one scene lasts."""
+        drawn = {id(scene): draw(scene) for scene in {id(scene): scene for scene in self.scenes}.values()}
+        return tuple(drawn[id(scene)] for scene in self.scenes)
 
     def times(self) -> list[float]:
         """Of every pair of frames, in seconds, as Qwen3.5's prompts give them."""

@@ -32,10 +32,11 @@ def told(scene: Scene, before: Scene | None = None) -> Labels:
         before: The other frame of the pair, in a clip.
     """
     rows, columns = scene.grid
-    found = np.full((rows, columns, len(TOLD)), -1, np.int8)
-    found[:, :, [_AT["cover kind"], _AT["cover colour"], _AT["kind"], _AT["here"]]] = 0
+    nothing = np.full(len(TOLD), -1, np.int8)
+    nothing[[_AT["cover kind"], _AT["cover colour"], _AT["kind"], _AT["here"]]] = 0
     if scene.ground.name:
-        found[:, :, _AT["ground"]] = COLOURS.index(scene.ground.name)
+        nothing[_AT["ground"]] = COLOURS.index(scene.ground.name)
+    found = np.tile(nothing, (rows, columns, 1))
     for thing in sorted(scene.things, key=lambda thing: -thing.size):
         _cover(found, thing, scene)
     for thing in scene.things:
@@ -47,16 +48,19 @@ def told(scene: Scene, before: Scene | None = None) -> Labels:
 
 def _cover(found: Labels, thing: Thing, scene: Scene) -> None:
     rows, columns = found.shape[:2]
-    spans = []
-    for middle, size, whole, count in (
-        (thing.y, thing.height, scene.height, rows), (thing.x, thing.width, scene.width, columns),
-    ):  # fmt: skip
-        low, high = (middle - size / 2) / whole * count, (middle + size / 2) / whole * count
-        edges = np.arange(count)
-        spans.append(np.clip(np.minimum(high, edges + 1) - np.maximum(low, edges), 0, 1))
-    covered = np.outer(*spans) > 0.2
-    found[covered, _AT["cover kind"]] = 1 + KINDS.index(thing.kind)
-    found[covered, _AT["cover colour"]] = 1 + COLOURS.index(thing.colour)
+    top, high = _span(thing.y, thing.height, scene.height, rows)
+    left, wide = _span(thing.x, thing.width, scene.width, columns)
+    covered = np.outer(high, wide) > 0.2
+    part = found[top : top + len(high), left : left + len(wide)]
+    part[covered, _AT["cover kind"]] = 1 + KINDS.index(thing.kind)
+    part[covered, _AT["cover colour"]] = 1 + COLOURS.index(thing.colour)
+
+
+def _span(middle: float, size: float, whole: int, count: int) -> tuple[int, list[float]]:
+    """The first token along one axis that a thing covers some of, and how much it covers of that and the next ones."""
+    low, high = (middle - size / 2) / whole * count, (middle + size / 2) / whole * count
+    first = max(0, math.floor(low))
+    return first, [min(high, edge + 1) - max(low, edge) for edge in range(first, min(count, math.ceil(high)))]
 
 
 def _centre(token: Labels, thing: Thing, scene: Scene, before: Scene | None) -> None:

@@ -1,5 +1,6 @@
 """Numbers as they are printed and as a hand writes them: masks with the places of their digits."""
 
+import math
 import os
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -8,7 +9,7 @@ from random import Random
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tools.box.outlines import Point, ellipse
+from tools.box.outlines import Point, bounds, ellipse
 
 LIST = Path(__file__).parent / "fonts.txt"
 FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts")
@@ -76,10 +77,11 @@ def _printed(digits: str, height: int, rng: Random) -> Mask:
     path = rng.choice(fonts()) if fonts() and rng.random() < 0.97 else ""
     font = _font(path, max(8, round(height * 1.4)) // 3 * 3)
     apart = rng.uniform(0.05, 0.3) * height if rng.random() < 0.15 else 0.0
+    lengths = [font.getlength(digit) for digit in digits]
     starts, x = [], 0.0
-    for digit in digits:
+    for length in lengths:
         starts.append(x)
-        x += font.getlength(digit) + apart
+        x += length + apart
     left, top, right, bottom = font.getbbox(digits)
     pad = height // 2 + 2
     image = Image.new("L", (round(max(x, right - left)) + 2 * pad, round(bottom - top) + 2 * pad))
@@ -90,8 +92,8 @@ def _printed(digits: str, height: int, rng: Random) -> Mask:
             pen.text((pad + start, pad - top), digit, fill=255, font=font, stroke_width=bold)
     else:
         pen.text((pad, pad - top), digits, fill=255, font=font, stroke_width=bold)
-    centres = [(pad + start + font.getlength(digit) / 2, pad + (bottom - top) / 2)
-               for digit, start in zip(digits, starts, strict=True)]  # fmt: skip
+    centres = [(pad + start + length / 2, pad + (bottom - top) / 2)
+               for length, start in zip(lengths, starts, strict=True)]  # fmt: skip
     return Mask(image, tuple(centres))
 
 
@@ -206,16 +208,24 @@ def _slanted(mask: Mask, rng: Random) -> Mask:
     x, y = image.width / 2, image.height / 2
     a, b, c, d = 1.0, rng.uniform(-0.25, 0.25), rng.uniform(-0.08, 0.08), rng.uniform(0.85, 1.15)
     # Where each point of the new picture comes from; what lies where follows from the inverse.
-    image = image.transform(
-        image.size, Image.Transform.AFFINE, (a, b, x - a * x - b * y, c, d, y - c * x - d * y),
+    from_x, from_y, whole = x - a * x - b * y, y - c * x - d * y, a * d - b * c
+
+    def to(px: float, py: float) -> Point:
+        return x + (d * (px - x) - b * (py - y)) / whole, y + (a * (py - y) - c * (px - x)) / whole
+
+    # Only what has ink, with a margin that edges fade into.
+    ink = image.getbbox()
+    assert ink is not None, "a number without ink"
+    left, top, right, bottom = ink[0] - 2, ink[1] - 2, ink[2] + 2, ink[3] + 2
+    corners = bounds([to(left, top), to(right, top), to(right, bottom), to(left, bottom)])
+    to_left, to_top = (max(0, math.floor(edge)) for edge in corners[:2])
+    size = min(image.width, math.ceil(corners[2])) - to_left, min(image.height, math.ceil(corners[3])) - to_top
+    image = image.crop((left, top, right, bottom)).transform(
+        size, Image.Transform.AFFINE,
+        (a, b, from_x + a * to_left + b * to_top - left, c, d, from_y + c * to_left + d * to_top - top),
         Image.Resampling.BILINEAR,
     )  # fmt: skip
-    whole = a * d - b * c
-    centres = tuple(
-        (x + (d * (px - x) - b * (py - y)) / whole, y + (a * (py - y) - c * (px - x)) / whole)
-        for px, py in mask.centres
-    )
-    return Mask(image, centres)
+    return Mask(image, tuple((px - to_left, py - to_top) for px, py in (to(*centre) for centre in mask.centres)))
 
 
 def _cut(mask: Mask) -> Mask:

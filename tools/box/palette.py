@@ -48,5 +48,5 @@ def _near(value: int, spread: int, rng: Random) -> int:
 def contrast(one: Rgb, other: Rgb) -> float:
     """How far apart two colours look, 0 to about 760: the "redmean" distance (Riemersma)."""
     mean = (one[0] + other[0]) / 2
-    red, green, blue = (a - b for a, b in zip(one, other, strict=True))
+    red, green, blue = one[0] - other[0], one[1] - other[1], one[2] - other[2]
     return float(((2 + mean / 256) * red * red + 4 * green * green + (2 + (255 - mean) / 256) * blue * blue) ** 0.5)

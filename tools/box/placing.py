@@ -143,10 +143,11 @@ def _put(
 
 def seen_against(colour: str, ground: Ground, rng: Random) -> Rgb | None:
     """A shade of this colour that stands out from the ground, if there is one."""
+    first, last = ground.rgbs[0], ground.rgbs[-1]
+    between = ((first[0] + last[0]) // 2, (first[1] + last[1]) // 2, (first[2] + last[2]) // 2)
+    behind = (first, last, between) if len(ground.rgbs) > 1 else (first,)
     for _ in range(6):
         rgb = shade(colour, rng)
-        between = [tuple((a + b) // 2 for a, b in zip(ground.rgbs[0], ground.rgbs[-1], strict=True))]
-        behind = [*ground.rgbs, *((part[0], part[1], part[2]) for part in between)]
         if all(contrast(rgb, other) > CONTRAST for other in behind):
             return rgb
     return None

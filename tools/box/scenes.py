@@ -134,9 +134,9 @@ class Scene:
         cells = [self.cell(thing) for thing in self.things]
         if len(set(cells)) < len(cells):
             return False
-        for number, one in enumerate(self.things):
-            for other in self.things[:number]:
-                if self.cell(one)[0] != self.cell(other)[0] and abs(one.y - other.y) * rows / self.height < 0.3:
+        for number, (one, (row, _)) in enumerate(zip(self.things, cells, strict=True)):
+            for other, (above, _) in zip(self.things[:number], cells, strict=False):
+                if row != above and abs(one.y - other.y) * rows / self.height < 0.3:
                     return False
         return True
 
