@@ -1,7 +1,11 @@
 """What a machine without a network gets arrives there as it was packed; nothing here needs a GPU."""
 
+import io
 import json
 import os
+import re
+import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -110,7 +114,8 @@ def test_what_is_not_installed_here_is_named() -> None:
 
 def test_nothing_but_python_is_needed_there(packed: Path, tmp_path: Path) -> None:
     """The script runs without this package and any other, and says what is missing."""
-    command = [sys.executable, "-I", "-S", str(there.ROOT / "tools/gpu/there.py"), "--parts", str(packed)]
+    script = str(there.ROOT / "tools/gpu/there.py")
+    command = [sys.executable, "-I", "-S", script, "--parts", str(packed), "--only", "tests"]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, env={"PATH": ""}, check=False
     )
@@ -121,59 +126,137 @@ def test_a_run_ends_in_a_table_with_the_name_of_the_card(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = {"prompt_tps": 1234.5, "first_token": 0.0123, "per_token": 0.00456, "peak": None}
-    speed = json.dumps({"repeats": 1, "cases": {"128 tokens": {"mlx-qwen35": figures}, "4 rows": {
-        "mlx-lm": {**figures, "prompt_tps": None, "first_token": None}}}})  # fmt: skip
-    site = tmp_path / "site"
+    speed = json.dumps({"weights": "bfloat16", "case": "4 rows", "runtimes": {
+        "mlx-qwen35": figures, "mlx-lm": {**figures, "prompt_tps": None, "first_token": None}}})  # fmt: skip
     printing = [sys.executable, "-c"]
-
-    def steps(work: Path, tests: list[str]) -> list[tuple[str, list[str]]]:
-        return [
-            ("versions", [*printing, f"print({json.dumps(json.dumps({'device': 'gpu', 'mlx': '0.32.4'}))})"]),
-            ("tests", [*printing, "import one, sys; print(); print('== 2 passed =='); sys.exit(one.x)"]),
-            ("speed bfloat16", [*printing, f"print({speed!r})"]),
-            ("speed 4-bit", [*printing, "import time; print('so far', flush=True); time.sleep(600)"]),
-        ]
-
-    monkeypatch.setattr(there, "steps", steps)
+    tests = "tests/a.py::one PASSED [ 50%]\ntests/a.py::two[x y] FAILED [100%]\n== 1 passed =="
+    rows = [
+        ("versions", [*printing, f"print({json.dumps(json.dumps({'device': 'gpu', 'mlx': '0.32.4'}))})"]),
+        ("tests", [*printing, f"import one, sys; print({tests!r}); sys.exit(one.x)"]),
+        ("speed", [*printing, f"print({speed!r}, flush=True); import time; time.sleep(600)"]),
+        ("late", [*printing, "print('never')"]),
+    ]
+    monkeypatch.setattr(there, "lanes", lambda *args: {"lane": rows})
     monkeypatch.setattr(there, "card", lambda: "NVIDIA Card, 1.2")
-    seconds = there.run
-    monkeypatch.setattr(there, "run", lambda *args: seconds(*args[:-1], 0.5 if args[0] == "speed 4-bit" else 60))
-    out = tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", ["there.py", "--parts", str(packed), "--out", str(out), "--site", str(site)])
+    # The last two are over as soon as they have said something.
+    monkeypatch.setattr(there, "run", lambda *args, run=there.run: run(*args[:-1], LIMITS.get(args[0], 60.0)))
+    site, out = tmp_path / "site", tmp_path / "out"
+    command = ["there.py", "--parts", str(packed), "--out", str(out), "--site", str(site), "--only", "tests"]
+    monkeypatch.setattr(sys, "argv", command)
     assert there.main() == 1
+    found = re.sub(r"\| \d+\.\d \|", "| s |", (out / "table.md").read_text())
     assert (
-        (out / "table.md").read_text()
+        found
         == """\
 # On NVIDIA Card, 1.2
 
 device gpu, mlx 0.32.4.
 
-| step | status | last line |
-|---|--:|---|
-| versions | 0 |  |
-| tests | 1 | 2 passed |
-| speed bfloat16 | 0 |  |
-| speed 4-bit | 124 |  |
+| step | status | seconds | passed | failed | skipped | last line |
+|---|--:|--:|--:|--:|--:|---|
+| versions | 0 | s |  |  |  |  |
+| tests | 1 | s | 1 | 1 | 0 | 1 passed |
+| speed | 124 | s |  |  |  | KeyboardInterrupt |
+| late | 124 | s |  |  |  |  |
+
+Failed:
+
+- tests: `tests/a.py::two[x y]`
 
 | weights | case | runtime | prompt | first token | per token |
 |---|---|---|--:|--:|--:|
-| bfloat16 | 128 tokens | mlx-qwen35 | 1234 tok/s | 12.3 ms | 4.56 ms |
+| bfloat16 | 4 rows | mlx-qwen35 | 1234 tok/s | 12.3 ms | 4.56 ms |
 | bfloat16 | 4 rows | mlx-lm |  |  | 4.56 ms |
 """
     )
-    assert (out / "speed-4-bit.log").read_text() == "so far\n"
+    # What is unpacked is not unpacked again.
+    shutil.rmtree(packed)
+    monkeypatch.setattr(there, "lanes", lambda *args: {"lane": rows[:1]})
+    assert there.main() == 0
+
+
+LIMITS = {"speed": 1.5, "late": 0.0}
 
 
 def test_the_steps_are_commands_of_this_checkout(tmp_path: Path) -> None:
-    """All but the measuring itself: the options exist, and the checkpoint is one that they take."""
-    found = dict(there.steps(tmp_path, there.TESTS))
-    assert all((there.ROOT / path).exists() for path in there.TESTS)
+    """All but the measuring itself: the options and the files of tests exist."""
     from mlx_qwen35.cli.main import build_parser
 
-    for name, command in found.items():
-        if command[: len(there.COMMAND)] == there.COMMAND:
-            options = build_parser().parse_args(command[len(there.COMMAND) :])
-            assert str(options.model) == str(tmp_path / "bfloat16") or name == "speed 4-bit"
+    found = {name: list(command) for lane in there.lanes("tests", tmp_path).values() for name, command in lane}
+    for said in there.TESTS.values():
+        files = [one.split("::")[0] for one in said if one.startswith("tests/")]
+        assert len(files) > 3
+        assert all((there.ROOT / file).is_file() for file in files)
+    options = build_parser().parse_args(found["convert"][len(there.COMMAND) :])
+    assert str(options.model) == str(tmp_path / "bfloat16")
     compile(found["write"][2], "write", "exec")
-    done = subprocess.run(found["versions"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 or "torch" in done.stderr
+    assert subprocess.run(found["versions"], capture_output=True, check=False).returncode == 0
+    (((name, command),),) = there.lanes("speed", tmp_path).values()
+    assert (name, command[2]) == ("speed", "tools.gpu.speeds")
+
+
+def test_libraries_and_headers_are_where_mlx_looks_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, python, cuda = tmp_path / "site", tmp_path / "python", tmp_path / "cuda"
+    for folder in (site / "mlx/include", cuda / "include/crt", cuda / "lib64"):
+        folder.mkdir(parents=True)
+    for name in ("cu13", "cudnn", "nccl"):
+        (python / "nvidia" / name / "lib").mkdir(parents=True)
+    (python / "nvidia/cu13/include").mkdir()
+    for header in (cuda / "include/cuda_fp16.h", cuda / "include/crt/mma.h"):
+        header.touch()
+    monkeypatch.syspath_prepend(str(python))
+    monkeypatch.setenv("CUDA_HOME", str(cuda))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/before")
+    for _ in range(2):
+        found = there.environment(site)
+    assert (site / "nvidia/cu13/include").is_dir()
+    assert (site / "mlx/include/crt/mma.h").is_file()
+    places = found["LD_LIBRARY_PATH"].split(os.pathsep)
+    expected = [python / "nvidia" / name / "lib" for name in ("cu13", "cudnn", "nccl")]
+    assert [place for place in places if place in map(str, expected)] == [str(place) for place in expected]
+    assert places[-2:] == [str(cuda / "lib64"), "/before"]
+    assert found["CUDA_HOME"] == str(cuda)
+
+
+def test_lanes_share_no_kernels_but_what_was_packed_and_prepared(tmp_path: Path) -> None:
+    (tmp_path / "compiled").mkdir()
+    (tmp_path / "compiled/a.ptx").touch()
+    folders = [there.kernels(tmp_path, lane) for lane in ("dense", "experts", there.PREPARE, there.SPEED)]
+    assert [folders.count(folder) for folder in folders] == [1, 1, 2, 2]
+    assert all(Path(folder, "a.ptx").is_file() for folder in folders)
+
+
+def test_what_the_machine_has_is_left_out_if_it_is_good_enough() -> None:
+    there_is = pack.listed("# known\nnumpy==2.5.2\nTransformers == 5.17.0  # too old\nhf_xet\n\n")
+    assert there_is == {"numpy": "2.5.2", "transformers": "5.17.0", "hf-xet": None}
+    all_of_it = pack.needed(["mlx-qwen35"])
+    assert {"numpy", "transformers", "hf-xet"} <= all_of_it.keys()
+    found = pack.needed(["mlx-qwen35"], there_is)
+    assert found.keys() == all_of_it.keys() - {"numpy", "hf-xet"}
+
+
+def fat(*entries: tuple[int, int, bytes]) -> bytes:
+    """A group of machine code, of (kind, architecture, code)."""
+    body = b"".join(
+        struct.pack("<HHIQ", kind, 0x101, 64, len(code))
+        + struct.pack("<IIII", 0, 0, 0, architecture).ljust(48, b"\7")
+        + code
+        for kind, architecture, code in entries
+    )
+    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
+
+
+def test_of_a_library_s_machine_code_one_architecture_stays() -> None:
+    one, two = fat((2, 80, b"a" * 40), (2, 90, b"b" * 24), (1, 90, b"ptx!" * 8)), fat((2, 90, b"c" * 8))
+    library = b"before" + one + b"between" + two + b"after"
+    alone = fat((2, 90, b"b" * 24))
+    found = pack.for_architecture(library, 90)
+    assert found == b"before" + alone.ljust(len(one), b"\0") + b"between" + two + b"after"
+    with pytest.raises(SystemExit, match=r"^expected machine code for 80, found it for \[90\]$"):
+        pack.for_architecture(two, 80)
+
+
+def test_the_checkout_s_code_is_not_packed(tmp_path: Path) -> None:
+    own = wheel(tmp_path, "mlx_qwen35", {"mlx_qwen35/__init__.py": b""})
+    with zipfile.ZipFile(io.BytesIO(pack.stored(own))) as archive:
+        assert archive.namelist() == ["mlx_qwen35-1.0.dist-info/METADATA"]

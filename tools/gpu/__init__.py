@@ -1,7 +1,10 @@
 """This package on an NVIDIA GPU, with MLX's CUDA build, on a machine that no network reaches.
 
-    python -m tools.gpu.pack --out build/gpu      # here: everything that is needed there, in parts of at most 45 MB
-    python3 tools/gpu/there.py --parts build/gpu --out results     # there, in a copy of this checkout
+    # here: everything that is needed there, in parts of at most 45 MB
+    python -m tools.gpu.pack --out build/gpu --there tools/gpu/torch-image.txt --architecture 90
+    # there, in a copy of this checkout
+    python3 tools/gpu/there.py --parts build/gpu --out results --only tests --seconds 240
+    python3 tools/gpu/there.py --parts build/gpu --out results --only speed --seconds 70
 
-Nobody has run the second on a GPU yet.
+Nobody has run the latter on a GPU yet.
 """
