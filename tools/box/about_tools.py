@@ -5,10 +5,10 @@ import re
 from random import Random
 from typing import Any
 
-from tools.box.about_text import NAMES, WORDS
 from tools.box.about_text import TASKS as TEXT_TASKS
 from tools.box.dialogues import Dialogue, Tasks, Turn
 from tools.box.functions import CITIES
+from tools.box.lexicon import NAMES, WORDS
 from tools.box.wordings import typed
 
 TASKS = Tasks()

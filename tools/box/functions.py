@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from tools.box.about_text import NAMES, WORDS, word
+from tools.box.lexicon import NAMES, WORDS, word
 from tools.box.wordings import listing
 
 CITIES = (

@@ -52,6 +52,8 @@ def plural(word: str) -> str:
     """'crosses', 'stars'."""
     if word.endswith(("s", "x", "sh", "ch")):
         return f"{word}es"
+    if word.endswith("y") and word[-2] not in "aeo":
+        return f"{word[:-1]}ies"
     return f"{word}s" if not word.endswith("plus sign") else "plus signs"
 
 
@@ -63,6 +65,11 @@ _BEFORE = (
 _AFTER = (" please", ", please", " thanks", ", thank you", " exactly", " here", " then", " now", ", do you know")
 
 
+def capital_i(text: str, rng: Random) -> str:
+    """'I' as most people write it, not 'i'."""
+    return re.sub(r"\bi\b", "I", text) if rng.random() < 0.7 else text
+
+
 def typed(text: str, rng: Random, *, statement: bool = False) -> str:
     """As somebody types it: with or without a capital, an end, a polite word."""
     chance = rng.random()
@@ -72,6 +79,7 @@ def typed(text: str, rng: Random, *, statement: bool = False) -> str:
         text += rng.choice(_AFTER)
     elif chance < 0.15:
         text = rng.choice(_BEFORE) + text + rng.choice(_AFTER[:4])
+    text = capital_i(text, rng)
     end = "." if statement else "?"
     chance = rng.random()
     text += end if chance < 0.78 else "" if chance < 0.95 else rng.choice(["!", " ?", "??", "...", "."])
