@@ -1,8 +1,9 @@
-"""Tasks without a picture: small talk, spelling, counting, copying, sums, remembering."""
+"""Tasks without a picture: small talk, spelling, counting, copying, sums, remembering, words and numbers."""
 
 from random import Random
 
 from tools.box.about_facts import facts as facts_between
+from tools.box.about_words import words
 from tools.box.dialogues import Dialogue, Maker, Tasks, Turn
 from tools.box.lexicon import NAMES, NUMBER_WORDS, word
 from tools.box.off_topic import HONEST, off_topic_question
@@ -217,9 +218,12 @@ def facts(rng: Random) -> Dialogue:
     return facts_between(rng, (talk, talk, talk, add, spell, count, letters, copy, off_topic))
 
 
+TASKS.add("words", 1.7)(words)
+
+
 def mixed(rng: Random) -> Dialogue:
     """Two or three unrelated questions in one conversation."""
-    makers: list[Maker] = [spell, letters, count, copy, add, talk, off_topic]
+    makers: list[Maker] = [spell, letters, count, copy, add, talk, off_topic, words, facts]
     return Dialogue(tuple(turn for maker in rng.sample(makers, rng.choice([2, 3])) for turn in maker(rng).turns))
 
 

@@ -155,7 +155,7 @@ _PLAIN = (
     Fact(_none, ("i like {1}", "i love {1}", "i really like {1}"),
          ("what do i [like|love]", "what did i say i like", "do you know what i like"),
          lambda rng: plural(rng.choice(WORDS)) if rng.random() < 0.4 else word(rng)),
-    Fact(_none, ("i [work as|am] {a}", "i'm {a}", "my job is {1}"),
+    Fact(_none, ("i [work as|am] {a}", "i'm {a}", "i work now as {a}"),
          ("what is my job", "what do i do", "what do i work as", "what's my job"), _one_of(_JOBS), "{a}"),
     Fact(_name, ("{0} lives in {1}", "{0} is in {1}", "{0} went to {1}", "{0} is from {1}"),
          ("where does {0} live", "where is {0}", "where did {0} go", "in which city is {0}"),
