@@ -208,7 +208,8 @@ def remember(rng: Random) -> Dialogue:
         rng,
     )
     last = Turn("remember", question, f"Your name is {name}.", f"It is {name}.")
-    between = [] if rng.random() < 0.5 else list(rng.choice([add, spell, count, letters])(rng).turns[:2])
+    makers = [add, spell, count, letters, off_topic, copy, words]
+    between = [turn for _ in range(rng.choice([0, 0, 1, 1, 2, 3])) for turn in rng.choice(makers)(rng).turns[:2]]
     return Dialogue((first, *between, last))
 
 

@@ -7,10 +7,10 @@ _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
 # Words that patterns may use for what is asked about.
 WORDS = {
-    "pic": "[picture|picture|image|image|photo|drawing|pic|graphic]",
+    "pic": "[picture|picture|picture|image|image|image|photo|drawing|pic|graphic|photograph|scene]",
     "color": "[color|colour]",
-    "things": "[things|things|objects|shapes|shapes|items|figures]",
-    "thing": "[thing|thing|object|shape|shape|one|figure]",
+    "things": "[things|things|objects|objects|shapes|shapes|items|figures]",
+    "thing": "[thing|thing|object|object|shape|shape|one|figure|item]",
     "see": "[do you see|can you see|is there to see|do we see]",
 }
 SYNONYMS = {
@@ -60,7 +60,10 @@ def plural(word: str) -> str:
 _BEFORE = (
     "please ", "hey, ", "hi, ", "hi! ", "hello, ", "ok, ", "okay, ", "so, ", "and ", "now ", "well, ", "tell me: ",
     "tell me, ", "can you tell me: ", "could you tell me, ", "quick question: ", "question: ", "i wonder, ", "um, ",
-    "look at this. ", "please tell me: ", "here is a question. ", "be honest: ",
+    "look at this. ", "please tell me: ", "i want to know: ",
+    "i would like to know: ", "i'd like to know, ", "do you know: ", "can you say: ", "let me know: ", "sorry, ",
+    "next: ",
+    "here is a question. ", "be honest: ",
 )  # fmt: skip
 _AFTER = (" please", ", please", " thanks", ", thank you", " exactly", " here", " then", " now", ", do you know")
 
