@@ -7,6 +7,7 @@ from random import Random
 from tools.box.about_pictures import want_numbers
 from tools.box.asking import label, told
 from tools.box.changes import free_spot, recoloured
+from tools.box.clip_questions import further
 from tools.box.dialogues import Clip, Dialogue, Tasks, Turn
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
@@ -218,7 +219,11 @@ def happening(name: str, rng: Random) -> Dialogue:
         sized = {id(scene): replace(scene, frames=len(clip.scenes)) for scene in clip.scenes}
         clip = replace(clip, scenes=tuple(sized[id(scene)] for scene in clip.scenes))
         reasoning = _told(what, thing)
-        asked = [_question(name, what, thing, clip.scenes[0], rng) for _ in range(rng.choice([1, 1, 2, 3]))]
+        asked = [
+            (further(name, what, thing, clip, rng) if rng.random() < 0.45 else None)
+            or _question(name, what, thing, clip.scenes[0], rng)
+            for _ in range(rng.choice([1, 1, 2, 3]))
+        ]
         if rng.random() < 0.25:
             form = rng.choice(["what is [there|shown] at the [start|beginning]", "what do you see first",
                                "what is in the first [frame|picture]"])  # fmt: skip

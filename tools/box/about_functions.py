@@ -238,8 +238,10 @@ def _typed(request: str, rng: Random) -> str:
         "do",
     )
     text = typed(request.rstrip("."), rng, statement=statement)
-    # In capitals, or before a polite word, a value could not be read off.
-    polite = not text.rstrip(".?! ").endswith(request.rstrip(".")[1:])
+    if text.isupper():
+        return request
+    # Before a polite word a value could not be read off.
+    polite = not text.rstrip(".?! ").lower().endswith(request.rstrip(".")[1:].lower())
     return request if polite else text
 
 

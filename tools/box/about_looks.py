@@ -55,7 +55,7 @@ def colour(scene: Scene, rng: Random) -> Asked:
     if len(scene.things) == 1 and rng.random() < 0.5:
         form = rng.choice([
             "what {color} is [it|this|that|the {thing}]", "which {color} [is it|is this|does it have]", "what {color}",
-            "what is [its|the] {color}", "what's [its|the] {color}", "name the {color}.", "the {color}",
+            "what is [its|the] {color}", "what's [its|the] {color}", "name the {color}.", "the {color}", "{color}",
             "what {color} {see}", "which {color} {see}", "what is the {color} of [this|the {thing}|it]",
             "[what|which] {color} is the [thing|object|shape] in the {pic}",
         ])  # fmt: skip
@@ -153,6 +153,11 @@ def exists(scene: Scene, rng: Random) -> Asked:
     ]
     if len(scene.things) == 1:
         forms += ["is [this|it|that] {0}", "is [this|it|that] {0}", "did i draw {0}", "does this look like {0}"]
+    if key != "colour" and rng.random() < 0.15:
+        what = plural(called(kind, rng)) if key == "kind" else f"{called(name, rng)} {plural(kind)}"
+        return ask_about(
+            rng.choice(["are there [any |]{0}", "do you see any {0}"]), rng, what
+        ), "Yes." if right else "No."
     if key == "colour" and rng.random() < 0.3:
         forms, what = ["is [anything|something] {0}", "is there [anything|something] {0}"], called(name, rng)
         return ask_about(rng.choice(forms), rng, what), "Yes." if right else "No."
@@ -183,6 +188,10 @@ def is_colour(scene: Scene, rng: Random) -> Asked:
 def background(scene: Scene, rng: Random) -> Asked:
     if not scene.ground.name:
         return None
+    if rng.random() < 0.25:
+        name = scene.ground.name if rng.random() < 0.5 else rng.choice(COLOURS)
+        right = name == scene.ground.name
+        return ask_about("is the background {0}", rng, called(name, rng)), "Yes." if right else "No."
     form = rng.choice(
         [
             "what {color} is the background",

@@ -93,3 +93,59 @@ def number_of_colour(scene: Scene, rng: Random) -> Asked:
     thing = rng.choice(things)
     form = rng.choice(["[which|what] number is {0}", "what is the {0} number", "read the {0} number."])
     return ask_about(form, rng, called(thing.colour, rng)), f"{thing.digits}."
+
+
+@about_numbers(1.2)
+def of_number(scene: Scene, rng: Random) -> Asked:
+    """What follows from one number: a digit of it, odd or even, the next one, how it compares to another."""
+    if len(scene.things) != 1:
+        return None
+    digits = scene.things[0].digits
+    number = int(digits)
+    it = "[it|this|the number|this number]"
+    chance = rng.random()
+    if chance < 0.3:
+        name, at = rng.choice([("first", 0), ("last", -1)])
+        form = rng.choice(["what is the {0} digit", "[what|which] digit [is|comes] {0}", "the {0} digit",
+                           f"what is the {{0}} digit of {it}"])  # fmt: skip
+        return ask_about(form, rng, name), f"{digits[at]}."
+    if chance < 0.5:
+        odd = number % 2 == 1
+        if rng.random() < 0.5:
+            return ask(f"is {it} [even or odd|odd or even]", rng), "Odd." if odd else "Even."
+        name = rng.choice(["even", "odd", "an even number", "an odd number"])
+        return ask_about(f"is {it} {{0}}", rng, name), "Yes." if ("odd" in name) == odd else "No."
+    if chance < 0.7:
+        up = number == 0 or rng.random() < 0.7
+        form = rng.choice([f"what [number |]comes {'after' if up else 'before'} {it}", f"what is {it} {{0}} [one|1]",
+                           f"what is one {'more' if up else 'less'} than {it}"])  # fmt: skip
+        return ask_about(form, rng, "plus" if up else "minus"), f"{number + (1 if up else -1)}."
+    other = rng.choice([10, 50, 100, 500, 1000, rng.randrange(1, max(2, 2 * number))])
+    if other == number:
+        return None
+    big = rng.random() < 0.6
+    word = rng.choice(["[larger|bigger|greater|more]", "above"] if big else ["[smaller|less]", "below"])
+    than = "" if word in ("above", "below") else "than "
+    right = (number > other) == big
+    return ask_about(f"is {it} {word} {than}{{0}}", rng, str(other)), "Yes." if right else "No."
+
+
+@about_numbers(0.6)
+def which_number(scene: Scene, rng: Random) -> Asked:
+    """Of several numbers: how many, the larger one, whether one is there."""
+    numbers = [thing.digits for thing in scene.things if thing.kind == NUMBER]
+    if len(numbers) < 2 or len(set(numbers)) < len(numbers):
+        return None
+    chance = rng.random()
+    if chance < 0.3:
+        return ask("how many numbers [{see}|are there|are in the {pic}|are shown]", rng), f"{len(numbers)}."
+    if chance < 0.6:
+        wanted = rng.choice(numbers) if rng.random() < 0.5 else str(rng.randrange(1000))
+        form = rng.choice(["is there [a|the number] {0}", "do you see [a|the number] {0}", "is one of them {0}"])
+        return ask_about(form, rng, wanted), "Yes." if wanted in numbers else "No."
+    big = rng.random() < 0.6
+    words = ["larger", "bigger", "higher"] if big else ["smaller", "lower"]
+    words = words if len(numbers) == 2 else ["largest", "biggest", "highest"] if big else ["smallest", "lowest"]
+    form = rng.choice(["[which|what] number is [the |]{0}", "which is the {0} number", "what is the {0} number"])
+    found = (max if big else min)(numbers, key=int)
+    return ask_about(form, rng, rng.choice(words)), f"{found}."

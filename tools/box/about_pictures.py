@@ -2,6 +2,7 @@
 
 from random import Random
 
+from tools.box import about_choices as about_choices
 from tools.box import about_looks as about_looks
 from tools.box import about_numbers as about_numbers
 from tools.box import about_places as about_places
@@ -61,7 +62,7 @@ def single(task: str, rng: Random) -> Dialogue:
 
 
 # Questions that few pictures allow; they get pictures of their own.
-RARE = ("pointing", "larger", "is_larger", "distinct", "filled")
+RARE = ("pointing", "larger", "is_larger", "distinct", "filled", "this_or_that", "more_of", "all_alike", "corners")
 
 
 @TASKS.add("rare questions", 0.45)

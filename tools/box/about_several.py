@@ -1,10 +1,13 @@
 """Questions across two or three pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import Random
 
+from tools.box import about_both as about_both
 from tools.box.about_pictures import want_numbers
 from tools.box.about_places import place_name
+from tools.box.across import SEVERAL as SEVERAL
+from tools.box.across import Asked, about_several, ask_across, numbered, which_answer
 from tools.box.asking import label, told
 from tools.box.changes import change, moved
 from tools.box.dialogues import Dialogue, Picture, Tasks, Turn
@@ -15,42 +18,9 @@ from tools.box.scenes import NUMBER, Scene, Thing
 from tools.box.wordings import article, ask, called, plural, sentence
 
 TASKS = Tasks()
-
-Asked = tuple[str, str] | None
-Asker = Callable[[Sequence[Scene], Random], Asked]
-SEVERAL: dict[str, Asker] = {}
 # Tasks whose pictures are made for them.
-OWN_PICTURES = ("digits_of", "changed")
-_ORDINALS = ("first", "second", "third")
-_CARDINALS = ("one", "two", "three")
-
-
-def about_several(function: Asker) -> Asker:
-    """Register a question across pictures."""
-    SEVERAL[function.__name__] = function
-    return function
-
-
-def numbered(number: int, rng: Random) -> str:
-    """'picture 2', 'the second image'."""
-    name = rng.choice(["picture", "picture", "image", "image", "photo", "drawing", "pic"])
-    chance = rng.random()
-    if chance < 0.5:
-        return f"{name} {rng.choice([number + 1, number + 1, number + 1, f'#{number + 1}', _CARDINALS[number]])}"
-    if chance < 0.6:
-        return f"the {('1st', '2nd', '3rd')[number]} {name}"
-    return f"the {_ORDINALS[number]} {rng.choice([name, name, 'one'])}"
-
-
-def which_answer(number: int) -> str:
-    """As answers name a picture."""
-    return f"Picture {number + 1}."
-
-
-def _ask(form: str, rng: Random, *names: str) -> str:
-    for number, name in enumerate(names):
-        form = form.replace(f"{{{number}}}", name)
-    return ask(form, rng)
+OWN_PICTURES = ("digits_of", "larger_number_of", "changed")
+ABOUT_NUMBERS = ("digits_of", "larger_number_of")
 
 
 @about_several
@@ -92,7 +62,7 @@ def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
             "tell me which {pic} [has|shows] {0}.",
         ]
     )
-    return _ask(form, rng, article(what)), which_answer(found[kind, colour])
+    return ask_across(form, rng, article(what)), which_answer(found[kind, colour])
 
 
 def _named(scene: Scene) -> dict[str, Thing]:
@@ -122,7 +92,7 @@ def attribute_in(scenes: Sequence[Scene], rng: Random) -> Asked:
     if found is None:
         return None
     number, word, thing = found
-    of = numbered(number, rng)
+    of = numbered(number, rng, len(scenes))
     if word == thing.kind:
         form = rng.choice(
             [
@@ -133,7 +103,7 @@ def attribute_in(scenes: Sequence[Scene], rng: Random) -> Asked:
                 "which {color} does the {0} in {1} have",
             ]
         )
-        return _ask(form, rng, called(word, rng), of), sentence(f"the {thing.kind} is {thing.colour}")
+        return ask_across(form, rng, called(word, rng), of), sentence(f"the {thing.kind} is {thing.colour}")
     form = rng.choice(
         [
             "what is the {0} [thing|shape|one] in {1}",
@@ -143,7 +113,7 @@ def attribute_in(scenes: Sequence[Scene], rng: Random) -> Asked:
             "which [shape|thing] in {1} is {0}",
         ]
     )
-    return _ask(form, rng, called(word, rng), of), sentence(label(thing))
+    return ask_across(form, rng, called(word, rng), of), sentence(label(thing))
 
 
 @about_several
@@ -160,7 +130,7 @@ def where_in(scenes: Sequence[Scene], rng: Random) -> Asked:
                        "where [do you see|can i find] the {0} in {1}", "[find|locate] the {0} in {1}.",
                        "in which [part|corner] of {1} is the {0}", "what is the [position|place] of the {0} in {1}",
                        "on which side of {1} is the {0}"])  # fmt: skip
-    return _ask(form, rng, name, numbered(number, rng)), sentence(place)
+    return ask_across(form, rng, name, numbered(number, rng, len(scenes))), sentence(place)
 
 
 @about_several
@@ -168,7 +138,7 @@ def describe_in(scenes: Sequence[Scene], rng: Random) -> Asked:
     number = rng.randrange(len(scenes))
     form = rng.choice(["what is in {0}", "what is in {0}", "describe {0}.", "what {see} in {0}", "what does {0} show",
                        "what is shown in {0}", "and {0}", "what about {0}", "tell me about {0}."])  # fmt: skip
-    return _ask(form, rng, numbered(number, rng)), told(scenes[number])
+    return ask_across(form, rng, numbered(number, rng, len(scenes))), told(scenes[number])
 
 
 @about_several
@@ -201,11 +171,11 @@ def count_in(scenes: Sequence[Scene], rng: Random) -> Asked:
                 "how many are in {0}",
             ]
         )
-        return _ask(form, rng, numbered(number, rng)), f"{len(things)}."
+        return ask_across(form, rng, numbered(number, rng, len(scenes))), f"{len(things)}."
     form = rng.choice(["how many {1} are [there |]in {0}", "how many {1} {see} in {0}", "count the {1} in {0}."])
     kind = rng.choice(things).kind if things and rng.random() < 0.7 else rng.choice(SHAPES)
     count = sum(thing.kind == kind for thing in things)
-    return _ask(form, rng, numbered(number, rng), plural(called(kind, rng))), f"{count}."
+    return ask_across(form, rng, numbered(number, rng, len(scenes)), plural(called(kind, rng))), f"{count}."
 
 
 @about_several
@@ -244,7 +214,7 @@ def more(scenes: Sequence[Scene], rng: Random) -> Asked:
                        "in which {pic} are [there |]{0} {things}", "which one has {0} {things}",
                        "where are [there |]{0} {things}, in which {pic}",
                        "which of the {pic}s has {0} {things}", "which {pic} do you see {0} {things} in"])  # fmt: skip
-    return _ask(form, rng, word), which_answer(counts.index(best))
+    return ask_across(form, rng, word), which_answer(counts.index(best))
 
 
 @about_several
@@ -268,7 +238,7 @@ def same(scenes: Sequence[Scene], rng: Random) -> Asked:
         return ask(form, rng), "Yes." if sorted(one) == sorted(other) else "No."
     key = rng.randrange(2)
     form = rng.choice(["are they the same {0}", "do both have the same {0}", "is the {0} the same in both {pic}s"])
-    return _ask(form, rng, ("shape", "{color}")[key]), "Yes." if one[0][key] == other[0][key] else "No."
+    return ask_across(form, rng, ("shape", "{color}")[key]), "Yes." if one[0][key] == other[0][key] else "No."
 
 
 @about_several
@@ -280,7 +250,7 @@ def digits_of(scenes: Sequence[Scene], rng: Random) -> Asked:
         form = rng.choice(
             ["[what|which] number is in {0}", "read {0}.", "what does {0} say", "what number does {0} show"]
         )
-        return _ask(form, rng, numbered(number, rng)), f"{scenes[number].things[0].digits}."
+        return ask_across(form, rng, numbered(number, rng, len(scenes))), f"{scenes[number].things[0].digits}."
     form = rng.choice(
         [
             "[what|which] numbers do the {pic}s show",
@@ -336,9 +306,9 @@ def scenes_for(task: str, rng: Random) -> list[Scene]:
     if task == "changed":
         return change(rng)
     count = rng.choice([2, 2, 2, 3])
-    if task == "digits_of":
+    if task in ABOUT_NUMBERS:
         return [random_scene(rng, lambda chance: want_numbers(chance)[:1]) for _ in range(count)]
-    if task == "same" and rng.random() < 0.4:
+    if task in ("same", "whether_same") and rng.random() < 0.4:
         return [random_scene(rng, lambda chance: random_wanted(1, chance))] * 2
     # Few kinds and colours, so that the pictures share some.
     kinds, colours = rng.sample(SHAPES, 3), rng.sample(COLOURS, 4)
@@ -389,8 +359,8 @@ def several_pictures(rng: Random) -> Dialogue:
     scenes = scenes_for(task, rng)
     names = [task]
     others = [name for name in SEVERAL if name not in OWN_PICTURES]
-    if task == "digits_of":
-        others = ["digits_of", "describe_in", "count_all"]
+    if task in ABOUT_NUMBERS:
+        others = [*ABOUT_NUMBERS, "describe_in", "count_all"]
     elif task == "changed":
         others = ["describe_in", "count_in", "more", "same", "attribute_in", "where_in", "describe_all"]
     names += rng.choices(others, k=rng.choice([0, 1, 2, 3, 4, 5]))

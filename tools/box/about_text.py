@@ -1,9 +1,11 @@
-"""Tasks without a picture: small talk, spelling, counting, copying, sums, remembering."""
+"""Tasks without a picture: small talk, spelling, counting, copying, sums, remembering, words and numbers."""
 
-from pathlib import Path
 from random import Random
 
+from tools.box.about_facts import facts as facts_between
+from tools.box.about_words import words
 from tools.box.dialogues import Dialogue, Maker, Tasks, Turn
+from tools.box.lexicon import NAMES, NUMBER_WORDS, word
 from tools.box.off_topic import HONEST, off_topic_question
 from tools.box.talk import TALK
 from tools.box.wordings import ask, fill, typed
@@ -11,53 +13,6 @@ from tools.box.wordings import ask, fill, typed
 TASKS = Tasks()
 # The same, many of them in one conversation.
 LONG = Tasks()
-
-WORDS = tuple(dict.fromkeys((Path(__file__).parent / "words.txt").read_text().split()))
-NAMES = (
-    "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jon", "Kim", "Leo", "Mia", "Nora", "Otto",
-    "Anna", "Bob", "Carl", "Dora", "Emma", "Fred", "Grace", "Hans", "Ivan", "Jane", "Kate", "Lucy", "Max", "Nina",
-    "Oscar", "Paul", "Rosa", "Sam", "Tom", "Uma", "Vera", "Will", "Yara", "Zoe", "Alice", "Peter", "Maria", "David",
-    "Sarah", "James", "Laura", "Mark", "Olivia", "Noah", "Liam", "Sophie", "Lena", "Omar", "Priya", "Wei", "Yuki",
-)  # fmt: skip
-_ENDS = ("a", "o", "i", "en", "el", "an", "ie", "us", "as", "in")
-_STARTS = (
-    "b",
-    "br",
-    "c",
-    "ch",
-    "d",
-    "f",
-    "fl",
-    "g",
-    "gr",
-    "h",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "st",
-    "t",
-    "tr",
-    "v",
-    "w",
-    "z",
-)
-_NUMBER_WORDS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-)  # fmt: skip
-
-
-def word(rng: Random) -> str:
-    """One of the list most often; else one that nobody has heard, so that spelling is more than a list."""
-    if rng.random() < 0.6:
-        return rng.choice(WORDS)
-    middle = "".join(rng.choice("aeiou") + rng.choice(_STARTS) for _ in range(rng.choice([0, 1, 1, 2])))
-    return rng.choice(_STARTS) + middle + rng.choice(_ENDS)
 
 
 def _single(task: str, question: str, answer: str, reasoning: str) -> Dialogue:
@@ -175,7 +130,7 @@ def _sum(rng: Random) -> Turn:
     form = rng.choice(forms[:5] if rng.random() < 0.5 else forms)
     first, second = str(one), str(other)
     if max(one, other) <= 20 and rng.random() < 0.12:
-        first, second = _NUMBER_WORDS[one], _NUMBER_WORDS[other]
+        first, second = NUMBER_WORDS[one], NUMBER_WORDS[other]
     text = f"{first} {word_} {second}"
     if word_ in "+-" and rng.random() < 0.3:
         text = text.replace(" ", "")
@@ -253,13 +208,23 @@ def remember(rng: Random) -> Dialogue:
         rng,
     )
     last = Turn("remember", question, f"Your name is {name}.", f"It is {name}.")
-    between = [] if rng.random() < 0.5 else list(rng.choice([add, spell, count, letters])(rng).turns[:2])
+    makers = [add, spell, count, letters, off_topic, copy, words]
+    between = [turn for _ in range(rng.choice([0, 0, 1, 1, 2, 3])) for turn in rng.choice(makers)(rng).turns[:2]]
     return Dialogue((first, *between, last))
+
+
+@TASKS.add("facts", 2.2)
+def facts(rng: Random) -> Dialogue:
+    """Told, and asked for later."""
+    return facts_between(rng, (talk, talk, talk, add, spell, count, letters, copy, off_topic))
+
+
+TASKS.add("words", 1.7)(words)
 
 
 def mixed(rng: Random) -> Dialogue:
     """Two or three unrelated questions in one conversation."""
-    makers: list[Maker] = [spell, letters, count, copy, add, talk, off_topic]
+    makers: list[Maker] = [spell, letters, count, copy, add, talk, off_topic, words, facts]
     return Dialogue(tuple(turn for maker in rng.sample(makers, rng.choice([2, 3])) for turn in maker(rng).turns))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from tools.box.about_text import NAMES, WORDS, word
+from tools.box.lexicon import NAMES, WORDS, word
 from tools.box.wordings import listing
 
 CITIES = (
@@ -32,6 +32,11 @@ VERBS: dict[str, tuple[str, ...]] = {
     "download": ("download", "save"), "play": ("play", "put on"), "schedule": ("schedule", "plan"),
     "read": ("read", "show me"), "track": ("track", "follow"), "rate": ("rate",), "lock": ("lock",),
     "pay": ("pay",), "draw": ("draw", "paint"), "count": ("count",), "record": ("record", "log", "note down"),
+    "show": ("show me", "display", "show"), "edit": ("edit", "change"), "clean": ("clean", "tidy"),
+    "rent": ("rent", "hire"),
+    "repair": ("repair", "fix", "mend"), "invite": ("invite", "ask"), "save": ("save", "store", "keep"),
+    "turn_on": ("turn on", "switch on"), "turn_off": ("turn off", "switch off"), "compare": ("compare",),
+    "export": ("export", "save"), "archive": ("archive", "put away"), "water": ("water",), "weigh": ("weigh",),
 }  # fmt: skip
 # Those that may be asked for without a verb.
 ASKING = ("get", "check", "read", "find", "search", "list")
@@ -112,6 +117,19 @@ def _items(rng: Random) -> tuple[list[str], str]:
     return found, listing(found) if rng.random() < 0.8 else ", ".join(found)
 
 
+def _numbers(rng: Random) -> tuple[list[int], str]:
+    found = [rng.randint(0, 99) for _ in range(rng.randint(2, 4))]
+    return found, rng.choice([listing([str(number) for number in found]), ", ".join(map(str, found))])
+
+
+def _address(rng: Random) -> str:
+    return f"{rng.choice(NAMES).lower()}@{rng.choice(WORDS)}.{rng.choice(['com', 'org', 'net'])}"
+
+
+def _path(rng: Random) -> str:
+    return f"{rng.choice(['', '', '/tmp/', 'docs/'])}{word(rng)}.{rng.choice(['txt', 'csv', 'md', 'py', 'json'])}"
+
+
 def _point(rng: Random) -> tuple[dict[str, int], str]:
     x, y = rng.randint(0, 99), rng.randint(0, 99)
     return {"x": x, "y": y}, rng.choice([f"x {x} and y {y}", f"x={x}, y={y}", f"x {x}, y {y}"])
@@ -170,6 +188,15 @@ PARAMETERS = (
     _enum(("color", "colour"), ("red", "green", "blue", "white", "black"), ("in {}", "in the {name} {}")),
     _enum(("unit", "units"), ("celsius", "fahrenheit", "kelvin"), ("in {}", "in {name} {}")),
     _enum(("format", "file_type"), ("pdf", "csv", "txt", "png"), ("as {}", "in {} format", "with {name} {}")),
+    _enum(("shape", "form"), ("circle", "square", "star", "triangle"), ("with {name} {}", "in the {name} of a {}")),
+    _enum(("room", "area"), ("kitchen", "bedroom", "office", "garage", "hall"), ("in the {}", "for the {}")),
+    _enum(("frequency", "interval"), ("daily", "weekly", "monthly"), ("{}", "with {name} {}")),
+    _enum(("role", "type"), ("admin", "editor", "viewer", "guest"), ("as {}", "with {name} {}", "of {name} {}")),
+    _enum(("class", "category"), ("first", "second", "business"), ("in {} class", "with {name} {}")),
+    Parameter(("numbers", "values", "scores"), {"type": "array", "items": _INTEGER}, _numbers,
+              ("with the {name} {}", "with {name} {}", "{name}: {}"), "Whole numbers."),
+    Parameter(("email", "address", "to"), _STRING, _plain(_address), ("to {}", "for {}", "{name} {}"), "An email."),
+    Parameter(("path", "file", "filename"), _STRING, _plain(_path), ("from {}", "into {}", "{name} {}"), "A file."),
     _enum(("size",), ("small", "medium", "large"), ("in {}", "of size {}", "size {}")),
     _enum(("mode", "speed"), ("fast", "slow", "auto"), ("in {} {name}", "with {name} {}")),
     _enum(("language", "lang"), ("English", "French", "German", "Spanish"), ("in {}", "with {name} {}")),

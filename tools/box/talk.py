@@ -84,7 +84,17 @@ TALK: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ),
     (
         "bye",
-        ("bye", "goodbye", "see you[| later]", "bye bye", "good night", "see you soon", "farewell", "i have to go"),
+        (
+            "bye",
+            "goodbye",
+            "good bye",
+            "see you[| later]",
+            "bye bye",
+            "good night",
+            "see you soon",
+            "farewell",
+            "i have to go",
+        ),
         "Goodbye!",
         "A farewell.",
     ),

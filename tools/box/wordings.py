@@ -7,10 +7,10 @@ _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
 # Words that patterns may use for what is asked about.
 WORDS = {
-    "pic": "[picture|picture|image|image|photo|drawing|pic|graphic]",
+    "pic": "[picture|picture|picture|image|image|image|photo|drawing|pic|graphic|photograph|scene]",
     "color": "[color|colour]",
-    "things": "[things|things|objects|shapes|shapes|items|figures]",
-    "thing": "[thing|thing|object|shape|shape|one|figure]",
+    "things": "[things|things|objects|objects|shapes|shapes|items|figures]",
+    "thing": "[thing|thing|object|object|shape|shape|one|figure|item]",
     "see": "[do you see|can you see|is there to see|do we see]",
 }
 SYNONYMS = {
@@ -52,15 +52,25 @@ def plural(word: str) -> str:
     """'crosses', 'stars'."""
     if word.endswith(("s", "x", "sh", "ch")):
         return f"{word}es"
+    if word.endswith("y") and word[-2] not in "aeo":
+        return f"{word[:-1]}ies"
     return f"{word}s" if not word.endswith("plus sign") else "plus signs"
 
 
 _BEFORE = (
     "please ", "hey, ", "hi, ", "hi! ", "hello, ", "ok, ", "okay, ", "so, ", "and ", "now ", "well, ", "tell me: ",
     "tell me, ", "can you tell me: ", "could you tell me, ", "quick question: ", "question: ", "i wonder, ", "um, ",
-    "look at this. ", "please tell me: ", "here is a question. ", "be honest: ",
+    "look at this. ", "please tell me: ", "i want to know: ",
+    "i would like to know: ", "i'd like to know, ", "do you know: ", "can you say: ", "let me know: ", "sorry, ",
+    "next: ",
+    "here is a question. ", "be honest: ",
 )  # fmt: skip
 _AFTER = (" please", ", please", " thanks", ", thank you", " exactly", " here", " then", " now", ", do you know")
+
+
+def capital_i(text: str, rng: Random) -> str:
+    """'I' as most people write it, not 'i'."""
+    return re.sub(r"\bi\b", "I", text) if rng.random() < 0.7 else text
 
 
 def typed(text: str, rng: Random, *, statement: bool = False) -> str:
@@ -72,6 +82,7 @@ def typed(text: str, rng: Random, *, statement: bool = False) -> str:
         text += rng.choice(_AFTER)
     elif chance < 0.15:
         text = rng.choice(_BEFORE) + text + rng.choice(_AFTER[:4])
+    text = capital_i(text, rng)
     end = "." if statement else "?"
     chance = rng.random()
     text += end if chance < 0.78 else "" if chance < 0.95 else rng.choice(["!", " ?", "??", "...", "."])

@@ -1,0 +1,37 @@
+"""Questions across pictures: what is said to be in both is in both."""
+
+from random import Random
+
+import pytest
+
+from tools.box import about_several
+from tools.box.about_several import SEVERAL, several
+from tools.box.dialogues import Picture
+
+
+def _scenes(task: str, number: int) -> tuple[list[set[str]], str, str]:
+    turns = several(task, Random(f"{task}-{number}")).turns
+    shown = [media.scene for turn in turns for media in turn.media if isinstance(media, Picture)]
+    words = [{word for thing in scene.things for word in (thing.kind, thing.colour, thing.digits)} for scene in shown]
+    return words, turns[-1].question.lower(), turns[-1].answer
+
+
+def test_what_pictures_share_is_in_every_one() -> None:
+    for number in range(10):
+        words, _, answer = _scenes("what_in_both", number)
+        assert all(answer[:-1].lower().split()[-1] in found for found in words)
+
+
+def test_the_picture_with_the_larger_number() -> None:
+    for number in range(20):
+        words, question, answer = _scenes("larger_number_of", number)
+        numbers = [int("".join(word for word in found if word.isdigit())) for found in words]
+        right = max(numbers) if any(word in question for word in ("larg", "big", "high")) else min(numbers)
+        assert answer in (f"{right}.", f"Picture {numbers.index(right) + 1}.")
+
+
+@pytest.mark.parametrize("task", sorted(SEVERAL))
+def test_every_task_across_pictures_can_be_asked(task: str) -> None:
+    turn = about_several.several(task, Random(task)).turns[-1]
+    assert turn.question.strip()
+    assert turn.answer.endswith(".")
