@@ -27,7 +27,7 @@ from tools.box.scenes import Scene
 # Kinds of dialogues, and how often they are drawn.
 World = tuple[tuple[Tasks, float], ...]
 WORLD: World = (
-    (about_pictures.TASKS, 11.0), (about_several.TASKS, 6.5), (about_clips.TASKS, 3.5), (about_text.TASKS, 5.0),
+    (about_pictures.TASKS, 11.0), (about_several.TASKS, 6.5), (about_clips.TASKS, 3.5), (about_text.TASKS, 6.5),
     (about_text.LONG, 0.8), (about_tools.TASKS, 1.0), (about_functions.TASKS, 3.5),
 )  # fmt: skip
 # For a run that continues another on a CPU: mostly what takes few tokens, and some of all else against forgetting.
