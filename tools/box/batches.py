@@ -30,10 +30,10 @@ WORLD: World = (
     (about_pictures.TASKS, 11.0), (about_several.TASKS, 6.5), (about_clips.TASKS, 3.5), (about_text.TASKS, 6.5),
     (about_text.LONG, 0.8), (about_tools.TASKS, 1.0), (about_functions.TASKS, 3.5),
 )  # fmt: skip
-# For a run that continues another on a CPU: mostly what takes few tokens, and some of all else against forgetting.
-WORDS_FIRST: World = (
-    (about_pictures.TASKS, 4.0), (about_several.TASKS, 1.5), (about_clips.TASKS, 1.0), (about_text.TASKS, 4.0),
-    (about_tools.TASKS, 1.0), (about_functions.TASKS, 8.0),
+# For a run that continues another on a CPU: less of what takes many tokens, and more calls of functions.
+CONTINUED: World = (
+    (about_pictures.TASKS, 6.0), (about_several.TASKS, 4.0), (about_clips.TASKS, 2.0), (about_text.TASKS, 5.0),
+    (about_text.LONG, 0.3), (about_tools.TASKS, 1.5), (about_functions.TASKS, 4.0),
 )  # fmt: skip
 # For the MTP module alone: guesses are asked for behind long conversations too.
 TO_GUESS: World = (

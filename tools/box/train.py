@@ -35,7 +35,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from tools.box.batches import TO_GUESS, WORDS_FIRST, Batch, Batches, LabelledPictures, draw_dialogue
+from tools.box.batches import CONTINUED, TO_GUESS, Batch, Batches, LabelledPictures, draw_dialogue
 from tools.box.labels import TOLD
 from tools.box.muon import Muon
 from tools.box.network import make_config
@@ -47,7 +47,7 @@ from tools.box.vocabulary import CHAT_TEMPLATE, SPECIAL, WORDS, write_tokenizer
 
 SEED = 20261
 # Of what a run that continues another draws: held-out seeds and the first run's begin otherwise.
-CONTINUED = "continued"
+GOES_ON = "continued"
 VOCAB_SIZE = 1280
 
 
@@ -99,7 +99,7 @@ def write_directory(out: Path, start: Path | None = None) -> dict[str, int]:
 
 
 # Batches that stay on the device to be learnt from again.
-HELD = 192
+HELD = 96
 # Of a batch of a run from nothing, one in so many rows has MTP's guesses asked for: chains of them take long.
 GUESSED = 4
 # The tower's learning rate when the decoder learns too.
@@ -203,11 +203,11 @@ class Run:
     def _made(self, dataset: IterableDataset[Batch]) -> Iterator[Batch]:
         workers = self.options.workers
         loader = DataLoader(
-            dataset, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None,
+            dataset, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None,
             pin_memory=self.device.type == "cuda",
         )  # fmt: skip
-        for batch in loader:
-            yield {name: self._on_device(part) for name, part in batch.items()}
+        # The workers start here, in this thread: two that fork at once are not safe.
+        return ({name: self._on_device(part) for name, part in batch.items()} for batch in loader)
 
     def _on_device(self, part: Any) -> Any:
         if isinstance(part, list):
@@ -327,8 +327,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run.learn(alone, first, trained.tower_loss)
             run.learn(Phase("all", options.minutes, WEIGHTS, tower=AFTERWARDS, end=0.005), second, trained.losses)
     else:
-        seed, world = f"{CONTINUED}-{options.seed}", TO_GUESS if options.guesses_alone else WORDS_FIRST
-        dialogues = Batches(options.out, seed=seed, tokens=tokens, pad=pad, pool=pool, world=world)
+        seed = f"{GOES_ON}-{options.seed}"
+        world, guessed = (TO_GUESS, 1) if options.guesses_alone else (CONTINUED, GUESSED)
+        dialogues = Batches(
+            options.out, seed=seed, tokens=tokens, pad=pad, pool=pool, world=world, guessed=guessed
+        )  # fmt: skip
         longer = Phase("continued", 0.0, WEIGHTS, tower=0.0, end=0.005, steps=options.steps)
         if options.guesses_alone:
             guesses_alone(trained)
