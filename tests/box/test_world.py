@@ -149,3 +149,22 @@ def test_written_digits_have_ink_where_their_middles_are() -> None:
 def test_kinds_that_are_asked_for_are_drawn() -> None:
     scene = random_scene(Random(5), lambda rng: random_wanted(3, rng, kinds=("star", "heart", "oval"), alike=False))
     assert sorted(thing.kind for thing in scene.things) == ["heart", "oval", "star"]
+
+
+def test_batches_are_full_and_of_nearly_one_length() -> None:
+    batches = pytest.importorskip("tools.box.batches", reason="needs the parity extra")
+
+    class Long:
+        def __init__(self, length: int) -> None:
+            self.input_ids = range(length)
+
+    rng = Random(8)
+    examples = [Long(rng.choice([30, 60, 140, 500, 2500])) for _ in range(300)] + [Long(9000)]
+    groups, rest = batches.grouped(examples, 6000)
+    assert sorted(map(id, (one for group in [*groups, rest] for one in group))) == sorted(map(id, examples))
+    assert [len(one.input_ids) for one in groups[0]] == [9000]  # longer than a batch: alone
+    for group in groups[1:]:
+        longest = max(len(one.input_ids) for one in group)
+        assert len(group) * longest <= 6000 < (len(group) + 1) * longest
+    assert max(len(one.input_ids) for one in rest) <= min(len(one.input_ids) for one in groups[-1])
+    assert batches.grouped(examples[:1], 6000) == ([examples[:1]], [])

@@ -28,12 +28,12 @@ from tools.box.scenes import Scene
 World = tuple[tuple[Tasks, float], ...]
 WORLD: World = (
     (about_pictures.TASKS, 11.0), (about_several.TASKS, 6.5), (about_clips.TASKS, 3.5), (about_text.TASKS, 6.5),
-    (about_text.LONG, 0.8), (about_tools.TASKS, 1.0), (about_functions.TASKS, 3.5),
+    (about_text.LONG, 0.2), (about_tools.TASKS, 1.0), (about_functions.TASKS, 3.5),
 )  # fmt: skip
 # For a run that continues another on a CPU: less of what takes many tokens, and more calls of functions.
 CONTINUED: World = (
-    (about_pictures.TASKS, 6.0), (about_several.TASKS, 4.0), (about_clips.TASKS, 2.0), (about_text.TASKS, 5.0),
-    (about_text.LONG, 0.3), (about_tools.TASKS, 1.5), (about_functions.TASKS, 4.0),
+    (about_pictures.TASKS, 8.0), (about_several.TASKS, 5.0), (about_clips.TASKS, 2.0), (about_text.TASKS, 5.0),
+    (about_text.LONG, 0.1), (about_tools.TASKS, 1.5), (about_functions.TASKS, 4.0),
 )  # fmt: skip
 # For the MTP module alone: guesses are asked for behind long conversations too.
 TO_GUESS: World = (
@@ -277,6 +277,20 @@ def collate(examples: Sequence[Example], pad: int, guessed: int | None = None) -
     return batch
 
 
+def grouped(examples: Sequence[Example], tokens: int) -> tuple[list[list[Example]], list[Example]]:
+    """Examples of nearly one length together, as many as make so many tokens; and what is left for the next pool.
+
+    The longest come first, so that what is left is short: a batch of one or two rows takes as long as a full one.
+    """
+    groups: list[list[Example]] = [[]]
+    for example in sorted(examples, key=lambda example: -len(example.input_ids)):
+        if (len(groups[-1]) + 1) * len(groups[-1][0].input_ids if groups[-1] else example.input_ids) > tokens:
+            groups.append([])
+        groups[-1].append(example)
+    full = [group for group in groups if group]
+    return (full[:-1], full[-1]) if len(full) > 1 else (full, [])
+
+
 class Batches(IterableDataset):  # type: ignore[type-arg]
     """An endless stream of batches, the same for the same seed and number of workers.
 
@@ -297,16 +311,12 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
         encoder = Encoder(self.directory)
         # The first pools are small, so that nobody waits long for the first batch.
         sizes = chain((size for size in (96, 192, 384) if size < self.pool), repeat(self.pool))
+        rest: list[Example] = []
         for number, size in zip(range(first, 1 << 40, step), sizes, strict=False):
             rng = Random(f"{self.seed}-{number}")
             examples = [encoder.encode(draw_dialogue(rng, self.world), thinking=rng.random() < THINKING)
                         for _ in range(size)]  # fmt: skip
-            examples.sort(key=lambda example: len(example.input_ids))
-            groups: list[list[Example]] = [[]]
-            for example in examples:
-                if (len(groups[-1]) + 1) * len(example.input_ids) > self.tokens and groups[-1]:
-                    groups.append([])
-                groups[-1].append(example)
+            groups, rest = grouped([*rest, *examples], self.tokens)
             rng.shuffle(groups)
             for group in groups:
                 rng.shuffle(group)
