@@ -197,7 +197,7 @@ def test_the_steps_are_commands_of_this_checkout(tmp_path: Path) -> None:
     found = {name: list(command) for lane in there.lanes("tests", tmp_path).values() for name, command in lane}
     for said in there.TESTS.values():
         files = [one.split("::")[0] for one in said if one.startswith("tests/")]
-        assert len(files) > 3
+        assert len(files) > 1
         assert all((there.ROOT / file).is_file() for file in files)
     options = build_parser().parse_args(found["convert"][len(there.COMMAND) :])
     assert str(options.model) == str(tmp_path / "bfloat16")

@@ -33,13 +33,13 @@ def rotation(dims: int, rows: int) -> Check:
 def packed(transpose: bool, sliced: bool, dtype: mx.Dtype = mx.float32) -> Check:
     """Few queries over stored keys or values, which are a part of a larger array or are not."""
     x = normal(1, 2, 3, 64 if transpose else 32).astype(dtype)
-    parts = mx.quantize(normal(1, 2, 64, 64, seed=1).astype(dtype), group_size=32, bits=8)
+    parts = mx.quantize(normal(1, 2, 64, 64, seed=1).astype(dtype), group_size=32, bits=4)
     mx.eval(x, *parts)
 
     def compute() -> mx.array:
         stored = [part[:, :, :32] for part in parts]
         stored = stored if sliced else [mx.contiguous(part) for part in stored]
-        return mx.quantized_matmul(x, *stored, transpose=transpose, group_size=32, bits=8).astype(mx.float32)
+        return mx.quantized_matmul(x, *stored, transpose=transpose, group_size=32, bits=4).astype(mx.float32)
 
     return compute
 

@@ -64,7 +64,7 @@ def table(name: str, found: Sequence[Step]) -> str:
     if wrong:
         lines += ["", "Failed:", "", *wrong]
     lines += ["", "| weights | case | runtime | prompt | first token | per token |", "|---|---|---|--:|--:|--:|"]
-    lines += rows([one for step in found if step.name.startswith("speed") for one in objects(step.text)])
+    lines += rows([one for step in found if step.name.startswith(("speed", "warm")) for one in objects(step.text)])
     return "\n".join([*lines, ""])
 
 
