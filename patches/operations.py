@@ -63,6 +63,8 @@ class GpuOperations(Operations):
     """The same, but for quantised keys and values."""
 
     upstream_if_quantized = False
+    # Whether MLX's backend multiplies with packed numbers that are a part of a larger array, as a cache gives them.
+    reads_packed = True
 
     def attention(
         self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any = None
@@ -72,7 +74,7 @@ class GpuOperations(Operations):
         """
         if not hasattr(cache, "bits"):
             return self._attend(queries, keys, values, scale=scale, mask=mask)
-        if queries.shape[2] == 1:
+        if queries.shape[2] == 1 and self.reads_packed:
             return quantized_attention.attention(
                 queries, keys, values, scale=scale, mask=mask, group_size=cache.group_size, bits=cache.bits
             )
@@ -102,6 +104,16 @@ class GpuOperations(Operations):
             parts = [tree_map(lambda array, seen=seen: array[:, :, :seen], part) for part in (keys, values)]
             found.append(self.attention(query, *parts, scale=scale, mask=own, cache=cache))
         return mx.concatenate(found, axis=2)
+
+
+class CudaOperations(GpuOperations):
+    """The same for MLX's CUDA backend.
+
+    Its quantized_matmul asks for arrays without gaps (mlx 0.32, backend/cuda/quantized/qmm/qmm.cu,
+    is_last_2_dims_row_contiguous) and raises where a cache has room behind what it stores.
+    """
+
+    reads_packed = False
 
 
 class CpuOperations(GpuOperations):
@@ -158,7 +170,7 @@ class CpuOperations(GpuOperations):
 
 
 UPSTREAM = Operations()
-_CPU, _GPU = CpuOperations(), GpuOperations()
+_CPU, _CUDA, _GPU = CpuOperations(), CudaOperations(), GpuOperations()
 
 
 def choose_operations(*, exact: bool = False) -> Operations:
@@ -169,4 +181,6 @@ def choose_operations(*, exact: bool = False) -> Operations:
     """
     if exact:
         return UPSTREAM
-    return _CPU if cpu.on_cpu() else _GPU
+    if cpu.on_cpu():
+        return _CPU
+    return _CUDA if mx.cuda.is_available() else _GPU

@@ -1,5 +1,6 @@
 """What a machine without a network gets arrives there as it was packed; nothing here needs a GPU."""
 
+import argparse
 import io
 import json
 import os
@@ -9,13 +10,16 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from random import Random
 
+import mlx.core as mx
 import pytest
 
-from tools.gpu import pack, there
+from tests.tiny import DENSE, Shape
+from tools.gpu import installing, pack, probe, results, speeds, there
 
 PART = 20_000
 
@@ -53,7 +57,7 @@ def test_parts_are_small_and_put_together_again_are_what_was_packed(packed: Path
     assert 0 < sizes[-1] <= PART
     assert pack.PART <= 45_000_000
     site = tmp_path / "site"
-    assert there.unpack(packed, site) == ["one-1.0-py3-none-any.whl", "two-1.0-py3-none-any.whl"]
+    assert installing.unpack(packed, site) == ["one-1.0-py3-none-any.whl", "two-1.0-py3-none-any.whl"]
     found = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file()}
     assert found == {
         "one/__init__.py", "one/lib.so", "one-1.0.dist-info/METADATA", "two.py", "three.py",
@@ -75,10 +79,10 @@ def test_a_part_that_is_missing_or_damaged_is_named_before_anything_is_written(p
     whole = second.read_bytes()
     second.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(SystemExit, match=r"^gpu\.tar\.xz\.001: .* found a damaged one$"):
-        there.unpack(packed, tmp_path / "site")
+        installing.unpack(packed, tmp_path / "site")
     second.unlink()
     with pytest.raises(SystemExit, match=r"^gpu\.tar\.xz\.001: expected in .*, found nothing$"):
-        there.unpack(packed, tmp_path / "site")
+        installing.unpack(packed, tmp_path / "site")
     assert not (tmp_path / "site").exists()
 
 
@@ -86,7 +90,7 @@ def test_a_part_that_is_missing_or_damaged_is_named_before_anything_is_written(p
 def test_a_wheel_writes_nowhere_else(tmp_path: Path, name: str) -> None:
     path = wheel(tmp_path, "a", {name: b""})
     with pytest.raises(SystemExit, match="expected a path inside of the wheel"):
-        there.install(path, tmp_path / "site")
+        installing.install(path, tmp_path / "site")
 
 
 def test_what_is_needed_is_of_the_versions_that_are_installed_here() -> None:
@@ -125,9 +129,17 @@ def test_nothing_but_python_is_needed_there(packed: Path, tmp_path: Path) -> Non
 def test_a_run_ends_in_a_table_with_the_name_of_the_card(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = {"prompt_tps": 1234.5, "first_token": 0.0123, "per_token": 0.00456, "peak": None}
-    speed = json.dumps({"weights": "bfloat16", "case": "4 rows", "runtimes": {
-        "mlx-qwen35": figures, "mlx-lm": {**figures, "prompt_tps": None, "first_token": None}}})  # fmt: skip
+    case = {"weights": "bfloat16", "case": "4 rows"}
+    figures = {"prompt_tps": 1234.5, "first_token": 0.0123, "per_token": 0.00456}
+    nothing = {"prompt_tps": None, "first_token": None, "per_token": 0.00456}
+    speed = "\n".join(
+        json.dumps({**case, **run})
+        for run in (
+            {"runtime": "mlx-qwen35", "run": 0, **figures, "per_token": 97.5},
+            {"runtime": "mlx-lm", "run": 0, **nothing},
+            *({"runtime": "mlx-qwen35", "run": number, **figures} for number in (1, 2)),
+        )
+    )
     printing = [sys.executable, "-c"]
     tests = "tests/a.py::one PASSED [ 50%]\ntests/a.py::two[x y] FAILED [100%]\n== 1 passed =="
     rows = [
@@ -166,7 +178,7 @@ Failed:
 | weights | case | runtime | prompt | first token | per token |
 |---|---|---|--:|--:|--:|
 | bfloat16 | 4 rows | mlx-qwen35 | 1234 tok/s | 12.3 ms | 4.56 ms |
-| bfloat16 | 4 rows | mlx-lm |  |  | 4.56 ms |
+| bfloat16 | 4 rows | mlx-lm, first run |  |  | 4.56 ms |
 """
     )
     # What is unpacked is not unpacked again.
@@ -185,14 +197,17 @@ def test_the_steps_are_commands_of_this_checkout(tmp_path: Path) -> None:
     found = {name: list(command) for lane in there.lanes("tests", tmp_path).values() for name, command in lane}
     for said in there.TESTS.values():
         files = [one.split("::")[0] for one in said if one.startswith("tests/")]
-        assert len(files) > 3
+        assert len(files) > 1
         assert all((there.ROOT / file).is_file() for file in files)
     options = build_parser().parse_args(found["convert"][len(there.COMMAND) :])
     assert str(options.model) == str(tmp_path / "bfloat16")
     compile(found["write"][2], "write", "exec")
     assert subprocess.run(found["versions"], capture_output=True, check=False).returncode == 0
-    (((name, command),),) = there.lanes("speed", tmp_path).values()
-    assert (name, command[2]) == ("speed", "tools.gpu.speeds")
+    ((one_row, several),) = there.lanes("speed", tmp_path).values()
+    for name, command in (one_row, several):
+        assert name.startswith("speed")
+        assert command[:3] == there.SPEEDS
+    assert found["probe"][-1] == "tools.gpu.probe"
 
 
 def test_libraries_and_headers_are_where_mlx_looks_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,3 +275,66 @@ def test_the_checkout_s_code_is_not_packed(tmp_path: Path) -> None:
     own = wheel(tmp_path, "mlx_qwen35", {"mlx_qwen35/__init__.py": b""})
     with zipfile.ZipFile(io.BytesIO(pack.stored(own))) as archive:
         assert archive.namelist() == ["mlx_qwen35-1.0.dist-info/METADATA"]
+
+
+def test_a_failure_is_explained_before_the_next_test_begins(tmp_path: Path) -> None:
+    """With the options that are used there; the run is killed in the second test."""
+    (tmp_path / "test_one.py").write_text(
+        "import os\n\ndef test_wrong():\n    found = 41\n    assert found == 42\n\ndef test_late():\n    os._exit(1)\n"
+    )
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(there.ROOT)}
+    done = subprocess.run(
+        [*there.PYTEST, "test_one.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    before, after = done.stdout.split("test_one.py::test_wrong FAILED")
+    assert "assert 41 == 42" not in before
+    why, late = after.split("test_one.py::test_late")
+    assert "test_one.py:5: in test_wrong" in why
+    assert "E   assert 41 == 42" in why
+    assert late.strip() == ""
+
+
+def test_the_outcomes_are_read_from_among_the_explanations() -> None:
+    text = (
+        "tests/a.py::one FAILED [ 50%]\ntests/a.py:5: in one\n    assert x\nE   AssertionError\ntests/a.py::two PASSED"
+    )
+    assert results.outcomes(text) == {"FAILED": ["tests/a.py::one"], "PASSED": ["tests/a.py::two"]}
+
+
+def test_kernels_that_were_compiled_are_named_with_their_times(tmp_path: Path) -> None:
+    for name, at in (("old", 90.0), ("second", 103.5), ("first", 101.25)):
+        (tmp_path / f"{name}.ptx").touch()
+        os.utime(tmp_path / f"{name}.ptx", (at, at))
+    found = there.compiled(str(tmp_path), 100.0)
+    assert found == ["compiled after 1.2 s: first", "compiled after 3.5 s: second"]
+
+
+def test_the_probe_finds_no_difference_between_the_cpu_and_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, compute in probe.checks():
+        if compute is not probe.beside_others and "bfloat16" not in name:
+            assert probe.measure(compute) == "0.0e+00", name
+    difference, largest = probe.beside_others().tolist()
+    assert difference == 0 < largest
+
+
+def test_the_probe_says_what_was_raised_and_how_large_a_difference_is() -> None:
+    def raising() -> mx.array:
+        raise RuntimeError("no such kernel")
+
+    calls = iter((mx.array([1.0, 2.0]), mx.array([1.0, 4.0])))
+    assert probe.measure(raising) == "RuntimeError: no such kernel"
+    assert probe.measure(lambda: next(calls)) == "5.0e-01"
+
+
+def test_each_run_of_a_case_is_said(checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this package alone here; the others have tests of their own."""
+    monkeypatch.setattr(speeds, "PARENTS", {})
+    options = argparse.Namespace(lengths="4,8", rows=0, side=64, warm=True)
+    found = list(speeds.runs(checkpoint_dir(DENSE), options))
+    assert [run["case"] for run in found] == ["text, 4 tokens", "text, 8 tokens", "1 image, 64 x 64"]
+    assert all(run["prompt_tps"] > 0 < run["first_token"] and run["per_token"] > 0 for run in found)
+    options.rows = 2
+    (batch,) = speeds.runs(checkpoint_dir(DENSE), options)
+    assert (batch["case"], batch["run"], batch["first_token"]) == ("2 rows, 64 tokens each", 0, None)
+    assert batch["per_token"] > 0

@@ -165,6 +165,10 @@ def _unpack_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
             out[f"{prefix}.gate_proj.{kind}"] = out[f"{prefix}.up_proj.{kind}"] = value
         else:
             gate, up = mx.split(value, 2, axis=1)
+            if mx.cuda.is_available():
+                # For sorted indices that backend's gather_mm takes matrices to lie one behind the other, and would read
+                # another expert's (mlx 0.32, backend/cuda/gemms/grouped_gemm_unaligned.cu, b_batch_stride).
+                gate, up = mx.contiguous(gate), mx.contiguous(up)
             out[f"{prefix}.gate_proj.{kind}"], out[f"{prefix}.up_proj.{kind}"] = gate, up
     return out
 

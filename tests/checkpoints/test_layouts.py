@@ -179,6 +179,19 @@ def test_experts_may_be_packed_or_single() -> None:
         to_canonical(single, config)
 
 
+@pytest.mark.parametrize("cuda", [False, True])
+def test_halves_of_packed_experts_are_copied_for_cuda_alone(monkeypatch: pytest.MonkeyPatch, cuda: bool) -> None:
+    """Elsewhere they stay views of what was stored, and take no time and no memory."""
+    weights, config = weights_of(MOE)
+    plain = to_canonical(weights, config)
+    monkeypatch.setattr(mx.cuda, "is_available", lambda: cuda)
+    found = to_canonical(weights, config)
+    assert equal(found, plain)
+    for projection in ("gate_proj", "up_proj"):
+        half = found[f"language_model.model.layers.0.mlp.switch_mlp.{projection}.weight"]
+        assert memoryview(half).contiguous is cuda
+
+
 def test_every_difference_is_listed() -> None:
     expected = {"a": (1,), "b": (2,), "c": (3, 3)}
     check_tensors(expected, dict(expected))

@@ -41,7 +41,8 @@ def pair(
     assert isinstance(unpatched, UpstreamModel)
     assert type(unpatched) is not type(patched)
     for model in (patched, unpatched):
-        model.update(tree_map(lambda value: value.astype(dtype), model.parameters()))
+        # Contiguous, because MLX's CUDA backend reads the wrong ones of mlx-lm's experts, which are halves of an array.
+        model.update(tree_map(lambda value: mx.contiguous(value.astype(dtype)), model.parameters()))
         if dtype != mx.float32 and not mx.metal.is_available():
             # MLX's CPU backend multiplies unquantised experts in float32 only.
             nn.quantize(model, 32, 8, class_predicate=lambda path, _: path.endswith("_proj") and "switch" in path)

@@ -12,7 +12,7 @@ from mlx_vlm.models.qwen3_vl import vision as upstream
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.patches import cpu
-from mlx_qwen35.patches.operations import UPSTREAM, CpuOperations, GpuOperations, choose_operations
+from mlx_qwen35.patches.operations import UPSTREAM, CpuOperations, CudaOperations, GpuOperations, choose_operations
 from mlx_qwen35.patches.qwen3_5 import PatchedMLP
 from mlx_qwen35.patches.vision_layers import PatchedVisionAttention
 from tests.tiny import DENSE, MOE, Shape
@@ -37,11 +37,21 @@ def assert_close(found: mx.array, expected: mx.array, dtype: mx.Dtype = mx.float
     assert error.item() <= TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("kind", [mx.cpu, mx.gpu], ids=["cpu", "gpu"])
-def test_the_device_that_mlx_runs_on_decides(monkeypatch: pytest.MonkeyPatch, kind: mx.DeviceType) -> None:
+@pytest.mark.parametrize(
+    ("kind", "cuda", "chosen"),
+    [
+        (mx.cpu, False, CpuOperations), (mx.cpu, True, CpuOperations),
+        (mx.gpu, False, GpuOperations), (mx.gpu, True, CudaOperations),
+    ],
+    ids=["the CPU", "the CPU beside CUDA", "Metal", "CUDA"],
+)  # fmt: skip
+def test_the_device_that_mlx_runs_on_decides(
+    monkeypatch: pytest.MonkeyPatch, kind: mx.DeviceType, cuda: bool, chosen: type
+) -> None:
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(kind))
+    monkeypatch.setattr(mx.cuda, "is_available", lambda: cuda)
     assert cpu.on_cpu() is (kind == mx.cpu)
-    assert type(choose_operations()) is (CpuOperations if kind == mx.cpu else GpuOperations)
+    assert type(choose_operations()) is chosen
     assert choose_operations(exact=True) is UPSTREAM
 
 
@@ -203,7 +213,7 @@ def test_the_device_is_asked_for_when_it_matters(kit: ModelKit, monkeypatch: pyt
     """Not when a module is imported: how many tokens a request reads at once follows the device of now."""
     for here, steps in ((True, 512), (False, 2048)):
         monkeypatch.setattr(cpu, "on_cpu", lambda here=here: here)
-        assert type(choose_operations()) is (CpuOperations if here else GpuOperations)
+        assert isinstance(choose_operations(), CpuOperations) is here
         assert choose_operations(exact=True) is UPSTREAM
         assert kit.request([1, 2, 3]).prefill_step_size == steps
         assert kit.request([1, 2, 3], prefill_step_size=7).prefill_step_size == 7

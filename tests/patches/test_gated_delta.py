@@ -67,6 +67,46 @@ def test_any_number_of_tokens(length: int, chunk: int) -> None:
         assert_close(found, expected, 2e-6)
 
 
+def summed_as_on_cuda(x: mx.array, axis: int) -> mx.array:
+    """Sums of four, then of twice as many threads again and again: mlx 0.32, backend/cuda/scan.cu, contiguous_scan."""
+    assert axis == -1
+    own = np.cumsum(np.array(x).reshape(-1, x.shape[-1] // 4, 4), axis=-1, dtype=np.float32)
+    before = own[..., 3].copy()
+    step = 1
+    while step < before.shape[-1]:
+        before[:, step:] = before[:, step:] + before[:, :-step]
+        step *= 2
+    own[:, 1:] += before[:, :-1, None]
+    return mx.array(own.reshape(x.shape))
+
+
+@pytest.mark.parametrize(
+    ("length", "chunk", "bound"),
+    [(17, 16, 2e-6), (17, 32, 5e-6), (33, 32, 2e-6), (33, 64, 5e-6), (64, 64, 2e-6), (100, 32, 2e-6), (100, 64, 2e-5)],
+)
+def test_decays_that_another_device_sums_otherwise(
+    monkeypatch: pytest.MonkeyPatch, length: int, chunk: int, bound: float
+) -> None:
+    """And takes the logarithms of with another rounding of the last bit. Same oracle; seen are 4e-6 and 1.5e-5.
+
+    A larger bound than above stands where an H100 did not keep that one, and is needed here too.
+    """
+    x = draw(2, length, 2, 4, 32, 16, seed=length)
+    log_g, rng, expected = log_decay(x["A_log"], x["a"], x["dt_bias"]), np.random.default_rng(0), one_by_one(x)
+    mx.eval(log_g, expected)
+    monkeypatch.setattr(mx, "cumsum", summed_as_on_cuda)
+    worst = 0.0
+    for _ in range(20):
+        rounded = np.array(log_g) * (1 + 1.2e-7 * rng.integers(-1, 2, log_g.shape))
+        found = gated_delta_chunked(
+            x["q"], x["k"], x["v"], mx.array(rounded.astype(np.float32)), x["beta"], x["state"], None, chunk
+        )
+        pairs = zip(found, expected, strict=True)
+        worst = max(worst, *(float(mx.abs(one - other).max() / mx.abs(other).max()) for one, other in pairs))
+    assert worst <= bound
+    assert (worst > 2e-6) is (bound > 2e-6)
+
+
 @pytest.mark.parametrize(("Hk", "Hv", "Dk", "Dv"), [(1, 1, 128, 128), (2, 2, 32, 64), (2, 6, 48, 32)])
 def test_heads(Hk: int, Hv: int, Dk: int, Dv: int) -> None:
     x = draw(1, 70, Hk, Hv, Dk, Dv)

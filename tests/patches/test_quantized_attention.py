@@ -1,12 +1,13 @@
 """Attention over quantised keys and values, against attention over the numbers that they stand for."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_qwen35.patches.operations import CpuOperations, GpuOperations, Operations
+from mlx_qwen35.patches.operations import CpuOperations, CudaOperations, GpuOperations, Operations
 from mlx_qwen35.state.quantized_cache import QuantizedAttentionCache
 
 HEADS, KV_HEADS, DIM, STORED = 6, 2, 64, 37
@@ -36,9 +37,26 @@ def setting(bits: int, rows: int = 1) -> tuple[QuantizedAttentionCache, Any, Any
     return cache, keys, values, opened[0], opened[1]
 
 
-@pytest.fixture(params=[GpuOperations(), CpuOperations()], ids=["as on a GPU", "as on the CPU"])
+@pytest.fixture
+def on_the_cpu() -> Iterator[None]:
+    """For what only MLX's CPU backend computes, wherever the tests run."""
+    with mx.stream(mx.cpu):
+        yield
+
+
+NOT_ON_CUDA = pytest.mark.skipif(mx.cuda.is_available(), reason="this backend reads no part of a packed array")
+DEVICES = [
+    pytest.param(GpuOperations(), id="as on a GPU", marks=NOT_ON_CUDA),
+    pytest.param(CudaOperations(), id="as on CUDA"),
+    pytest.param(CpuOperations(), id="as on the CPU"),
+]
+
+
+@pytest.fixture(params=DEVICES)
 def operations(request: pytest.FixtureRequest) -> Operations:
     found: Operations = request.param
+    if isinstance(found, CpuOperations):
+        request.getfixturevalue("on_the_cpu")
     return found
 
 
@@ -131,6 +149,7 @@ def test_drafts_of_rows_do_not_look_at_their_padding(operations: Operations) -> 
     np.testing.assert_allclose(np.array(found), expected(queries, plain_keys, plain_values, allowed), atol=2e-6)
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_on_the_cpu_half_precision_is_rounded_once() -> None:
     """One query over packed numbers, and several over numbers written out."""
     cache = QuantizedAttentionCache(group_size=32, bits=8)
@@ -148,3 +167,15 @@ def test_on_the_cpu_half_precision_is_rounded_once() -> None:
         scaled = queries.astype(mx.float32) * (0.1 * DIM**0.5)
         wanted = mx.array(expected(scaled, *opened, None).astype(np.float32)).astype(mx.bfloat16)
         assert (found != wanted).astype(mx.float32).mean().item() < 0.01
+
+
+def test_on_cuda_no_part_of_a_packed_array_is_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache with room for more gives such parts, and that backend raises."""
+    cache, keys, values, *_ = setting(8)
+    assert memoryview(keys[0]).strides[1] > keys[0].shape[2] * memoryview(keys[0]).strides[2]
+    monkeypatch.setattr(mx, "quantized_matmul", None)
+    for length in (1, 2):
+        queries = drawn(3, 1, HEADS, length, DIM)
+        for attend in (CudaOperations().attention, CudaOperations().attention_in_steps):
+            found = attend(queries, keys, values, scale=DIM**-0.5, mask="causal", cache=cache)
+            assert mx.isfinite(found).all().item()

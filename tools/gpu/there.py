@@ -1,67 +1,72 @@
 """On the machine with the GPU: unpacks what `tools.gpu.pack` made, runs tests and measurements, and writes a table.
 
     python3 tools/gpu/there.py --parts build/gpu --out results --only tests --seconds 240
-    python3 tools/gpu/there.py --parts build/gpu --out results --only speed --seconds 70
+    python3 tools/gpu/there.py --parts build/gpu --out results --only speed --seconds 75
 
 In a copy of the checkout, with a Python 3.12 that has PyTorch for CUDA 13; nothing but that Python is needed to
 start. Tests run in several lanes at once, each a row of commands with a log of its own: MLX compiles its kernels when
 they are first used, which takes one core for longer than the tests do. The first call also writes the checkpoints that
 the second one measures, and runs them once, so that nothing is compiled there. `results/table.md` has the card's name,
-what became of the tests, and the speeds beside mlx-lm and mlx-vlm; it is written anew after each command. Ends with
-status 1 if one failed or had to be stopped.
+what became of the tests, and the speeds beside mlx-lm and mlx-vlm; it is written anew after each command. A log has
+the traceback of every test that failed, and which kernels were compiled. Ends with status 1 if a command failed or had
+to be stopped.
 """
 
 import argparse
 import contextlib
-import hashlib
 import importlib.util
-import io
-import json
-import lzma
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NAME = "gpu.tar.xz"
+# As a script it may have been started from anywhere, and without the folder it lies in.
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from tools.gpu.installing import unpack  # noqa: E402
+from tools.gpu.results import Report, Step  # noqa: E402
+
 # By lane, what is said to pytest: the most telling comes first, for the time may end.
 TESTS = {
     "dense": (
         "tests/parity/test_goldens.py", "tests/patches/test_gated_delta.py", "tests/parity/test_consistency.py",
         "tests/test_vision.py", "tests/box/test_box.py", "tests/runtime/test_speculation.py",
         "tests/parity/test_mlx_lm.py", "tests/parity/test_mlx_vlm.py", "tests/parity/test_transformers.py",
-        "-k", "not moe and not readme and not command_line and not four_bits",
+        "-k", "not moe and not readme and not command_line and not four_bits and not quantised_key_values",
     ),
     "experts": (
         "tests/parity/test_goldens.py", "tests/patches/test_gated_delta.py", "tests/parity/test_consistency.py",
-        "tests/parity/test_mlx_lm.py", "tests/parity/test_transformers.py", "-k", "moe",
+        "tests/parity/test_mlx_lm.py", "tests/parity/test_transformers.py",
+        "-k", "moe and not bf16 and not quantised_key_values",
     ),
     "quantised": (
         "tests/parity/test_formats.py", "tests/state/test_quantized_cache.py",
-        "tests/patches/test_quantized_attention.py", "tests/box/test_box.py::test_four_bits_keep_most_of_it",
+        "tests/patches/test_quantized_attention.py",
+    ),
+    # These wait, each for minutes, for kernels that MLX compiles; no signal ends that before it is done.
+    "compiling": (
+        "tests/box/test_box.py", "tests/parity/test_mlx_lm.py",
+        "-k", "four_bits or quantised_key_values or (moe and bf16)",
     ),
 }  # fmt: skip
 PREPARE, SPEED = "prepare", "speed"
 # Without the plugins that happen to be there, and with what a run that is stopped needs to have said something.
 PYTEST = (
     sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=short", "--maxfail=60", "-W", "default", "--durations=15",
-    "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin",
+    "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin", "-p", "tools.gpu.failures",
 )  # fmt: skip
 TIMEOUT = ("-p", "pytest_timeout", "--timeout=90", "--timeout-method=signal")
 # After an interrupt pytest sums up.
 PATIENCE = 8.0
 COMMAND = (sys.executable, "-m", "mlx_qwen35.cli.main")
+SPEEDS = (sys.executable, "-m", "tools.gpu.speeds")
 # The shapes of the smallest published size: a download would be needed for its weights.
 SIZE = "0.8b"
 WRITE = "from mlx_qwen35.bench.synthetic import write_synthetic as write; write(Path({!r}), {!r}, dtype='bfloat16')"
@@ -73,104 +78,6 @@ versions = {one.metadata["Name"]: one.version for one in reversed(list(found.dis
 print(json.dumps({name: versions.get(name) for name in sorted(names)}))
 assert (mx.arange(3) * 2).tolist() == [0, 2, 4]
 """
-
-
-class Joined(io.RawIOBase):
-    """Several files, read as one."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._rest = list(paths)
-        self._open: io.BufferedReader | None = None
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """The next bytes, of one file at a time."""
-        while True:
-            if self._open is None:
-                if not self._rest:
-                    return 0
-                self._open = self._rest.pop(0).open("rb")
-            if count := self._open.readinto(buffer):
-                return count
-            self._open.close()
-            self._open = None
-
-    def close(self) -> None:
-        """The file that is open."""
-        if self._open is not None:
-            self._open.close()
-        super().close()
-
-
-def check(parts: Path) -> list[Path]:
-    """The parts in their order, all of them there and whole.
-
-    Raises:
-        SystemExit: One is missing or damaged.
-    """
-    manifest = json.loads((parts / "manifest.json").read_text())
-    found = []
-    for name, expected in manifest["parts"].items():
-        path = parts / name
-        if not path.is_file():
-            raise SystemExit(f"{name}: expected in {parts}, found nothing")
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                raise SystemExit(f"{name}: expected the part that was packed, found a damaged one")
-        found.append(path)
-    return found
-
-
-def unpack(parts: Path, site: Path) -> list[str]:
-    """Install the wheels of the parts into a folder.
-
-    Returns:
-        Their names.
-    Raises:
-        SystemExit: See `check`.
-    """
-    names = []
-    with (
-        Joined(check(parts)) as joined,
-        lzma.open(io.BufferedReader(joined)) as packed,
-        tarfile.open(fileobj=packed, mode="r|") as archive,
-    ):
-        for member in archive:
-            file = archive.extractfile(member)
-            assert file is not None
-            install(io.BytesIO(file.read()), site)
-            names.append(member.name)
-    return names
-
-
-def install(wheel: Any, site: Path) -> None:
-    """What pip does with --target, for a machine without pip: a wheel's files, without its scripts.
-
-    Raises:
-        SystemExit: It would write outside of the folder.
-    """
-    with zipfile.ZipFile(wheel) as source:
-        for info in source.infolist():
-            path = PurePosixPath(info.filename)
-            parts = path.parts
-            if parts[0].endswith(".data"):
-                if parts[1] not in ("purelib", "platlib"):
-                    continue
-                parts = parts[2:]
-            if path.is_absolute() or ".." in parts:
-                raise SystemExit(f"{info.filename}: expected a path inside of the wheel")
-            target = site.joinpath(*parts)
-            if info.is_dir():
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with source.open(info) as file, target.open("wb") as copy:
-                shutil.copyfileobj(file, copy)
-            if mode := info.external_attr >> 16 & 0o777:
-                target.chmod(mode)
 
 
 def toolkit() -> Path | None:
@@ -255,31 +162,18 @@ def lanes(only: str, work: Path, size: str = SIZE) -> dict[str, list[tuple[str, 
     plain, small = work / "bfloat16", work / "4-bit"
     models = ("--model", str(plain), "--model", str(small))
     if only == SPEED:
-        return {SPEED: [("speed", (sys.executable, "-m", "tools.gpu.speeds", *models))]}
+        return {SPEED: [("speed", (*SPEEDS, *models)), ("speed of rows", (*SPEEDS, *models, "--rows", "4"))]}
     options = TIMEOUT if importlib.util.find_spec("pytest_timeout") else ()
     tests = {lane: [(f"tests {lane}", (*PYTEST, *options, *said))] for lane, said in TESTS.items()}
     prepare = [
         ("versions", (sys.executable, "-c", VERSIONS)),
+        ("probe", (sys.executable, "-m", "tools.gpu.probe")),
         ("write", (sys.executable, "-c", f"from pathlib import Path; {WRITE.format(str(plain), size)}")),
         ("convert", (*COMMAND, "convert", "--model", str(plain), "--out", str(small), "--bits", "4")),
-        ("warm", (sys.executable, "-m", "tools.gpu.speeds", *models, "--warm")),
+        ("warm", (*SPEEDS, *models, "--warm")),
+        ("warm rows", (*SPEEDS, *models, "--warm", "--rows", "4")),
     ]
     return {PREPARE: prepare, **tests}
-
-
-@dataclass
-class Step:
-    """What became of a command.
-
-    Args:
-        status: 124 if it was stopped.
-        text: All that it printed.
-    """
-
-    name: str
-    status: int
-    seconds: float
-    text: str
 
 
 def run(name: str, command: Sequence[str], log: Path, env: Mapping[str, str], seconds: float) -> Step:
@@ -309,80 +203,24 @@ def run(name: str, command: Sequence[str], log: Path, env: Mapping[str, str], se
     return Step(name, status, time.monotonic() - began, text)
 
 
-def objects(text: str) -> list[dict[str, Any]]:
-    """The lines that are JSON objects."""
-    found = []
-    for line in text.splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            if line.startswith("{"):
-                found.append(json.loads(line))
-    return found
-
-
-def outcomes(text: str) -> dict[str, list[str]]:
-    """Of pytest's own lines, the tests by what became of them."""
-    found: dict[str, list[str]] = {}
-    for test, outcome in re.findall(r"^(tests/\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED)\b", text, re.MULTILINE):
-        found.setdefault(outcome, []).append(test)
-    return found
-
-
-def table(name: str, found: Sequence[Step]) -> str:
-    """The results as Markdown; `name` is the card's."""
-    lines = [f"# On {name}", ""]
-    for step in found:
-        for one in objects(step.text) if step.name == "versions" else ():
-            lines += [", ".join(f"{key} {value}" for key, value in one.items()) + ".", ""]
-    lines += ["| step | status | seconds | passed | failed | skipped | last line |", "|---|--:|--:|--:|--:|--:|---|"]
-    wrong = []
-    for step in found:
-        tests = outcomes(step.text)
-        bad = tests.get("FAILED", []) + tests.get("ERROR", [])
-        wrong += [f"- {step.name}: `{test}`" for test in bad]
-        counts = (len(tests.get("PASSED", ())), len(bad), len(tests.get("SKIPPED", ())))
-        cells = [str(count) if tests else "" for count in counts]
-        last = (step.text.strip().splitlines() or [""])[-1].strip("= ")
-        last = "" if last.startswith("{") else last.replace("|", "/")
-        lines.append(f"| {step.name} | {step.status} | {step.seconds:.1f} | {' | '.join(cells)} | {last} |")
-    if wrong:
-        lines += ["", "Failed:", "", *wrong]
-    lines += ["", "| weights | case | runtime | prompt | first token | per token |", "|---|---|---|--:|--:|--:|"]
-    for step in found:
-        for one in objects(step.text) if step.name.startswith("speed") else ():
-            lines += [row(one["weights"], one["case"], runtime, each) for runtime, each in one["runtimes"].items()]
-    return "\n".join([*lines, ""])
-
-
-def row(weights: str, case: str, runtime: str, figures: Mapping[str, Any]) -> str:
-    """One line of the table: a runtime's figures for one case."""
-    prompt, first = figures["prompt_tps"], figures["first_token"]
-    cells = ["" if prompt is None else f"{prompt:.0f} tok/s", "" if first is None else f"{first * 1000:.1f} ms"]
-    return f"| {weights} | {case} | {runtime} | {cells[0]} | {cells[1]} | {figures['per_token'] * 1000:.2f} ms |"
-
-
-class Report:
-    """The steps that have ended, and the table of them on disk."""
-
-    def __init__(self, name: str, out: Path) -> None:
-        self._name, self._out = name, out
-        self._lock = threading.Lock()
-        self.steps: list[Step] = []
-
-    def add(self, step: Step) -> None:
-        """After each: what there is so far, should the machine go away."""
-        with self._lock:
-            self.steps.append(step)
-            print(f"{step.name}: status {step.status} after {step.seconds:.1f} s", flush=True)
-            (self._out / "table.md").write_text(table(self._name, self.steps))
-
-
 def work_through(
     lane: str, steps: Sequence[tuple[str, Sequence[str]]], out: Path, site: Path, ends: float, report: Report
 ) -> None:
     """A lane's steps, one after the other, until the clock says `ends`; one that fails does not stop the next."""
-    env = {**environment(site), "MLX_PTX_CACHE_DIR": kernels(site, lane)}
+    folder, log = kernels(site, lane), out / f"{lane}.log"
+    env = {**environment(site), "MLX_PTX_CACHE_DIR": folder}
     for name, command in steps:
-        report.add(run(name, command, out / f"{lane}.log", env, ends - time.monotonic()))
+        began = time.time()
+        step = run(name, command, log, env, ends - time.monotonic())
+        with log.open("a") as file:
+            file.writelines(f"{line}\n" for line in compiled(folder, began))
+        report.add(step)
+
+
+def compiled(folder: str, since: float) -> list[str]:
+    """Of each kernel that was compiled since then, its name and when that was done."""
+    found = [(path.stat().st_mtime, path.stem) for path in Path(folder).rglob("*.ptx")]
+    return [f"compiled after {at - since:.1f} s: {name}" for at, name in sorted(found) if at >= since]
 
 
 def parse() -> argparse.Namespace:
