@@ -11,8 +11,8 @@ machine, and learns more on a fast one. The loss curve goes to loss.csv in the o
         --batch-tokens 3072 --pool 48 --workers 1
 
 goes on from a finished checkpoint, for machines without a GPU: the vision tower stays as it is, the decoder and the MTP
-module learn from answers alone, most of them without a picture, and the schedule goes by the steps, so that a run can
-be had again. Its seed, and so all that it draws, is another than the first run's, and its tokenizer the same. With
+module learn from answers alone, and the schedule goes by the steps, so that a run can be had again. Its seed, and so
+all that it draws, is another than the first run's, and its tokenizer the same. With
 `--guesses-alone` the decoder stays as it is too, and only the MTP module learns, from what the decoder would write.
 """
 
