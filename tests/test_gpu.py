@@ -282,7 +282,7 @@ def test_a_failure_is_explained_before_the_next_test_begins(tmp_path: Path) -> N
     (tmp_path / "test_one.py").write_text(
         "import os\n\ndef test_wrong():\n    found = 41\n    assert found == 42\n\ndef test_late():\n    os._exit(1)\n"
     )
-    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(there.ROOT)}
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTHONPATH": str(there.ROOT)}
     done = subprocess.run(
         [*there.PYTEST, "test_one.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )

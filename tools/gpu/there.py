@@ -118,6 +118,8 @@ def environment(site: Path) -> dict[str, str]:
         "LD_LIBRARY_PATH": os.pathsep.join([*folders, *filter(None, [before])]),
         "PYTHONUNBUFFERED": "1",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        # Options of plugins would be unknown without them.
+        "PYTEST_ADDOPTS": "",
         "HF_HUB_OFFLINE": "1",
         # Other lanes and other programs compute beside this one.
         "OMP_NUM_THREADS": "2",
