@@ -17,7 +17,6 @@ all that it draws, is another than the first run's, and its tokenizer the same. 
 """
 
 import argparse
-import contextlib
 import csv
 import json
 import shutil
@@ -41,7 +40,6 @@ from tools.box.muon import Muon
 from tools.box.network import make_config
 from tools.box.numbers import fonts, listed
 from tools.box.prepare import CLIP_PIXELS, PIXELS
-from tools.box.replay import Replay
 from tools.box.trained import Trained
 from tools.box.vocabulary import CHAT_TEMPLATE, SPECIAL, WORDS, write_tokenizer
 
@@ -98,8 +96,6 @@ def write_directory(out: Path, start: Path | None = None) -> dict[str, int]:
     return ids
 
 
-# Batches that stay on the device to be learnt from again.
-HELD = 96
 # Of a batch of a run from nothing, one in so many rows has MTP's guesses asked for: chains of them take long.
 GUESSED = 4
 # The tower's learning rate when the decoder learns too.
@@ -190,23 +186,17 @@ class Run:
         self.device = torch.device(options.device)
         self.file = (options.out / "loss.csv").open("w", buffering=1, newline="")
         self.curve = csv.writer(self.file)
-        self.curve.writerow(["phase", "step", "drawn", "loss", "token_accuracy", "mtp_accuracy", "seen_loss",
-                             "tower_loss", "seconds"])  # fmt: skip
+        self.curve.writerow(["phase", "step", "loss", "token_accuracy", "mtp_accuracy", "seen_loss", "tower_loss",
+                             "seconds"])  # fmt: skip
         self.began = self.saved = time.monotonic()
 
-    @contextlib.contextmanager
-    def drawing(self, dataset: IterableDataset[Batch], uses: int = 1) -> Iterator[Replay[Batch]]:
-        """Batches on the device, from processes that draw from now on."""
-        with contextlib.closing(Replay(self._made(dataset), uses=uses, held=HELD)) as stream:
-            yield stream
-
-    def _made(self, dataset: IterableDataset[Batch]) -> Iterator[Batch]:
+    def batches(self, dataset: IterableDataset[Batch]) -> Iterator[Batch]:
+        """Batches on the device, from workers that draw from now on, until nobody holds the iterator any more."""
         workers = self.options.workers
         loader = DataLoader(
             dataset, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None,
             pin_memory=self.device.type == "cuda",
         )  # fmt: skip
-        # The workers start here, in this thread: two that fork at once are not safe.
         return ({name: self._on_device(part) for name, part in batch.items()} for batch in loader)
 
     def _on_device(self, part: Any) -> Any:
@@ -214,7 +204,7 @@ class Run:
             return [self._on_device(one) for one in part]
         return part.to(self.device, non_blocking=True) if isinstance(part, torch.Tensor) else part
 
-    def learn(self, phase: Phase, stream: Replay[Batch], losses: Callable[[Batch], dict[str, torch.Tensor]]) -> None:
+    def learn(self, phase: Phase, stream: Iterator[Batch], losses: Callable[[Batch], dict[str, torch.Tensor]]) -> None:
         """One phase, from its own warm-up to its own end."""
         optimizers = make_optimizers(self.trained, phase.tower)
         first, step, window = time.monotonic(), 0, []
@@ -223,11 +213,10 @@ class Run:
             window.append(self._step(next(stream), optimizers, rate, phase.weights, losses))
             step += 1
             if step % self.options.report_every == 0:
-                self.report(phase.name, step, window, stream.drawn)
+                self.report(phase.name, step, window)
                 window.clear()
             if time.monotonic() - self.saved > 60 * self.options.save_minutes:
                 self.save()
-        stream.close()
         self.save()
 
     def _step(
@@ -251,8 +240,8 @@ class Run:
         """bfloat16 for matrix products where the device is made for it."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def report(self, name: str, step: int, window: list[dict[str, torch.Tensor]], drawn: int) -> None:
-        """One line of the curve: so many steps, with so many batches that were new, and the means over the last."""
+    def report(self, name: str, step: int, window: list[dict[str, torch.Tensor]]) -> None:
+        """One line of the curve, the means over the last steps."""
 
         def mean(key: str) -> str:
             # Of MTP's guesses the first one of a chain, as there are most of them.
@@ -260,7 +249,7 @@ class Run:
             return f"{torch.stack(values).mean().item():.4f}" if values else ""
 
         seconds = f"{time.monotonic() - self.began:.1f}"
-        row = [name, step, drawn, *(mean(key) for key in ("loss", "right", "mtp_right", "seen", "tower")), seconds]
+        row = [name, step, *(mean(key) for key in ("loss", "right", "mtp_right", "seen", "tower")), seconds]
         self.curve.writerow(row)
         print(*row, flush=True)
         chained = torch.stack([found["mtp_right"] for found in window if "mtp_right" in found] or [torch.zeros(0)])
@@ -291,7 +280,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-pictures", type=int, default=256, help="while the tower learns alone")
     parser.add_argument("--batch-tokens", type=int, default=40960)
     parser.add_argument("--pool", type=int, default=768, help="dialogues that are sorted by length together")
-    parser.add_argument("--uses", type=int, default=5, help="of a batch, where new ones are not drawn fast enough")
     parser.add_argument("--most-steps", type=int, help="of a phase, whatever its minutes")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--save-minutes", type=float, default=2.0)
@@ -323,9 +311,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dialogues = Batches(options.out, seed=options.seed, tokens=tokens, pad=pad, pool=pool, guessed=GUESSED)
         alone = Phase("tower", options.tower_minutes, {"tower": 1.0}, tower=1.0, end=AFTERWARDS)
         # The first pool of dialogues takes seconds to draw: it is there when the tower is done.
-        with run.drawing(pictures, options.uses) as first, run.drawing(dialogues, options.uses) as second:
-            run.learn(alone, first, trained.tower_loss)
-            run.learn(Phase("all", options.minutes, WEIGHTS, tower=AFTERWARDS, end=0.005), second, trained.losses)
+        then = run.batches(dialogues)
+        run.learn(alone, run.batches(pictures), trained.tower_loss)
+        run.learn(Phase("all", options.minutes, WEIGHTS, tower=AFTERWARDS, end=0.005), then, trained.losses)
     else:
         seed = f"{GOES_ON}-{options.seed}"
         world, guessed = (TO_GUESS, 1) if options.guesses_alone else (CONTINUED, GUESSED)
@@ -335,9 +323,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         longer = Phase("continued", 0.0, WEIGHTS, tower=0.0, end=0.005, steps=options.steps)
         if options.guesses_alone:
             guesses_alone(trained)
-        # Without replays, which go by the clock, so that the run can be had again.
-        with run.drawing(dialogues) as stream:
-            run.learn(longer, stream, trained.guesses_alone if options.guesses_alone else trained.answers_alone)
+        losses = trained.guesses_alone if options.guesses_alone else trained.answers_alone
+        run.learn(longer, run.batches(dialogues), losses)
     run.file.close()
 
 

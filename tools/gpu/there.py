@@ -131,14 +131,12 @@ def environment(site: Path) -> dict[str, str]:
 
 
 def kernels(site: Path, lane: str) -> str:
-    """The folder in which a lane's processes find compiled kernels again, filled with those that were packed.
+    """The folder in which a lane's processes find compiled kernels again.
 
     Its own: MLX reads such files while another process writes them. What is prepared is for the measuring.
     """
     folder = site / "kernels" / (SPEED if lane == PREPARE else lane)
-    packed = site / "compiled"
-    if not folder.exists():
-        shutil.copytree(packed, folder) if packed.is_dir() else folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return str(folder)
 
 
