@@ -79,6 +79,7 @@ def test_steps_that_take_long_are_measured_fewer_times(kit: ModelKit, monkeypatc
     assert taken == [1, 2] * 4
 
 
+@pytest.mark.thorough
 def test_the_command_prints_two_tables(
     checkpoint_dir: Callable[[Shape], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ def replaced(decoder: Any) -> Any:
     return nn.Linear.__call__, nn.RMSNorm.__call__, vars(decoder.layers[0].mlp._operations).copy(), decoder._halving
 
 
+@pytest.mark.thorough
 def test_parts_and_their_products(kit: ModelKit) -> None:
     """Products are those of the matrices' sizes; what stands in nobody's time is the rest."""
     decoder = kit.model.language_model.model

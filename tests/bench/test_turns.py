@@ -34,6 +34,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Step]]:
     return lambda: write_conversation(lambda _: 1000)
 
 
+@pytest.mark.thorough
 def test_no_token_is_read_twice_beyond_what_the_template_forces(
     checkpoint_dir: Callable[[Shape], Path], brief: Callable[[], list[Step]]
 ) -> None:

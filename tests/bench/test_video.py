@@ -53,6 +53,7 @@ def test_the_second_question_encodes_nothing(checkpoint_dir: Callable[[Shape], P
     assert min(first.first_token, second.first_token) > 0
 
 
+@pytest.mark.thorough
 def test_the_tables(checkpoint_dir: Callable[[Shape], Path], capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["bench", "video", "--model", str(checkpoint_dir(DENSE)), "--frames", "2,4", "--side", "64"]
     flags += ["--tokens", "3", "--repeats", "1", "--against", "mlx-vlm"]

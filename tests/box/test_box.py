@@ -186,6 +186,7 @@ def test_the_chat_s_sample_and_its_questions_work(box: ModelKit, monkeypatch: py
     assert len(done.stdout.splitlines()) == 3
 
 
+@pytest.mark.thorough
 def test_the_readme_shows_what_it_says(box: ModelKit) -> None:
     readme = (ROOT / "README.md").read_text()
     for row in gallery.rows(box):

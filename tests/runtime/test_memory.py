@@ -270,7 +270,13 @@ def test_a_request_is_planned_before_it_runs(checkpoint_dir: Callable[[Shape], P
 MOE_IN_TURNS = replace(MOE, name="moe-in-turns", layer_types=("linear_attention", "full_attention") * 2)
 
 
-@pytest.mark.parametrize("shape", [WIDE_HEADS, MOE_IN_TURNS], ids=lambda shape: shape.name)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(WIDE_HEADS, id="wide heads", marks=pytest.mark.thorough),
+        pytest.param(MOE_IN_TURNS, id="moe in turns"),
+    ],
+)
 def test_estimates_bound_what_is_measured(shape: Shape, benches: Callable[[Shape], Bench]) -> None:
     """Reading 1024 tokens at once holds no more than the estimate, and not a small part of it."""
     bench = benches(shape)

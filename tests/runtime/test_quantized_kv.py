@@ -154,10 +154,9 @@ def test_heads_that_do_not_fit_are_refused_before_anything_is_read(
 
 
 @pytest.mark.parametrize(
-    ("questions", "longest", "tokens"),
-    [(3, 24, 60), pytest.param(7, 64, 200, marks=pytest.mark.thorough)],
-    ids=["one picture", "all"],
-)
+    ("questions", "longest", "tokens"), [(1, 24, 20), pytest.param(7, 64, 200, marks=pytest.mark.thorough)],
+    ids=["one", "all"],
+)  # fmt: skip
 def test_the_model_in_the_box_says_the_same_with_few_bits(
     monkeypatch: pytest.MonkeyPatch, questions: int, longest: int, tokens: int
 ) -> None:
