@@ -69,23 +69,74 @@ def some_pictures() -> "list[Picture]":
 
 def test_lean_functions_give_what_the_references_give() -> None:
     """Oracle: transformers' own functions, also their gradients."""
+    from transformers.models.qwen3_5 import modeling_qwen3_5 as reference
+
     from tools.box import lean
 
     torch.manual_seed(3)
-    for length in (40, 64, 150):
+    for length in (40, 64, 150, 320):
         parts = [torch.randn(2, length, heads, 8, requires_grad=True) for heads in (2, 2, 4)]
-        gates = {"g": -torch.rand(2, length, 4), "beta": torch.rand(2, length, 4)}
-        found, expected = (
-            rule(*parts, **gates, use_qk_l2norm_in_kernel=True)[0] for rule in (lean.delta_rule, lean._with_state)
-        )
+        gates = {"g": (-torch.rand(2, length, 4)).requires_grad_(), "beta": torch.rand(2, length, 4).requires_grad_()}
+        found = lean.delta_rule(*parts, **gates)
+        expected = reference.torch_chunk_gated_delta_rule(*parts, **gates, use_qk_l2norm_in_kernel=True)[0]
         torch.testing.assert_close(found, expected)
         weights = torch.randn_like(found)
-        one, other = (torch.autograd.grad((value * weights).sum(), parts) for value in (found, expected))
+        one, other = (
+            torch.autograd.grad((value * weights).sum(), [*parts, *gates.values()]) for value in (found, expected)
+        )
         torch.testing.assert_close(one, other)
-    x, weight = torch.randn(2, 6, 20), torch.randn(6, 4)
-    convolved = torch.nn.functional.conv1d(torch.nn.functional.pad(x, (3, 0)), weight[:, None], groups=6)
-    found = lean.causal_convolution(x, weight, None, activation="silu")
-    torch.testing.assert_close(found, torch.nn.functional.silu(convolved))
+    x, weight = torch.randn(2, 20, 6), torch.randn(6, 4)
+    convolved = torch.nn.functional.conv1d(torch.nn.functional.pad(x.mT, (3, 0)), weight[:, None], groups=6)
+    torch.testing.assert_close(lean.causal_convolution(x, weight), torch.nn.functional.silu(convolved).mT)
+
+
+def test_states_give_the_gradients_that_autograd_gives() -> None:
+    """Oracle: the same two formulas, left to autograd; float64, also of a loss over the states themselves."""
+    from tools.box.lean import States
+
+    torch.manual_seed(5)
+    shapes = ((3, 2, 4, 8), (3, 2, 8, 5), (3, 2, 8, 4), (3, 2, 1, 1))
+    key, new, old, kept = parts = [torch.rand(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    state, states, written = torch.zeros(2, 4, 5, dtype=torch.float64), [], []
+    for k, n, o, keep in zip(key, new, old, kept, strict=True):
+        states.append(state)
+        written.append(n - o @ state)
+        state = keep * state + k @ written[-1]
+    expected, found = (torch.stack(states), torch.stack(written)), States.apply(*parts)
+    torch.testing.assert_close(found, expected)
+    weights = [torch.randn_like(part) for part in found]
+    one, other = (
+        torch.autograd.grad(sum((part * weight).sum() for part, weight in zip(each, weights, strict=True)), parts)
+        for each in (found, expected)
+    )
+    torch.testing.assert_close(one, other)
+
+
+def test_the_decoder_over_a_padded_batch_gives_what_the_reference_gives(trained: "Trained") -> None:
+    """Oracle: transformers' own language model, float32, on each row alone, also the embeddings' gradient; 1e-4."""
+    from tools.box.about_pictures import single
+    from tools.box.about_text import spell
+    from tools.box.batches import Encoder, collate
+    from tools.box.forward import layers_of
+
+    encoder, text = Encoder(BOX), trained.model.model.language_model
+    makers = (lambda rng: single("describe", rng), spell)
+    examples = [encoder.encode(make(Random(f"row {number}")), thinking=False) for number, make in enumerate(makers)]
+    batch, embeddings = collate(examples, pad=0), text.embed_tokens.weight
+    layers = layers_of(trained.model, batch, None)
+    assert len(layers) == len(text.layers) + 1
+    outputs, found = 0.0, layers[-1]
+    for row, example in enumerate(examples):
+        size = len(example.input_ids)
+        (expected,) = text(
+            inputs_embeds=text.embed_tokens(torch.tensor(example.input_ids)[None]),
+            position_ids=torch.tensor(example.position_ids)[:, None],
+        ).last_hidden_state
+        torch.testing.assert_close(found[row, :size], expected, atol=1e-4, rtol=1e-4)
+        weights = torch.randn_like(expected)
+        outputs = outputs + torch.stack([(weights * found[row, :size]).sum(), (weights * expected).sum()])
+    one, other = (torch.autograd.grad(output, embeddings, retain_graph=True)[0] for output in outputs)
+    torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
 @torch.no_grad()

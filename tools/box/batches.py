@@ -19,6 +19,7 @@ from tools.box import about_clips, about_functions, about_pictures, about_severa
 from tools.box.cutting import cut
 from tools.box.dialogues import Clip, Dialogue, Picture, Tasks, Turn
 from tools.box.labels import SEEN, Labels, seen, seen_of_word, told
+from tools.box.lean import CHUNK
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
 from tools.box.prepare import MERGE, size_of
@@ -27,7 +28,7 @@ from tools.box.scenes import Scene
 # Kinds of dialogues, and how often they are drawn.
 World = tuple[tuple[Tasks, float], ...]
 WORLD: World = (
-    (about_pictures.TASKS, 11.0), (about_several.TASKS, 6.5), (about_clips.TASKS, 3.5), (about_text.TASKS, 6.5),
+    (about_pictures.TASKS, 11.0), (about_several.TASKS, 8.0), (about_clips.TASKS, 3.5), (about_text.TASKS, 6.5),
     (about_text.LONG, 0.2), (about_tools.TASKS, 1.0), (about_functions.TASKS, 3.5),
 )  # fmt: skip
 # For a run that continues another on a CPU: less of what takes many tokens, and more calls of functions.
@@ -248,7 +249,8 @@ def collate(examples: Sequence[Example], pad: int, guessed: int | None = None) -
     Args:
         guessed: In how many rows, the first ones, guesses are asked for; in all of them without.
     """
-    length = -(-max(len(example.input_ids) for example in examples) // 64) * 64
+    # Whole chunks of the delta rule, and never a single one: compiled code is of two or more.
+    length = max(2, -(-max(len(example.input_ids) for example in examples) // CHUNK)) * CHUNK
     rows = len(examples)
     input_ids = np.full((rows, length), pad, np.int64)
     position_ids = np.zeros((3, rows, length), np.int64)

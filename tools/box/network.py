@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5DecoderLayer, Qwen3_5RMSNorm
 
-from tools.box.lean import for_training
+from tools.box.forward import ask, tell
 
 HIDDEN = 160
 LAYERS = 8
@@ -79,38 +80,24 @@ class MultiTokenPrediction(nn.Module):
             depths: How many guesses; in the d-th the first d - 1 tokens have nothing that would be asked for.
         """
         embedded, length = self.pre_fc_norm_embedding(next_embeds), next_embeds.shape[1]
-        query, key = (torch.arange(length, device=next_embeds.device).view(shape) for shape in ((-1, 1), (1, -1)))
-        caches = [_Depths() for _ in self.layers]
-        found: list[torch.Tensor] = []
+        at, slot = (torch.arange(length, device=next_embeds.device).view(shape) for shape in ((-1, 1), (1, -1)))
+        (layer,), keys, values, found = self.layers, [], [], []
         for depth in range(depths):
             # A slot holds token i's key and value. The chain that has come to slot s began in slot s - depth.
-            masks = [key <= query - depth, *(key == query - depth + other for other in range(1, depth + 1))]
+            masks = [slot <= at - depth, *(slot == at - depth + other for other in range(1, depth + 1))]
             mask = torch.cat(masks, 1)
             # Slots in front of the first chain see something, so that no row of scores is empty.
             mask[:depth, 0] = True
             joined = self.fc(torch.cat([embedded, self.pre_fc_norm_hidden(hidden_states)], dim=-1))
-            for layer, cache in zip(self.layers, caches, strict=True):
-                joined = layer(
-                    joined, position_embeddings=position_embeddings, attention_mask=mask[None, None], cache=cache
-                )
-            found.append(self.norm(joined))
+            query, *further, gate = ask(layer, joined, *position_embeddings)
+            keys.append(further[0])
+            values.append(further[1])
+            attended = functional.scaled_dot_product_attention(
+                query, torch.cat(keys, 2), torch.cat(values, 2), attn_mask=mask[None, None]
+            )
+            found.append(self.norm(tell(layer, joined, attended.transpose(1, 2), gate)))
             hidden_states = found[-1].roll(1, 1)
         return found
-
-
-class _Depths:
-    """Keys and values of all guesses so far, one behind the other; in the place of transformers' cache."""
-
-    def __init__(self) -> None:
-        self._held: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, **_: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of one more guess, (B, heads, L, D), to those of all, (B, heads, guesses * L, D)."""
-        self._held.append((keys, values))
-        joined = [torch.cat(parts, dim=2) for parts in zip(*self._held, strict=True)]
-        return joined[0], joined[1]
 
 
 def make_model(config: Qwen3_5Config) -> Qwen3_5ForConditionalGeneration:
@@ -119,7 +106,6 @@ def make_model(config: Qwen3_5Config) -> Qwen3_5ForConditionalGeneration:
     The vision tower's position embeddings stay at small random values: places are for the decoder's
     own multimodal positions to tell.
     """
-    for_training()
     model = Qwen3_5ForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
     model.model.visual.pos_embed.weight.requires_grad_(False).mul_(0.05)
     return model

@@ -1,7 +1,6 @@
 """What the vision tower and the decoder are asked beside the answers, and how well they know it."""
 
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -78,24 +77,19 @@ class Seen(nn.Module):
     shows is asked in front of the first attention layer, whose keys need it; all else behind it.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, layer_types: Sequence[str]) -> None:
         super().__init__()
-        first = model.config.text_config.layer_types.index("full_attention")
+        first = layer_types.index("full_attention")
         self._asked = {first - 1: ("kind", "colour", *LOOKS), first: tuple(SEEN)}
         self.heads = nn.ModuleDict(
             {str(layer): Questions({name: SEEN[name] for name in names}) for layer, names in self._asked.items()}
         )
-        self._hidden: dict[int, torch.Tensor] = {}
-        for layer in self._asked:
-            model.model.language_model.layers[layer].register_forward_hook(partial(self._keep, layer))
 
-    def _keep(self, layer: int, module: nn.Module, arguments: Any, output: Any) -> None:
-        self._hidden[layer] = output[0] if isinstance(output, tuple) else output
-
-    def forward(self, seen: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """Mean cross entropy of the last batch.
+    def forward(self, layers: Sequence[torch.Tensor], seen: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Mean cross entropy.
 
         Args:
+            layers: What every layer gave, (B, S, H).
             seen: Labels (K, len(SEEN)), -1 where there is nothing to ask.
             at: Which tokens of the flattened batch they are of, (K,).
         """
@@ -103,7 +97,7 @@ class Seen(nn.Module):
         shows = seen[:, list(SEEN).index("kind"), None] > 0
         total = torch.zeros((), device=seen.device)
         for layer, names in self._asked.items():
-            hidden = self._hidden[layer]
+            hidden = layers[layer]
             labels = seen[:, [list(SEEN).index(name) for name in names]] if len(names) < len(SEEN) else seen
             losses, _ = self.heads[str(layer)](hidden.reshape(-1, hidden.shape[-1])[at], labels)
             asked = labels >= 0

@@ -98,6 +98,8 @@ def write_directory(out: Path, start: Path | None = None) -> dict[str, int]:
 
 # Of a batch of a run from nothing, one in so many rows has MTP's guesses asked for: chains of them take long.
 GUESSED = 4
+# Batches of pictures that wait for their second turn.
+HELD = 48
 # The tower's learning rate when the decoder learns too.
 AFTERWARDS = 0.3
 WEIGHTS = {"loss": 1.0, "mtp": 0.25, "seen": 0.3, "tower": 0.15}
@@ -199,6 +201,15 @@ class Run:
         )  # fmt: skip
         return ({name: self._on_device(part) for name, part in batch.items()} for batch in loader)
 
+    def twice(self, stream: Iterator[Batch]) -> Iterator[Batch]:
+        """Every batch, and once more a while later: pictures take longer to draw than to learn from."""
+        rng, held = Random(self.options.seed), []
+        for batch in stream:
+            yield batch
+            held.append(batch)
+            if len(held) > HELD:
+                yield held.pop(rng.randrange(HELD))
+
     def _on_device(self, part: Any) -> Any:
         if isinstance(part, list):
             return [self._on_device(one) for one in part]
@@ -211,6 +222,10 @@ class Run:
         while (share := phase.share(step, time.monotonic() - first)) < 1 and step != self.options.most_steps:
             rate = rate_at(share, self.options.rate, phase.end)
             window.append(self._step(next(stream), optimizers, rate, phase.weights, losses))
+            if step == 0 and self.device.type == "cuda":
+                # The clock begins when everything is compiled.
+                torch.cuda.synchronize()
+                first = time.monotonic()
             step += 1
             if step % self.options.report_every == 0:
                 self.report(phase.name, step, window)
@@ -312,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         alone = Phase("tower", options.tower_minutes, {"tower": 1.0}, tower=1.0, end=AFTERWARDS)
         # The first pool of dialogues takes seconds to draw: it is there when the tower is done.
         then = run.batches(dialogues)
-        run.learn(alone, run.batches(pictures), trained.tower_loss)
+        run.learn(alone, run.twice(run.batches(pictures)), trained.tower_loss)
         run.learn(Phase("all", options.minutes, WEIGHTS, tower=AFTERWARDS, end=0.005), then, trained.losses)
     else:
         seed = f"{GOES_ON}-{options.seed}"

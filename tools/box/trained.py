@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import Qwen3_5Config
 
 from tools.box.batches import DEPTHS, Batch
-from tools.box.forward import Tower, decode, tokens_of
+from tools.box.forward import Tower, decode, layers_of, tokens_of
 from tools.box.network import MultiTokenPrediction, make_model
 from tools.box.tower import Seen, Told
 
@@ -24,7 +24,7 @@ class Trained(nn.Module):
         self.model = make_model(config)
         self.mtp = MultiTokenPrediction(config)
         self.told = Told()
-        self.seen = Seen(self.model)
+        self.seen = Seen(self.model.config.text_config.layer_types)
         self.tower = Tower(self.model.model.visual)
 
     def start_from(self, directory: Path) -> None:
@@ -53,14 +53,15 @@ class Trained(nn.Module):
             hidden = self.tower.blocks(batch["frames"], batch["pairs"], batch["grids"])
             found["tower"], found["tower_right"] = self.told(tokens_of(self.tower.merge(hidden), batch), batch["told"])
             merged = self.tower.merge(hidden.detach())
-        found |= self._said(batch, merged)
+        layers = layers_of(self.model, batch, merged)
+        found |= self._said(batch, layers[-1])
         if merged is not None:
-            found["seen"] = self.seen(batch["seen"], batch["seen_at"])
+            found["seen"] = self.seen(layers, batch["seen"], batch["seen_at"])
         return found
 
     def answers_alone(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Of a batch of dialogues: answers and MTP's guesses; the tower is as it is, and nothing else is asked."""
-        return self._said(batch, self._shown(batch))
+        return self._said(batch, decode(self.model, batch, self._shown(batch)))
 
     def guesses_alone(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Of a batch of dialogues: MTP's guesses; everything else is as it is."""
@@ -74,9 +75,8 @@ class Trained(nn.Module):
             return None
         return self.tower.merge(self.tower.blocks(batch["frames"], batch["pairs"], batch["grids"]))
 
-    def _said(self, batch: Batch, merged: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    def _said(self, batch: Batch, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
         found = {}
-        hidden = decode(self.model, batch, merged)
         width = hidden.shape[-1]
         logits = self.model.lm_head(hidden.reshape(-1, width)[batch["at"]])
         found["loss"] = functional.cross_entropy(logits.float(), batch["target"])
