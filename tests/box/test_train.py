@@ -305,3 +305,33 @@ def test_what_the_clip_in_the_readme_gets_for_an_answer() -> None:
         for number, frame in enumerate(gallery.clip()):
             file.seek(number)
             assert np.array_equal(np.asarray(file.convert("RGB")), np.asarray(frame))
+
+
+def test_every_batch_of_pictures_comes_twice_the_second_time_later(tmp_path: Path) -> None:
+    from argparse import Namespace
+
+    from tools.box.train import HELD, Run
+
+    run = Run(None, Namespace(device="cpu", out=tmp_path, seed=3))  # type: ignore[arg-type]
+    stream = run.twice(iter({"number": number} for number in range(10 * HELD)))
+    numbers = [batch["number"] for batch in stream]
+    run.file.close()
+    times = [[at for at, other in enumerate(numbers) if other == number] for number in range(9 * HELD)]
+    assert {len(each) for each in times} <= {1, 2}
+    twice = [second - first for first, second in (each for each in times if len(each) == 2)]
+    assert len(twice) > 8 * HELD
+    assert sorted(twice)[len(twice) // 2] > HELD / 2
+    assert sorted(set(numbers)) == list(range(10 * HELD))  # and none is left out
+
+
+def test_a_step_says_where_its_time_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    from tools.box.train import profiled
+
+    with profiled(False):
+        torch.ones(3).cumsum(0)
+    assert not capsys.readouterr().out
+    with profiled(True):
+        torch.ones(3).cumsum(0)
+    shown = capsys.readouterr().out
+    assert "a step was started in" in shown
+    assert "aten::cumsum" in shown

@@ -22,7 +22,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -135,6 +135,25 @@ def rate_at(share: float, peak: float, end: float) -> float:
     return peak * min(share / 0.02 + 0.01, 1.0, end + (1 - end) * (1 - share) / 0.4)
 
 
+@contextmanager
+def profiled(wanted: bool) -> Iterator[None]:
+    """Print how long the processor took to start the kernels of a step, and which of them take the GPU's time."""
+    if not wanted:
+        yield
+        return
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    with torch.profiler.profile() as profile:
+        began = time.monotonic()
+        yield
+        issued = time.monotonic() - began
+        wait()
+        took = time.monotonic() - began
+    print(f"    a step was started in {1000 * issued:.0f} ms and done in {1000 * took:.0f} ms", flush=True)
+    column = f"self_{'device' if torch.cuda.is_available() else 'cpu'}_time_total"
+    print(profile.key_averages().table(sort_by=column, row_limit=25, max_name_column_width=90), flush=True)
+
+
 def guesses_alone(trained: Trained) -> None:
     """Have nothing but the MTP module learn."""
     trained.requires_grad_(False)
@@ -218,10 +237,14 @@ class Run:
     def learn(self, phase: Phase, stream: Iterator[Batch], losses: Callable[[Batch], dict[str, torch.Tensor]]) -> None:
         """One phase, from its own warm-up to its own end."""
         optimizers = make_optimizers(self.trained, phase.tower)
-        first, step, window = time.monotonic(), 0, []
+        first, step, window, waited = time.monotonic(), 0, [], 0.0
         while (share := phase.share(step, time.monotonic() - first)) < 1 and step != self.options.most_steps:
             rate = rate_at(share, self.options.rate, phase.end)
-            window.append(self._step(next(stream), optimizers, rate, phase.weights, losses))
+            asked = time.monotonic()
+            batch = next(stream)
+            waited += time.monotonic() - asked
+            with profiled(self.options.profile_step == step + 1):
+                window.append(self._step(batch, optimizers, rate, phase.weights, losses))
             if step == 0 and self.device.type == "cuda":
                 # The clock begins when everything is compiled.
                 torch.cuda.synchronize()
@@ -229,7 +252,9 @@ class Run:
             step += 1
             if step % self.options.report_every == 0:
                 self.report(phase.name, step, window)
+                print(f"    waited {1000 * waited / len(window):.0f} ms a step for batches", flush=True)
                 window.clear()
+                waited = 0.0
             if time.monotonic() - self.saved > 60 * self.options.save_minutes:
                 self.save()
         self.save()
@@ -298,6 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--most-steps", type=int, help="of a phase, whatever its minutes")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--save-minutes", type=float, default=2.0)
+    parser.add_argument("--profile-step", type=int, help="of a phase: print which kernels take that step's time")
     parser.add_argument("--report-every", type=int, default=100, help="steps from one line of the curve to the next")
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
