@@ -94,15 +94,15 @@ def _add_speed(measurements: Any) -> None:
     speed.add_argument("--tokens", type=int, default=32, help="tokens to write")
     speed.add_argument(
         "--speculate", type=_modes, default=(), metavar="MODE,MODE",
-        help="measure guessing ahead in place of that: answers with mtp, lookup or auto beside those without, and what "
-        "verifying so many tokens costs; default: not",
+        help="measure speculative decoding in place of that: answers with mtp, lookup or auto beside those without, "
+        "and what verifying so many tokens costs; default: not",
     )  # fmt: skip
     speed.add_argument(
         "--verify-only", action="store_true",
         help="print only what a step over several tokens costs, with all of its tokens kept and with one",
     )  # fmt: skip
     speed.add_argument(
-        "--draft-tokens", type=int, metavar="N", help="tokens that are guessed at once, up to 7; default: as everywhere"
+        "--draft-tokens", type=int, metavar="N", help="tokens that are drafted at once, up to 7; default: as everywhere"
     )
     speed.add_argument("--plot", metavar="FILE.svg", help="draw the reading speed; default: not")
     counted = "counted runs of each, after one that is not; what takes over a minute is run once"
@@ -119,7 +119,7 @@ def _modes(text: str) -> "tuple[Speculate, ...]":
 
 
 def run_drafts(options: argparse.Namespace, model: Path, repeats: int) -> None:
-    """Print the tables of what guessing ahead gains and costs."""
+    """Print the tables of what speculative decoding gains and costs."""
     from mlx_qwen35.bench import drafts
 
     table = Table(("task", "drafts", "tokens/s", "processor", "a step", "right"), "llrrrr", shown=not options.json)
@@ -162,18 +162,18 @@ def run_drafts(options: argparse.Namespace, model: Path, repeats: int) -> None:
 
 
 def run_verify(options: argparse.Namespace, model: Path, repeats: int) -> dict[str, dict[int, Any]]:
-    """Print and return what a step over several tokens costs, and the guesses; ten of each kind for every repeat."""
+    """Print and return what a step over several tokens costs, and the drafts; ten of each kind for every repeat."""
     from mlx_qwen35.bench.drafts import draft_costs, verify_costs
     from mlx_qwen35.model_kit import ModelKit as Kit
 
     with Kit.load(model, prompt_cache_bytes=0, speculate="auto") as kit:
-        costs, guesses = verify_costs(kit, repeats=10 * repeats), draft_costs(kit, repeats=10 * repeats)
-    head = ("tokens of a step", "all stay", "all but one go", "the module's guesses")
+        costs, drafts = verify_costs(kit, repeats=10 * repeats), draft_costs(kit, repeats=10 * repeats)
+    head = ("tokens of a step", "all stay", "all but one go", "the module's drafts")
     table = Table(head, "rrrr", shown=not options.json)
     for width, times in costs.items():
-        cells = [cell(f"{seconds * 1000:.2f} ms", seconds / costs[1][0]) for seconds in (*times, guesses.get(width, 0))]
-        table.row(width, *cells[:2], cells[2] if width in guesses else "")
-    return {"verify_seconds": costs, "draft_seconds": guesses}
+        cells = [cell(f"{seconds * 1000:.2f} ms", seconds / costs[1][0]) for seconds in (*times, drafts.get(width, 0))]
+        table.row(width, *cells[:2], cells[2] if width in drafts else "")
+    return {"verify_seconds": costs, "draft_seconds": drafts}
 
 
 def run_speed(options: argparse.Namespace) -> None:

@@ -71,14 +71,14 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speculate",
         choices=("off", "mtp", "lookup", "auto"),
-        help="guess tokens ahead, which changes no answer: by the checkpoint's MTP module, by what stands in prompt "
+        help="draft tokens, which changes no answer: by the checkpoint's MTP module, by what stands in prompt "
         "and answer, by both as far as it pays; default: auto",
     )
     parser.add_argument(
         "--draft-tokens",
         type=int,
         metavar="N",
-        help="tokens that are guessed at once, up to 7; default: 2 with mtp, else 7",
+        help="tokens that are drafted at once, up to 7; default: 2 with mtp, else 7",
     )
     parser.add_argument(
         "--mtp-model", metavar="MODEL", help="file, directory or hub id of the MTP head; default: the model's own"

@@ -127,7 +127,7 @@ class Screen:
         kinds = [f"{n} {kind}" for n, kind in ((stats.image_tokens, "image"), (stats.video_tokens, "video")) if n]
         media = f" ({', '.join(kinds)})" if kinds else ""
         known = f", {stats.cached_tokens} known" if stats.cached_tokens else ""
-        guessed = f", {stats.tokens_per_step:.1f} a step" if any(stats.drafted) else ""
+        several = f", {stats.tokens_per_step:.1f} a step" if any(stats.drafted) else ""
         seen = ""
         if stats.image_tokens:
             seen += f", {stats.images_encoded} of {stats.images_encoded + stats.images_reused} images encoded"
@@ -137,7 +137,7 @@ class Screen:
         self.say(
             f"[{stats.prompt_tokens} prompt tokens{media}{known}{seen} "
             f"in {stats.time_to_first_token:.2f} s, "
-            f"{stats.completion_tokens} tokens at {stats.generation_tps:.1f} tokens/s{guessed}{cut}]"
+            f"{stats.completion_tokens} tokens at {stats.generation_tps:.1f} tokens/s{several}{cut}]"
         )
 
     def _write(self, text: str) -> None:

@@ -109,7 +109,7 @@ class ModelKit(PromptMaking, SessionFiles):
                 way where mlx-lm has no kernel; the difference is in the last digits.
             gated_delta: How GDN layers read a prompt: "native" (mlx-lm's way), "chunked" (matrix products), "fast"
                 (MLX's built-in function); None for native on Metal, chunked elsewhere.
-            speculate: How tokens are guessed ahead, which changes no answer: by the checkpoint's "mtp" module, by
+            speculate: How tokens are drafted, which changes no answer: by the checkpoint's "mtp" module, by
                 "lookup" in prompt and answer, "auto" by both as far as it pays, or "off".
             draft_tokens: So many at once, at most 7; None for 2 with "mtp", else 7.
             mtp_path: File, directory or hub id of the MTP head, in place of the checkpoint's own.

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-# Tokens from which on a matrix is written out; steps that write tokens, or verify guesses, have fewer.
+# Tokens from which on a matrix is written out; steps that write tokens, or verify drafts, have fewer.
 FEWEST = 32
 
 

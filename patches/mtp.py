@@ -1,7 +1,7 @@
-"""The multi-token-prediction (MTP) module: one more decoder layer that guesses the token after the next one.
+"""The multi-token-prediction (MTP) module: one more decoder layer that predicts the token after the next one.
 
 From the decoder's final hidden state of token i and the embedding of token i + 1 it makes a hidden state from which the
-decoder's own head reads a guess for token i + 2. Its own output stands in for the decoder's where a further guess is
+decoder's own head reads a draft of token i + 2. Its own output stands in for the decoder's where a further draft is
 wanted.
 """
 
@@ -57,7 +57,7 @@ class MultiTokenPrediction(nn.Module):
         return [AttentionCache() for _ in self.layers]
 
     def __call__(self, embeddings: mx.array, hidden: mx.array, caches: Sequence[Any]) -> mx.array:
-        """What to read guesses from, (B, L, hidden_size).
+        """What to read drafts from, (B, L, hidden_size).
 
         Args:
             embeddings: Of the tokens i + 1, (B, L, hidden_size).
@@ -79,8 +79,8 @@ class MultiTokenPrediction(nn.Module):
         return x
 
 
-class GuessingSteps:
-    """What of a guess always has the same shapes, compiled: all but the module's layers, which do that for themselves.
+class DraftSteps:
+    """What of a draft always has the same shapes, compiled: all but the module's layers, which do that for themselves.
 
     Args:
         module: A `MultiTokenPrediction`.
@@ -90,7 +90,7 @@ class GuessingSteps:
     def __init__(self, module: MultiTokenPrediction, language_model: Any) -> None:
         self._module, self._language_model = module, language_model
         weights = [module, language_model.model.embed_tokens, language_model.get("lm_head", {})]
-        self._before, self._after = (CompiledStep(step, inputs=weights) for step in (self._join, self._guess))
+        self._before, self._after = (CompiledStep(step, inputs=weights) for step in (self._join, self._choose))
 
     def read(self, following: mx.array, hidden: mx.array, caches: Sequence[Any]) -> mx.array:
         """What the layers make of pairs, (B, L, hidden_size).
@@ -101,13 +101,13 @@ class GuessingSteps:
         """
         return self._module.read(self._before(following, hidden), caches)
 
-    def guess(self, x: mx.array) -> tuple[mx.array, mx.array]:
+    def choose(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """Of what the layers made of one pair (B, 1, hidden_size): the output, and the likeliest token (B, 1)."""
         return self._after(x)  # type: ignore[no-any-return]
 
     def _join(self, following: mx.array, hidden: mx.array) -> mx.array:
         return self._module.join(self._language_model.model.embed_tokens(following), hidden)
 
-    def _guess(self, x: mx.array) -> tuple[mx.array, mx.array]:
+    def _choose(self, x: mx.array) -> tuple[mx.array, mx.array]:
         out = self._module.norm(x)
         return out, mx.argmax(self._language_model.project(out), axis=-1)

@@ -103,7 +103,7 @@ def reference_tokenizer(checkpoint_dir: Callable[[Shape], Path]) -> Any:
 
 @pytest.fixture(scope="session")
 def kits(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[[Shape], ModelKit]]:
-    """From a shape to a kit that the whole run shares, and that guesses nothing: what it answers is the decoder's."""
+    """From a shape to a kit that the whole run shares, and that drafts nothing: what it answers is the decoder's."""
     loaded: dict[str, ModelKit] = {}
 
     def get(shape: Shape) -> ModelKit:
@@ -124,7 +124,7 @@ def kit(kits: Callable[[Shape], ModelKit]) -> ModelKit:
 
 @pytest.fixture
 def fresh(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Callable[..., ModelKit]]:
-    """Makes kits that remember nothing of other tests, and are closed after this one; they guess if that is asked."""
+    """Makes kits that remember nothing of other tests, and are closed after this one; they draft if that is asked."""
     made: list[ModelKit] = []
 
     def load(shape: Shape = DENSE, **options: Any) -> ModelKit:

@@ -96,7 +96,7 @@ def _convert(text: str, option: Mapping[str, Any]) -> Any:
         if kind == "integer" and isinstance(value, float) and value.is_integer():
             value = int(value)
     elif kind != "string" and text not in members:
-        value = _guess(text)
+        value = _of_any_type(text)
     # Python's True is an int that equals 1, JSON's is not.
     if kind in _TYPES and (not isinstance(value, _TYPES[kind]) or isinstance(value, bool) != (kind == "boolean")):
         raise ValueError(f"expected {kind}, found {type(value).__name__}")
@@ -107,7 +107,7 @@ def _convert(text: str, option: Mapping[str, Any]) -> Any:
     return value
 
 
-def _guess(text: str) -> Any:
+def _of_any_type(text: str) -> Any:
     try:
         value = _from_json(text)
     except _UNREADABLE:

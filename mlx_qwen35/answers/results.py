@@ -44,7 +44,7 @@ class GenerationStats:
         peak_memory: Most bytes that MLX has held since the process began.
         prompt_cache_bytes: Bytes that earlier conversations take, before this one is added.
         steps: Forward passes of the decoder that gave the generated tokens.
-        drafted, accepted: Tokens that were guessed in these passes, by their place behind the first one, and how
+        drafted, accepted: Tokens that were drafted in these passes, by their place behind the first one, and how
             many of them were right.
     """
 

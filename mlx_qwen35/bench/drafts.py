@@ -1,4 +1,4 @@
-"""What guessing ahead gains: the same answers with and without drafts in turns, and what verifying costs by itself."""
+"""What speculative decoding gains: the same answers with and without drafts, in turns; and what verifying costs."""
 
 import statistics
 import time
@@ -287,7 +287,7 @@ def verify_costs(
 
 
 def draft_costs(kit: ModelKit, widths: Sequence[int] = WIDTHS, repeats: int = 20) -> dict[int, float]:
-    """Median seconds in which the module reads so many pairs and guesses one token less; empty without a module."""
+    """Median seconds in which the module reads so many pairs and drafts one token less; empty without a module."""
 
     def run() -> dict[int, float]:
         decoder = kit._loop._executor._decoder

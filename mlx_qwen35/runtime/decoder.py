@@ -1,27 +1,27 @@
-"""The model as the runtime uses it, with the module that guesses ahead of it where there is one."""
+"""The model as the runtime uses it, with the module that drafts for it where there is one."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
-from mlx_qwen35.patches.mtp import GuessingSteps
+from mlx_qwen35.patches.mtp import DraftSteps
 from mlx_qwen35.state.kv_quantization import KvQuantization, quantized
 from mlx_qwen35.state.sequence import SequenceState
 
-# The module's output (B, 1, hidden_size) at a pair, and the token (B, 1) that it guesses from it.
+# The module's output (B, 1, hidden_size) at a pair, and the token (B, 1) that it drafts from it.
 Seed = tuple[mx.array, mx.array]
 
 
 class Decoder:
-    """Reads prompts, and verifies and makes guesses.
+    """Reads prompts, and verifies and makes drafts.
 
     A state has one cache per layer of the model, and behind them those of the module, which reads pairs of a
     hidden state and the token that follows. At rest it has read as many as the model has tokens.
 
     Args:
         model: A `patches.qwen3_5.Model`.
-        module: A `patches.mtp.MultiTokenPrediction`; None makes no guesses.
+        module: A `patches.mtp.MultiTokenPrediction`; None makes no drafts.
         kv: How keys and values are quantised; None for not at all.
     """
 
@@ -29,7 +29,7 @@ class Decoder:
         self.model, self.module, self.kv = model, module, kv
         layers = len(model.layers)
         self._own, self._of_module = slice(layers), slice(layers, None)
-        self._guessing = None if module is None else GuessingSteps(module, model.language_model)
+        self._drafting = None if module is None else DraftSteps(module, model.language_model)
 
     def make_state(self) -> SequenceState:
         """That of a sequence of which nothing is read."""
@@ -77,33 +77,35 @@ class Decoder:
         Returns:
             What the module makes of the last right one.
         """
-        assert self._guessing is not None
+        assert self._drafting is not None
         if kept is None:
             # Any number of them, which is why nothing is compiled for it.
             read = self.module.read(self.module.join(self._embedded(following), hidden), state.caches[self._of_module])
-            return self._guessing.guess(read[:, -1:])
+            return self._drafting.choose(read[:, -1:])
         length = following.shape[1]
         state.begin_step(self._of_module)
-        read = self._guessing.read(following, hidden, state.caches[self._of_module])
+        read = self._drafting.read(following, hidden, state.caches[self._of_module])
         state.settle(length, kept, self._of_module)
         if min(kept) == max(kept):
-            return self._guessing.guess(read[:, kept[0] - 1 : kept[0]])
-        return self._guessing.guess(mx.take_along_axis(read, mx.array(list(kept))[:, None, None] - 1, axis=1))
+            return self._drafting.choose(read[:, kept[0] - 1 : kept[0]])
+        return self._drafting.choose(mx.take_along_axis(read, mx.array(list(kept))[:, None, None] - 1, axis=1))
 
     def draft(self, seed: Seed, depth: int, state: SequenceState) -> mx.array:
-        """Guesses (B, depth) for the tokens to come, the likeliest at each place.
+        """Drafts (B, depth) for the tokens to come, the likeliest at each place.
 
         Args:
             seed: From the newest pair.
         """
-        assert self._guessing is not None
-        hidden, guess = seed
-        drafts = [guess]
+        assert self._drafting is not None
+        hidden, draft = seed
+        drafts = [draft]
         state.begin_step(self._of_module)
         while len(drafts) < depth:
-            hidden, guess = self._guessing.guess(self._guessing.read(drafts[-1], hidden, state.caches[self._of_module]))
-            drafts.append(guess)
-        state.settle(depth - 1, [0] * guess.shape[0], self._of_module)
+            hidden, draft = self._drafting.choose(
+                self._drafting.read(drafts[-1], hidden, state.caches[self._of_module])
+            )
+            drafts.append(draft)
+        state.settle(depth - 1, [0] * draft.shape[0], self._of_module)
         return mx.concatenate(drafts, axis=1)
 
     def _embedded(self, tokens: mx.array) -> mx.array:

@@ -5,14 +5,14 @@ import mlx.core as mx
 from mlx_qwen35.runtime.decoder import Decoder, Seed
 from mlx_qwen35.state.sequence import SequenceState
 
-# Pairs that wait before the module reads them, while it makes no guesses.
+# Pairs that wait before the module reads them, while it makes no drafts.
 _MOST_UNREAD = 64
 
 
 class Drafter:
-    """Guesses for the rows of one batch. What it gets wrong costs time and nothing else.
+    """Drafts for the rows of one batch. What it gets wrong costs time and nothing else.
 
-    While no guesses are wanted, the module's pairs only wait: it reads many at once for little more than one.
+    While no drafts are wanted, the module's pairs only wait: it reads many at once for little more than one.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -40,7 +40,7 @@ class Drafter:
         self._seed = self._decoder.follow(following, hidden, None, state)
 
     def draft(self, depth: int, state: SequenceState) -> mx.array | None:
-        """Guesses (B, depth); None while it has read nothing."""
+        """Drafts (B, depth); None while it has read nothing."""
         self.catch_up(state)
         if self._seed is None:
             return None
@@ -58,5 +58,5 @@ class Drafter:
         if self._seed is None or other._seed is None:
             self._seed = None
         else:
-            hidden, guess = (mx.concatenate(list(parts)) for parts in zip(self._seed, other._seed, strict=True))
-            self._seed = hidden, guess
+            hidden, draft = (mx.concatenate(list(parts)) for parts in zip(self._seed, other._seed, strict=True))
+            self._seed = hidden, draft

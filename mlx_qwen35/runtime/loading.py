@@ -279,7 +279,7 @@ def _drafts(
     thread: MlxThread, checkpoint: Checkpoint, head: MtpHead | None, mode: Speculate, draft_tokens: int | None,
     guard: MemoryGuard, ledger: Ledger,
 ) -> tuple[Speculation, Any, MemoryGuard]:  # fmt: skip
-    """How tokens are guessed, the module that does it, if any, and what all of it takes."""
+    """How tokens are drafted, the module that does it, if any, and what all of it takes."""
     module = None if head is None else thread.call(_make_module, checkpoint, head, guard.dtype_size)
     if module is None and mode == "mtp" and draft_tokens != 0:
         raise CheckpointError(

@@ -53,7 +53,7 @@ class MemoryGuard:
         weights: Bytes of the loaded model.
         dtype_size: Bytes per element of activations.
         limit: Bytes that the process may use.
-        draft_tokens: Tokens that are guessed at once, at most.
+        draft_tokens: Tokens that are drafted at once, at most.
         of_module: Layers of the MTP module, whose weights are part of `weights`.
         kv: How keys and values are quantised; None for not at all.
     """
@@ -91,7 +91,7 @@ class MemoryGuard:
         return guard
 
     def with_drafts(self, draft_tokens: int, module: int, layers: int) -> "MemoryGuard":
-        """The same where tokens are guessed.
+        """The same where tokens are drafted.
 
         Args:
             draft_tokens: At most so many at once.

@@ -1,4 +1,4 @@
-"""How many tokens to guess, from how long steps take and from how often guesses were right; knows no array."""
+"""How many tokens to draft, from how long steps take and from how often drafts were right; knows no array."""
 
 import statistics
 from collections import deque
@@ -23,7 +23,7 @@ _MOST, _OWED, _ONCE = 8.0, -4.0, 1.0
 # Measured steps of one kind that count, and which share of them: the others are those that other programs made longer.
 _MEASURED, _COUNTED = 15, 0.6
 _AT_LEAST = 2
-# How fast acceptance is forgotten, and how many guesses the first impression counts for.
+# How fast acceptance is forgotten, and how many drafts the first impression counts for.
 _MEMORY, _IMPRESSION = 0.97, 3.0
 
 
@@ -145,7 +145,7 @@ class Regulator:
         speeds = {0: _WORTH} | {depth: tokens / costs[depth] for depth, tokens in gives.items()}
         known = [depth for depth in speeds if not depth or self.times.of(count, depth) is not None]
         best = max(known, key=speeds.__getitem__)
-        # One further at a time: what seven drafts cost is a guess while one has not been tried.
+        # One further at a time: what seven drafts cost is not known while one has not been tried.
         unknown = [depth for depth in speeds if depth not in known][:1]
         hoped = max([best, *unknown], key=speeds.__getitem__)
         if hoped == best and self._since >= (_AGAIN if best else 4 * _AGAIN):

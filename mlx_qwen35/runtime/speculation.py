@@ -1,4 +1,4 @@
-"""Whether and how far to guess ahead: what a kit was asked for, and what a row has to show for it."""
+"""Whether to speculate, and how far: what a kit was asked for, and what a row has to show for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ class Speculation:
     """The drafts of one kit.
 
     Args:
-        mode: What was asked for; "auto" guesses as far as it pays.
+        mode: What was asked for; "auto" drafts as far as it pays.
         draft_tokens: At most so many at once; None for as many as pay, or 2 of the module's without a regulator.
         has_module: Whether there is an MTP module.
     Raises:
@@ -137,7 +137,7 @@ class Speculation:
 
 
 def check_speculation(mode: object, draft_tokens: object, *, exact: bool) -> tuple[Speculate, int | None]:
-    """Options of a kit that say how it guesses.
+    """Options of a kit that say how it speculates.
 
     Raises:
         OptionError: They are not what they may be, or the model has to be exact.

@@ -15,7 +15,7 @@ _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class _Drafts(Collector):
-    """What guessed tokens did, counted by the kit."""
+    """What drafted tokens did, counted by the kit."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -23,10 +23,10 @@ class _Drafts(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read whenever the metrics are."""
         found = self._engine.kit.speculation
-        yield CounterMetricFamily("mlx_qwen35_decode_steps", "Tokens of answers, guessed ones aside.", found.steps)
+        yield CounterMetricFamily("mlx_qwen35_decode_steps", "Tokens of answers, drafted ones aside.", found.steps)
         for name, text, counts in (
-            ("drafted", "Tokens that were guessed, by their place in a step.", found.drafted),
-            ("accepted", "Guessed tokens that were right, by their place in a step.", found.accepted),
+            ("drafted", "Tokens that were drafted, by their place in a step.", found.drafted),
+            ("accepted", "Drafts that were right, by their place in a step.", found.accepted),
         ):
             family = CounterMetricFamily(f"mlx_qwen35_{name}_tokens", text, labels=["place"])
             for place, count in enumerate(counts, 1):

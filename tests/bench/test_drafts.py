@@ -1,4 +1,4 @@
-"""Measuring what guessing ahead gains: what is asked, in turns, and what comes out."""
+"""Measuring what speculative decoding gains: what is asked, in turns, and what comes out."""
 
 import json
 from collections.abc import Callable

@@ -180,7 +180,7 @@ def test_a_run_that_continues_another_leaves_the_tower_alone(trained: "Trained")
 
 
 @torch.no_grad()
-def test_a_chain_of_guesses_is_one_of_single_guesses(trained: "Trained") -> None:
+def test_a_chain_of_drafts_is_one_of_single_drafts(trained: "Trained") -> None:
     """Oracle: the module over a sequence that ends with its own output in the place of the decoder's hidden states."""
     from tools.box.trained import DEPTHS
 
@@ -199,38 +199,38 @@ def test_a_chain_of_guesses_is_one_of_single_guesses(trained: "Trained") -> None
             known = torch.cat([known[:, : at + 1], single[:, at : at + 1], known[:, at + 2 :]], 1)
 
 
-def test_where_guesses_learn_alone_nothing_else_does(trained: "Trained") -> None:
+def test_where_drafts_learn_alone_nothing_else_does(trained: "Trained") -> None:
     from tools.box.about_pictures import single
     from tools.box.about_text import spell
     from tools.box.batches import Encoder, collate
-    from tools.box.train import guesses_alone
+    from tools.box.train import drafts_alone
     from tools.box.trained import load
 
     learner = load(BOX)
-    guesses_alone(learner)
-    batch = collate([Encoder(BOX).encode(spell(Random("guesses")), thinking=False)], pad=0)
-    found = learner.guesses_alone(batch)
-    assert found["mtp_right"][0] == 1.0  # of the first guess, which this checkpoint is good at
+    drafts_alone(learner)
+    batch = collate([Encoder(BOX).encode(spell(Random("drafts")), thinking=False)], pad=0)
+    found = learner.drafts_alone(batch)
+    assert found["mtp_right"][0] == 1.0  # of the first draft, which this checkpoint is good at
     found["mtp"].backward()
     short = Encoder(BOX).encode(single("how_many", Random("few")), thinking=False)
-    brief = learner.guesses_alone(collate([short], pad=0))
+    brief = learner.drafts_alone(collate([short], pad=0))
     assert torch.isfinite(brief["mtp"])
-    assert brief["mtp_right"].tolist()[2:] == [0.0, 0.0]  # there is nothing to guess so far ahead
+    assert brief["mtp_right"].tolist()[2:] == [0.0, 0.0]  # there is nothing to draft so far ahead
     learning = {name for name, parameter in learner.named_parameters() if parameter.grad is not None}
     assert learning == {f"mtp.{name}" for name, _ in learner.mtp.named_parameters()}
 
 
-def test_guesses_are_asked_for_in_the_first_rows_of_a_batch_and_are_those_of_the_whole(trained: "Trained") -> None:
-    """Oracle: the same rows where guesses are asked for in all of them."""
+def test_drafts_are_asked_for_in_the_first_rows_of_a_batch_and_are_those_of_the_whole(trained: "Trained") -> None:
+    """Oracle: the same rows where drafts are asked for in all of them."""
     from tools.box.about_text import spell
     from tools.box.batches import Encoder, collate
     from tools.box.forward import decode
 
     examples = [Encoder(BOX).encode(spell(Random(f"row {number}")), thinking=False) for number in range(3)]
     with torch.no_grad():
-        batch, some = collate(examples, pad=0), collate(examples, pad=0, guessed=2)
+        batch, some = collate(examples, pad=0), collate(examples, pad=0, drafted=2)
         hidden = decode(trained.model, batch, None)
-        rows = [list(trained.guesses(each, hidden)) for each in (batch, some)]
+        rows = [list(trained.drafts(each, hidden)) for each in (batch, some)]
     within = 2 * batch["input_ids"].shape[1]
     for (every, states), (at, found) in zip(*rows, strict=True):
         assert 0 < len(at) < len(every)
@@ -238,28 +238,28 @@ def test_guesses_are_asked_for_in_the_first_rows_of_a_batch_and_are_those_of_the
         torch.testing.assert_close(found, states[every < within])
 
 
-def test_a_further_guess_is_asked_for_where_those_before_it_were_right(
+def test_a_further_draft_is_asked_for_where_those_before_it_were_right(
     trained: "Trained", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the module as it is, and of one that is wrong at the second place of every chain."""
     from tools.box.about_text import spell
     from tools.box.batches import Encoder, collate
-    from tools.box.evaluate_mtp import guessed
+    from tools.box.evaluate_mtp import drafted
     from tools.box.trained import Trained
 
     batch = collate([Encoder(BOX).encode(spell(Random("places")), thinking=False)], pad=0)
-    found = guessed(trained, batch)
+    found = drafted(trained, batch)
     assert found[0][0] == found[0][1] == len(batch["chains"][0])
     for (right, _), (_, asked) in pairwise(found):
         assert 0 < asked <= right
-    guesses = Trained.guesses
+    drafts = Trained.drafts
 
     def wrong(self: "Trained", *given: Any) -> Iterator[Any]:
-        for place, (at, states) in enumerate(guesses(self, *given)):
+        for place, (at, states) in enumerate(drafts(self, *given)):
             yield at, states if place != 1 else -states
 
-    monkeypatch.setattr(Trained, "guesses", wrong)
-    (first, second, *others) = guessed(trained, batch)
+    monkeypatch.setattr(Trained, "drafts", wrong)
+    (first, second, *others) = drafted(trained, batch)
     assert (first, second) == (found[0], (0, found[1][1]))
     assert others == [(0, 0)] * len(others)
 

@@ -41,7 +41,7 @@ def test_many_rows(dtype: mx.Dtype, bits: int, bias: bool) -> None:
 
 
 def test_few_rows_are_read_by_mlx_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the bit: steps that verify guesses must equal single ones."""
+    """To the bit: steps that verify drafts must equal single ones."""
     plain = nn.QuantizedLinear(64, 48, bias=False)
     x = mx.random.normal((dequantised.FEWEST - 1, 64))
     expected = plain(x)

@@ -1,4 +1,4 @@
-"""The module that guesses ahead, beside mlx-vlm's; and the step that verifies guesses, beside single tokens."""
+"""The module that drafts ahead, beside mlx-vlm's; and the step that verifies drafts, beside single tokens."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from mlx_vlm.speculative.drafters.qwen3_5_mtp import ModelConfig as UpstreamConf
 
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
-from mlx_qwen35.patches.mtp import GuessingSteps, MultiTokenPrediction
+from mlx_qwen35.patches.mtp import DraftSteps, MultiTokenPrediction
 from mlx_qwen35.patches.operations import UPSTREAM, CpuOperations, Operations
 from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.state.cache import AttentionCache, GatedDeltaCache
@@ -63,18 +63,18 @@ def test_it_computes_what_mlx_vlm_computes(
 def test_its_compiled_steps_compute_the_same(
     dense_and_moe: Shape, modules: Callable[[Shape], MultiTokenPrediction], benches: Callable[[Shape], Bench]
 ) -> None:
-    """Within 1e-5 of the scale; the guess is the likeliest token of the decoder's own head."""
+    """Within 1e-5 of the scale; the draft is the likeliest token of the decoder's own head."""
     module, language_model = modules(dense_and_moe), benches(dense_and_moe).model.language_model
-    steps = GuessingSteps(module, language_model)
+    steps = DraftSteps(module, language_model)
     rng = np.random.default_rng(2)
     caches, others = module.make_cache(), module.make_cache()
     for length in (3, 1, 1):
         tokens = mx.array(rng.integers(0, 300, (1, length)))
         hidden = mx.array(rng.standard_normal((1, length, HIDDEN)).astype(np.float32))
-        out, guess = steps.guess(steps.read(tokens, hidden, caches)[:, -1:])
+        out, draft = steps.choose(steps.read(tokens, hidden, caches)[:, -1:])
         expected = module(language_model.model.embed_tokens(tokens), hidden, others)[:, -1:]
         np.testing.assert_allclose(out, expected, atol=1e-5 * np.abs(np.array(expected)).max())
-        assert mx.array_equal(guess, mx.argmax(language_model.project(expected), axis=-1)).item()
+        assert mx.array_equal(draft, mx.argmax(language_model.project(expected), axis=-1)).item()
 
 
 def test_rows_of_a_batch_are_read_as_each_would_be_alone(

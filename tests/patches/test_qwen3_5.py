@@ -246,7 +246,7 @@ def test_weights_that_do_not_fit_are_refused_only_where_all_are_wanted() -> None
 
 
 def test_what_a_model_does_not_have_is_left_out_of_a_checkpoint() -> None:
-    """Weights of a tower where config.json describes none; and the module that guesses ahead."""
+    """Weights of a tower where config.json describes none; and the module that drafts ahead."""
     model = Model(text_only())
     own = dict(tree_flatten(model.parameters()))
     others = {"vision_tower.patch_embed.proj.bias": mx.zeros(1), "mtp.fc.weight": mx.zeros((1, 1))}

@@ -58,7 +58,7 @@ def test_a_piece_is_known_by_all_that_is_in_it() -> None:
 
 
 def test_a_frame_is_no_image() -> None:
-    """Their placeholders are different tokens, which a module that guesses ahead looks at."""
+    """Their placeholders are different tokens, which a module that drafts ahead looks at."""
     (image,) = cut(units("ab"), [])
     (frame,) = cut(units("ab"), [range(1)])
     assert image.hash_of(0) == image.content_hash == "ab"

@@ -1,4 +1,4 @@
-"""The decoder with its module: guesses that are made leave nothing behind."""
+"""The decoder with its module: drafts that are made leave nothing behind."""
 
 from collections.abc import Callable
 
@@ -38,12 +38,12 @@ def after(decoder: Decoder, state: SequenceState, token: mx.array) -> Seed:
 
 
 def joined(seeds: list[Seed]) -> Seed:
-    hidden, guesses = (mx.concatenate(list(parts)) for parts in zip(*seeds, strict=True))
-    return hidden, guesses
+    hidden, drafts = (mx.concatenate(list(parts)) for parts in zip(*seeds, strict=True))
+    return hidden, drafts
 
 
-def test_guesses_can_be_made_again_and_again(decoder: Decoder) -> None:
-    """The same ones, and nothing of them stays: behind the next token it guesses as one who never guessed."""
+def test_drafts_can_be_made_again_and_again(decoder: Decoder) -> None:
+    """The same ones, and nothing of them stays: behind the next token it drafts as one who never drafted."""
     (state, seed), (other, same) = begun(decoder, 1, 12), begun(decoder, 1, 12)
     drafts = decoder.draft(seed, 5, state)
     assert drafts.shape == (1, 5)
@@ -57,8 +57,8 @@ def test_guesses_can_be_made_again_and_again(decoder: Decoder) -> None:
     assert mx.array_equal(decoder.draft(found, 4, state), decoder.draft(expected, 4, other)).item()
 
 
-def test_rows_of_a_batch_guess_as_each_would_alone(decoder: Decoder) -> None:
-    """Again and again too; within 1e-5 of the scale of what guesses are read from."""
+def test_rows_of_a_batch_draft_as_each_would_alone(decoder: Decoder) -> None:
+    """Again and again too; within 1e-5 of the scale of what drafts are read from."""
     rows = [begun(decoder, seed, length) for seed, length in ((2, 5), (3, 14), (4, 9))]
     alone = [decoder.draft(seed, 4, state) for state, seed in rows]
     token = mx.array([[7]])
@@ -71,7 +71,7 @@ def test_rows_of_a_batch_guess_as_each_would_alone(decoder: Decoder) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_what_guesses_are_made_from_is_the_newest_pair_that_is_right(decoder: Decoder) -> None:
+def test_what_drafts_are_made_from_is_the_newest_pair_that_is_right(decoder: Decoder) -> None:
     """Of each row its own; of several at once the last. Oracle: one pair after the other, 1e-5 of the scale."""
     (state, _), (other, _) = begun(decoder, 1, 12), begun(decoder, 1, 12)
     tokens = mx.array([[7, 8, 9, 10]])

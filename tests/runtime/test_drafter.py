@@ -24,9 +24,9 @@ class Counting:
         return rows[..., None].astype(mx.float32), rows
 
     def draft(self, seed: tuple[mx.array, mx.array], depth: int, state: Any) -> mx.array:
-        hidden, guess = seed
-        assert mx.array_equal(hidden[..., 0], guess)
-        return mx.repeat(guess, depth, axis=1)
+        hidden, draft = seed
+        assert mx.array_equal(hidden[..., 0], draft)
+        return mx.repeat(draft, depth, axis=1)
 
 
 STATE: Any = object()
@@ -37,7 +37,7 @@ def note(drafter: Drafter, *tokens: int) -> None:
     drafter.note(mx.array(tokens)[:, None], mx.zeros((len(tokens), 1, 4)), STATE)
 
 
-def test_pairs_wait_until_guesses_are_wanted_and_are_read_at_once() -> None:
+def test_pairs_wait_until_drafts_are_wanted_and_are_read_at_once() -> None:
     decoder = Counting()
     drafter = Drafter(decoder)  # type: ignore[arg-type]
     assert drafter.draft(2, STATE) is None
@@ -69,7 +69,7 @@ def test_what_waits_is_read_before_a_step_s_tokens() -> None:
     assert decoder.read == [([[1]], None), ([[2, 3, 4]], [2])]
 
 
-def test_rows_that_stay_guess_on() -> None:
+def test_rows_that_stay_draft_on() -> None:
     """Those that are named, in their order."""
     drafter = Drafter(Counting())  # type: ignore[arg-type]
     drafter.keep([0])
@@ -83,7 +83,7 @@ def test_rows_that_stay_guess_on() -> None:
 
 
 @pytest.mark.parametrize("unread", [None, 0, 1])
-def test_rows_that_join_guess_with_the_others_if_all_have_read(unread: int | None) -> None:
+def test_rows_that_join_draft_with_the_others_if_all_have_read(unread: int | None) -> None:
     drafters = [Drafter(Counting()) for _ in range(2)]  # type: ignore[arg-type]
     for number, drafter in enumerate(drafters):
         if number != unread:

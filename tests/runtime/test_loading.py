@@ -166,7 +166,7 @@ def test_what_a_state_depends_on_is_told_apart(monkeypatch: pytest.MonkeyPatch) 
     assert not {arithmetic(*setting) for setting in settings} & set(own.values())
 
 
-def test_guesses_that_nobody_asked_for_are_no_reason_to_refuse_a_model(
+def test_drafts_that_nobody_asked_for_are_no_reason_to_refuse_a_model(
     checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
 ) -> None:
     """A head that cannot be read is left out with a warning, one that memory has no room for without; mtp refuses."""

@@ -195,7 +195,7 @@ def test_images_and_what_is_kept_count(guard: MemoryGuard) -> None:
 
 
 def test_what_drafts_take_by_hand(guard: MemoryGuard) -> None:
-    """Beside the tokens that are guessed: states of before, logits of every place, and the copy of rows that move."""
+    """Beside the tokens that are drafted: states of before, logits of every place, and the copy of rows that move."""
     text, size = guard.config.text, guard.dtype_size
     drafting = replace(guard, draft_tokens=3)
     states = 1 + (1 + 3 if cpu.on_cpu() else 1)

@@ -116,8 +116,8 @@ def test_a_session_of_other_bits_is_refused_by_name(load: Load, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("speculate", ["mtp", "lookup"])
-def test_guesses_change_no_answer(load: Load, speculate: str) -> None:
-    """Alone, and as rows of one batch, of which some guesses are wrong."""
+def test_drafts_change_no_answer(load: Load, speculate: str) -> None:
+    """Alone, and as rows of one batch, of which some drafts are wrong."""
     plain, kit = load(kv_bits=4, speculate="off"), load(kv_bits=4, speculate=speculate, draft_tokens=3)
     names = ("text", "wide image", "tall image")
     expected = [plain.generate(prompt_of(plain, name), max_tokens=16, **GREEDY).tokens for name in names]

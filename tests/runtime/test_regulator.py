@@ -1,4 +1,4 @@
-"""How many drafts are made, on a machine and with guesses that only exist here."""
+"""How many drafts are made, on a machine and with drafts that only exist here."""
 
 from collections.abc import Callable
 from random import Random

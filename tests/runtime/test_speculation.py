@@ -1,4 +1,4 @@
-"""Drafts save time and change nothing: every answer is that of a kit that guesses nothing."""
+"""Drafts save time and change nothing: every answer is that of a kit that drafts nothing."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -39,8 +39,8 @@ Load = Callable[..., ModelKit]
 
 
 @pytest.fixture(scope="module")
-def guessing(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Load]:
-    """From a shape and options to a kit that guesses; its head is random, so it is wrong nearly always."""
+def drafting(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Load]:
+    """From a shape and options to a kit that drafts; its head is random, so it is wrong nearly always."""
     loaded: dict[Any, ModelKit] = {}
 
     def get(shape: Shape = DENSE, speculate: str = "mtp", draft_tokens: int | None = None) -> ModelKit:
@@ -56,11 +56,11 @@ def guessing(checkpoint_dir: Callable[[Shape], Path]) -> Iterator[Load]:
 
 @pytest.fixture
 def plain(kit: ModelKit) -> ModelKit:
-    """A kit that guesses nothing."""
+    """A kit that drafts nothing."""
     return kit
 
 
-# Whether a guess is right, by its place in the answer.
+# Whether a draft is right, by its place in the answer.
 Right = Callable[[int], bool]
 
 
@@ -139,16 +139,16 @@ def together(kit: ModelKit, prompts: list[Any], options: list[dict[str, Any]]) -
 @pytest.mark.parametrize("batches", [(0,), pytest.param((1, 2, 3), marks=pytest.mark.thorough)], ids=str)
 @pytest.mark.parametrize("number", range(len(OPTIONS)))
 def test_answers_to_random_prompts_are_those_without_drafts(
-    kits: Callable[[Shape], ModelKit], guessing: Load, dense_and_moe: Shape, number: int, batches: tuple[int, ...]
+    kits: Callable[[Shape], ModelKit], drafting: Load, dense_and_moe: Shape, number: int, batches: tuple[int, ...]
 ) -> None:
-    """Four rows at a time, of different lengths, by a head that guesses at random, and by what repeats itself."""
+    """Four rows at a time, of different lengths, by a head that drafts at random, and by what repeats itself."""
     for batch in batches:
         seeds = range(100 * number + 4 * batch, 100 * number + 4 * batch + 4)
         prompts = [ids(seed, 2 + 3 * (seed % 5)) + ids(seed, 3) for seed in seeds]
         options = [OPTIONS[number] | {"seed": seed, "max_tokens": 7} for seed in seeds]
         expected = together(kits(dense_and_moe), prompts, options)
         for speculate in ("mtp", "lookup"):
-            found = together(guessing(dense_and_moe, speculate), prompts, options)
+            found = together(drafting(dense_and_moe, speculate), prompts, options)
             assert [one.tokens for one in found] == [one.tokens for one in expected]
 
 
@@ -161,13 +161,13 @@ def test_answers_to_random_prompts_are_those_without_drafts(
     ids=["greedy", "sampled", "sampled again"],
 )
 def test_answers_of_a_row_alone_are_those_without_drafts(
-    kits: Callable[[Shape], ModelKit], guessing: Load, dense_and_moe: Shape, name: str, options: dict[str, Any]
+    kits: Callable[[Shape], ModelKit], drafting: Load, dense_and_moe: Shape, name: str, options: dict[str, Any]
 ) -> None:
     plain = kits(dense_and_moe)
     prompt = plain.process_prompt(CASES[name].input_ids, **CASES[name].media)
     expected = plain.generate(prompt, max_tokens=8, **options)
     for speculate in ("mtp", "lookup", "auto"):
-        same(guessing(dense_and_moe, speculate).generate(prompt, max_tokens=8, **options), expected)
+        same(drafting(dense_and_moe, speculate).generate(prompt, max_tokens=8, **options), expected)
 
 
 PATTERNS: dict[str, Right] = {
@@ -182,11 +182,11 @@ PATTERNS: dict[str, Right] = {
 
 @pytest.mark.parametrize("depth", [1, pytest.param(3, marks=pytest.mark.thorough), 7])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_after_any_pattern_of_right_guesses_the_state_is_that_without_drafts(
-    plain: ModelKit, guessing: Load, oracle: Callable[..., None], pattern: str, depth: int
+def test_after_any_pattern_of_right_drafts_the_state_is_that_without_drafts(
+    plain: ModelKit, drafting: Load, oracle: Callable[..., None], pattern: str, depth: int
 ) -> None:
     prompt = CASES["wide image"]
-    kit = guessing(DENSE, "mtp", depth)
+    kit = drafting(DENSE, "mtp", depth)
     ready = plain.process_prompt(prompt.input_ids, images=prompt.images)
     for one in (plain, kit):
         one.prompt_cache.clear()
@@ -203,10 +203,10 @@ def test_after_any_pattern_of_right_guesses_the_state_is_that_without_drafts(
 
 
 def test_rows_with_different_patterns_get_what_each_gets_alone(
-    plain: ModelKit, guessing: Load, oracle: Callable[..., None]
+    plain: ModelKit, drafting: Load, oracle: Callable[..., None]
 ) -> None:
     """They join and leave at different times, and one is cancelled in the middle."""
-    kit = guessing()
+    kit = drafting()
     prompts = [[*ids(seed, 5 + 9 * seed), 301 + seed] for seed in range(5)]
     lengths = [30, 11, 24, 17, 40]
     alone = {
@@ -231,9 +231,9 @@ def test_rows_with_different_patterns_get_what_each_gets_alone(
 
 
 @pytest.mark.parametrize("depth", [3, 7])
-def test_an_answer_ends_inside_a_step(plain: ModelKit, guessing: Load, oracle: Callable[..., None], depth: int) -> None:
-    """By a stop string, an end token or its length, where guesses go on; what is remembered ends there."""
-    kit = guessing(DENSE, "mtp", depth)
+def test_an_answer_ends_inside_a_step(plain: ModelKit, drafting: Load, oracle: Callable[..., None], depth: int) -> None:
+    """By a stop string, an end token or its length, where drafts go on; what is remembered ends there."""
+    kit = drafting(DENSE, "mtp", depth)
     prompt = [*ids(3, 20), 301]
     whole = plain.generate(prompt, max_tokens=20, **GREEDY)
     end = sorted(plain.tokenizer.eos_token_ids)[0]
@@ -253,8 +253,8 @@ def test_an_answer_ends_inside_a_step(plain: ModelKit, guessing: Load, oracle: C
         same_states(kit, plain)
 
 
-def test_a_grammar_and_a_thinking_budget_hold_with_right_and_wrong_guesses(
-    plain: ModelKit, guessing: Load, oracle: Callable[..., None]
+def test_a_grammar_and_a_thinking_budget_hold_with_right_and_wrong_drafts(
+    plain: ModelKit, drafting: Load, oracle: Callable[..., None]
 ) -> None:
     grammars = Grammars(plain.tokenizer, plain.config.text.vocab_size)
     schema: dict[str, Any] = {"type": "object", "properties": {"name": {"enum": ["fox", "dog"]}}, "required": ["name"]}
@@ -270,11 +270,11 @@ def test_a_grammar_and_a_thinking_budget_hold_with_right_and_wrong_guesses(
     assert expected.finish_reason == "stop"
     for pattern in ("always", "never", "two of three"):
         oracle({301: expected}, {301: PATTERNS[pattern]})
-        same(guessing(DENSE, "mtp", 7).generate(prompt, **given(plain)), expected)
+        same(drafting(DENSE, "mtp", 7).generate(prompt, **given(plain)), expected)
 
 
 def test_functions_of_the_caller_see_every_token_once(
-    plain: ModelKit, guessing: Load, oracle: Callable[..., None]
+    plain: ModelKit, drafting: Load, oracle: Callable[..., None]
 ) -> None:
     prompt = [*ids(5, 12), 301]
     expected = plain.generate(prompt, max_tokens=12, **GREEDY)
@@ -285,7 +285,7 @@ def test_functions_of_the_caller_see_every_token_once(
         seen.append(tokens.tolist())  # type: ignore[arg-type]
         return logits
 
-    found = guessing().generate(
+    found = drafting().generate(
         prompt, max_tokens=12, logits_processors=[watch], sampler=lambda scores: mx.argmax(scores, axis=-1)
     )
     same(found, expected)
@@ -293,35 +293,35 @@ def test_functions_of_the_caller_see_every_token_once(
     assert seen == [[301, *expected.tokens[:count]] for count in range(13)]
 
 
-def test_an_error_of_the_callers_function_ends_the_request(guessing: Load, oracle: Callable[..., None]) -> None:
+def test_an_error_of_the_callers_function_ends_the_request(drafting: Load, oracle: Callable[..., None]) -> None:
     def fails(tokens: mx.array, logits: mx.array) -> mx.array:
         if tokens.shape[0] > 3:
             raise ZeroDivisionError
         return logits
 
     with pytest.raises(ZeroDivisionError):
-        guessing().generate([5, 6, 7], max_tokens=12, logits_processors=[fails])
-    assert len(guessing().generate([5, 6, 7], max_tokens=3, **GREEDY).tokens) == 3
+        drafting().generate([5, 6, 7], max_tokens=12, logits_processors=[fails])
+    assert len(drafting().generate([5, 6, 7], max_tokens=3, **GREEDY).tokens) == 3
 
 
 def test_log_probabilities_are_those_without_drafts(
-    plain: ModelKit, guessing: Load, oracle: Callable[..., None]
+    plain: ModelKit, drafting: Load, oracle: Callable[..., None]
 ) -> None:
     """Within 1e-5 of the largest."""
     prompt = [*ids(6, 12), 301]
     options = GREEDY | {"max_tokens": 9, "top_logprobs": 3}
     expected = plain.generate(prompt, **options)
     oracle({301: expected}, {301: PATTERNS["two of three"]})
-    found = guessing().generate(prompt, **options)
+    found = drafting().generate(prompt, **options)
     wanted = np.array([[one.logprob for one in place] for place in expected.top_logprobs or ()])
     values = np.array([[one.logprob for one in place] for place in found.top_logprobs or ()])
     np.testing.assert_allclose(values, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_the_next_turn_reads_as_little_as_without_drafts_and_sessions_hold_the_module(
-    plain: ModelKit, guessing: Load, tmp_path: Path
+    plain: ModelKit, drafting: Load, tmp_path: Path
 ) -> None:
-    kit = guessing()
+    kit = drafting()
     for one in (plain, kit):
         one.prompt_cache.clear()
     messages: list[dict[str, Any]] = [{"role": "user", "content": "hello there"}]
@@ -336,7 +336,7 @@ def test_the_next_turn_reads_as_little_as_without_drafts_and_sessions_hold_the_m
     assert second[1].stats.cached_tokens == second[0].stats.cached_tokens > 0
 
 
-def test_the_head_in_the_package_guesses_right_and_answers_are_the_same() -> None:
+def test_the_head_in_the_package_drafts_right_and_answers_are_the_same() -> None:
     prompt = [{"role": "user", "content": "Count from 1 to 9."}]
     with ModelKit.load(BOX, speculate="off") as plain, ModelKit.load(BOX, speculate="mtp", draft_tokens=1) as kit:
         expected, found = (one.generate(prompt, max_tokens=60, **GREEDY) for one in (plain, kit))
@@ -346,18 +346,18 @@ def test_the_head_in_the_package_guesses_right_and_answers_are_the_same() -> Non
         assert (expected.stats.steps, sum(expected.stats.drafted)) == (len(expected.tokens), 0)
 
 
-def test_text_that_repeats_itself_is_looked_up(plain: ModelKit, guessing: Load) -> None:
+def test_text_that_repeats_itself_is_looked_up(plain: ModelKit, drafting: Load) -> None:
     prompt = ids(7, 20)
     bias = {"logit_bias": {9: 100.0}}
-    found = guessing(DENSE, "lookup").generate(prompt, max_tokens=40, **GREEDY, **bias)
+    found = drafting(DENSE, "lookup").generate(prompt, max_tokens=40, **GREEDY, **bias)
     same(found, plain.generate(prompt, max_tokens=40, **GREEDY, **bias))
     assert found.stats.steps < 15
 
 
 def test_memory_is_counted_for_the_module_and_for_what_is_kept(
-    checkpoint_dir: Callable[[Shape], Path], plain: ModelKit, guessing: Load
+    checkpoint_dir: Callable[[Shape], Path], plain: ModelKit, drafting: Load
 ) -> None:
-    kit = guessing()
+    kit = drafting()
     assert kit.guard.weights > plain.guard.weights
     assert kit.guard.held(100) > plain.guard.held(100)
     assert kit.guard.passing(100, 1) > plain.guard.passing(100, 1)
@@ -389,7 +389,7 @@ def test_a_checkpoint_without_a_module_says_so(checkpoint_dir: Callable[[Shape],
 def test_a_head_may_come_from_a_repository_of_its_own(
     checkpoint_dir: Callable[[Shape], Path], plain: ModelKit, tmp_path: Path
 ) -> None:
-    """It guesses, nothing else changes, and what is kept is told from what is kept without it."""
+    """It drafts, nothing else changes, and what is kept is told from what is kept without it."""
     tensors = load_file(checkpoint_dir(DENSE) / "model.safetensors")
     bare, apart = tmp_path / "bare", tmp_path / "head"
     shutil.copytree(checkpoint_dir(DENSE), bare)
@@ -414,7 +414,7 @@ def test_a_head_may_come_from_a_repository_of_its_own(
         ModelKit.load(bare, speculate="mtp")
 
 
-def test_a_limit_on_the_reasoning_is_foreseen(plain: ModelKit, guessing: Load, oracle: Callable[..., None]) -> None:
+def test_a_limit_on_the_reasoning_is_foreseen(plain: ModelKit, drafting: Load, oracle: Callable[..., None]) -> None:
     """All places of a step are asked for at once, whoever set it, and right and wrong drafts change nothing."""
     messages = [{"role": "user", "content": "the quick brown fox"}]
     low = plain.process_prompt(messages, reasoning_effort="low")
@@ -424,12 +424,12 @@ def test_a_limit_on_the_reasoning_is_foreseen(plain: ModelKit, guessing: Load, o
         expected = plain.generate(low, **given)
         for pattern in ("always", "never", "two of three"):
             oracle({int(low.input_ids[-1]): expected}, {int(low.input_ids[-1]): PATTERNS[pattern]})
-            found = guessing().generate(low, **given)
+            found = drafting().generate(low, **given)
             same(found, expected)
         assert found.stats.tokens_per_step > 1
 
 
-def test_steps_without_drafts_teach_both_who_guess_and_others_only_one() -> None:
+def test_steps_without_drafts_teach_both_who_draft_and_others_only_one() -> None:
     speculation = Speculation("auto", has_module=True)
     times = {kind: regulator.times for kind, regulator in speculation._regulators.items()}
     for _ in range(2):
@@ -452,7 +452,7 @@ def row(speculation: Speculation, room: int, prompt: Sequence[int] = ()) -> Any:
     [("off", None, 0), ("off", 5, 0), ("mtp", None, 2), ("mtp", 7, 7), ("lookup", None, 7), ("auto", None, 7),
      ("auto", 2, 2)],
 )  # fmt: skip
-def test_how_many_tokens_are_guessed_and_by_whom(mode: Any, given: int | None, most: int) -> None:
+def test_how_many_tokens_are_drafted_and_by_whom(mode: Any, given: int | None, most: int) -> None:
     speculation = Speculation(mode, given, has_module=True)
     assert speculation.most == most
     assert (speculation.uses_module, speculation.uses_lookup) == (mode in ("mtp", "auto"), mode in ("lookup", "auto"))
@@ -462,7 +462,7 @@ def test_how_many_tokens_are_guessed_and_by_whom(mode: Any, given: int | None, m
     assert not Speculation(mode, given).uses_module
 
 
-def test_the_module_guesses_as_far_as_any_row_has_room() -> None:
+def test_the_module_drafts_as_far_as_any_row_has_room() -> None:
     speculation = Speculation("mtp", 5, has_module=True)
     rooms = {(9, 1): 5, (4, 1): 4, (0, 0): 0}
     for several, depth in rooms.items():
@@ -495,10 +495,10 @@ def test_what_steps_cost_is_entered_as_tokens_of_a_row() -> None:
     """Once it is known what one takes without drafts; by what such steps usually take, unless their number changes."""
     speculation, entered = Speculation("auto", has_module=True), []
     speculation._budget = SimpleNamespace(add=lambda *given, drafted: entered.append((*given, drafted)))  # type: ignore[assignment]
-    none, guess = (0, False), (2, True)
+    none, draft = (0, False), (2, True)
     for done, begun, tokens, seconds in (
-        (none, none, 2, 1.0), (none, none, 2, 1.0), (none, guess, 2, 9.0),
-        (guess, guess, 4, 5.0), (guess, guess, 4, 3.0), (guess, none, 6, 8.0),
+        (none, none, 2, 1.0), (none, none, 2, 1.0), (none, draft, 2, 9.0),
+        (draft, draft, 4, 5.0), (draft, draft, 4, 3.0), (draft, none, 6, 8.0),
     ):  # fmt: skip
         speculation.took(2, done, begun, tokens=tokens, seconds=seconds)
     assert entered == [
@@ -507,7 +507,7 @@ def test_what_steps_cost_is_entered_as_tokens_of_a_row() -> None:
     ]  # fmt: skip
 
 
-def test_guesses_are_counted_by_their_place_for_the_row_and_for_all() -> None:
+def test_drafts_are_counted_by_their_place_for_the_row_and_for_all() -> None:
     speculation = Speculation("auto", has_module=True)
     one, other = row(speculation, 9), row(speculation, 9)
     speculation.learn(one, 3, 1, by_module=True)
@@ -519,7 +519,7 @@ def test_guesses_are_counted_by_their_place_for_the_row_and_for_all() -> None:
     assert (one.record.steps, other.record.steps, speculation.steps) == (1, 0, 1)
 
 
-def test_where_exact_is_asked_for_nothing_is_guessed() -> None:
+def test_where_exact_is_asked_for_nothing_is_drafted() -> None:
     assert check_speculation("auto", None, exact=True) == ("off", None)
     assert check_speculation("off", 0, exact=True) == ("off", 0)
     assert check_speculation("auto", 7, exact=False) == ("auto", 7)
@@ -547,7 +547,7 @@ def test_a_step_teaches_those_whose_drafts_alone_it_had(
 
 
 @pytest.mark.parametrize("by_module", [True, False])
-def test_who_guessed_learns_and_the_other_does_not(by_module: bool) -> None:
+def test_who_drafted_learns_and_the_other_does_not(by_module: bool) -> None:
     speculation = Speculation("auto", has_module=True)
     one = row(speculation, 100)
     before = one.record.module.share(0)
@@ -575,13 +575,13 @@ FOX: dict[str, Any] = {
 @pytest.mark.parametrize("shape", [DENSE, pytest.param(MOE, marks=pytest.mark.thorough)], ids=lambda shape: shape.name)
 def test_text_images_tool_calls_and_json_in_one_batch_are_those_without_drafts(
     kits: Callable[[Shape], ModelKit],
-    guessing: Load,
+    drafting: Load,
     oracle: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     shape: Shape,
 ) -> None:
     """Greedy and sampled; by a random head, by one that is always right, and by one that is wrong at every place."""
-    plain, kit = kits(shape), guessing(shape)
+    plain, kit = kits(shape), drafting(shape)
     grammars, case = Grammars(plain.tokenizer, plain.config.text.vocab_size), CASES["wide image"]
     prompts = [
         plain.process_prompt([*ids(21, 14), 301]),
@@ -620,9 +620,9 @@ def test_text_images_tool_calls_and_json_in_one_batch_are_those_without_drafts(
 
 
 def test_after_a_cancellation_in_the_middle_of_a_step_the_next_turn_is_that_without_drafts(
-    plain: ModelKit, guessing: Load, oracle: Callable[..., None]
+    plain: ModelKit, drafting: Load, oracle: Callable[..., None]
 ) -> None:
-    kit, prompt = guessing(DENSE, "mtp", 7), [*ids(31, 12), 301]
+    kit, prompt = drafting(DENSE, "mtp", 7), [*ids(31, 12), 301]
     # No token that stands for a picture, so that the answer may be part of a prompt.
     options = GREEDY | {"logit_bias": dict.fromkeys(range(300, VOCAB_SIZE), -100.0)}
     for one in (plain, kit):

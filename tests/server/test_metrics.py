@@ -112,7 +112,7 @@ def test_the_events_are_closed_when_nobody_reads_on(clock: SimpleNamespace) -> N
     assert failing.closed
 
 
-def test_what_guesses_did_is_counted_by_their_place() -> None:
+def test_what_drafts_did_is_counted_by_their_place() -> None:
     found = samples(Metrics(ENGINE))
     assert found["mlx_qwen35_decode_steps_total"] == 7
     assert [found[f"mlx_qwen35_drafted_tokens_total{{'place': '{place}'}}"] for place in (1, 2)] == [5, 4]

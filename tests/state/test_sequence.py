@@ -78,7 +78,7 @@ def test_a_sequence_is_rolled_back_to_its_beginning(benches: Callable[[Shape], B
 
 
 def test_several_tokens_are_taken_back_to_a_mark_between_them(benches: Callable[[Shape], Bench]) -> None:
-    """As a step does that guesses tokens and keeps the first ones."""
+    """As a step does that drafts tokens and keeps the first ones."""
     bench = benches(DENSE)
     expected = read(bench, begin(bench, image=True), 7, 8, 9, 10)
     state = begin(bench, image=True)

@@ -36,12 +36,12 @@ CONTINUED: World = (
     (about_pictures.TASKS, 8.0), (about_several.TASKS, 5.0), (about_clips.TASKS, 2.0), (about_text.TASKS, 5.0),
     (about_text.LONG, 0.1), (about_tools.TASKS, 1.5), (about_functions.TASKS, 4.0),
 )  # fmt: skip
-# For the MTP module alone: guesses are asked for behind long conversations too.
-TO_GUESS: World = (
+# For the MTP module alone: drafts are asked for behind long conversations too.
+TO_DRAFT: World = (
     (about_pictures.TASKS, 4.0), (about_several.TASKS, 2.0), (about_clips.TASKS, 1.0), (about_text.TASKS, 2.0),
     (about_text.LONG, 8.0), (about_tools.TASKS, 1.0), (about_functions.TASKS, 2.0),
 )  # fmt: skip
-# How many of MTP's guesses are chained in training.
+# How many of MTP's drafts are chained in training.
 DEPTHS = 4
 # Share of the dialogues whose last answer comes after a reasoning.
 THINKING = 0.25
@@ -242,12 +242,12 @@ def collate_shown(shown: Sequence[Shown]) -> Batch:
     }
 
 
-def collate(examples: Sequence[Example], pad: int, guessed: int | None = None) -> Batch:
+def collate(examples: Sequence[Example], pad: int, drafted: int | None = None) -> Batch:
     """Right-padded tensors; `places` are the placeholders' indices in the flattened batch, `at` those of tokens whose
-    next one is learnt, `chains` by MTP's guesses those whose next but one each guess is about.
+    next one is learnt, `chains` by MTP's drafts those whose next but one each draft is about.
 
     Args:
-        guessed: In how many rows, the first ones, guesses are asked for; in all of them without.
+        drafted: In how many rows, the first ones, drafts are asked for; in all of them without.
     """
     # Whole chunks of the delta rule, and never a single one: compiled code is of two or more.
     length = max(2, -(-max(len(example.input_ids) for example in examples) // CHUNK)) * CHUNK
@@ -262,14 +262,14 @@ def collate(examples: Sequence[Example], pad: int, guessed: int | None = None) -
         position_ids[:, row, :size] = example.position_ids
         places.append(row * length + example.places)
         seen_at.append(row * length + example.seen_at)
-    at, chains = np.flatnonzero(learn[:, 1:-1]), [np.flatnonzero((learn[:, 1:-1] & learn[:, 2:])[:guessed])]
-    # A further guess is asked for where a chain has come to: one token on.
+    at, chains = np.flatnonzero(learn[:, 1:-1]), [np.flatnonzero((learn[:, 1:-1] & learn[:, 2:])[:drafted])]
+    # A further draft is asked for where a chain has come to: one token on.
     chains += [chains[0][np.isin(chains[0] - depth, chains[0])] for depth in range(1, DEPTHS)]
     flat = np.concatenate([input_ids, np.full((rows, 1), pad)], axis=1)
     batch: Batch = {
         "input_ids": torch.from_numpy(input_ids), "position_ids": torch.from_numpy(position_ids),
         "at": torch.from_numpy(at), "target": torch.from_numpy(flat[:, 1:].reshape(-1)[at]),
-        "guessed": rows if guessed is None else guessed, "chains": [torch.from_numpy(places) for places in chains],
+        "drafted": rows if drafted is None else drafted, "chains": [torch.from_numpy(places) for places in chains],
         "seen_at": torch.from_numpy(np.concatenate(seen_at)),
         "seen": torch.from_numpy(np.concatenate([example.seen for example in examples])),
     }  # fmt: skip
@@ -297,15 +297,15 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
     """An endless stream of batches, the same for the same seed and number of workers.
 
     Batches are cut from a sorted pool, so that little of them is padding, and hold about `tokens` tokens each. MTP's
-    guesses are asked for in one of `guessed` rows.
+    drafts are asked for in one of `drafted` rows.
     """
 
     def __init__(
         self, directory: Path, *, seed: int | str, tokens: int, pad: int, pool: int = 768, world: World = WORLD,
-        guessed: int = 1,
+        drafted: int = 1,
     ) -> None:  # fmt: skip
         self.directory, self.seed, self.tokens, self.pad, self.pool = directory, seed, tokens, pad, pool
-        self.world, self.guessed = world, guessed
+        self.world, self.drafted = world, drafted
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
@@ -322,7 +322,7 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
             rng.shuffle(groups)
             for group in groups:
                 rng.shuffle(group)
-                yield collate(group, self.pad, -(-len(group) // self.guessed))
+                yield collate(group, self.pad, -(-len(group) // self.drafted))
 
 
 class LabelledPictures(IterableDataset):  # type: ignore[type-arg]

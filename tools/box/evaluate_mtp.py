@@ -1,10 +1,10 @@
-"""How often the multi-token-prediction module guesses what the decoder writes, by the guess's place in a chain.
+"""How often the multi-token-prediction module drafts what the decoder writes, by the draft's place in a chain.
 
     pip install -e '.[parity]'
     python -m tools.box.evaluate_mtp --model mlx_qwen35/box --count 100 --out docs/box/mtp.json
 
 Greedy: at every token that the assistant writes, the module gets the decoder's hidden state and the token
-that the decoder writes next, and its guess counts if it is what the decoder writes after that. A further guess of a
+that the decoder writes next, and its draft counts if it is what the decoder writes after that. A further draft of a
 chain is asked for where those before it were right. The oracle is
 transformers' own decoder; the module follows the published layout (embedding first, shared head).
 """
@@ -34,8 +34,8 @@ KINDS = {
 
 
 @torch.no_grad()
-def guessed(trained: Trained, batch: Batch) -> list[tuple[int, int]]:
-    """By place, how many of the module's guesses are what the decoder writes, and how many there are."""
+def drafted(trained: Trained, batch: Batch) -> list[tuple[int, int]]:
+    """By place, how many of the module's drafts are what the decoder writes, and how many there are."""
     merged = None
     if "frames" in batch:
         merged = trained.tower.merge(trained.tower.blocks(batch["frames"], batch["pairs"], batch["grids"]))
@@ -45,9 +45,9 @@ def guessed(trained: Trained, batch: Batch) -> list[tuple[int, int]]:
     # At token i the decoder writes greedy[i]. The texts are right, so what follows it is there too.
     asked = greedy == following
     found = []
-    for at, states in trained.guesses(batch, hidden):
-        at, guess = at[asked[at]], trained.model.lm_head(states).argmax(-1)[asked[at]]
-        right = guess == greedy[at + 1]
+    for at, states in trained.drafts(batch, hidden):
+        at, draft = at[asked[at]], trained.model.lm_head(states).argmax(-1)[asked[at]]
+        right = draft == greedy[at + 1]
         found.append((int(right.sum()), len(at)))
         # The next one of these chains is asked for at the next token, if the decoder writes that.
         going_on = torch.zeros_like(asked)
@@ -57,7 +57,7 @@ def guessed(trained: Trained, batch: Batch) -> list[tuple[int, int]]:
 
 
 def share(counts: Sequence[tuple[int, int]]) -> float:
-    """Of all guesses together."""
+    """Of all drafts together."""
     return round(sum(right for right, _ in counts) / max(sum(asked for _, asked in counts), 1), 4)
 
 
@@ -75,7 +75,7 @@ def main() -> None:
         for number in range(options.count):
             rng = Random(f"{SEED}-mtp-{kind}-{number}")
             example = encoder.encode(tasks.draw(rng), thinking=rng.random() < 0.5)
-            found[kind].append(guessed(trained, collate([example], pad=0)))
+            found[kind].append(drafted(trained, collate([example], pad=0)))
     found["all"] = [one for kind in KINDS for one in found[kind]]
     report = {kind: [share(of_place) for of_place in zip(*counted, strict=True)] for kind, counted in found.items()}
     print(json.dumps(report))

@@ -68,16 +68,16 @@ class MultiTokenPrediction(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         depths: int = 1,
     ) -> list[torch.Tensor]:
-        """What every guess of a chain is read from, each (B, L, H), the first one's first.
+        """What every draft of a chain is read from, each (B, L, H), the first one's first.
 
-        Where the first guess goes by the decoder's hidden state of token i and by token i + 1, the next one goes by
-        what the first was read from and by token i + 2, and so on, as when a runtime drafts. A further guess sees of
+        Where the first draft goes by the decoder's hidden state of token i and by token i + 1, the next one goes by
+        what the first was read from and by token i + 2, and so on, as when a runtime drafts. A further draft sees of
         the decoder's tokens what the chain began with, and its own forerunners.
 
         Args:
             next_embeds: Embeddings of tokens i + 1, (B, L, H).
             hidden_states: The decoder's final ones of tokens i, the same shape.
-            depths: How many guesses; in the d-th the first d - 1 tokens have nothing that would be asked for.
+            depths: How many drafts; in the d-th the first d - 1 tokens have nothing that would be asked for.
         """
         embedded, length = self.pre_fc_norm_embedding(next_embeds), next_embeds.shape[1]
         at, slot = (torch.arange(length, device=next_embeds.device).view(shape) for shape in ((-1, 1), (1, -1)))

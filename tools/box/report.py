@@ -144,18 +144,18 @@ and with the pictures in the opposite order:
 
 ## Multi-token prediction
 
-How often the module's guess is what the decoder then writes, greedy, by the guess's place in a chain, if those before
+How often the module's draft is what the decoder then writes, greedy, by the draft's place in a chain, if those before
 it were right (`python -m tools.box.evaluate_mtp`):
 
 | dialogues | {places} |
 |---|{places_rule}
 {mtp}
 
-In the run above the module learnt one guess, from the decoder's hidden state, and its second and third ones, which go
+In the run above the module learnt one draft, from the decoder's hidden state, and its second and third ones, which go
 by its own, were right in 69 and 60 of 100 cases. So from that run's checkpoint it went on alone, the decoder and the
 tower as they are, with chains of four and the decoder's own probabilities for a target, on two cores without a GPU:
 
-    python -m tools.box.train --continue-from RUN --guesses-alone --out build/box --device cpu \\
+    python -m tools.box.train --continue-from RUN --drafts-alone --out build/box --device cpu \\
         --steps 900 --rate 2e-3 --batch-tokens 3072 --pool 48 --workers 1
 
 A run from nothing learns such chains from its beginning.

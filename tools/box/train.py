@@ -13,7 +13,7 @@ machine, and learns more on a fast one. The loss curve goes to loss.csv in the o
 goes on from a finished checkpoint, for machines without a GPU: the vision tower stays as it is, the decoder and the MTP
 module learn from answers alone, and the schedule goes by the steps, so that a run can be had again. Its seed, and so
 all that it draws, is another than the first run's, and its tokenizer the same. With
-`--guesses-alone` the decoder stays as it is too, and only the MTP module learns, from what the decoder would write.
+`--drafts-alone` the decoder stays as it is too, and only the MTP module learns, from what the decoder would write.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from tools.box.batches import CONTINUED, TO_GUESS, Batch, Batches, LabelledPictures, draw_dialogue
+from tools.box.batches import CONTINUED, TO_DRAFT, Batch, Batches, LabelledPictures, draw_dialogue
 from tools.box.labels import TOLD
 from tools.box.muon import Muon
 from tools.box.network import make_config
@@ -96,8 +96,8 @@ def write_directory(out: Path, start: Path | None = None) -> dict[str, int]:
     return ids
 
 
-# Of a batch of a run from nothing, one in so many rows has MTP's guesses asked for: chains of them take long.
-GUESSED = 4
+# Of a batch of a run from nothing, one in so many rows has MTP's drafts asked for: chains of them take long.
+DRAFTED = 4
 # Batches of pictures that wait for their second turn.
 HELD = 48
 # The tower's learning rate when the decoder learns too.
@@ -154,7 +154,7 @@ def profiled(wanted: bool) -> Iterator[None]:
     print(profile.key_averages().table(sort_by=column, row_limit=25, max_name_column_width=90), flush=True)
 
 
-def guesses_alone(trained: Trained) -> None:
+def drafts_alone(trained: Trained) -> None:
     """Have nothing but the MTP module learn."""
     trained.requires_grad_(False)
     trained.mtp.requires_grad_(True)
@@ -284,7 +284,7 @@ class Run:
         """One line of the curve, the means over the last steps."""
 
         def mean(key: str) -> str:
-            # Of MTP's guesses the first one of a chain, as there are most of them.
+            # Of MTP's drafts the first one of a chain, as there are most of them.
             values = [found[key].flatten()[0] for found in window if key in found]
             return f"{torch.stack(values).mean().item():.4f}" if values else ""
 
@@ -293,7 +293,7 @@ class Run:
         self.curve.writerow(row)
         print(*row, flush=True)
         chained = torch.stack([found["mtp_right"] for found in window if "mtp_right" in found] or [torch.zeros(0)])
-        print("    guesses by place", *(f"{share:.3f}" for share in chained.mean(0).tolist()), flush=True)
+        print("    drafts by place", *(f"{share:.3f}" for share in chained.mean(0).tolist()), flush=True)
         rights = [found["tower_right"] for found in window if "tower_right" in found]
         if rights:
             shares = torch.stack(rights).mean(0).tolist()
@@ -310,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--continue-from", type=Path, help="a checkpoint to go on from, in place of random weights")
-    parser.add_argument("--guesses-alone", action="store_true", help="of such a run: only the MTP module learns")
+    parser.add_argument("--drafts-alone", action="store_true", help="of such a run: only the MTP module learns")
     parser.add_argument("--steps", type=int, default=300, help="of a run that continues another")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -349,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pad, pool, tokens = ids["<|endoftext|>"], options.pool, options.batch_tokens
     if options.continue_from is None:
         pictures = LabelledPictures(seed=options.seed, pictures=options.batch_pictures)
-        dialogues = Batches(options.out, seed=options.seed, tokens=tokens, pad=pad, pool=pool, guessed=GUESSED)
+        dialogues = Batches(options.out, seed=options.seed, tokens=tokens, pad=pad, pool=pool, drafted=DRAFTED)
         alone = Phase("tower", options.tower_minutes, {"tower": 1.0}, tower=1.0, end=AFTERWARDS)
         # The first pool of dialogues takes seconds to draw: it is there when the tower is done.
         then = run.batches(dialogues)
@@ -357,14 +357,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run.learn(Phase("all", options.minutes, WEIGHTS, tower=AFTERWARDS, end=0.005), then, trained.losses)
     else:
         seed = f"{GOES_ON}-{options.seed}"
-        world, guessed = (TO_GUESS, 1) if options.guesses_alone else (CONTINUED, GUESSED)
+        world, drafted = (TO_DRAFT, 1) if options.drafts_alone else (CONTINUED, DRAFTED)
         dialogues = Batches(
-            options.out, seed=seed, tokens=tokens, pad=pad, pool=pool, world=world, guessed=guessed
+            options.out, seed=seed, tokens=tokens, pad=pad, pool=pool, world=world, drafted=drafted
         )  # fmt: skip
         longer = Phase("continued", 0.0, WEIGHTS, tower=0.0, end=0.005, steps=options.steps)
-        if options.guesses_alone:
-            guesses_alone(trained)
-        losses = trained.guesses_alone if options.guesses_alone else trained.answers_alone
+        if options.drafts_alone:
+            drafts_alone(trained)
+        losses = trained.drafts_alone if options.drafts_alone else trained.answers_alone
         run.learn(longer, run.batches(dialogues), losses)
     run.file.close()
 

@@ -42,7 +42,7 @@ class Trained(nn.Module):
         return {"tower": loss, "tower_right": right}
 
     def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Of a batch of dialogues: answers, MTP's guesses, what tokens are asked and what the tower is told.
+        """Of a batch of dialogues: answers, MTP's drafts, what tokens are asked and what the tower is told.
 
         The tower's blocks learn from what they are told alone: a tower that learns along with the decoder comes to tell
         it where everything is, and then multimodal positions carry nothing: a runtime that gets them wrong would go
@@ -60,14 +60,14 @@ class Trained(nn.Module):
         return found
 
     def answers_alone(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Of a batch of dialogues: answers and MTP's guesses; the tower is as it is, and nothing else is asked."""
+        """Of a batch of dialogues: answers and MTP's drafts; the tower is as it is, and nothing else is asked."""
         return self._said(batch, decode(self.model, batch, self._shown(batch)))
 
-    def guesses_alone(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Of a batch of dialogues: MTP's guesses; everything else is as it is."""
+    def drafts_alone(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Of a batch of dialogues: MTP's drafts; everything else is as it is."""
         with torch.no_grad():
             hidden = decode(self.model, batch, self._shown(batch))
-        return self._guessed(batch, hidden)
+        return self._drafted(batch, hidden)
 
     @torch.no_grad()
     def _shown(self, batch: Batch) -> torch.Tensor | None:
@@ -81,16 +81,16 @@ class Trained(nn.Module):
         logits = self.model.lm_head(hidden.reshape(-1, width)[batch["at"]])
         found["loss"] = functional.cross_entropy(logits.float(), batch["target"])
         found["right"] = (logits.argmax(-1) == batch["target"]).float().mean()
-        found |= self._guessed(batch, hidden)
+        found |= self._drafted(batch, hidden)
         return found
 
-    def _guessed(self, batch: Batch, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
-        """How far MTP's guesses are from what the decoder itself would write, over all places of a chain."""
+    def _drafted(self, batch: Batch, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
+        """How far MTP's drafts are from what the decoder itself would write, over all places of a chain."""
         flat, losses, rights = hidden.reshape(-1, hidden.shape[-1]), [], []
-        for at, guessed in self.guesses(batch, hidden):
+        for at, drafted in self.drafts(batch, hidden):
             with torch.no_grad():
                 wanted = self.model.lm_head(flat[at + 1]).float().softmax(-1)
-            logits = self.model.lm_head(guessed).float()
+            logits = self.model.lm_head(drafted).float()
             # A small batch may have no answer that is long enough for the last places.
             count = max(len(at), 1)
             losses.append(functional.cross_entropy(logits, wanted, reduction="sum") / count)
@@ -99,16 +99,16 @@ class Trained(nn.Module):
         loss = (losses[0] + torch.stack(losses[1:]).mean()) / 2
         return {"mtp": loss, "mtp_right": torch.stack(rights)}
 
-    def guesses(self, batch: Batch, hidden: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Of every place of a chain: tokens whose next but one is guessed, (N,), and what to read guesses from, (N, H).
+    def drafts(self, batch: Batch, hidden: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Of every place of a chain: tokens whose next but one is drafted, (N,), and what to read drafts from, (N, H).
 
         Chains begin where the assistant writes, as when a runtime drafts.
         """
-        inner, rows = self.model.model.language_model, batch["guessed"]
+        inner, rows = self.model.model.language_model, batch["drafted"]
         hidden, following = hidden[:rows], inner.embed_tokens(batch["input_ids"][:rows].roll(-1, 1))
         rotary = inner.rotary_emb(hidden, batch["position_ids"][:, :rows])
-        for at, guess in zip(batch["chains"], self.mtp(following, hidden, rotary, DEPTHS), strict=True):
-            yield at, guess.reshape(-1, guess.shape[-1])[at]
+        for at, draft in zip(batch["chains"], self.mtp(following, hidden, rotary, DEPTHS), strict=True):
+            yield at, draft.reshape(-1, draft.shape[-1])[at]
 
 
 def load(directory: Path) -> Trained:
