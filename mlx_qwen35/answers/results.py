@@ -80,7 +80,8 @@ class GenerationChunk:
         text, reasoning: New text; both may be empty.
         token: The id.
         logprob: Its log probability after penalties and bias, before temperature; on request.
-        top_logprobs: The most likely tokens at this position, best first; on request.
+        top_logprobs: The most likely tokens at this position, best first; on request. Fewer than asked for where no
+            others can come, as under a grammar.
         in_reasoning: Whether the token belongs to the reasoning.
         finish_reason: "stop" or "length" on the last chunk, else None.
         stop_string: The stop string that ended the answer, on the last chunk.

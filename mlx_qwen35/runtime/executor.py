@@ -4,6 +4,7 @@ Only on the thread that owns MLX. A row that runs alone keeps its own caches, an
 computes it, to the last bit. Rows of a pool are merged as soon as there are two of them.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -264,7 +265,9 @@ class Executor:
         )
 
     def _named(self, top: Sequence[tuple[int, float]]) -> tuple[TokenLogprob, ...]:
-        return tuple(TokenLogprob(token, self._tokenizer.decode([token]), value) for token, value in top)
+        # Which of the tokens that cannot come would be among the likeliest is chance.
+        possible = [(token, value) for token, value in top if value > -math.inf]
+        return tuple(TokenLogprob(token, self._tokenizer.decode([token]), value) for token, value in possible)
 
     def _stats(self, row: Row, now: float) -> GenerationStats:
         request, count = row.job.request, len(row.reading.written)

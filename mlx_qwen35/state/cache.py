@@ -176,6 +176,17 @@ class GatedDeltaCache(ArraysCache):  # type: ignore[misc]
         """0: a GDN state does not say how many tokens it has read."""
         return 0
 
+    @classmethod
+    def merge(cls, caches: Sequence[Self]) -> Self:
+        """Sequences as the rows of one batch, none of which is padded.
+
+        mlx-lm's own pads sequences of which nothing is read by 0 tokens each, and a layer that is given padding reads
+        with a mask from then on, which neither decode steps nor steps with drafts do.
+        """
+        merged: Self = super().merge(caches)
+        merged.left_padding = None
+        return merged
+
     def begin_step(self) -> None:
         """The tokens that are read next may have to be forgotten again."""
         self.verifying = True

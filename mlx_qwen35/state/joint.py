@@ -49,7 +49,6 @@ def reading_together(states: Sequence[SequenceState], lengths: Sequence[int]) ->
     for caches in zip(*(state.caches for state in states), strict=True):
         if isinstance(caches[0], GatedDeltaCache):
             merged = GatedDeltaCache.merge(caches)
-            merged.left_padding = None
             if min(lengths) < max(lengths):
                 merged.prepare(lengths=list(lengths))
             joint.append(merged)

@@ -71,6 +71,18 @@ def test_each_row_is_told_as_many_likely_tokens_as_it_asked_for(kit: ModelKit) -
     assert (found[2].top_logprobs, found[2].logprobs) == (None, None)
 
 
+def test_a_token_that_cannot_come_is_not_among_the_likeliest(kit: ModelKit) -> None:
+    """As under a grammar: which of them would be is chance, and changes with what others ask for."""
+
+    def two_only(_: mx.array, logits: mx.array) -> mx.array:
+        places = mx.arange(logits.shape[-1])
+        return mx.where((places == 5) | (places == 6), logits, -float("inf"))
+
+    found = kit.generate(IDS, max_tokens=3, top_logprobs=4, logits_processors=[two_only], **GREEDY)
+    assert found.top_logprobs is not None
+    assert [sorted(top.token for top in tops) for tops in found.top_logprobs] == [[5, 6]] * 3
+
+
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Filled with the bytes of each snapshot that room was asked for."""

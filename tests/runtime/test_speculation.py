@@ -24,7 +24,7 @@ from mlx_qwen35.runtime.engine import Engine
 from mlx_qwen35.runtime.speculation import Speculation, check_speculation
 from mlx_qwen35.state.sequence import FrozenState
 from tests.parity.cases import CASES
-from tests.runtime.test_engine import Caller, is_chunk
+from tests.runtime.test_engine import Caller, at_once, is_chunk
 from tests.tiny import DENSE, MOE, VOCAB_SIZE, Shape
 
 GREEDY: dict[str, Any] = {"temperature": 0.0}
@@ -227,6 +227,24 @@ def test_rows_with_different_patterns_get_what_each_gets_alone(
     for name, caller in list(callers.items())[1:]:
         same(caller.result(), alone[name])
     assert isinstance(callers[prompts[0][-1]].end(), BaseException)
+    engine.close()
+
+
+def test_prompts_of_one_token_in_a_batch_get_what_each_gets_alone(
+    plain: ModelKit, guessing: Load, oracle: Callable[..., None]
+) -> None:
+    """Of which nothing is read before the batch begins."""
+    kit, prompts = guessing(), [[301], [302]]
+    options = GREEDY | {"max_tokens": 14, "cache_prompt": False}
+    alone = {prompt[0]: plain.generate(prompt, **options) for prompt in prompts}
+    oracle(alone, {301: PATTERNS["always"], 302: PATTERNS["every other"]})
+    engine = Engine(kit)
+    for caller, wanted in zip(
+        at_once(kit, engine, [kit.request(prompt, **options) for prompt in prompts]), alone.values(), strict=True
+    ):
+        found = caller.result()
+        same(found, wanted)
+        assert sum(found.stats.accepted) > 0
     engine.close()
 
 

@@ -322,6 +322,19 @@ def test_a_gdn_layer_reads_again_unless_every_row_keeps_everything(kept: list[in
     assert held() is None
 
 
+@pytest.mark.parametrize("read", [(), (1,), (0, 1)], ids=str)
+def test_no_row_of_gdn_states_is_read_with_a_mask(read: tuple[int, ...]) -> None:
+    """However many of the sequences were read before they became rows, and whoever joins them."""
+    rows = [GatedDeltaCache(), GatedDeltaCache()]
+    for row in read:
+        rows[row].cache = [mx.zeros((1, 3, 4)), mx.zeros((1, 2, 4, 4))]
+    batch = GatedDeltaCache.merge(rows)
+    assert batch.make_mask(3) is None
+    batch.cache = [mx.zeros((2, 3, 4)), mx.zeros((2, 2, 4, 4))]
+    batch.extend(batch.extract(0))
+    assert batch.make_mask(3) is None
+
+
 def test_what_a_gdn_layer_cannot_be_restored_from_is_told() -> None:
     pair, cache = [mx.zeros((1, 3, 4)), mx.zeros((1, 2, 4, 4))], GatedDeltaCache()
     assert cache.check(3, (), pair) is None

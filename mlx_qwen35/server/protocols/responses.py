@@ -30,6 +30,8 @@ from mlx_qwen35.server.protocols.response_tools import NamedTool, Tool, call_ite
 from mlx_qwen35.server.stored import StoredResponse, StoredResponses
 from mlx_qwen35.server.wire import ApiError, Items, WireObject, invalid_request, sse
 
+_LOGPROBS_ELSEWHERE = "use /v1/chat/completions, which has them"
+
 
 class SchemaFormat(WireObject):
     """JSON that follows a schema."""
@@ -68,7 +70,7 @@ class ResponsesRequest(GenerationBody):
         "background": "send the request without it and wait for the answer",
         "conversation": "send the conversation itself, or previous_response_id",
         "prompt": "prompts are not stored here; send input and instructions",
-        "top_logprobs": "use /v1/chat/completions, which has them",
+        "top_logprobs": _LOGPROBS_ELSEWHERE,
     }
 
     input: str | Items[Item] = Field(default_factory=list)
@@ -101,6 +103,11 @@ class ResponsesRequest(GenerationBody):
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""
+        # Not left out in silence: the client would read an empty list as an answer's.
+        if "message.output_text.logprobs" in (self.include or ()):
+            raise invalid_request(
+                f"include: expected no message.output_text.logprobs: {_LOGPROBS_ELSEWHERE}", "include"
+            )
         messages = messages_of(self.items)
         if self.instructions:
             messages.insert(0, {"role": "system", "content": self.instructions})

@@ -54,6 +54,14 @@ def test_a_request_with_everything() -> None:
     )
 
 
+def test_log_probabilities_that_are_not_there_are_refused() -> None:
+    """An empty list would look like an answer's; what belongs to tools that run elsewhere is harmless."""
+    with pytest.raises(ApiError, match=r"message\.output_text\.logprobs: use /v1/chat/completions") as caught:
+        translated(include=["reasoning.encrypted_content", "message.output_text.logprobs"])
+    assert (caught.value.status, caught.value.param) == (400, "include")
+    assert translated(include=["web_search_call.action.sources"]) == translated()
+
+
 @pytest.mark.parametrize("choice", ["auto", "none", "required"])
 @pytest.mark.parametrize("parallel", [None, True])
 def test_choices(choice: str, parallel: bool | None) -> None:
