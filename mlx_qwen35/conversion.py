@@ -257,7 +257,7 @@ class _Writer:
         if quantised:
             # mlx-lm writes both names, for programs that look for the second.
             config["quantization"] = config["quantization_config"] = _with_default(quantised)
-        _spell_out(config, self.source.config)
+        spell_out(config, self.source.config)
         interval = _interval(self.source.config.text.layer_types)
         if interval is None:
             self.remarks.append(
@@ -321,7 +321,7 @@ def _interval(layer_types: tuple[LayerType, ...]) -> int | None:
     return None
 
 
-def _spell_out(config: dict[str, Any], known: ModelConfig) -> None:
+def spell_out(config: dict[str, Any], known: ModelConfig) -> None:
     """Write what the source leaves out, or has elsewhere, where mlx-lm and mlx-vlm look; in place.
 
     Their defaults differ from transformers', some have none, and neither reads the names of before transformers 5.
@@ -336,8 +336,9 @@ def _spell_out(config: dict[str, Any], known: ModelConfig) -> None:
         "rope_type": "default" if rope.yarn is None else "yarn",
         "rope_theta": rope.theta,
         "partial_rotary_factor": rope.partial_rotary_factor,
-        "mrope_section": list(rope.mrope_section),
     }
+    if 2 * sum(rope.mrope_section) == rope.rotary_dims:
+        parameters["mrope_section"] = list(rope.mrope_section)
     if rope.yarn is not None:
         for name in ("factor", "original_max_position_embeddings"):
             parameters[name] = getattr(rope.yarn, name)

@@ -13,9 +13,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import BOX, Checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
-from mlx_qwen35.conversion import Quantisation, convert
+from mlx_qwen35.conversion import Quantisation, convert, spell_out
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError
 from tests.parity.cases import CASES, SHORT_IDS, TOLERANCE
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, config_of, write_checkpoint
@@ -478,6 +479,51 @@ def test_progress_ends_with_everything_written(tmp_path: Path, checkpoint_dir: C
     assert {call[1] for call in calls} == {total}
     assert [call[0] for call in calls] == sorted({call[0] for call in calls})
     assert calls[-1] == (total, total)
+
+
+SPARSE = {
+    "as in old files": {"rope_theta": 5e5, "partial_rotary_factor": 0.25, "rope_scaling": {"type": "mrope"}},
+    "stretched": {"rope_theta": 5e5, "rope_scaling": {"type": "yarn", "factor": 4.0}, "max_position_embeddings": 32},
+    "nowhere": {},
+}
+
+
+@pytest.mark.parametrize(("rope", "tied_at"), [("as in old files", "text"), ("stretched", "top"), ("nowhere", "top")])
+def test_what_the_source_leaves_out_is_written_where_mlx_lm_and_mlx_vlm_look(
+    tmp_path: Path, rope: str, tied_at: str
+) -> None:
+    """Their defaults are others than transformers', and neither looks at the top for tied embeddings."""
+    source = write_checkpoint(tmp_path / "source", WIDE_HEADS)
+    config = config_of(WIDE_HEADS)
+    text = config["text_config"]
+    for name in ("rope_parameters", "rms_norm_eps", "max_position_embeddings", "attention_bias"):
+        del text[name]
+    text |= SPARSE[rope]
+    if tied_at == "text":
+        text["tie_word_embeddings"] = config.pop("tie_word_embeddings")
+    (source / "config.json").write_text(json.dumps(config))
+    out = convert(source, tmp_path / "out")
+    np.testing.assert_array_equal(logits_of(out, sees=True), logits_of(source, sees=True))
+    if rope == "stretched":
+        from mlx_lm.utils import load_model
+
+        # mlx-vlm knows no YaRN.
+        np.testing.assert_array_equal(np.array(load_model(out)[0](mx.array([SHORT_IDS]))[0]), logits_of(out))
+    else:
+        assert_parents_read(out)
+
+
+def test_ids_of_media_that_the_source_leaves_out_are_not_mlx_vlm_s_defaults() -> None:
+    """Which are those of other tokens."""
+    config = config_of(DENSE) | {"text_config": config_of(DENSE)["text_config"] | {"vocab_size": 248320}}
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    for name in names:
+        del config[name]
+    spell_out(config, ModelConfig.from_dict(config))
+    assert {name: config.get(name) for name in names} == {
+        "image_token_id": 248056, "video_token_id": None, "vision_start_token_id": 248053,
+        "vision_end_token_id": 248054,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("interval", [1, 2, 3])
