@@ -20,7 +20,7 @@ from mlx_qwen35.checkpoints.config import LayerType, ModelConfig
 from mlx_qwen35.checkpoints.dequantising import dequantise
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
-from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
+from mlx_qwen35.checkpoints.mtp_heads import MtpHead, read_mtp_head
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError
 from mlx_qwen35.patches.qwen3_5 import Model, is_gate, quantisation_of
 from mlx_qwen35.paths import expand
@@ -173,7 +173,7 @@ class _Writer:
         """Fill an empty directory; returns what should be known of the result."""
         model = Model.from_checkpoint(self.source)
         self._make_plain(model)
-        head = read_mtp_head(self.source, self.mtp_path)
+        head = self._head()
         tensors = {} if head is None else dict(head.tensors)
         if self.dtype is not None:
             model.update(tree_map_with_path(self._cast, model.parameters()))
@@ -190,6 +190,16 @@ class _Writer:
                 if path.name not in _NOT_COPIED:
                     shutil.copy(path, out / path.name)
         return self.remarks
+
+    def _head(self) -> MtpHead | None:
+        """The MTP head to write; its own is left out where nothing could use it."""
+        try:
+            return read_mtp_head(self.source, self.mtp_path)
+        except CheckpointError as error:
+            if self.mtp_path is not None:
+                raise
+            self.remarks.append(f"the MTP head is left out: {error}")
+            return None
 
     def _make_plain(self, model: Model) -> None:
         dtype = model.language_model.model.norm.weight.dtype

@@ -625,6 +625,24 @@ def test_a_head_from_elsewhere_is_written_instead_of_its_own(
     assert (quantization["bits"], quantization["group_size"]) == (4, 64)
 
 
+def test_a_head_that_nothing_could_use_is_left_out_unless_it_was_named(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """A model that loads can be converted: there it is left out, too."""
+    source = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    del tensors["mtp.fc.weight"]
+    save_file(tensors, source / "model.safetensors")
+    remarks: list[str] = []
+    out = convert(source, tmp_path / "out", report=remarks.append)
+    assert len(remarks) == 1
+    assert remarks[0].startswith(f"the MTP head is left out: {source}")
+    assert remarks[0].endswith("1 missing: mtp.fc.weight")
+    assert not any("mtp" in name for name in tensors_of(out))
+    with pytest.raises(CheckpointError, match="1 missing: mtp.fc.weight"):
+        convert(source, tmp_path / "named", mtp_path=source)
+
+
 def test_heads_beside_the_weights_are_kept_with_gains(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
     source = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "source")
     tensors = load_file(source / "model.safetensors")
