@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.convert import QUANT_RECIPES, mixed_quant_predicate_builder
 from mlx_lm.utils import make_shards
 
-from mlx_qwen35.checkpoints.config import LayerType
+from mlx_qwen35.checkpoints.config import LayerType, ModelConfig
 from mlx_qwen35.checkpoints.dequantising import dequantise
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
-from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
+from mlx_qwen35.checkpoints.mtp_heads import MtpHead, read_mtp_head
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError
 from mlx_qwen35.patches.qwen3_5 import Model, is_gate, quantisation_of
 from mlx_qwen35.paths import expand
@@ -173,7 +173,7 @@ class _Writer:
         """Fill an empty directory; returns what should be known of the result."""
         model = Model.from_checkpoint(self.source)
         self._make_plain(model)
-        head = read_mtp_head(self.source, self.mtp_path)
+        head = self._head()
         tensors = {} if head is None else dict(head.tensors)
         if self.dtype is not None:
             model.update(tree_map_with_path(self._cast, model.parameters()))
@@ -190,6 +190,16 @@ class _Writer:
                 if path.name not in _NOT_COPIED:
                     shutil.copy(path, out / path.name)
         return self.remarks
+
+    def _head(self) -> MtpHead | None:
+        """The MTP head to write; its own is left out where nothing could use it."""
+        try:
+            return read_mtp_head(self.source, self.mtp_path)
+        except CheckpointError as error:
+            if self.mtp_path is not None:
+                raise
+            self.remarks.append(f"the MTP head is left out: {error}")
+            return None
 
     def _make_plain(self, model: Model) -> None:
         dtype = model.language_model.model.norm.weight.dtype
@@ -257,6 +267,7 @@ class _Writer:
         if quantised:
             # mlx-lm writes both names, for programs that look for the second.
             config["quantization"] = config["quantization_config"] = _with_default(quantised)
+        spell_out(config, self.source.config)
         interval = _interval(self.source.config.text.layer_types)
         if interval is None:
             self.remarks.append(
@@ -318,6 +329,34 @@ def _interval(layer_types: tuple[LayerType, ...]) -> int | None:
         if all((kind == "full_attention") == ((i + 1) % interval == 0) for i, kind in enumerate(layer_types)):
             return interval
     return None
+
+
+def spell_out(config: dict[str, Any], known: ModelConfig) -> None:
+    """Write what the source leaves out, or has elsewhere, where mlx-lm and mlx-vlm look; in place.
+
+    Their defaults differ from transformers', some have none, and neither reads the names of before transformers 5.
+    """
+    text, rope = config["text_config"], known.text.rope
+    config["tie_word_embeddings"] = text["tie_word_embeddings"] = known.tie_word_embeddings
+    for name in ("attention_bias", "rms_norm_eps", "max_position_embeddings"):
+        text[name] = getattr(known.text, name)
+    found = text.pop("rope_scaling", None) or text.get("rope_parameters") or {}
+    parameters = {name: value for name, value in found.items() if name != "type" and value is not None}
+    parameters |= {
+        "rope_type": "default" if rope.yarn is None else "yarn",
+        "rope_theta": rope.theta,
+        "partial_rotary_factor": rope.partial_rotary_factor,
+    }
+    if 2 * sum(rope.mrope_section) == rope.rotary_dims:
+        parameters["mrope_section"] = list(rope.mrope_section)
+    if rope.yarn is not None:
+        for name in ("factor", "original_max_position_embeddings"):
+            parameters[name] = getattr(rope.yarn, name)
+    for name in ("rope_theta", "partial_rotary_factor"):
+        text.pop(name, None)
+    text["rope_parameters"] = parameters
+    if known.media_tokens is not None:
+        config |= {name: value for name, value in asdict(known.media_tokens).items() if value is not None}
 
 
 def _with_text_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import BOX, Checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
-from mlx_qwen35.conversion import Quantisation, convert
+from mlx_qwen35.conversion import Quantisation, convert, spell_out
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError
 from tests.parity.cases import CASES, SHORT_IDS, TOLERANCE
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, config_of, write_checkpoint
@@ -233,14 +234,17 @@ def test_casting_spares_the_decay_rates(tmp_path: Path, checkpoint_dir: Callable
     assert np.isfinite(logits_of(out, sees=True)).all()
 
 
-def test_half_precision_experts_are_refused_on_the_cpu(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
-    """MLX's CPU backend would fail in the middle of an answer."""
-    out = convert(checkpoint_dir(MOE), tmp_path / "out", dtype="bfloat16")
-    if mx.metal.is_available():
-        assert np.isfinite(logits_of(out)).all()
-    else:
-        with pytest.raises(CheckpointError, match="expected float32 or quantised experts on the CPU backend"):
-            ModelKit.load(out)
+def test_half_precision_experts_are_converted_on_any_machine(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """MLX's CPU backend does not multiply them, but every way out of that begins with converting them."""
+    half = convert(checkpoint_dir(MOE), tmp_path / "half", dtype="bfloat16")
+    stored = tensors_of(half)
+    assert stored["mtp.layers.0.mlp.switch_mlp.up_proj.weight"].dtype == mx.bfloat16
+    wide = tensors_of(convert(half, tmp_path / "wide", dtype="float32"))
+    assert {value.dtype for value in wide.values()} == {mx.float32}
+    assert all(mx.array_equal(wide[name], value).item() for name, value in stored.items())
+    assert np.isfinite(logits_of(convert(half, tmp_path / "quantised", bits=8))).all()
 
 
 def test_bad_requests_change_nothing(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
@@ -477,6 +481,51 @@ def test_progress_ends_with_everything_written(tmp_path: Path, checkpoint_dir: C
     assert calls[-1] == (total, total)
 
 
+SPARSE = {
+    "as in old files": {"rope_theta": 5e5, "partial_rotary_factor": 0.25, "rope_scaling": {"type": "mrope"}},
+    "stretched": {"rope_theta": 5e5, "rope_scaling": {"type": "yarn", "factor": 4.0}, "max_position_embeddings": 32},
+    "nowhere": {},
+}
+
+
+@pytest.mark.parametrize(("rope", "tied_at"), [("as in old files", "text"), ("stretched", "top"), ("nowhere", "top")])
+def test_what_the_source_leaves_out_is_written_where_mlx_lm_and_mlx_vlm_look(
+    tmp_path: Path, rope: str, tied_at: str
+) -> None:
+    """Their defaults are others than transformers', and neither looks at the top for tied embeddings."""
+    source = write_checkpoint(tmp_path / "source", WIDE_HEADS)
+    config = config_of(WIDE_HEADS)
+    text = config["text_config"]
+    for name in ("rope_parameters", "rms_norm_eps", "max_position_embeddings", "attention_bias"):
+        del text[name]
+    text |= SPARSE[rope]
+    if tied_at == "text":
+        text["tie_word_embeddings"] = config.pop("tie_word_embeddings")
+    (source / "config.json").write_text(json.dumps(config))
+    out = convert(source, tmp_path / "out")
+    np.testing.assert_array_equal(logits_of(out, sees=True), logits_of(source, sees=True))
+    if rope == "stretched":
+        from mlx_lm.utils import load_model
+
+        # mlx-vlm knows no YaRN.
+        np.testing.assert_array_equal(np.array(load_model(out)[0](mx.array([SHORT_IDS]))[0]), logits_of(out))
+    else:
+        assert_parents_read(out)
+
+
+def test_ids_of_media_that_the_source_leaves_out_are_not_mlx_vlm_s_defaults() -> None:
+    """Which are those of other tokens."""
+    config = config_of(DENSE) | {"text_config": config_of(DENSE)["text_config"] | {"vocab_size": 248320}}
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    for name in names:
+        del config[name]
+    spell_out(config, ModelConfig.from_dict(config))
+    assert {name: config.get(name) for name in names} == {
+        "image_token_id": 248056, "video_token_id": None, "vision_start_token_id": 248053,
+        "vision_end_token_id": 248054,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("interval", [1, 2, 3])
 def test_another_interval_is_written_where_mlx_lm_and_mlx_vlm_look(tmp_path: Path, interval: int) -> None:
     """They do not know layer_types."""
@@ -574,6 +623,24 @@ def test_a_head_from_elsewhere_is_written_instead_of_its_own(
     quantization = json.loads((out / "config.json").read_text())["quantization"]
     assert quantization["mtp.fc"] == head.quantisation["mtp.fc"]
     assert (quantization["bits"], quantization["group_size"]) == (4, 64)
+
+
+def test_a_head_that_nothing_could_use_is_left_out_unless_it_was_named(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """A model that loads can be converted: there it is left out, too."""
+    source = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    del tensors["mtp.fc.weight"]
+    save_file(tensors, source / "model.safetensors")
+    remarks: list[str] = []
+    out = convert(source, tmp_path / "out", report=remarks.append)
+    assert len(remarks) == 1
+    assert remarks[0].startswith(f"the MTP head is left out: {source}")
+    assert remarks[0].endswith("1 missing: mtp.fc.weight")
+    assert not any("mtp" in name for name in tensors_of(out))
+    with pytest.raises(CheckpointError, match="1 missing: mtp.fc.weight"):
+        convert(source, tmp_path / "named", mtp_path=source)
 
 
 def test_heads_beside_the_weights_are_kept_with_gains(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:

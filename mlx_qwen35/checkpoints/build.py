@@ -38,7 +38,6 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
         add_global_scales(model, weights)
         model.eval()
         model.load_weights(list(weights.items()))
-    _check_backend(model, checkpoint.directory)
 
 
 def read_tensors(files: Iterable[Path], weight_map: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -110,8 +109,14 @@ def materialise(model: Any, directory: Path, chunk_bytes: int = 2**30) -> Genera
         mx.eval(chunk)
 
 
-def _check_backend(model: Any, directory: Path) -> None:
-    """MLX's CPU backend has no expert multiplication in half precision; it would fail in mid-answer."""
+def check_backend(model: Any, directory: Path) -> None:
+    """MLX's CPU backend has no expert multiplication in half precision; it would fail in mid-answer.
+
+    Args:
+        model: Or a module of one, in the precision that it is to compute in.
+    Raises:
+        CheckpointError: It has such experts.
+    """
     import mlx.core as mx
     from mlx_lm.models.switch_layers import SwitchLinear
 

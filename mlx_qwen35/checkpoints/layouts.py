@@ -18,6 +18,8 @@ Layout = Literal["transformers", "mlx-lm", "mlx-vlm"]
 
 _PREFIXES = (
     ("language_model.mtp.", "mtp."),
+    ("language_model.model.mtp.", "mtp."),
+    ("model.language_model.mtp.", "mtp."),
     ("model.mtp.", "mtp."),
     ("model.language_model.visual.", "vision_tower."),
     ("model.vision_tower.", "vision_tower."),

@@ -21,6 +21,7 @@ from mlx_qwen35.paths import shorten
 MAX_ASPECT_RATIO = 200
 # What its class has where the files say nothing.
 _SHORTEST_EDGE, _BICUBIC = 56 * 56, 3
+_TEMPORAL_PATCH_SIZE, _MERGE_SIZE = 2, 2
 _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 
@@ -88,14 +89,15 @@ def read_image_settings(directory: Path, vision: VisionConfig) -> ImageSettings:
 
 
 def _settings(found: dict[str, Any], vision: VisionConfig, path: Path) -> ImageSettings:
-    for name, expected in (
-        ("patch_size", vision.patch_size),
-        ("temporal_patch_size", vision.temporal_patch_size),
-        ("merge_size", vision.spatial_merge_size),
+    for name, expected, default in (
+        ("patch_size", vision.patch_size, None),
+        ("temporal_patch_size", vision.temporal_patch_size, _TEMPORAL_PATCH_SIZE),
+        ("merge_size", vision.spatial_merge_size, _MERGE_SIZE),
     ):
-        if found.get(name) != expected:
+        given = found.get(name, default)
+        if given != expected:
             raise CheckpointError(
-                f"{path.parent}: image processor: expected {name} {expected} as in config.json, found {found.get(name)}"
+                f"{path.parent}: image processor: expected {name} {expected} as in config.json, found {given}"
             )
     for name in ("do_resize", "do_convert_rgb"):
         if found.get(name) is False:
@@ -116,13 +118,15 @@ def _edges(found: dict[str, Any], path: Path) -> tuple[int, int]:
     size = found.get("size")
     if size is not None and not isinstance(size, dict):
         raise CheckpointError(f"{path}: size: expected an object, found {shorten(repr(size))}")
-    edges = {} if size is None else {f"size.{name}": size.get(name) for name in ("shortest_edge", "longest_edge")}
-    older = {name: found[name] for name in ("min_pixels", "max_pixels") if found.get(name) is not None}
-    for name, value in [*edges.items(), *older.items()]:
+    edges = {"shortest_edge": _SHORTEST_EDGE} if size is None else size
+    numbers = []
+    for name, older in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+        # The older name counts before the other, which then need not be there.
+        said, value = (f"size.{name}", edges.get(name)) if found.get(older) is None else (older, found[older])
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-            raise CheckpointError(f"{path}: {name}: expected a number of pixels, found {shorten(repr(value))}")
-    given: dict[str, Any] = {"size.shortest_edge": _SHORTEST_EDGE, **edges}
-    return older.get("min_pixels", given["size.shortest_edge"]), older.get("max_pixels") or given["size.longest_edge"]
+            raise CheckpointError(f"{path}: {said}: expected a number of pixels, found {shorten(repr(value))}")
+        numbers.append(value)
+    return numbers[0], numbers[1]
 
 
 def _values(found: dict[str, Any], channels: int, path: Path) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_qwen35.answers.sampling import whole_number
-from mlx_qwen35.checkpoints.build import materialise
+from mlx_qwen35.checkpoints.build import check_backend, materialise
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import MtpHead, read_mtp_head
@@ -186,8 +186,8 @@ def load(options: LoadOptions) -> Loaded:
         vision = make_vision_add_on(
             checkpoint.config, model.vision_tower, checkpoint.directory, options.image_cache_bytes, ImageLeases(ledger)
         )
-        head = _read_head(thread, checkpoint, options.mtp_path, mode, draft_tokens)
-        speculation, module, guard = _drafts(thread, checkpoint, head, mode, draft_tokens, guard, ledger)
+        head, module = _read_head(thread, checkpoint, options.mtp_path, mode, draft_tokens, guard.dtype_size)
+        speculation, module, guard = _drafts(checkpoint, module, mode, draft_tokens, guard, ledger)
         decoder = Decoder(model, module, kv)
         layers_of_module = 0 if module is None else len(module.layers)
         new_caches = partial(make_caches, checkpoint.config.text.layer_types, layers_of_module, kv)
@@ -239,6 +239,7 @@ def _read_model(
     """The model, and what it takes now."""
     model = thread.call(_lazy_model, checkpoint, options)
     guard = _widened(thread, model, options, guard, ledger)
+    thread.call(check_backend, model, checkpoint.directory)
     for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
         pass
     return model, guard
@@ -276,11 +277,9 @@ def _widened(thread: MlxThread, model: Any, options: LoadOptions, guard: MemoryG
 
 
 def _drafts(
-    thread: MlxThread, checkpoint: Checkpoint, head: MtpHead | None, mode: Speculate, draft_tokens: int | None,
-    guard: MemoryGuard, ledger: Ledger,
-) -> tuple[Speculation, Any, MemoryGuard]:  # fmt: skip
+    checkpoint: Checkpoint, module: Any, mode: Speculate, draft_tokens: int | None, guard: MemoryGuard, ledger: Ledger
+) -> tuple[Speculation, Any, MemoryGuard]:
     """How tokens are drafted, the module that does it, if any, and what all of it takes."""
-    module = None if head is None else thread.call(_make_module, checkpoint, head, guard.dtype_size)
     if module is None and mode == "mtp" and draft_tokens != 0:
         raise CheckpointError(
             f'{checkpoint.directory}: expected the weights of an MTP module (mtp.*), which speculate="mtp" needs, '
@@ -305,18 +304,19 @@ def _drafts(
 
 
 def _read_head(
-    thread: MlxThread, checkpoint: Checkpoint, mtp_path: Any, mode: Speculate, draft_tokens: int | None
-) -> MtpHead | None:
-    """The MTP head, if there is one and it is wanted; one that nobody asked for by name may be unreadable."""
+    thread: MlxThread, checkpoint: Checkpoint, mtp_path: Any, mode: Speculate, draft_tokens: int | None, dtype_size: int
+) -> tuple[MtpHead | None, Any]:
+    """The MTP head and its module, if there is one and it is wanted; what nobody asked for by name may be unusable."""
     if mode not in ("mtp", "auto") or draft_tokens == 0:
-        return None
+        return None, None
     try:
-        return thread.call(read_mtp_head, checkpoint, mtp_path)
+        head = thread.call(read_mtp_head, checkpoint, mtp_path)
+        return head, None if head is None else thread.call(_make_module, checkpoint, head, dtype_size)
     except CheckpointError as error:
         if mode == "mtp" or mtp_path is not None:
             raise
         warnings.warn(f"{error}; it is left out", CheckpointWarning, stacklevel=2)
-        return None
+        return None, None
 
 
 def _make_module(checkpoint: Checkpoint, head: MtpHead, dtype_size: int) -> Any:
@@ -324,6 +324,7 @@ def _make_module(checkpoint: Checkpoint, head: MtpHead, dtype_size: int) -> Any:
     module = MultiTokenPrediction.from_head(checkpoint.config, head)
     if dtype_size == 4 and on_cpu():
         widen(module)
+    check_backend(module, head.files[0].parent)
     for _ in materialise(module, checkpoint.directory):
         pass
     return module

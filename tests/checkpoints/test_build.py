@@ -11,11 +11,12 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_qwen35 import ModelKit
-from mlx_qwen35.checkpoints.build import materialise, naming, read_tensors
+from mlx_qwen35.checkpoints.build import check_backend, materialise, naming, read_tensors
+from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.errors import CheckpointError, ConfigError
 from mlx_qwen35.patches.qwen3_5 import Model
-from tests.tiny import DENSE, MOE, Shape, tensors_of
+from tests.tiny import DENSE, MOE, Shape, config_of, tensors_of
 
 
 def test_loading_can_be_interrupted(checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,11 +150,9 @@ def test_what_a_library_raises_is_about_a_place(error: type[Exception]) -> None:
 
 @pytest.mark.skipif(mx.metal.is_available(), reason="on a GPU they are multiplied")
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
-def test_experts_of_either_half_precision_are_refused_on_the_cpu(
-    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path, dtype: mx.Dtype
-) -> None:
-    directory = shutil.copytree(checkpoint_dir(MOE), tmp_path / "half")
-    tensors = {name: mx.array(value).astype(dtype) for name, value in tensors_of(MOE).items()}
-    mx.save_safetensors(str(directory / "model.safetensors"), tensors)
+def test_experts_of_either_half_precision_are_refused_on_the_cpu(dtype: mx.Dtype) -> None:
+    model = Model(ModelConfig.from_dict(config_of(MOE)))
+    check_backend(model, Path("half"))
+    model.set_dtype(dtype)
     with pytest.raises(CheckpointError, match="half: expected float32 or quantised experts on the CPU backend"):
-        Model.from_checkpoint(Checkpoint.open(directory))
+        check_backend(model, Path("half"))

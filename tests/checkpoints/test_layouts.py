@@ -32,6 +32,9 @@ def equal(one: dict[str, mx.array], other: dict[str, mx.array]) -> bool:
         ("mtp.fc.weight", "mtp.fc.weight"),
         ("language_model.mtp.fc.weight", "mtp.fc.weight"),
         ("model.mtp.norm.weight", "mtp.norm.weight"),
+        # As mlx-lm renames the last, and as transformers names what lies in its text model; both parents drop them.
+        ("language_model.model.mtp.norm.weight", "mtp.norm.weight"),
+        ("model.language_model.mtp.layers.0.mlp.up_proj.weight", "mtp.layers.0.mlp.up_proj.weight"),
         ("visual.merger.norm.bias", "vision_tower.merger.norm.bias"),
         ("model.language_model.visual.merger.norm.bias", "vision_tower.merger.norm.bias"),
         ("model.vision_tower.merger.norm.bias", "vision_tower.merger.norm.bias"),

@@ -1,5 +1,6 @@
 """Half-precision checkpoints on the CPU: computed in float32 where memory has room, else as they are."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,12 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.conversion import convert
-from mlx_qwen35.errors import SessionError
+from mlx_qwen35.errors import CheckpointError, CheckpointWarning, SessionError
 from mlx_qwen35.patches.cpu import on_cpu
 from mlx_qwen35.patches.vision_tower import DeferredTower
 from mlx_qwen35.patches.widening import widen, widened_bytes
-from tests.tiny import DENSE, Shape, config_of
+from mlx_qwen35.runtime import loading
+from tests.tiny import DENSE, MOE, Shape, config_of, tensors_of
 
 pytestmark = pytest.mark.skipif(not on_cpu(), reason="needs MLX's CPU backend: elsewhere half precision stays")
 IDS = [7, 30, 99, 4, 250, 61, 8, 15, 120, 77]
@@ -92,6 +94,48 @@ def test_exact_models_stay_as_they_are(half: Callable[..., Path]) -> None:
         assert kit.guard.dtype_size == 2
         found = kit.logits(kit.process_prompt(IDS))
     assert mx.array_equal(found, upstream(mx.array([IDS]))[0].astype(mx.float32)).item()
+
+
+def experts(checkpoint_dir: Callable[[Shape], Path], directory: Path, *, decoder: bool) -> Path:
+    """A model with experts whose MTP head, or all, is in bfloat16."""
+    shutil.copytree(checkpoint_dir(MOE), directory)
+    tensors = {
+        name: mx.array(value).astype(mx.bfloat16 if decoder or name.startswith("mtp.") else mx.float32)
+        for name, value in tensors_of(MOE).items()
+    }
+    mx.save_safetensors(str(directory / "model.safetensors"), tensors)
+    return directory
+
+
+def test_experts_in_half_precision_answer_where_there_is_room(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
+) -> None:
+    """The published ones are such. MLX's CPU backend does not multiply them as they are, and that is told at once."""
+    published = experts(checkpoint_dir, tmp_path / "published", decoder=True)
+    answers = []
+    for mode in ("off", "mtp"):
+        with ModelKit.load(published, speculate=mode) as kit:
+            assert dtypes(kit) == {mx.float32}
+            answers.append(kit.generate(IDS, max_tokens=8, temperature=0.0).tokens)
+    assert answers[0] == answers[1]
+    for options in ({"exact": True}, {"memory_limit": kit.guard.weights}):
+        with pytest.raises(CheckpointError, match="expected float32 or quantised experts on the CPU backend"):
+            ModelKit.load(published, speculate="off", **options)
+
+
+def test_a_head_that_cannot_be_multiplied_is_left_out(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it was asked for: an answer that breaks off is worse than one without guesses."""
+    published = experts(checkpoint_dir, tmp_path / "published", decoder=False)
+    monkeypatch.setattr(loading, "widen", lambda module: None)
+    with pytest.warns(CheckpointWarning, match=r"published: expected float32 or quantised experts.*; it is left out"):
+        kit = ModelKit.load(published)
+    with kit:
+        assert not kit.speculation.uses_module
+        assert len(kit.generate(IDS, max_tokens=3, temperature=0.0).tokens) == 3
+    with pytest.raises(CheckpointError, match="expected float32 or quantised experts on the CPU backend"):
+        ModelKit.load(published, speculate="mtp")
 
 
 @pytest.mark.parametrize("enough", [True, False])

@@ -32,6 +32,11 @@ OTHERS: dict[str, dict[str, Any]] = {
     "not rescaled": {"do_rescale": False},
     "another filter": {"resample": 2},
     "older names beside newer ones": {"min_pixels": 4096, "max_pixels": 32768},
+    "older names inside too, as Qwen2-VL has them": {
+        "size": {"min_pixels": 4096, "max_pixels": 32768},
+        "min_pixels": 4096,
+        "max_pixels": 32768,
+    },
     "what it does not heed": {"do_center_crop": True, "do_pad": True, "crop_size": 5},
 }
 
@@ -59,6 +64,18 @@ def test_pixels_are_those_of_transformers_to_the_bit(
         np.testing.assert_array_equal(found.pixel_values, expected["pixel_values"])
 
 
+def test_sides_that_a_file_leaves_out_are_those_of_its_class(tmp_path: Path, vision: VisionConfig) -> None:
+    path, image = tmp_path / "preprocessor_config.json", Image.new("RGB", (70, 110), "red")
+    settings = {name: SETTINGS[name] for name in ("patch_size", "size")}
+    path.write_text(json.dumps(settings))
+    expected = Qwen2VLImageProcessorPil.from_pretrained(tmp_path)(images=[image], return_tensors="np")
+    found = ImagePreprocessor(tmp_path, vision)(image)
+    np.testing.assert_array_equal(found.pixel_values, expected["pixel_values"])
+    path.write_text(json.dumps({"patch_size": 14, "size": SETTINGS["size"]}))
+    with pytest.raises(CheckpointError, match="expected patch_size 16 as in config.json, found 14"):
+        read_image_settings(tmp_path, vision)
+
+
 @given(height=st.integers(1, 3000), width=st.integers(1, 3000), limit=st.sampled_from([None, 1024, 5000, 20000]))
 def test_sizes_are_those_of_transformers(height: int, width: int, limit: int | None) -> None:
     settings = ImageSettings(16, 2, 2, 1024, 65536, 3, np.zeros((3, 256), np.float32))
@@ -82,6 +99,7 @@ def test_sizes_are_those_of_transformers(height: int, width: int, limit: int | N
         # Without sizes, the least is what the class has.
         ({"size": None, "max_pixels": 9000}, (56 * 56, 9000)),
         ({"size": None, "min_pixels": 1, "max_pixels": 9000}, (1, 9000)),
+        ({"size": {"shortest_edge": 5}, "max_pixels": 9000}, (5, 9000)),
     ],
     ids=str,
 )
