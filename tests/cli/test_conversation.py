@@ -1,6 +1,9 @@
 """The state of a chat, without a terminal."""
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -96,6 +99,55 @@ def test_files_that_are_no_chat_are_refused(tmp_path: Path, content: str | None)
         path.write_text(content)
     with pytest.raises(OptionError, match=str(path)):
         Conversation.load(path)
+
+
+MESSAGES_NO_CHAT_WRITES: list[tuple[Any, str]] = [
+    ("x", r"messages\[0\]: expected a message, found 'x'"),
+    ({"content": "x"}, r"messages\[0\].role: expected user or assistant, found None"),
+    ({"role": ["user"], "content": "x"}, r"messages\[0\].role: "),
+    ({"role": "user"}, r"messages\[0\].content: expected text or a list of parts, found None"),
+    ({"role": "user", "content": {"type": "text"}}, r"messages\[0\].content: "),
+    ({"role": "user", "content": ["x"]}, r"messages\[0\].content\[0\]: expected a part"),
+    ({"role": "user", "content": [{"text": "x"}]}, r"content\[0\].type: expected one of text, image_url, video, found"),
+    ({"role": "user", "content": [{"type": "text", "text": 5}]}, r"content\[0\].text: expected text, found 5"),
+    (
+        {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
+        r"image_url.url: expected text, found None",
+    ),
+    ({"role": "user", "content": [{"type": "video", "video": 3}]}, r"content\[0\].video: expected text, found 3"),
+    ({"role": "assistant", "content": [{"type": "text", "text": "x"}]}, r"messages\[0\].content: expected text"),
+    ({"role": "assistant", "content": "x", "reasoning_content": 3}, r"messages\[0\].reasoning_content: "),
+    ({"role": "user", "content": "\ud800"}, "expected a saved chat"),
+]
+
+
+@pytest.mark.parametrize(("message", "expected"), MESSAGES_NO_CHAT_WRITES)
+def test_a_message_that_no_chat_writes_is_refused_with_its_place(tmp_path: Path, message: Any, expected: str) -> None:
+    (tmp_path / "chat.json").write_text(json.dumps({"format": "mlx-qwen35 chat 1", "messages": [message]}))
+    with pytest.raises(OptionError, match=f"chat.json: .*{expected}"):
+        Conversation.load(tmp_path / "chat.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("system", "[1]"), ("thinking", "1"), ("effort", '"most"'), ("effort", '["low"]'),
+                        ("messages", "[" * 100_000), ("system", "9" * 5000), ("system", "NaN")]
+)  # fmt: skip
+def test_settings_that_no_chat_writes_are_refused(tmp_path: Path, name: str, value: str) -> None:
+    (tmp_path / "chat.json").write_text(f'{{"format": "mlx-qwen35 chat 1", "messages": [], "{name}": {value}}}')
+    with pytest.raises(OptionError, match="chat.json: .*expected"):
+        Conversation.load(tmp_path / "chat.json")
+
+
+def test_a_device_is_no_saved_chat() -> None:
+    with pytest.raises(OptionError, match="expected a file, found a directory or a device"):
+        Conversation.load(os.devnull)
+
+
+def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    Conversation(system="before").save(tmp_path / "chat.json")
+    with pytest.raises(OptionError, match="expected valid Unicode in the conversation, found"):
+        Conversation(system="\udcff").save(tmp_path / "chat.json")
+    assert Conversation.load(tmp_path / "chat.json").system == "before"
 
 
 def test_saving_to_nowhere_is_told(tmp_path: Path) -> None:
