@@ -162,7 +162,7 @@ def test_images_may_be_named_by_url(pictures: list[Path]) -> None:
     assert conversation.waiting[0] == conversation.waiting[1]
 
 
-@pytest.mark.parametrize("path", ["~nobody-of-this-name/x.json", "a\0b"])
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x.json", "a\0b", "\ud800"])
 def test_paths_that_cannot_be_resolved_are_told(path: str) -> None:
     for use in (Conversation().save, Conversation.load):
         with pytest.raises(OptionError, match="file: "):
