@@ -144,6 +144,8 @@ def is_video(path: Path) -> bool:
     """Whether a file is shown as a video: by its name, or because its picture moves."""
     if path.suffix.lower() in VIDEOS:
         return True
+    if not path.expanduser().is_file():  # to open a pipe waits for its other end
+        return False
     from PIL import Image
 
     # What else is wrong with it is told when it is read.

@@ -11,10 +11,12 @@ def expand(path: str | Path, error: type[Qwen35Error], place: str) -> Path:
     """A path with `~` resolved.
 
     Raises:
-        error: It is no path, names an unknown user's home, or holds what no file's name can.
+        error: It is no path or an empty one, names an unknown user's home, or holds what no file's name can.
     """
     if not isinstance(path, str | PathLike):
         raise error(f"{place}: expected a path, found {type(path).__name__}")
+    if path == "":  # a variable that is not set; it would be the current directory
+        raise error(f"{place}: expected a path, found an empty one")
     try:
         expanded = Path(path).expanduser()
     except RuntimeError as cause:

@@ -162,7 +162,7 @@ def test_images_may_be_named_by_url(pictures: list[Path]) -> None:
     assert conversation.waiting[0] == conversation.waiting[1]
 
 
-@pytest.mark.parametrize("path", ["~nobody-of-this-name/x.json", "a\0b", "\ud800"])
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x.json", "a\0b", "\ud800", ""])
 def test_paths_that_cannot_be_resolved_are_told(path: str) -> None:
     for use in (Conversation().save, Conversation.load):
         with pytest.raises(OptionError, match="file: "):
@@ -182,6 +182,14 @@ def test_what_moves_is_a_video(pictures: list[Path], tmp_path: Path) -> None:
         if name.startswith("broken"):
             (tmp_path / name).write_bytes(b"GIF89a")
         assert is_video(tmp_path / name) is expected
+
+
+def test_a_pipe_is_not_opened_to_see_whether_it_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    opened: list[Path] = []
+    monkeypatch.setattr(Image, "open", lambda path, **_: opened.append(path))  # as it is, it waits for the other end
+    assert not is_video(tmp_path / "pipe.png")
+    assert opened == []
 
 
 def test_videos_go_with_the_next_message_behind_the_images(pictures: list[Path], tmp_path: Path) -> None:
