@@ -38,9 +38,9 @@ def read_chat(source: Path) -> dict[str, Any]:
     Raises:
         OptionError: The file is missing, or is not a saved chat; names the first place that is wrong.
     """
+    if source.exists() and not source.is_file():  # a pipe or a device may never end
+        raise OptionError(f"{source}: expected a file, found a directory or a device")
     try:
-        if source.exists() and not source.is_file():  # a pipe or a device may never end
-            raise OptionError(f"{source}: expected a file, found a directory or a device")
         content = json.loads(source.read_text(encoding="utf-8"))
         # An escaped half of a surrogate pair could not be written again.
         json.dumps(content, ensure_ascii=False).encode()
