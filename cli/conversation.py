@@ -1,18 +1,16 @@
 """The state of a chat: messages, pictures and videos that wait for the next message, and settings."""
 
 import base64
-import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen35.cli.chat_files import read_chat, write_chat
 from mlx_qwen35.cli.dropped import VIDEOS
 from mlx_qwen35.errors import MediaError, OptionError
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.images import open_image, read_image_bytes
-
-_FORMAT = "mlx-qwen35 chat 1"
 
 
 @dataclass
@@ -120,15 +118,8 @@ class Conversation:
         Raises:
             OptionError: The file cannot be written.
         """
-        content = {
-            "format": _FORMAT, "system": self.system, "thinking": self.thinking, "effort": self.effort,
-            "messages": self.turns,
-        }  # fmt: skip
-        target = expand(path, OptionError, "file")
-        try:
-            target.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-        except OSError as error:
-            raise OptionError(f"{target}: cannot be written ({error.strerror or error})") from error
+        settings = {"system": self.system, "thinking": self.thinking, "effort": self.effort}
+        write_chat(expand(path, OptionError, "file"), {**settings, "turns": self.turns})
 
     @classmethod
     def load(cls, path: str | Path) -> "Conversation":
@@ -137,18 +128,7 @@ class Conversation:
         Raises:
             OptionError: The file is missing, or is not a saved chat.
         """
-        source = expand(path, OptionError, "file")
-        try:
-            content = json.loads(source.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise OptionError(f"{source}: cannot be read ({error.strerror or error})") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise OptionError(f"{source}: expected a saved chat, found {error}") from error
-        known = isinstance(content, dict) and content.get("format") == _FORMAT
-        if not known or not isinstance(content.get("messages"), list):
-            raise OptionError(f"{source}: expected a chat saved by /save, found something else")
-        settings = {name: content.get(name) for name in ("system", "thinking", "effort")}
-        return cls(turns=content["messages"], **settings)
+        return cls(**read_chat(expand(path, OptionError, "file")))
 
 
 def video_part(path: str | Path, **options: Any) -> dict[str, Any]:
@@ -164,6 +144,8 @@ def is_video(path: Path) -> bool:
     """Whether a file is shown as a video: by its name, or because its picture moves."""
     if path.suffix.lower() in VIDEOS:
         return True
+    if not path.expanduser().is_file():  # to open a pipe waits for its other end
+        return False
     from PIL import Image
 
     # What else is wrong with it is told when it is read.

@@ -78,7 +78,8 @@ def run(options: argparse.Namespace) -> None:
         if options.json:
             prompt = kit.process_prompt(messages, **rendering)
             result = kit.generate(prompt, **generation_arguments(options))
-            print(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
+            utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+            print(json.dumps(dataclasses.asdict(result), ensure_ascii=not utf8))
             return
         from mlx_qwen35.cli.screen import Screen
 

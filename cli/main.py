@@ -1,6 +1,7 @@
 """`mlx-qwen35`: the commands, and what becomes of errors."""
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 2 for what the user can mend, after one line on stderr; 130 after Ctrl-C. Anything
         unexpected keeps its traceback.
     """
+    _open_streams()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     # A progress bar of transformers for every load says nothing to a user of this command.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -88,6 +90,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if further:
         options.arguments = further
     return options
+
+
+def _open_streams() -> None:
+    """Have all three standard streams, and none that an answer's characters break.
+
+    One that the caller closed leads nowhere: the next file that is opened would take its number. What an output's
+    encoding lacks is escaped, as Python does on stderr.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _forget_output() -> None:

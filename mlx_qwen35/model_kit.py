@@ -13,6 +13,7 @@ from mlx_qwen35.answers.options import GenerationOptions, Sampling, check_names
 from mlx_qwen35.answers.results import GenerationChunk, GenerationResult
 from mlx_qwen35.answers.sampling import (
     SamplingOptions,
+    check_flag,
     check_function,
     check_functions,
     default_max_tokens,
@@ -165,6 +166,7 @@ class ModelKit(PromptMaking, SessionFiles):
             OptionError, ContextLengthError, PromptError, MediaError, InsufficientMemoryError: Before any work.
             GenerationCancelled: `on_progress` or `on_frames` returned False.
         """
+        _check_callbacks(on_progress=on_progress, on_frames=on_frames)
         return AnswerStream(self._consume(self.request(prompt, **options), on_progress, on_frames))
 
     def request(self, prompt: Prompt | Messages | str | Sequence[int], **options: Unpack[GenerationOptions]) -> Request:
@@ -193,10 +195,10 @@ class ModelKit(PromptMaking, SessionFiles):
             max_tokens=plan.tokens - len(ready.input_ids),
             prefill_step_size=plan.step_size,
             stop=check_stop(options.get("stop")),
-            logprobs=options.get("logprobs", False),
+            logprobs=check_flag("logprobs", options.get("logprobs", False)),
             top_logprobs=whole_number("top_logprobs", options.get("top_logprobs", 0), 0, vocab_size - 1),
             started=started,
-            cache_prompt=bool(options.get("cache_prompt", True)),
+            cache_prompt=check_flag("cache_prompt", options.get("cache_prompt", True)),
             sampler=check_function("sampler", sampler) if sampler is not None else None,
             thinking_budget=self._thinking_budget(ready, options.get("thinking_budget")),
             processors=check_functions("logits_processors", options.get("logits_processors", ())),
@@ -254,6 +256,7 @@ class ModelKit(PromptMaking, SessionFiles):
             PromptError, MediaError, OptionError: As in `process_prompt`.
             GenerationCancelled: `on_progress` returned False; what was read until then is kept.
         """
+        _check_callbacks(on_progress=on_progress)
         step_size = _step_size(prefill_step_size)
         if not isinstance(messages, Sequence) or isinstance(messages, str):
             raise PromptError(f"messages: expected a list of messages, found {type(messages).__name__}")
@@ -340,6 +343,17 @@ class ModelKit(PromptMaking, SessionFiles):
         if budget is None or not prompt.in_reasoning:
             return None
         return ThinkingBudget(self.tokenizer, budget, in_reasoning=True)
+
+
+def _check_callbacks(**callbacks: Any) -> None:
+    """Whether those that were given can be called: they are when work is done already.
+
+    Raises:
+        OptionError: One cannot be.
+    """
+    for name, callback in callbacks.items():
+        if callback is not None:
+            check_function(name, callback)
 
 
 def _step_size(given: int | None) -> int:

@@ -1,5 +1,6 @@
 """Paths as people type them."""
 
+import os
 from os import PathLike
 from pathlib import Path
 
@@ -10,16 +11,22 @@ def expand(path: str | Path, error: type[Qwen35Error], place: str) -> Path:
     """A path with `~` resolved.
 
     Raises:
-        error: It is no path, names an unknown user's home, or holds a zero byte.
+        error: It is no path or an empty one, names an unknown user's home, or holds what no file's name can.
     """
     if not isinstance(path, str | PathLike):
         raise error(f"{place}: expected a path, found {type(path).__name__}")
+    if path == "":  # a variable that is not set; it would be the current directory
+        raise error(f"{place}: expected a path, found an empty one")
     try:
         expanded = Path(path).expanduser()
     except RuntimeError as cause:
         raise error(f"{place}: {shorten(path)}: {cause}") from cause
     if "\0" in str(expanded):
         raise error(f"{place}: expected a path, found a zero byte in {shorten(path)!r}")
+    try:
+        os.fsencode(expanded)
+    except UnicodeEncodeError as cause:
+        raise error(f"{place}: expected a file's name, found {shorten(path)!r}") from cause
     return expanded
 
 

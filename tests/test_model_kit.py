@@ -409,11 +409,41 @@ def test_prompts_and_images_may_come_from_iterables(kit: ModelKit) -> None:
         ({"stop": 5}, "stop: expected strings"),
         ({"logit_bias": [1]}, "logit_bias: expected a mapping"),
         ({"logit_bias": {True: 1.0}}, "logit_bias: expected a whole number"),
+        ({"logprobs": np.array([1, 2])}, "logprobs: expected True or False"),
+        ({"cache_prompt": "no"}, "cache_prompt: expected True or False, found 'no'"),
+        ({"continue_final_message": "no"}, "continue_final_message: expected True or False, found 'no'"),
+        ({"on_progress": 1}, "on_progress: expected a function, found int"),
+        ({"on_frames": []}, "on_frames: expected a function, found list"),
     ],
 )
 def test_options_of_the_wrong_type_are_refused(kit: ModelKit, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         kit.stream([USER], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"enable_thinking": "no"}, "enable_thinking: expected True, False or None, found 'no'"),
+        ({"continue_final_message": []}, r"continue_final_message: expected True or False, found \[\]"),
+        ({"chat_template_kwargs": "x"}, "chat_template_kwargs: expected a mapping, found 'x'"),
+        ({"on_frames": 1}, "on_frames: expected a function, found 1"),
+    ],
+)
+def test_ways_to_render_a_prompt_have_their_types(kit: ModelKit, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        kit.process_prompt([USER], **options)
+
+
+def test_what_reads_ahead_calls_a_function(kit: ModelKit) -> None:
+    with pytest.raises(OptionError, match="on_progress: expected a function, found int"):
+        kit.prefill_ahead([USER, {"role": "assistant", "content": "x"}], on_progress=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["save_session", "load_session"])
+def test_a_session_has_a_files_name(kit: ModelKit, name: str) -> None:
+    with pytest.raises(Qwen35Error, match="expected a file's name, found"):
+        getattr(kit, name)("\ud800")
 
 
 def test_max_new_tokens_of_the_checkpoint_is_the_default(

@@ -17,6 +17,9 @@ LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 # Dividing by less than this leaves float32; the most likely token is all that could come out.
 _COLDEST = 1e-5
+# Above it all tokens are as likely as each other in any float; its inverse stays above 0 in float16, so that what is
+# forbidden, -inf, stays so.
+_HOTTEST = 1e7
 # Draws that can be taken back.
 _MOST_REWOUND = 16
 # MLX takes 64 bits.
@@ -102,7 +105,9 @@ class SamplingOptions:
             frequency_penalty=self.frequency_penalty,
             frequency_context_size=_WHOLE_OUTPUT,
         )
-        return [_on_output(processor, prompt_tokens) for processor in processors]
+        raises = self.repetition_penalty < 1.0 or min(self.presence_penalty, self.frequency_penalty) < 0.0
+        raises = raises or max((self.logit_bias or {0: 0.0}).values(), default=0.0) > 0.0
+        return [_on_output(_finite(processor) if raises else processor, prompt_tokens) for processor in processors]
 
 
 def options_from(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> SamplingOptions:
@@ -150,7 +155,7 @@ class SeededSampler:
 
     def __init__(self, options: SamplingOptions, seed: int) -> None:
         # What is done before a draw.
-        self.filters = (options.temperature, options.top_k, options.top_p, options.min_p)
+        self.filters = (min(options.temperature, _HOTTEST), options.top_k, options.top_p, options.min_p)
         # Keys of its own: mlx's global state is shared by whatever runs at the same time.
         self._chain = mx.random.key(seed)
         self._ahead: list[mx.array] = []
@@ -209,6 +214,11 @@ def _normalised(logits: mx.array) -> mx.array:
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
+def _finite(processor: LogitsProcessor) -> LogitsProcessor:
+    """The largest number in place of infinity, beside which no token has a probability that is a number."""
+    return lambda tokens, logits: mx.minimum(processor(tokens, logits), mx.finfo(logits.dtype).max)
+
+
 def _on_output(processor: LogitsProcessor, prompt_tokens: int) -> LogitsProcessor:
     return lambda tokens, logits: processor(tokens[prompt_tokens:], logits)
 
@@ -251,6 +261,17 @@ def whole_number(name: str, value: Any, low: int, high: int | None = None) -> in
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise OptionError(f"{name}: expected a whole number {bounds}, found {value!r}")
     return int(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """An option that is either so or not.
+
+    Raises:
+        OptionError: It is neither True nor False.
+    """
+    if not isinstance(value, bool):
+        raise OptionError(f"{name}: expected True or False, found {value!r}")
+    return value
 
 
 def check_function(name: str, value: Any) -> Any:

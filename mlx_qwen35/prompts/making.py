@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.builder import FramesCallback, GivenMedia, Messages, PromptBuilder
 from mlx_qwen35.prompts.efforts import EffortName
 from mlx_qwen35.prompts.prompt import Prompt
@@ -80,8 +82,10 @@ class PromptMaking:
         Raises:
             PromptError: The prompt is malformed, or its placeholders do not fit the images and videos.
             MediaError: An image or a video cannot be read, or the checkpoint cannot see.
+            OptionError: An option is of another type, or out of range.
             GenerationCancelled: `on_frames` returned False.
         """
+        _check_rendering(enable_thinking, continue_final_message, chat_template_kwargs, on_frames)
         options = {
             "tools": tools, "enable_thinking": enable_thinking, "reasoning_effort": reasoning_effort,
             "chat_template_kwargs": chat_template_kwargs, "continue_final_message": continue_final_message or None,
@@ -89,3 +93,20 @@ class PromptMaking:
         sampling = {"fps": video_fps, "min_frames": min_frames, "max_frames": max_frames}
         given = GivenMedia(images, videos, max_pixels, sampling, on_frames)
         return self._prompts.build(prompt, given, options, extend=add_generation_prompt)
+
+
+def _check_rendering(thinking: Any, continues: Any, further: Any, on_frames: Any) -> None:
+    """Refuse arguments of another type; a "no" that counts as True would be answered with reasoning.
+
+    Raises:
+        OptionError: One is.
+    """
+    right = {
+        "enable_thinking": (thinking, thinking is None or isinstance(thinking, bool), "True, False or None"),
+        "continue_final_message": (continues, continues is None or isinstance(continues, bool), "True or False"),
+        "chat_template_kwargs": (further, further is None or isinstance(further, Mapping), "a mapping"),
+        "on_frames": (on_frames, on_frames is None or callable(on_frames), "a function"),
+    }
+    for name, (value, is_right, expected) in right.items():
+        if not is_right:
+            raise OptionError(f"{name}: expected {expected}, found {shorten(repr(value))}")

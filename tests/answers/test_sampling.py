@@ -1,5 +1,6 @@
 """Choosing tokens: ranges, filters against transformers' definitions, penalties, seeds."""
 
+import math
 from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
@@ -252,6 +253,38 @@ def test_defaults_come_from_the_checkpoint_and_are_overridden() -> None:
 @pytest.mark.parametrize("temperature", [1e-39, 1e-7])
 def test_a_temperature_too_small_to_divide_by_is_greedy(temperature: float) -> None:
     assert SamplingOptions(temperature=temperature, seed=1).sampler()(mx.array([[0.0, 3.0, 1.0]])).item() == 1
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16])
+@pytest.mark.parametrize("further", [{}, {"top_p": 0.9}, {"min_p": 0.1}])
+def test_no_temperature_makes_a_forbidden_token_possible(dtype: mx.Dtype, further: dict[str, Any]) -> None:
+    rows = mx.repeat(mx.array([[-math.inf, -0.5, -1.0, -math.inf]]).astype(dtype), 50, axis=0)
+    for temperature in (1e6, 1e20, 1e39, 1e308):
+        sampler = SamplingOptions(temperature=temperature, seed=1, **further).sampler()
+        assert set(np.array(sampler(rows)).tolist()) == {1, 2}, temperature
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
+@pytest.mark.parametrize(
+    ("options", "winner"),
+    [
+        ({"logit_bias": {2: 1e5}}, 2),
+        ({"logit_bias": {2: 1e308}}, 2),
+        ({"logit_bias": {2: 1e308, 0: -1e308}}, 2),
+        ({"presence_penalty": -1e308}, 1),
+        ({"frequency_penalty": -1e6}, 1),
+        ({"repetition_penalty": 1e-320}, 1),
+        ({"logit_bias": {2: 1e308}, "repetition_penalty": 0.1}, 2),
+    ],
+)
+def test_what_raises_a_token_beyond_all_numbers_makes_it_certain(
+    dtype: mx.Dtype, options: dict[str, Any], winner: int
+) -> None:
+    logits = mx.array([[3.0, 1.0, 2.0]]).astype(dtype)
+    for processor in SamplingOptions(**options).logits_processors(1):
+        logits = processor(mx.array([0, 1]), logits)
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    assert mx.exp(logprobs).tolist() == [[float(token == winner) for token in range(3)]]
 
 
 @pytest.mark.parametrize("bias", [[1], {True: 1.0}, {-1: 1.0}, {"5": 1.0}, {1.5: 1.0}, {1: "x"}])

@@ -339,6 +339,45 @@ def test_text_that_is_not_unicode_is_one_line(model: str) -> None:
     assert "text: expected valid Unicode" in done.stderr
 
 
+def test_what_an_outputs_encoding_lacks_is_escaped(model: str) -> None:
+    """A terminal or a pipe of the C locale, say: an answer may have any character."""
+
+    def printed(encoding: str, *flags: str) -> str:
+        out = io.TextIOWrapper(io.BytesIO(), encoding)
+        flags = ("--model", model, "-p", "a", "-m", "8", "--temp", "9", "--seed", "3", "--no-think", *flags)
+        with redirect_stdout(out), redirect_stderr(io.StringIO()):
+            assert main(["generate", *flags]) == 0
+        out.flush()
+        return out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+
+    text = json.loads(printed("utf-8", "--json"))["text"]
+    assert not text.isascii()
+    assert json.loads(printed("ascii", "--json"))["text"] == text
+    assert printed("ascii") == f"{text}\n".encode("ascii", "backslashreplace").decode()
+
+
+CLOSED = """
+import argparse, sys
+from mlx_qwen35.cli import main
+told = lambda options: print(sys.stdin.read() == "", open("/dev/null").fileno(), sys.stdout.isatty(), file=sys.stderr)
+main.parse = lambda arguments: argparse.Namespace(run=told)
+sys.exit(main.main([]))
+"""
+
+
+def test_a_stream_that_the_caller_closed_leads_nowhere() -> None:
+    """Otherwise the first file that is opened, a checkpoint's, has its number."""
+    command = ["sh", "-c", 'exec "$0" -c "$1" <&- >&-', sys.executable, CLOSED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "True 3 False\n")
+
+
+def test_an_empty_path_is_not_the_current_directory(model: str) -> None:
+    done = run("generate", "--model", model, "-p", "a", "--prompt-cache-dir", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "prompt_cache_dir: expected a path, found an empty one" in done.stderr
+
+
 def test_trouble_with_files_is_one_line(model: str) -> None:
     for out in ("/proc/nothing/here", "/etc/passwd/x"):
         done = run("convert", "--model", model, "--out", out)

@@ -1,6 +1,9 @@
 """The state of a chat, without a terminal."""
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -98,6 +101,55 @@ def test_files_that_are_no_chat_are_refused(tmp_path: Path, content: str | None)
         Conversation.load(path)
 
 
+MESSAGES_NO_CHAT_WRITES: list[tuple[Any, str]] = [
+    ("x", r"messages\[0\]: expected a message, found 'x'"),
+    ({"content": "x"}, r"messages\[0\].role: expected user or assistant, found None"),
+    ({"role": ["user"], "content": "x"}, r"messages\[0\].role: "),
+    ({"role": "user"}, r"messages\[0\].content: expected text or a list of parts, found None"),
+    ({"role": "user", "content": {"type": "text"}}, r"messages\[0\].content: "),
+    ({"role": "user", "content": ["x"]}, r"messages\[0\].content\[0\]: expected a part"),
+    ({"role": "user", "content": [{"text": "x"}]}, r"content\[0\].type: expected one of text, image_url, video, found"),
+    ({"role": "user", "content": [{"type": "text", "text": 5}]}, r"content\[0\].text: expected text, found 5"),
+    (
+        {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
+        r"image_url.url: expected text, found None",
+    ),
+    ({"role": "user", "content": [{"type": "video", "video": 3}]}, r"content\[0\].video: expected text, found 3"),
+    ({"role": "assistant", "content": [{"type": "text", "text": "x"}]}, r"messages\[0\].content: expected text"),
+    ({"role": "assistant", "content": "x", "reasoning_content": 3}, r"messages\[0\].reasoning_content: "),
+    ({"role": "user", "content": "\ud800"}, "expected a saved chat"),
+]
+
+
+@pytest.mark.parametrize(("message", "expected"), MESSAGES_NO_CHAT_WRITES)
+def test_a_message_that_no_chat_writes_is_refused_with_its_place(tmp_path: Path, message: Any, expected: str) -> None:
+    (tmp_path / "chat.json").write_text(json.dumps({"format": "mlx-qwen35 chat 1", "messages": [message]}))
+    with pytest.raises(OptionError, match=f"chat.json: .*{expected}"):
+        Conversation.load(tmp_path / "chat.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("system", "[1]"), ("thinking", "1"), ("effort", '"most"'), ("effort", '["low"]'),
+                        ("messages", "[" * 100_000), ("system", "9" * 5000), ("system", "NaN")]
+)  # fmt: skip
+def test_settings_that_no_chat_writes_are_refused(tmp_path: Path, name: str, value: str) -> None:
+    (tmp_path / "chat.json").write_text(f'{{"format": "mlx-qwen35 chat 1", "messages": [], "{name}": {value}}}')
+    with pytest.raises(OptionError, match="chat.json: .*expected"):
+        Conversation.load(tmp_path / "chat.json")
+
+
+def test_a_device_is_no_saved_chat() -> None:
+    with pytest.raises(OptionError, match=f"^{os.devnull}: expected a file, found a directory or a device$"):
+        Conversation.load(os.devnull)
+
+
+def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    Conversation(system="before").save(tmp_path / "chat.json")
+    with pytest.raises(OptionError, match="expected valid Unicode in the conversation, found"):
+        Conversation(system="\udcff").save(tmp_path / "chat.json")
+    assert Conversation.load(tmp_path / "chat.json").system == "before"
+
+
 def test_saving_to_nowhere_is_told(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be written"):
         Conversation().save(tmp_path / "missing" / "chat.json")
@@ -110,7 +162,7 @@ def test_images_may_be_named_by_url(pictures: list[Path]) -> None:
     assert conversation.waiting[0] == conversation.waiting[1]
 
 
-@pytest.mark.parametrize("path", ["~nobody-of-this-name/x.json", "a\0b"])
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x.json", "a\0b", "\ud800", ""])
 def test_paths_that_cannot_be_resolved_are_told(path: str) -> None:
     for use in (Conversation().save, Conversation.load):
         with pytest.raises(OptionError, match="file: "):
@@ -130,6 +182,14 @@ def test_what_moves_is_a_video(pictures: list[Path], tmp_path: Path) -> None:
         if name.startswith("broken"):
             (tmp_path / name).write_bytes(b"GIF89a")
         assert is_video(tmp_path / name) is expected
+
+
+def test_a_pipe_is_not_opened_to_see_whether_it_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    opened: list[Path] = []
+    monkeypatch.setattr(Image, "open", lambda path, **_: opened.append(path))  # as it is, it waits for the other end
+    assert not is_video(tmp_path / "pipe.png")
+    assert opened == []
 
 
 def test_videos_go_with_the_next_message_behind_the_images(pictures: list[Path], tmp_path: Path) -> None:
