@@ -23,9 +23,19 @@ _HOTTEST = 1e7
 # Draws that can be taken back.
 _MOST_REWOUND = 16
 # MLX takes 64 bits.
-_LARGEST_SEED = 2**64 - 1
+_LARGEST_SEED, _LEAST_SEED = 2**64 - 1, -(2**63)
 # mlx-lm's penalties look back this many tokens; further than any answer is long.
 _WHOLE_OUTPUT = 1 << 30
+
+
+def unsigned(seed: int | None) -> int | None:
+    """A seed in [0, 2**64); None if one is to be drawn.
+
+    Raises:
+        OptionError: It has more than 64 bits.
+    """
+    whole = -1 if seed is None else whole_number("seed", seed, _LEAST_SEED, _LARGEST_SEED)
+    return None if whole == -1 else whole % (_LARGEST_SEED + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +44,16 @@ class SamplingOptions:
 
     Args:
         temperature: Divides the logits; 0 is greedy.
-        top_k: Keep only this many tokens; 0 keeps all.
-        top_p: Keep the most likely tokens that together reach this probability; 1 keeps all.
+        top_k: Keep only this many tokens; 0 keeps all, and so does -1, as in vLLM.
+        top_p: Keep the most likely tokens that together reach this probability; 1 keeps all, 0 the likeliest alone,
+            as in transformers.
         min_p: Keep tokens at least this likely relative to the most likely one; 0 keeps all.
         repetition_penalty: Divides positive and multiplies negative logits of tokens in the output; 1 is off.
         presence_penalty: Subtracted once from the logits of tokens in the output.
         frequency_penalty: Subtracted once per occurrence in the output.
         logit_bias: Added to the logits of these token ids.
-        seed: Makes the choices of this request repeatable, whatever runs beside it; below 2**64; None draws one.
+        seed: Makes the choices of this request repeatable, whatever runs beside it; 64 bits, with a sign, as in
+            OpenAI's API, or without. None draws one, and so does -1, as in llama.cpp.
     Raises:
         OptionError: A value is out of range.
     """
@@ -59,14 +71,14 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
             "temperature": number("temperature", self.temperature, 0.0),
-            "top_k": whole_number("top_k", self.top_k, 0),
-            "top_p": number("top_p", self.top_p, 0.0, 1.0, open_low=True),
+            "top_k": max(whole_number("top_k", self.top_k, -1), 0),
+            "top_p": number("top_p", self.top_p, 0.0, 1.0),
             "min_p": number("min_p", self.min_p, 0.0, 1.0),
             "repetition_penalty": number("repetition_penalty", self.repetition_penalty, 0.0, open_low=True),
             "presence_penalty": number("presence_penalty", self.presence_penalty),
             "frequency_penalty": number("frequency_penalty", self.frequency_penalty),
             "logit_bias": _bias(self.logit_bias),
-            "seed": None if self.seed is None else whole_number("seed", self.seed, 0, _LARGEST_SEED),
+            "seed": unsigned(self.seed),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -86,7 +98,7 @@ class SamplingOptions:
 
         Filters apply in transformers' order: temperature, top_k, top_p, min_p.
         """
-        if self.temperature < _COLDEST:
+        if self.temperature < _COLDEST or self.top_p == 0.0:
             return greedy
         return SeededSampler(self, self.seed if self.seed is not None else int.from_bytes(os.urandom(4), "little"))
 

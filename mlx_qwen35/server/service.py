@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_qwen35 import Engine
 from mlx_qwen35.answers.grammars import Grammars
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
-from mlx_qwen35.answers.sampling import LogitsProcessor
+from mlx_qwen35.answers.sampling import LogitsProcessor, unsigned
 from mlx_qwen35.answers.schemas import check_size
 from mlx_qwen35.answers.tool_calls import ToolCallParser
 from mlx_qwen35.errors import GenerationCancelled, OptionError
@@ -137,7 +137,7 @@ class GenerationService:
         if wanted.tools and wanted.tool_choice == "none":
             call = self.kit.tokenizer.control_id("<tool_call>")
             options["logit_bias"] = {**(options.get("logit_bias") or {}), **({} if call is None else {call: -1e9})}
-        seed = options.pop("seed", None)
+        seed = unsigned(options.pop("seed", None))
         if seed is None:
             seed = int.from_bytes(os.urandom(4), "little")
         return PreparedRequest(
@@ -145,7 +145,7 @@ class GenerationService:
             tuple(
                 self.kit.request(
                     prompt,
-                    seed=seed + index,
+                    seed=(seed + index) % 2**64,
                     thinking_budget=wanted.thinking_budget,
                     logits_processors=self._processors(wanted, prompt.in_reasoning),
                     **options,

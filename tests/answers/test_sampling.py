@@ -143,7 +143,9 @@ def test_seeds_have_64_bits() -> None:
 
 
 def test_a_seed_out_of_range_is_refused_before_any_work(kit: ModelKit) -> None:
-    with pytest.raises(OptionError, match="seed: expected a whole number from 0"):
+    with pytest.raises(
+        OptionError, match="seed: expected a whole number from -9223372036854775808 to 18446744073709551615"
+    ):
         kit.stream([5, 6, 7], temperature=1.0, seed=2**64)
 
 
@@ -187,6 +189,16 @@ def test_penalties_begin_with_the_first_token_of_the_answer(kit: ModelKit, penal
     assert difference[~rest] < difference[rest].min() - 1
 
 
+def test_other_programs_ways_to_say_none_are_understood() -> None:
+    """vLLM's `top_k` of -1, llama.cpp's seed of -1, transformers' `top_p` of 0, signed seeds of OpenAI's API."""
+    assert SamplingOptions(top_k=-1).top_k == 0
+    assert SamplingOptions(seed=-1).seed is None
+    assert SamplingOptions(seed=-2).seed == 2**64 - 2
+    sampler = SamplingOptions(temperature=9.0, top_p=0).sampler()
+    logprobs = mx.log(mx.array([[0.3, 0.4, 0.3]]))
+    assert {sampler(logprobs).item() for _ in range(40)} == {1}
+
+
 def test_bias_is_added() -> None:
     assert processed({"logit_bias": {2: 10.0, 5: -1.0}}, [0]) == [2.0, 1.5, 11.0, 0.0, -1.0, -4.0]
 
@@ -198,9 +210,9 @@ def test_bias_is_added() -> None:
         ({"temperature": float("nan")}, "temperature: expected a number"),
         ({"temperature": float("inf")}, "temperature: expected at least 0, found inf"),
         ({"temperature": "hot"}, "temperature: expected a number, found 'hot'"),
-        ({"top_p": 0}, "top_p: expected above 0 and at most 1, found 0"),
-        ({"top_p": 1.5}, "top_p: expected above 0 and at most 1, found 1.5"),
-        ({"top_k": -1}, "top_k: expected a whole number of at least 0, found -1"),
+        ({"top_p": -0.1}, "top_p: expected at least 0 and at most 1, found -0.1"),
+        ({"top_p": 1.5}, "top_p: expected at least 0 and at most 1, found 1.5"),
+        ({"top_k": -2}, "top_k: expected a whole number of at least -1, found -2"),
         ({"top_k": 2.5}, "top_k: expected a whole number"),
         ({"min_p": 2}, "min_p: expected at least 0 and at most 1, found 2"),
         ({"repetition_penalty": 0}, "repetition_penalty: expected above 0, found 0"),
@@ -209,8 +221,8 @@ def test_bias_is_added() -> None:
         ({"temperature": 10**400}, "temperature: expected at least 0, found 1000"),
         ({"presence_penalty": -(10**400)}, "presence_penalty: expected a finite number, found -1000"),
         ({"seed": True}, "seed: expected a whole number"),
-        ({"seed": -1}, "seed: expected a whole number from 0 to 18446744073709551615, found -1"),
-        ({"seed": 2**64}, "seed: expected a whole number from 0 to .*, found 18446744073709551616"),
+        ({"seed": -(2**63) - 1}, "seed: expected a whole number from -9223372036854775808 to 18446744073709551615"),
+        ({"seed": 2**64}, "seed: expected a whole number from -.* to .*, found 18446744073709551616"),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
@@ -318,5 +330,4 @@ def test_options_are_kept_as_pythons_own_numbers() -> None:
 
 def test_minus_one_in_a_checkpoint_means_all_tokens() -> None:
     assert options_from({"do_sample": True, "top_k": -1}, {}).top_k == 0
-    with pytest.raises(OptionError, match="top_k"):
-        options_from({}, {"top_k": -1})
+    assert options_from({"do_sample": True, "top_k": 5}, {"top_k": -1}).top_k == 0

@@ -267,16 +267,17 @@ def collected(service: GenerationService, prepared: PreparedRequest) -> list[Str
     return asyncio.run(collect())
 
 
-@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("seed", [0, 7, 2**64 - 2, -(2**63)])
 def test_the_answers_of_a_request_have_seeds_in_a_row(box: ModelKit, seed: int) -> None:
     prepared = service_of(box).prepare(GenerationRequest(QUESTION, n=3, options={"seed": seed}))
-    assert [request.options.seed for request in prepared.requests] == [seed, seed + 1, seed + 2]
+    assert [request.options.seed for request in prepared.requests] == [(seed + index) % 2**64 for index in range(3)]
 
 
 def test_without_a_seed_each_request_draws_its_own(box: ModelKit) -> None:
     service = service_of(box)
-    seeds = {service.prepare(GenerationRequest(QUESTION)).requests[0].options.seed for _ in range(3)}
-    assert len(seeds) > 1
+    given: list[dict[str, Any]] = [{}, {}, {"seed": None}, {"seed": -1}, {"seed": -1}]
+    seeds = {service.prepare(GenerationRequest(QUESTION, options=each)).requests[0].options.seed for each in given}
+    assert len(seeds) > 3
     assert None not in seeds
 
 
