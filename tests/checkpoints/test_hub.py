@@ -163,10 +163,10 @@ def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(
     """It would tell others what stands on this machine."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked"))
-    if name == "":
-        assert find_checkpoint(name) == Path()
-        return
-    with pytest.raises(CheckpointError, match="expected an existing directory or a hub id like 'owner/name'"):
+    expected = (
+        "expected an existing directory or a hub id like 'owner/name'" if name else "expected a path, found an empty"
+    )
+    with pytest.raises(CheckpointError, match=expected):
         find_checkpoint(name)
 
 

@@ -231,10 +231,10 @@ def test_rows_with_different_patterns_get_what_each_gets_alone(
 
 
 def test_prompts_of_one_token_in_a_batch_get_what_each_gets_alone(
-    plain: ModelKit, guessing: Load, oracle: Callable[..., None]
+    plain: ModelKit, drafting: Load, oracle: Callable[..., None]
 ) -> None:
     """Of which nothing is read before the batch begins."""
-    kit, prompts = guessing(), [[301], [302]]
+    kit, prompts = drafting(), [[301], [302]]
     options = GREEDY | {"max_tokens": 14, "cache_prompt": False}
     alone = {prompt[0]: plain.generate(prompt, **options) for prompt in prompts}
     oracle(alone, {301: PATTERNS["always"], 302: PATTERNS["every other"]})
