@@ -102,8 +102,8 @@ What the third run does otherwise: before it, the processor took 224 ms to start
 and 33 ms for one over pictures. Everything between attention and the delta rule's states is compiled (`fused` in
 `tools/box/lean.py`: one graph each for all shapes of batches), the states have their gradients written out, and a batch
 of pictures, which takes longer to draw than to learn from, serves twice. Compiling takes a minute on an empty cache,
-before a phase's clock begins. A step over pictures took 26 ms by itself (measured while attention was compiled too, which
-failed at some shapes on the CPU), and 50 in the run, where pictures have to be brought to the GPU meanwhile.
+before a phase's clock begins. A step over pictures took 26 ms by itself (measured while attention was compiled too,
+which failed at some shapes on the CPU), and 50 in the run, where pictures have to be brought to the GPU meanwhile.
 
 ## How often it is right
 
