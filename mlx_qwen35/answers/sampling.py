@@ -56,6 +56,9 @@ class SamplingOptions:
             OpenAI's API, or without. None draws one, and so does -1, as in llama.cpp.
     Raises:
         OptionError: A value is out of range.
+    Source:
+        transformers 5.24, generation/logits_process.py: TopPLogitsWarper keeps the likeliest token for a `top_p` of 0;
+        generation/utils.py: a `top_k` of 0 is none.
     """
 
     temperature: float = 0.0
@@ -140,8 +143,6 @@ def options_from(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Sampl
     }
     if defaults.get("do_sample"):
         chosen.setdefault("temperature", 1.0)
-    if chosen.get("top_k") == -1:  # some programs write "all" so
-        chosen["top_k"] = 0
     chosen.update({name: value for name, value in given.items() if value is not None})
     return SamplingOptions(**chosen)
 

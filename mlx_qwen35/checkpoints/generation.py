@@ -34,12 +34,7 @@ def read_generation_config(path: Path) -> dict[str, Any]:
 
 
 def usable(settings: dict[str, Any], place: str) -> dict[str, Any]:
-    """The settings of a generation_config.json that can be used, others left out with a warning.
-
-    Source:
-        transformers 5.24, generation/logits_process.py: TopPLogitsWarper keeps the most likely token for a `top_p`
-        of 0; generation/utils.py: a `top_k` of 0 is none. A negative one is how vLLM and others write that.
-    """
+    """The settings of a generation_config.json that can be used, others left out with a warning."""
     found = {name: value for name, value in settings.items() if value is not None}
 
     def leave_out(name: str, expected: str) -> None:
@@ -63,11 +58,6 @@ def usable(settings: dict[str, Any], place: str) -> dict[str, Any]:
                 leave_out(name, f"a whole number of at least {least}")
             else:
                 found[name] = whole
-    if found.get("top_k") == -1:
-        found["top_k"] = 0
-    if found.get("top_p") == 0:
-        del found["top_p"]
-        found["top_k"] = 1
     if "eos_token_id" in found:
         ids = found["eos_token_id"] if isinstance(found["eos_token_id"], list) else [found["eos_token_id"]]
         if any(_whole(token) is None for token in ids):

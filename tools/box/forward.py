@@ -45,8 +45,8 @@ class Tower:
         mask = (torch.arange(size, device=frames.device) < lengths[:, None])[:, None, None]
         hidden = functional.linear(pixels, proj.weight.flatten(1), proj.bias) + position
         for block in self.visual.blocks:
-            found = functional.scaled_dot_product_attention(*_look(block, hidden, cos, sin), attn_mask=mask)
-            hidden = _think(block, hidden, found.transpose(1, 2))
+            found = functional.scaled_dot_product_attention(*_block_qkv(block, hidden, cos, sin), attn_mask=mask)
+            hidden = _block_output(block, hidden, found.transpose(1, 2))
         return hidden
 
     def merge(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ def _fits(rows: int, columns: int) -> bool:
 
 
 @fused
-def _look(block: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _block_qkv(block: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Query, key and value of a block of the tower, (N, heads, P, D); hidden (N, P, C), rotary factors (N, P, D)."""
     count, size, _ = hidden.shape
     qkv = block.attn.qkv(block.norm1(hidden)).view(count, size, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -97,7 +97,7 @@ def _look(block: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 
 
 @fused
-def _think(block: Any, hidden: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+def _block_output(block: Any, hidden: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     """The rest of the block, from what its attention found, (N, P, heads, D)."""
     hidden = hidden + block.attn.proj(found.flatten(2))
     seen: torch.Tensor = hidden + block.mlp(block.norm2(hidden))
@@ -134,19 +134,19 @@ def layers_of(model: nn.Module, batch: Tensors, merged: torch.Tensor | None) -> 
     found = []
     for layer in inner.layers:
         if layer.block_type == "linear_attention":
-            *parts, gate = _before(layer, hidden)
-            hidden = _after(layer, hidden, delta_rule(*parts), gate)
+            *parts, gate = _gdn_inputs(layer, hidden)
+            hidden = _gdn_output(layer, hidden, delta_rule(*parts), gate)
         else:
             # Padding stands at the end, where no token looks.
-            query, key, value, gate = ask(layer, hidden, *rotary)
+            query, key, value, gate = attention_qkv(layer, hidden, *rotary)
             attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-            hidden = tell(layer, hidden, attended.transpose(1, 2), gate)
+            hidden = attention_output(layer, hidden, attended.transpose(1, 2), gate)
         found.append(hidden)
     return [*found, inner.norm(hidden)]
 
 
 @fused
-def _before(layer: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _gdn_inputs(layer: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Query, key and value, (B, S, heads, D), the decay's logarithm and beta, (B, S, heads), and the output's gate."""
     mixer, normed = layer.linear_attn, layer.input_layernorm(hidden)
     mixed = causal_convolution(mixer.in_proj_qkv(normed), mixer.conv1d.weight.squeeze(1))
@@ -159,7 +159,7 @@ def _before(layer: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 @fused
-def _after(layer: Any, hidden: torch.Tensor, found: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+def _gdn_output(layer: Any, hidden: torch.Tensor, found: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
     """The rest of a GDN layer, from what the delta rule gave, (B, S, heads, D)."""
     hidden = hidden + layer.linear_attn.out_proj(layer.linear_attn.norm(found, gate).flatten(2))
     rest: torch.Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
@@ -167,7 +167,7 @@ def _after(layer: Any, hidden: torch.Tensor, found: torch.Tensor, gate: torch.Te
 
 
 @fused
-def ask(layer: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def attention_qkv(layer: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Of a layer of full attention query, key and value, (B, heads, S, D), and the output's gate, (B, S, heads * D)."""
     mixer, normed = layer.self_attn, layer.input_layernorm(hidden)
     query, gate = mixer.q_proj(normed).unflatten(-1, (-1, 2 * mixer.head_dim)).chunk(2, -1)
@@ -179,7 +179,7 @@ def ask(layer: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) 
 
 
 @fused
-def tell(layer: Any, hidden: torch.Tensor, found: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+def attention_output(layer: Any, hidden: torch.Tensor, found: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
     """The rest of the layer, from what its attention found, (B, S, heads, D)."""
     hidden = hidden + layer.self_attn.o_proj(found.flatten(2) * gate.sigmoid())
     rest: torch.Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))

@@ -58,13 +58,13 @@ def delta_rule(
         g, beta: (B, S, Hv).
     """
     with torch.autocast(query.device.type, enabled=False):
-        query, key, near, new, old, kept = _within(query, key, value, g, beta)
+        query, key, near, new, old, kept = _chunk_terms(query, key, value, g, beta)
         states, new = States.apply(key, new, old, kept)
-        return _read(query, states, near, new, value)  # type: ignore[no-any-return]
+        return _chunk_outputs(query, states, near, new, value)  # type: ignore[no-any-return]
 
 
 @fused
-def _within(
+def _chunk_terms(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, g: torch.Tensor, beta: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """What can be said of every chunk without the state that it begins with, each (chunks, B * H, ...)."""
@@ -132,7 +132,7 @@ class States(torch.autograd.Function):
 
 
 @fused
-def _read(
+def _chunk_outputs(
     query: torch.Tensor, states: torch.Tensor, near: torch.Tensor, new: torch.Tensor, value: torch.Tensor
 ) -> torch.Tensor:
     """What the queries find in the states and in their own chunks, in value's shape."""

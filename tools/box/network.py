@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5DecoderLayer, Qwen3_5RMSNorm
 
-from tools.box.forward import ask, tell
+from tools.box.forward import attention_output, attention_qkv
 
 HIDDEN = 160
 LAYERS = 8
@@ -89,13 +89,13 @@ class MultiTokenPrediction(nn.Module):
             # Slots in front of the first chain see something, so that no row of scores is empty.
             mask[:depth, 0] = True
             joined = self.fc(torch.cat([embedded, self.pre_fc_norm_hidden(hidden_states)], dim=-1))
-            query, *further, gate = ask(layer, joined, *position_embeddings)
+            query, *further, gate = attention_qkv(layer, joined, *position_embeddings)
             keys.append(further[0])
             values.append(further[1])
             attended = functional.scaled_dot_product_attention(
                 query, torch.cat(keys, 2), torch.cat(values, 2), attn_mask=mask[None, None]
             )
-            found.append(self.norm(tell(layer, joined, attended.transpose(1, 2), gate)))
+            found.append(self.norm(attention_output(layer, joined, attended.transpose(1, 2), gate)))
             hidden_states = found[-1].roll(1, 1)
         return found
 
