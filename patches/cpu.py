@@ -93,14 +93,26 @@ def _weighted_silu(taps: list[mx.array], weights: list[mx.array]) -> mx.array:
     return (total / (1 + _exp_negated(total))).astype(taps[0].dtype)
 
 
-def causal_conv_silu(x: mx.array, weight: mx.array) -> mx.array:
-    """A GDN layer's depthwise convolution over time, and its activation.
+def by_heads(blocks: Sequence[mx.array], heads: Sequence[tuple[int, int]]) -> list[mx.array]:
+    """Pieces (B, some of L, C) to (B, H, L, D) for each of `heads`, (H, D), whose channels lie one behind the other."""
+    found, start = [], 0
+    for count, size in heads:
+        stop = start + count * size
+        parts = [block[..., start:stop].reshape(*block.shape[:2], count, size).swapaxes(1, 2) for block in blocks]
+        found.append(mx.concatenate(parts, axis=2) if len(parts) > 1 else parts[0])
+        start = stop
+    return found
+
+
+def causal_conv_silu(x: mx.array, weight: mx.array, heads: Sequence[tuple[int, int]]) -> list[mx.array]:
+    """A GDN layer's depthwise convolution over time, and its activation, computed in float32.
+
+    What is put together of blocks lies head by head, as the delta rule reads it, so that nothing is moved twice.
 
     Args:
         x: (B, K - 1 + L, C); the first K - 1 are what came before.
         weight: (C, K, 1).
-    Returns:
-        (B, L, C), computed in float32.
+        heads: See `by_heads`.
     Source:
         mlx-lm 0.32.2, models/qwen3_5.py, GatedDeltaNet.__call__: nn.silu(self.conv1d(x)).
     """
@@ -114,7 +126,7 @@ def causal_conv_silu(x: mx.array, weight: mx.array) -> mx.array:
         stop = min(start + block, L)
         taps = [x[:, start + at : stop + at] for at in range(K)]
         blocks.append(_weighted_silu(taps, [tap_weights[:, : stop - start] for tap_weights in weights]))
-    return mx.concatenate(blocks, axis=1)
+    return by_heads(blocks, heads)
 
 
 @partial(mx.compile, shapeless=True)

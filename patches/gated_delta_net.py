@@ -60,11 +60,10 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
         if conv_state is None:
             conv_state = mx.zeros((B, kept, self.conv_dim), dtype=inputs.dtype)
         conv_input = mx.concatenate([conv_state, qkv], axis=1)
-        qkv = self.operations.causal_conv_silu(conv_input, self.conv1d)
-        q, k, v = mx.split(qkv, [self.key_dim, 2 * self.key_dim], axis=-1)
-        q, k = (x.reshape(B, L, self.num_k_heads, self.head_k_dim) for x in (q, k))
+        keys, values = (self.num_k_heads, self.head_k_dim), (self.num_v_heads, self.head_v_dim)
+        q, k, v = self.operations.causal_conv_silu(conv_input, self.conv1d, (keys, keys, values))
         q, k = normalize_qk(q, k, inv_scale=self.head_k_dim**-0.5, eps=1e-6)
-        v = v.reshape(B, L, self.num_v_heads, self.head_v_dim)
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         a, beta = self.in_proj_a(inputs), mx.sigmoid(self.in_proj_b(inputs))
         state = cache[1] if cache is not None else None
         if state is None:

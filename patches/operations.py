@@ -3,6 +3,7 @@
 Patched layers ask one object for it, and do not know the device.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -50,9 +51,16 @@ class Operations:
         """silu(gate) times the RMS norm of x; `norm` is mlx-lm's Qwen3NextRMSNormGated."""
         return norm(x, gate)  # type: ignore[no-any-return]
 
-    def causal_conv_silu(self, x: mx.array, conv1d: nn.Module) -> mx.array:
-        """silu of a depthwise convolution over time: (B, K - 1 + L, C) to (B, L, C)."""
-        return nn.silu(conv1d(x))  # type: ignore[no-any-return]
+    def causal_conv_silu(self, x: mx.array, conv1d: nn.Module, heads: Sequence[tuple[int, int]]) -> list[mx.array]:
+        """silu of a depthwise convolution over time.
+
+        Args:
+            x: (B, K - 1 + L, C); the first K - 1 are what came before.
+            heads: Numbers H of heads and their sizes D, whose channels lie one behind the other and make C.
+        Returns:
+            For each of `heads` (B, H, L, D).
+        """
+        return cpu.by_heads([nn.silu(conv1d(x))], heads)
 
     def gelu_tanh(self, x: mx.array) -> mx.array:
         """The tanh approximation of GELU, any one shape."""
@@ -160,9 +168,9 @@ class CpuOperations(GpuOperations):
         """In float32."""
         return cpu.swiglu(gate, mx.fast.rms_norm(x, norm.weight, norm.eps))
 
-    def causal_conv_silu(self, x: mx.array, conv1d: nn.Module) -> mx.array:
+    def causal_conv_silu(self, x: mx.array, conv1d: nn.Module, heads: Sequence[tuple[int, int]]) -> list[mx.array]:
         """In float32."""
-        return cpu.causal_conv_silu(x, conv1d.weight)
+        return cpu.causal_conv_silu(x, conv1d.weight, heads)
 
     def gelu_tanh(self, x: mx.array) -> mx.array:
         """In float32."""

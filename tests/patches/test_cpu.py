@@ -80,7 +80,8 @@ def test_half_precision_is_rounded_once() -> None:
     weight, taps = normal(24, 4, 1, dtype=mx.bfloat16), normal(2, 103, 24, dtype=mx.bfloat16)
     conv1d = nn.Conv1d(24, 24, 4, groups=24, bias=False)
     conv1d.weight = wide(weight)
-    assert_rounded_once(cpu.causal_conv_silu(taps, weight), nn.silu(conv1d(wide(taps))))
+    (found,) = cpu.causal_conv_silu(taps, weight, [(1, 24)])
+    assert_rounded_once(found[:, 0], nn.silu(conv1d(wide(taps))))
     queries, keys = normal(1, 4, 70, 16, dtype=mx.bfloat16), normal(1, 2, 80, 16, dtype=mx.bfloat16)
     expected = mx.fast.scaled_dot_product_attention(wide(queries), wide(keys), wide(keys), scale=0.3)
     assert_rounded_once(cpu.attention(queries, keys, keys, scale=0.3, mask=None), expected)
@@ -97,11 +98,18 @@ def test_what_is_gated_decides_the_type(x_type: mx.Dtype, gate_type: mx.Dtype) -
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("length", [1, 2, 33])
 def test_convolution(dtype: mx.Dtype, length: int) -> None:
-    """Oracle: MLX's conv1d and silu."""
+    """Oracle: MLX's conv1d and silu; head by head, of different sizes."""
     conv1d = nn.Conv1d(24, 24, 4, groups=24, bias=False)
     weight, x = normal(24, 4, 1, dtype=dtype), normal(2, 3 + length, 24, dtype=dtype)
     conv1d.weight = wide(weight)
-    assert_close(cpu.causal_conv_silu(x, weight), nn.silu(conv1d(wide(x))), dtype)
+    heads, expected = [(2, 4), (4, 3), (1, 4)], nn.silu(conv1d(wide(x)))
+
+    def whole(parts: list[mx.array]) -> mx.array:
+        assert [part.shape for part in parts] == [(2, count, length, size) for count, size in heads]
+        return mx.concatenate([part.swapaxes(1, 2).reshape(2, length, -1) for part in parts], axis=-1)
+
+    assert_close(whole(cpu.causal_conv_silu(x, weight, heads)), expected, dtype)
+    assert mx.array_equal(whole(UPSTREAM.causal_conv_silu(wide(x), conv1d, heads)), expected)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
