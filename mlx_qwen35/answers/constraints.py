@@ -208,4 +208,6 @@ def control_id(tokenizer: Tokenizer, token: str) -> int:
 
 def error_message(error: str) -> str:
     """What llguidance says, without the place in a grammar that no caller has seen."""
-    return " ".join(_GRAMMAR_TEXT.sub("", error).split())
+    text = " ".join(_GRAMMAR_TEXT.sub("", error).split())
+    # An option of llguidance's that no caller has.
+    return text.replace("Enable 'coerce_one_of' option to approximate oneOf with anyOf", "Send anyOf in its place")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -89,7 +90,7 @@ def parse_body(raw: bytes, model: type[B]) -> B:
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
     # Of the alternatives of one value, those that came furthest say what is wrong.
-    places = [(_place(problem["loc"], data), problem["msg"]) for problem in found]
+    places = [(_place(problem["loc"], data, problem["type"] == "missing"), problem["msg"]) for problem in found]
     told: dict[str, str] = {}
     for place, message in sorted(places, key=lambda problem: -problem[0].count(".")):
         if not any(f"{other}.".startswith(f"{place}.") for other in told):
@@ -98,16 +99,16 @@ def parse_body(raw: bytes, model: type[B]) -> B:
     raise invalid_request("; ".join(lines), next(iter(told)) or None)
 
 
-def _place(location: Sequence[str | int], data: Any) -> str:
-    """The path of a wrong value: pydantic's, without its names for the alternatives of a union."""
+def _place(location: Sequence[str | int], data: Any, missing: bool) -> str:
+    """The path of a wrong value, or of a missing field: pydantic's, without its names for a union's alternatives."""
     path: list[str] = []
     node = data
     for at, part in enumerate(location):
         if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
             path.append(str(part))
             node = node[part]  # type: ignore[index]
-        elif at == len(location) - 1 and isinstance(node, dict) and isinstance(part, str) and part.isidentifier():
-            path.append(part)  # a field that is missing
+        elif missing and at == len(location) - 1 and isinstance(node, dict) and isinstance(part, str):
+            path.append(part)
     return ".".join(path)
 
 
@@ -121,7 +122,7 @@ def read_json(raw: bytes) -> Any:
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_SEPARATORS:
         raise invalid_request(f"body: expected at most {MAX_SEPARATORS} values, found more")
     try:
-        data = json.loads(raw)
+        data = json.loads(raw, parse_float=_finite, parse_constant=_no_number)
         if b"\\ud" in raw or b"\\uD" in raw:
             # An escaped half of a surrogate pair, which cannot be encoded again.
             json.dumps(data, ensure_ascii=False).encode()
@@ -141,6 +142,19 @@ def read_json(raw: bytes) -> Any:
         if isinstance(node, list):
             pending += [(child, level + 1) for child in node if isinstance(child, list | dict)]
     return data
+
+
+def _finite(text: str) -> float:
+    """A number that can be written again: JSON has no infinity, and bodies of /v1/responses hold what was sent."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{shorten(text)} is beyond the largest number, 1.8e308")
+    return value
+
+
+def _no_number(text: str) -> None:
+    """NaN, Infinity and -Infinity are no JSON, though Python reads and writes them."""
+    raise ValueError(f"{text} is no JSON")
 
 
 def _too_deep() -> ApiError:

@@ -581,6 +581,7 @@ def test_a_budget_and_a_grammar(tokenizer: Tokenizer, grammars: Grammars, budget
         ({"type": "object", "properties": {"a": {"not": {}}}}, "not"),
         ({"type": "string", "format": "shoe"}, "Unknown format: shoe"),
         ({"type": "string", "pattern": "(?=a)"}, "look-around"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf constraints are not supported. Send anyOf"),
         ({"$ref": "#/$defs/none"}, "/$defs/none"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "Unsatisfiable"),
         ({"const": {1, 2}}, "not JSON serializable"),

@@ -55,6 +55,10 @@ def nested(levels: int, opening: str = "[", closing: str = "]") -> bytes:
         (b"\xff\xfe{", "expected a JSON object"),
         (b"", "expected a JSON object"),
         (b"{} {}", "expected a JSON object"),
+        (b'{"a": NaN}', "NaN is no JSON"),
+        (b"[-Infinity]", "-Infinity is no JSON"),
+        (b"[123.456e78901]", "123.456e78901 is beyond the largest number"),
+        (b"[-1e400]", "-1e400 is beyond the largest number"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
@@ -102,6 +106,13 @@ def test_of_many_wrong_fields_the_first_few_are_told() -> None:
     with pytest.raises(ApiError) as caught:
         parse_body(json.dumps(body).encode(), ChatCompletionRequest)
     assert str(caught.value).count("; ") == MAX_PROBLEMS - 1
+
+
+def test_the_place_of_a_wrong_value_has_no_name_of_an_alternative() -> None:
+    with pytest.raises(ApiError, match=r"^messages\.0\.content: input should be a valid string"):
+        parse_body(b'{"model": "x", "messages": [{"role": "user", "content": {"a": 1}}]}', ChatCompletionRequest)
+    with pytest.raises(ApiError, match=r"^messages\.0\.role: field required"):
+        parse_body(b'{"model": "x", "messages": [{"content": "a"}]}', ChatCompletionRequest)
 
 
 @pytest.mark.parametrize("pieces", [[b"ab", b"cd"], [b"ab", b"cd", b"e"]])
