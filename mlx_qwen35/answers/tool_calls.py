@@ -122,13 +122,20 @@ class ToolCallParser:
         self._text_begun = False
         self._after_call = False
         self._may_end_call = False
+        self._cut_off = False
 
     def add(self, text: str) -> Parsed:
         """What more text gives; pieces may be cut anywhere."""
         return self._take(text, last=False)
 
-    def close(self) -> Parsed:
-        """The rest, when the answer has ended; no text may follow."""
+    def close(self, *, cut_off: bool = False) -> Parsed:
+        """The rest, when the answer has ended; no text may follow.
+
+        Args:
+            cut_off: Whether the model would have gone on. The end completes no call then, which stays text: its
+                arguments would be other ones than the model was about to give.
+        """
+        self._cut_off = cut_off
         return self._take("", last=True)
 
     def _take(self, text: str, *, last: bool) -> Parsed:
@@ -169,6 +176,10 @@ class ToolCallParser:
     def _read(self, token: _Token) -> None:
         if not self._raw:
             self._read_text(token)
+            return
+        if token.kind == _END and self._cut_off and not (self._reader and self._reader.closed):
+            self._raw.append(token.raw)
+            self._leave(None)
             return
         used = self._reader.read(token) if self._reader else self._read_opening(token)
         self._raw.append(token.raw[:used])
@@ -251,6 +262,11 @@ class _Function:
         self._marker = ""
         self._after_marker: list[str] = []
         self._depth = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether its end has come, if nothing more does."""
+        return self._marker in (_END_FUNCTION, _END_CALL)
 
     def read(self, token: _Token) -> int | None:
         if not self._key:

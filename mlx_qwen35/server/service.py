@@ -279,7 +279,8 @@ class _Answer:
             parsed = self._parser.add(text)
             text, calls = parsed.text, list(parsed.calls)
             if chunk.finish_reason is not None:
-                rest = self._parser.close()
+                cut_off = chunk.finish_reason == "length" or chunk.stop_string is not None
+                rest = self._parser.close(cut_off=cut_off)
                 text, calls = text + rest.text, calls + list(rest.calls)
         if not self._parallel:
             # The first one ends the answer.

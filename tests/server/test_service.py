@@ -330,6 +330,16 @@ def test_a_call_that_the_end_completes_is_one(box: ModelKit) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_call_that_is_cut_off_is_none(box: ModelKit, parallel: bool) -> None:
+    """A client would run it, with half of a value."""
+    text = CALL.format("Rome").partition("me")[0]
+    settings = {"tools": [WEATHER], "parallel_tool_calls": parallel}
+    assert read(replies(box, script(text, "", reason="length"), **settings)) == (text, "", [], "length")
+    chunks = [*script(text)[:-1], GenerationChunk("", "", 1, finish_reason="stop", stop_string="me")]
+    assert read(replies(box, chunks, **settings))[2:] == ([], "stop")
+
+
 def test_nothing_is_told_of_an_answer_that_has_ended(box: ModelKit) -> None:
     """It may still run behind its only call, and is cancelled then; another answer goes on."""
     call, rest = CALL.format("Rome"), [GenerationChunk("more", "", 2), GenerationCancelled("cancelled")]
