@@ -42,7 +42,8 @@ class AnimationClip(StillClip):
         for _ in self._walk(image, check):
             shown = float(image.info.get("duration") or 0)
             durations.append(shown if shown > SHORTEST_MS else INSTEAD_MS)
-        if len(durations) < 2:
+        # What is refused as an image for its second frame must be a video, even if that frame is the only one to show.
+        if len(durations) < 2 and not (durations and getattr(image, "is_animated", False)):
             raise MediaError(f"{place}: {label}: expected a video, found a still picture; send it as an image")
         times, passed = [], 0.0
         for shown in durations:

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 
 def is_array(value: Any) -> bool:
-    """Whether a value is an array of some library, rather than a list or a buffer of bytes."""
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    """Whether a value is an array of some library, rather than a list, a buffer of bytes, or a text out of an array."""
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, str | bytes)
 
 
 def to_numpy(value: Any) -> NDArray[Any] | None:

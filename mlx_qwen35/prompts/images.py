@@ -39,6 +39,11 @@ _OPTIONAL_FORMATS = {"AVIF": ("AVIF", "PIL.AvifImagePlugin"), "HEIC": ("HEIF", "
 # allows; no smaller than this many times what the model sees, in each direction.
 FULL_SIZE_PIXELS = 2**26
 REDUCED_OVERSAMPLING = 2
+# Those that are read as videos too.
+_ANIMATED = ("GIF", "PNG", "WEBP")
+# Smaller copies in a TIFF file, each of a quarter of the one before it, and a mask for each.
+_MAX_COPIES = 64
+_NEW_SUBFILE_TYPE = 254
 _FILTERS = threading.Lock()
 
 
@@ -179,22 +184,51 @@ def _upright(image: "Image", place: str, label: str) -> "Image":
     if not width or not height:
         raise MediaError(f"{place}: {label}: expected an image, found {width} x {height} pixels")
     try:
-        # A phone's JPEG or HEIC may carry a second image (MPO); the first one is the photograph.
-        animated = image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False)
-        if not animated:
+        further = _further_pictures(image)
+        if further is None:
             image.load()
             image = ImageOps.exif_transpose(image)
     except MemoryError:
         raise
     except Exception as error:  # a decoder's plug-in raises what it likes
         raise _damaged(error, place, label) from error
-    if animated:
-        # Not how many: counting the frames of a file can take as long as whoever made it likes.
-        raise MediaError(
-            f"{place}: {label}: expected a still image, found an animation; "
-            "send it as a video, or save the frame you mean as an image of its own"
-        )
+    if further is not None:
+        raise MediaError(f"{place}: {label}: expected a still image, found {further}")
     return image
+
+
+def _further_pictures(image: "Image") -> str | None:
+    """What else a file holds that its first picture does not stand for, and what to do about it; None for nothing."""
+    # A phone's JPEG or HEIC may carry a second image (MPO); the first one is the photograph.
+    if image.format in ("MPO", "HEIF") or not getattr(image, "is_animated", False):
+        return None
+    if image.format == "TIFF":
+        if not _has_pages(image):
+            return None
+        return "one of several pages; save the page you mean as an image of its own"
+    # Not how many: counting the frames of a file can take as long as whoever made it likes.
+    if image.format in _ANIMATED:
+        return "an animation; send it as a video, or save the frame you mean as an image of its own"
+    return "an animation; save the frame you mean as an image of its own"
+
+
+def _has_pages(image: "Image") -> bool:
+    """Whether a TIFF file holds more than its first picture, smaller copies of it, and masks of what is transparent.
+
+    Source: TIFF 6.0, NewSubfileType, whose bits 0 and 2 say that a picture is one of those.
+    """
+    shown = image.tell()
+    try:
+        for number in range(1, _MAX_COPIES + 1):
+            image.seek(number)
+            kind = getattr(image, "tag_v2", {}).get(_NEW_SUBFILE_TYPE, 0)
+            if not (isinstance(kind, int) and kind & 0b101):
+                return True
+    except EOFError:
+        return False
+    finally:
+        image.seek(shown)
+    return True
 
 
 def read_image_bytes(source: Any, place: str) -> tuple[bytes, str]:

@@ -10,6 +10,7 @@ from PIL import Image
 from mlx_qwen35.errors import MediaError
 from mlx_qwen35.prompts import animations
 from mlx_qwen35.prompts.animations import AnimationClip
+from mlx_qwen35.prompts.images import open_image
 from tests.prompts.clips import HEIGHT, WIDTH, animated, near, pictures, shades, still
 
 
@@ -70,6 +71,16 @@ def test_the_picture_for_those_who_see_no_animation_is_no_frame() -> None:
     clip = opened(data)
     assert clip.times == pytest.approx([0, 0.1, 0.2])
     assert near(shades(frames_of(clip, [0, 1, 2])), [0, 1, 2])
+
+
+def test_an_animation_of_one_frame_is_a_video() -> None:
+    """Behind a picture for those who see no animation: as an image it is refused, for it is two."""
+    data = animated([Image.new("RGB", (WIDTH, HEIGHT), "red"), *pictures(1)], "PNG", 100, default_image=True)
+    with pytest.raises(MediaError, match="found an animation; send it as a video"):
+        open_image(data, "image")
+    clip = opened(data)
+    assert clip.times == [0]
+    assert near(shades(frames_of(clip, [0])), [0])
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])

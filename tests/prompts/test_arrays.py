@@ -1,6 +1,7 @@
 """Pictures and token ids in whatever a caller has them: arrays of any library, buffers, open files."""
 
 import io
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ BUFFERS: dict[str, Callable[[Path], Any]] = {
     "an open file": lambda path: path.open("rb"),
     "an unbuffered file": lambda path: path.open("rb", buffering=0),
     "bytearray": lambda path: bytearray(path.read_bytes()),
+    "a path out of numpy's array": lambda path: np.array([str(path)])[0],
+    "a data: URL out of numpy's array": lambda path: np.array(
+        ["data:;base64," + b64encode(path.read_bytes()).decode()]
+    )[0],
 }
 
 

@@ -319,6 +319,40 @@ def test_a_phone_s_second_picture_is_no_animation(preprocessor: ImagePreprocesso
     assert preprocessor(data).content_hash == preprocessor(encoded(image, "JPEG")).content_hash
 
 
+@pytest.mark.parametrize("kinds", [[1], [1, 1], [4], [1, 5]], ids=["smaller", "two smaller", "a mask", "its mask"])
+def test_a_tiff_file_may_hold_smaller_copies_and_masks(preprocessor: ImagePreprocessor, kinds: list[int]) -> None:
+    """As scanners, maps and slides have it; the picture before them is the whole."""
+    image = noise(96, 64)
+    data = tiff(image, *kinds)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert getattr(opened, "is_animated", False)
+        assert preprocessor(opened).content_hash == preprocessor(image).content_hash
+    assert preprocessor(data).content_hash == preprocessor(image).content_hash
+
+
+@pytest.mark.parametrize("kinds", [[0], [2], [1, 0]])
+def test_a_tiff_file_of_several_pages_is_told_so(preprocessor: ImagePreprocessor, kinds: list[int]) -> None:
+    """It is no video, and would be refused as one with the advice to send it as an image."""
+    with pytest.raises(MediaError, match=r"found one of several pages; save the page you mean as an image of its own$"):
+        preprocessor(tiff(noise(96, 64), *kinds))
+
+
+def test_an_animation_that_is_no_video_here_is_not_sent_back_and_forth(preprocessor: ImagePreprocessor) -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    data = encoded(noise(32, 32), "AVIF", save_all=True, append_images=[noise(32, 32, seed=1)])
+    with pytest.raises(MediaError, match="found an animation; save the frame you mean as an image of its own$"):
+        preprocessor(data)
+
+
+def tiff(image: Image.Image, *kinds: int) -> bytes:
+    """A picture in a file with further ones, whose NewSubfileType is given."""
+    further = [noise(48, 32, seed=number) for number, _ in enumerate(kinds)]
+    for picture, kind in zip(further, kinds, strict=True):
+        picture.encoderinfo = {"tiffinfo": {254: kind}}
+    return encoded(image, "TIFF", save_all=True, append_images=further)
+
+
 def test_wrapped_base64_is_read(preprocessor: ImagePreprocessor) -> None:
     data = encoded(noise(64, 64))
     wrapped = base64.encodebytes(data).decode()
