@@ -24,6 +24,8 @@ _PREFIXES = (
     ("model.language_model.visual.", "vision_tower."),
     ("model.vision_tower.", "vision_tower."),
     ("visual.", "vision_tower."),
+    # transformers' model without its head, as `AutoModel` saves it.
+    *((f"language_model.{part}", f"language_model.model.{part}") for part in ("embed_tokens.", "layers.", "norm.")),
     ("language_model.", "language_model."),
     ("vision_tower.", "vision_tower."),
     ("mtp.", "mtp."),

@@ -36,6 +36,10 @@ def equal(one: dict[str, mx.array], other: dict[str, mx.array]) -> bool:
         ("language_model.model.mtp.norm.weight", "mtp.norm.weight"),
         ("model.language_model.mtp.layers.0.mlp.up_proj.weight", "mtp.layers.0.mlp.up_proj.weight"),
         ("visual.merger.norm.bias", "vision_tower.merger.norm.bias"),
+        # As transformers' AutoModel saves the model without its head.
+        ("language_model.layers.0.mlp.up_proj.weight", "language_model.model.layers.0.mlp.up_proj.weight"),
+        ("language_model.embed_tokens.weight", "language_model.model.embed_tokens.weight"),
+        ("language_model.norm.weight", "language_model.model.norm.weight"),
         ("model.language_model.visual.merger.norm.bias", "vision_tower.merger.norm.bias"),
         ("model.vision_tower.merger.norm.bias", "vision_tower.merger.norm.bias"),
         # Of a head in a file of its own.
