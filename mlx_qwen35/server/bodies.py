@@ -89,7 +89,7 @@ def parse_body(raw: bytes, model: type[B]) -> B:
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
     # Of the alternatives of one value, those that came furthest say what is wrong.
-    places = [(_place(problem["loc"], data), problem["msg"]) for problem in found]
+    places = [(_place(problem["loc"], data, problem["type"]), problem["msg"]) for problem in found]
     told: dict[str, str] = {}
     for place, message in sorted(places, key=lambda problem: -problem[0].count(".")):
         if not any(f"{other}.".startswith(f"{place}.") for other in told):
@@ -98,7 +98,7 @@ def parse_body(raw: bytes, model: type[B]) -> B:
     raise invalid_request("; ".join(lines), next(iter(told)) or None)
 
 
-def _place(location: Sequence[str | int], data: Any) -> str:
+def _place(location: Sequence[str | int], data: Any, kind: str) -> str:
     """The path of a wrong value: pydantic's, without its names for the alternatives of a union."""
     path: list[str] = []
     node = data
@@ -106,8 +106,8 @@ def _place(location: Sequence[str | int], data: Any) -> str:
         if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
             path.append(str(part))
             node = node[part]  # type: ignore[index]
-        elif at == len(location) - 1 and isinstance(node, dict) and isinstance(part, str) and part.isidentifier():
-            path.append(part)  # a field that is missing
+        elif at == len(location) - 1 and kind == "missing":
+            path.append(str(part))
     return ".".join(path)
 
 
