@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from mlx_qwen35 import Engine, __version__
 from mlx_qwen35.errors import Qwen35Error
+from mlx_qwen35.paths import shorten
 from mlx_qwen35.server.bodies import BodyReader
 from mlx_qwen35.server.connections import BoundedConnection
 from mlx_qwen35.server.guard import Guard
@@ -41,6 +42,8 @@ from mlx_qwen35.server.wire import (
 
 COUNT_PATH = "/v1/messages/count_tokens"
 UNUSED_HEADER = "X-Unused-Fields"
+# What is wrong most often where a path is.
+BASE_URLS = "the base URL of OpenAI's clients ends with /v1, that of Anthropic's does not"
 # Of a request, in the header.
 MAX_NAMED = 30
 _NO_CONTROL = dict.fromkeys((*range(32), 127), "?")
@@ -230,8 +233,10 @@ async def _tell(request: Request, error: Exception) -> Response:
 async def _tell_no_route(request: Request, error: Exception) -> Response:
     """Starlette's own refusals: no such path, or not with this method."""
     assert isinstance(error, HTTPException)
-    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-    return error_response(ApiError(error.status_code, kind, str(error.detail)), request.url.path)
+    if error.status_code == 404:
+        message = f"no such path: {shorten(request.url.path)}; {BASE_URLS}"
+        return error_response(ApiError(404, "not_found_error", message), request.url.path)
+    return error_response(ApiError(error.status_code, "invalid_request_error", str(error.detail)), request.url.path)
 
 
 async def _tell_nobody(request: Request, error: Exception) -> Response:

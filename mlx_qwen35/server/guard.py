@@ -22,6 +22,8 @@ OPEN_PATHS = (*page_files.PATHS, "/health")
 NO_ROUTE = "other"
 # Names that nobody can register: of this machine, of its network, and of what runs beside it in containers.
 LOCAL_NAMES = ("localhost", "local", "internal")
+# Answered without /v1 too, as by mlx-lm's and mlx-vlm's servers: clients are told an address with or without it.
+UNVERSIONED = ("/chat/completions", "/responses", "/messages", "/models")
 # What the routes take from a page of an origin that is let in, and for how many seconds a browser may remember that.
 METHODS = "GET, POST, DELETE, OPTIONS"
 MAX_AGE = 7200
@@ -41,6 +43,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = with_version(scope)
         label, status = route_label(self._routes, scope), 0
         refusal = self._foreign(scope)
         origin = None if refusal else self._let_in(scope)
@@ -116,6 +119,14 @@ class Guard:
         bearer = headers.get(b"authorization", b"")
         given = bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
         return hmac.compare_digest(given, key.encode())
+
+
+def with_version(scope: Scope) -> Scope:
+    """A request of a path that lacks its /v1, with it."""
+    path = scope["path"]
+    if any(f"{path}/".startswith(f"{known}/") for known in UNVERSIONED):
+        return {**scope, "path": f"/v1{path}", "raw_path": b"/v1" + scope.get("raw_path", path.encode())}
+    return scope
 
 
 def origins_of(scope: Scope) -> list[bytes]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Discriminator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field
 
 from mlx_qwen35.errors import EngineFullError, GenerationCancelled, KitClosedError, Qwen35Error
 from mlx_qwen35.paths import shorten
@@ -108,6 +108,14 @@ def unused_fields(body: WireObject) -> list[Unused]:
 T = TypeVar("T")
 # A list of a body: its first wrong item is enough to refuse it, and there may be many.
 Items = Annotated[list[T], Field(fail_fast=True)]
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# An integer as JSON's numbers have it: programs whose numbers are all floats (Gson, Lua) write 20.0.
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class ApiError(Exception):

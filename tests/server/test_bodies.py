@@ -143,6 +143,13 @@ def test_the_first_wrong_message_is_named() -> None:
     assert "messages.3" not in str(caught.value)
 
 
+def test_a_wrong_place_has_no_name_of_an_alternative() -> None:
+    messages = [{"role": "user", "content": {"n": 3}}]
+    with pytest.raises(ApiError) as caught:
+        parse_body(json.dumps({"messages": messages}).encode(), ChatCompletionRequest)
+    assert caught.value.param == "messages.0.content"
+
+
 def test_a_body_has_to_be_there_in_time(box: ModelKit) -> None:
     with serving(box, body_seconds=0.3) as running:
         host, port = urlsplit(running.url).netloc.split(":")

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_qwen35 import Engine, ModelKit
 from mlx_qwen35.server.app import make_app
-from mlx_qwen35.server.guard import Guard, is_own_host, is_same_origin
+from mlx_qwen35.server.guard import Guard, is_own_host, is_same_origin, with_version
 from mlx_qwen35.server.metrics import Metrics
 from mlx_qwen35.server.settings import Settings
 from tests.server.clients import SPELL, asgi, asgi_messages, logging_of, raw
@@ -285,6 +285,17 @@ def test_a_star_lets_in_every_page_under_a_name_of_this_server(server: Running) 
     assert answer(app, "GET", "/v1/models", {"origin": "null"})[1]["access-control-allow-origin"] == "null"
     assert answer(app, "OPTIONS", CHAT, {"origin": PAGE, **PREFLIGHT})[0] == 204
     assert answer(app, "GET", "/v1/models", {"origin": PAGE, "host": "evil.example"})[0] == 403
+
+
+def test_paths_of_clients_may_lack_their_version() -> None:
+    for path, found in (
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/models/box", "/v1/models/box"),
+        ("/v1/models", "/v1/models"),
+        ("/modelsx", "/modelsx"),
+        ("/", "/"),
+    ):
+        assert with_version({"type": "http", "path": path})["path"] == found
 
 
 def test_without_origins_no_header_speaks_of_them(guarded: ASGIApp) -> None:

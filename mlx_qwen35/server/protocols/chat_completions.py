@@ -30,7 +30,7 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
     token_logprob,
 )
-from mlx_qwen35.server.wire import Items, WireObject, invalid_request, sse
+from mlx_qwen35.server.wire import Items, Whole, WireObject, invalid_request, sse
 
 
 class Message(WireObject):
@@ -84,13 +84,13 @@ class ChatCompletionRequest(SamplingFields):
     tool_choice: Literal["auto", "none", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: Whole | None = None
+    max_completion_tokens: Whole | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: Whole | None = Field(None, ge=0, le=20)
     reasoning_effort: EffortName | None = None
     enable_thinking: bool | None = None
-    thinking_budget: int | None = Field(None, ge=0)
+    thinking_budget: Whole | None = Field(None, ge=0)
     chat_template_kwargs: dict[str, JsonValue] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False

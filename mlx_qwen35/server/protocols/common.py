@@ -13,7 +13,7 @@ from mlx_qwen35.answers.tool_calls import ToolCall
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.server.generation import ProgressEvent, Usage
 from mlx_qwen35.server.protocols.base import GenerationBody
-from mlx_qwen35.server.wire import ApiError, Items, WireObject, invalid_request
+from mlx_qwen35.server.wire import ApiError, Items, Whole, WireObject, invalid_request
 
 # Labels, and services that are not here.
 LABELS = frozenset({
@@ -26,6 +26,7 @@ ELSEWHERE = {
         "send response_format with a JSON schema",
     ),
     **dict.fromkeys(("stop_token_ids", "bad_words"), "send stop or logit_bias"),
+    **dict.fromkeys(("adapters", "adapter_path"), "start the server with --adapter-path"),
     **dict.fromkeys(("min_tokens", "ignore_eos", "use_beam_search", "best_of", "echo", "suffix"), "not supported"),
 }
 # JSON has no infinity; OpenAI writes this for what cannot come.
@@ -54,16 +55,16 @@ class SamplingFields(GenerationBody):
     """What chat and plain completions have in common."""
 
     stream_options: StreamOptions | None = None
-    n: int | None = Field(None, ge=1, le=16)
+    n: Whole | None = Field(None, ge=1, le=16)
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Whole | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    seed: int | None = None
+    seed: Whole | None = None
     stop: str | Items[str] | None = None
 
     @property
@@ -86,7 +87,10 @@ class SamplingFields(GenerationBody):
             "presence_penalty",
             "frequency_penalty",
         )
-        options = {name: getattr(self, name) for name in (*names, "seed", "stop")}
+        options = {name: getattr(self, name) for name in (*names, "seed")}
+        # A form's empty field comes along as an empty text, at which nothing can stop.
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop
+        options["stop"] = stop and [text for text in stop if text]
         if self.logit_bias is not None:
             if not all(token.isascii() and token.isdigit() and len(token) < 12 for token in self.logit_bias):
                 raise invalid_request("logit_bias: expected token ids as keys", "logit_bias")

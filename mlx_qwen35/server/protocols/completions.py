@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
 )
 from mlx_qwen35.server.service import PreparedRequest
-from mlx_qwen35.server.wire import Items, invalid_request, sse
+from mlx_qwen35.server.wire import Items, Whole, invalid_request, sse
 
 MAX_PROMPTS = 16
 
@@ -32,8 +32,9 @@ class CompletionRequest(SamplingFields):
 
     best_of: Literal[1] | None = None
     prompt: str | Items[str] | Items[int] | Items[Items[int]]
-    max_tokens: int | None = 16
-    logprobs: int | None = Field(None, ge=0, le=20)
+    max_tokens: Whole | None = 16
+    # mlx-lm's server has a bool here.
+    logprobs: Annotated[Whole, Field(ge=0, le=20)] | Literal[False] | None = None
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`."""
@@ -41,11 +42,13 @@ class CompletionRequest(SamplingFields):
         options = {
             **self.sampling(),
             "max_tokens": self.max_tokens,
-            "logprobs": self.logprobs is not None,
+            "logprobs": self.logprobs is not None and self.logprobs is not False,
             "top_logprobs": self.logprobs or 0,
         }
         prompts = self.prompt if several else [self.prompt]
-        if not 0 < len(prompts) <= MAX_PROMPTS or not self.prompt:
+        if self.prompt == "":
+            raise invalid_request("prompt: expected some text, found none: there is no token to begin with", "prompt")
+        if not 0 < len(prompts) <= MAX_PROMPTS:
             raise invalid_request(f"prompt: expected 1 to {MAX_PROMPTS} prompts", "prompt")
         return [GenerationRequest(prompt=prompt, n=self.n or 1, options=options) for prompt in prompts]
 

@@ -20,7 +20,7 @@ from mlx_qwen35.server.generation import (
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody, PromptBody
 from mlx_qwen35.server.protocols.common import arguments_json, function_tool, new_id
 from mlx_qwen35.server.protocols.message_blocks import Message, TextBlock, ends_in_an_answer, is_changing, messages_of
-from mlx_qwen35.server.wire import ApiError, HostedTool, Items, WireObject, invalid_request, kind_of, sse
+from mlx_qwen35.server.wire import ApiError, HostedTool, Items, Whole, WireObject, invalid_request, kind_of, sse
 
 
 class OwnTool(WireObject):
@@ -56,7 +56,7 @@ class Thinking(WireObject):
     without_effect: ClassVar = frozenset({"display"})
 
     type: Literal["enabled", "adaptive", "disabled"]
-    budget_tokens: int | None = Field(default=None, ge=0)
+    budget_tokens: Whole | None = Field(default=None, ge=0)
 
 
 class JsonFormat(WireObject):
@@ -130,11 +130,11 @@ class CountRequest(PromptBody):
 class MessagesRequest(CountRequest, GenerationBody):
     """The body of a request."""
 
-    max_tokens: int
+    max_tokens: Whole
     stop_sequences: Items[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Whole | None = None
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""

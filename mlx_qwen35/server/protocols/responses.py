@@ -28,7 +28,7 @@ from mlx_qwen35.server.protocols.common import (
 from mlx_qwen35.server.protocols.response_items import Item, MessageItem, as_json, messages_of, resolved, sealed
 from mlx_qwen35.server.protocols.response_tools import NamedTool, Tool, call_item, choose, functions_of
 from mlx_qwen35.server.stored import StoredResponse, StoredResponses
-from mlx_qwen35.server.wire import ApiError, Items, WireObject, invalid_request, sse
+from mlx_qwen35.server.wire import ApiError, Items, Whole, WireObject, invalid_request, sse
 
 _LOGPROBS_ELSEWHERE = "use /v1/chat/completions, which has them"
 
@@ -84,7 +84,7 @@ class ResponsesRequest(GenerationBody):
     reasoning: Reasoning | None = None
     include: Items[str] | None = None
     metadata: dict[str, JsonValue] | None = None
-    max_output_tokens: int | None = None
+    max_output_tokens: Whole | None = None
     temperature: float | None = None
     top_p: float | None = None
 

@@ -8,6 +8,7 @@ import pytest
 from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.answers.tool_calls import ToolCall
 from mlx_qwen35.server.generation import Usage
+from mlx_qwen35.server.protocols.chat_completions import ChatCompletionRequest
 from mlx_qwen35.server.protocols.common import (
     SamplingFields,
     arguments_json,
@@ -19,7 +20,7 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
     token_logprob,
 )
-from mlx_qwen35.server.wire import ApiError
+from mlx_qwen35.server.wire import ApiError, unused_fields
 from tests.server.protocols.events import CALL, CALL_JSON, NOW, Numbers, id_of, progress
 
 SAMPLING = {
@@ -31,6 +32,23 @@ SAMPLING = {
 def test_sampling_fields_are_the_kits_options() -> None:
     assert SamplingFields.model_validate(SAMPLING).sampling() == SAMPLING
     assert SamplingFields().sampling() == dict.fromkeys(SAMPLING)
+
+
+def test_an_empty_stop_is_none() -> None:
+    for given, stop in (("", []), ([""], []), (["", "a"], ["a"]), ("a", ["a"]), ([], [])):
+        assert (SamplingFields.model_validate({"stop": given}).sampling()["stop"] or []) == stop
+
+
+def test_a_whole_number_may_be_written_as_a_float() -> None:
+    assert SamplingFields.model_validate({"top_k": 20.0, "seed": 3.0}).sampling()["top_k"] == 20
+    with pytest.raises(ValueError, match="top_k"):
+        SamplingFields.model_validate({"top_k": 20.5})
+
+
+def test_another_adapter_is_refused() -> None:
+    for name in ("adapters", "adapter_path"):
+        with pytest.raises(ApiError, match=f"^{name}: expected none: start the server with --adapter-path"):
+            unused_fields(ChatCompletionRequest.model_validate({"messages": [{"role": "user"}], name: "here"}))
 
 
 def test_a_bias_has_token_ids_for_keys() -> None:

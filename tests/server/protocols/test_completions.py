@@ -53,7 +53,17 @@ def test_prompts_are_texts_or_token_ids(prompt: Any, prompts: list[Any]) -> None
     assert [found.prompt for found in translated(prompt)] == prompts
 
 
-@pytest.mark.parametrize("prompt", ["", [], ["a"] * 17, [[1]] * 17])
+def test_an_empty_prompt_is_refused_for_what_it_is() -> None:
+    with pytest.raises(ApiError, match="^prompt: expected some text, found none") as error:
+        translated("")
+    assert (error.value.status, error.value.param) == (400, "prompt")
+
+
+def test_log_probabilities_that_are_not_wanted() -> None:
+    assert translated("hi", logprobs=False)[0].options["logprobs"] is False
+
+
+@pytest.mark.parametrize("prompt", [[], ["a"] * 17, [[1]] * 17])
 def test_no_prompt_and_too_many_are_refused(prompt: Any) -> None:
     with pytest.raises(ApiError, match="^prompt: expected 1 to 16 prompts$") as error:
         translated(prompt)
