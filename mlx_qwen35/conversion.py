@@ -23,6 +23,7 @@ from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.mtp_heads import MtpHead, read_mtp_head
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError
 from mlx_qwen35.patches.qwen3_5 import Model, is_gate, quantisation_of
+from mlx_qwen35.patches.widening import widen
 from mlx_qwen35.paths import expand
 from mlx_qwen35.runtime.thread import MlxThread
 
@@ -176,6 +177,10 @@ class _Writer:
         head = self._head()
         tensors = {} if head is None else dict(head.tensors)
         if self.dtype is not None:
+            if DTYPES[self.dtype] == mx.float32:
+                widen(model)
+                offsets = {} if head is None else head.half_offsets
+                tensors |= {name: value.astype(mx.float32) + 1.0 for name, value in offsets.items()}
             model.update(tree_map_with_path(self._cast, model.parameters()))
             tensors = {name: self._cast(name, value) for name, value in tensors.items()}
         if self.quantisation is not None:

@@ -50,6 +50,8 @@ class MultiTokenPrediction(nn.Module):
         nn.quantize(module, class_predicate=quantised)
         module.eval()
         module.load_weights(list(tensors.items()))
+        # As in `qwen3_5.Model`.
+        module._half_offsets = {name.removeprefix("mtp."): value for name, value in head.half_offsets.items()}
         return module
 
     def make_cache(self) -> list[AttentionCache]:

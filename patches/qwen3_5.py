@@ -23,7 +23,7 @@ from mlx_qwen35.checkpoints.build import load_weights
 from mlx_qwen35.checkpoints.config import LayerType, ModelConfig
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.formats import to_mlx
-from mlx_qwen35.checkpoints.layouts import check_tensors, to_canonical
+from mlx_qwen35.checkpoints.layouts import check_tensors, half_offsets, to_canonical
 from mlx_qwen35.checkpoints.rope import RopeConfig, YarnConfig
 from mlx_qwen35.errors import AdapterError
 from mlx_qwen35.patches.attention import PatchedAttention
@@ -294,6 +294,8 @@ class Model(upstream.Model):  # type: ignore[misc]
         self.language_model = PatchedTextLanguageModel(args)
         deferred = vision_later and config.vision is not None
         self.vision_tower: Any = DeferredTower(config) if deferred else build_vision_tower(config)
+        # What norms were made of, for `widening.widen`; no parameters.
+        self._half_offsets: dict[str, mx.array] = {}
 
     @classmethod
     def from_checkpoint(
@@ -331,7 +333,8 @@ class Model(upstream.Model):  # type: ignore[misc]
         Raises:
             CheckpointError: The tensors do not follow one layout.
         """
-        weights = to_canonical(to_mlx(weights, self.args.raw), self.args)
+        stored = to_mlx(weights, self.args.raw)
+        weights, self._half_offsets = to_canonical(stored, self.args), half_offsets(stored)
         vision = {name.removeprefix(_VISION): value for name, value in weights.items() if name.startswith(_VISION)}
         # mlx-lm sanitises an empty dict when it plans a distributed load.
         if weights and not vision:

@@ -1,7 +1,8 @@
 """A half-precision model computed in float32, for MLX's CPU backend.
 
 There products of half-precision matrices are plain loops, quantised ones too, and those of float32 are the BLAS
-library's or vectorised: several times faster (docs/performance.md). No weight loses anything by being wider.
+library's or vectorised: several times faster (docs/performance.md). No weight loses anything by being wider, and norms
+that are stored as w are added to 1 in float32, as transformers does, where half precision rounds the sum.
 """
 
 from typing import Any
@@ -25,6 +26,9 @@ def widened_bytes(model: Any) -> int:
 def widen(model: Any) -> None:
     """Hold everything that a model, or a module, has in half precision in float32; nothing is computed yet."""
     model.set_dtype(mx.float32, lambda dtype: dtype in _HALF)
+    offsets: dict[str, mx.array] = getattr(model, "_half_offsets", {})
+    model.load_weights([(name, value.astype(mx.float32) + 1.0) for name, value in offsets.items()], strict=False)
+    offsets.clear()
     tower = getattr(model, "vision_tower", None)
     if isinstance(tower, DeferredTower):
         tower.weights = [

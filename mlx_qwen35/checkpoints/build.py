@@ -99,6 +99,8 @@ def materialise(model: Any, directory: Path, chunk_bytes: int = 2**30) -> Genera
     from mlx.utils import tree_flatten
 
     chunk: list[Any] = []
+    # Nobody widens the model any more, and what is not read keeps its file open.
+    getattr(model, "_half_offsets", {}).clear()
     with naming(directory):
         for value in dict(tree_flatten(model.parameters())).values():
             chunk.append(value)

@@ -125,6 +125,17 @@ def to_gain(name: str, value: mx.array) -> mx.array:
     return value + 1.0 if _SHIFTED_NORM.search(name) else value
 
 
+def half_offsets(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """By canonical name, what `to_canonical` adds 1 to and rounds, because it is stored in half precision.
+
+    transformers adds it in float32.
+    """
+    if recognise_layout({name: tuple(value.shape) for name, value in weights.items()}) != "transformers":
+        return {}
+    named = {canonical_name(name): value for name, value in weights.items() if not name.endswith(_COMPUTED)}
+    return {name: value for name, value in named.items() if _SHIFTED_NORM.search(name) and value.itemsize == 2}
+
+
 def arrange_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
     """Every expert in the stacks that mlx-lm multiplies by, however they were stored.
 

@@ -35,11 +35,13 @@ class MtpHead:
             MLX multiplies by them, with the 1 of transformers' (1 + w) included. Experts are stacked (`switch_mlp`).
         quantisation: `group_size`, `bits` and `mode` of every quantised module, by its canonical path.
         files: Where it was found.
+        half_offsets: What norms were made of, where adding 1 in half precision rounds; see `layouts.half_offsets`.
     """
 
     tensors: dict[str, mx.array]
     quantisation: dict[str, dict[str, Any]]
     files: tuple[Path, ...]
+    half_offsets: dict[str, mx.array]
 
 
 def read_mtp_head(checkpoint: Checkpoint, mtp_path: str | Path | None = None) -> MtpHead | None:
@@ -69,8 +71,8 @@ def read_mtp_head(checkpoint: Checkpoint, mtp_path: str | Path | None = None) ->
         tensors = to_mlx({name: value for name, (_, value) in found.items()}, config)
         tensors = arrange_experts(_without_global_scales(tensors))
         quantisation = _check_fit(checkpoint.config.text, tensors)
-        _to_gains(tensors, by_transformers=_by_transformers(files))
-    return MtpHead(tensors, quantisation, tuple(files))
+        offsets = _to_gains(tensors, by_transformers=_by_transformers(files))
+    return MtpHead(tensors, quantisation, tuple(files), offsets)
 
 
 def head_files(checkpoint: Checkpoint) -> list[Path]:
@@ -159,8 +161,8 @@ _THRESHOLDS = {
 _LAST_NORM = (0.5, 0.8, 1.2)
 
 
-def _to_gains(tensors: dict[str, mx.array], *, by_transformers: bool) -> None:
-    """Add 1 to the norms that are stored as w, in place."""
+def _to_gains(tensors: dict[str, mx.array], *, by_transformers: bool) -> dict[str, mx.array]:
+    """Add 1 to the norms that are stored as w, in place; returns those that half precision rounds, as they were."""
     kinds = {name: name.rsplit(".", 2)[-2] for name in tensors}
     offsets = {name for name, kind in kinds.items() if kind in _THRESHOLDS and _mean(tensors[name]) < _THRESHOLDS[kind]}
     last, (offset, near, far) = _mean(tensors["mtp.norm.weight"]), _LAST_NORM
@@ -168,8 +170,9 @@ def _to_gains(tensors: dict[str, mx.array], *, by_transformers: bool) -> None:
     gain = near <= last < far and not by_transformers
     if last < offset or (siblings and not gain):
         offsets.add("mtp.norm.weight")
-    for name in offsets:
-        tensors[name] = tensors[name] + 1.0
+    before = {name: tensors[name] for name in offsets}
+    tensors.update({name: value + 1.0 for name, value in before.items()})
+    return {name: value for name, value in before.items() if value.itemsize == 2}
 
 
 def _mean(norm: mx.array) -> float:

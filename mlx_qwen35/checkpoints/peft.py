@@ -208,3 +208,6 @@ def _replace_weights(model: nn.Module, plain: Mapping[str, mx.array], directory:
             f"{directory}: the adapter does not fit: expected plain weights of the same shape for {', '.join(strange)}"
         )
     model.load_weights(list(weights.items()), strict=False)
+    for name in weights:
+        # The checkpoint's are in use no longer.
+        getattr(model, "_half_offsets", {}).pop(name, None)

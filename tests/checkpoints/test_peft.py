@@ -17,6 +17,7 @@ from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.peft import load_peft
 from mlx_qwen35.conversion import convert
 from mlx_qwen35.errors import AdapterError
+from mlx_qwen35.patches.cpu import on_cpu
 from mlx_qwen35.patches.qwen3_5 import Model
 from tests.parity.cases import CASES, SHORT_IDS, TOLERANCE
 from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape
@@ -289,6 +290,18 @@ def test_whole_weights_in_place_of_quantised_ones_are_refused(
     adapter = edited("plain", add(f"{path}.weight", *packed.shape))
     with pytest.raises(AdapterError, match=r"expected plain weights of the same shape for .*layers.0.mlp.up_proj"):
         Model.from_checkpoint(Checkpoint.open(directory), adapter_path=adapter)
+
+
+@pytest.mark.skipif(not on_cpu(), reason="needs MLX's CPU backend: elsewhere half precision stays")
+def test_whole_norms_stay_where_a_half_precision_model_is_widened(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], edited: Callable[..., Path]
+) -> None:
+    directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "half")
+    tensors = {name: value.astype(mx.bfloat16) for name, value in mx.load(str(directory / "model.safetensors")).items()}
+    mx.save_safetensors(str(directory / "model.safetensors"), tensors, metadata={"format": "pt"})
+    adapter = edited("plain", add("model.language_model.norm.weight", 64))
+    with ModelKit.load(directory, adapter_path=adapter) as kit:
+        assert mx.array_equal(kit.model.language_model.model.norm.weight, mx.ones(64)).item()
 
 
 def test_pickled_adapters_are_refused(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.patches.mrope import multimodal_angles
 from tests.conftest import Bench
 from tests.parity.cases import CASES, SHAPES, TOLERANCE, rows_of
@@ -32,6 +33,22 @@ def test_logits_equal_the_live_reference(
         argmax, golden, scale = (file[f"{name}/{part}"] for part in ("argmax", "logits", "scale"))
     np.testing.assert_array_equal(expected.argmax(-1), argmax)
     assert np.abs(expected[rows_of(len(expected))] - golden).max() <= TOLERANCE * scale
+
+
+@pytest.mark.parametrize("name", ["text", "two images", "an image, then a video"])
+def test_the_model_in_the_package_equals_the_reference(name: str) -> None:
+    """A checkpoint in bfloat16, which both compute in float32: TOLERANCE of the largest logit, equal argmax."""
+    pytest.importorskip("torch", reason="needs torch: pip install -e '.[parity]'")
+    from tests.parity.reference import Reference
+
+    case = CASES[name]
+    with ModelKit.load(BOX) as kit:
+        media = [{"type": kind[:-1], kind[:-1]: one} for kind, found in case.media.items() for one in found]
+        content = [*media, {"type": "text", "text": "Where is the red circle?"}]
+        prompt = kit.process_prompt([{"role": "user", "content": content}])
+        expected, logits = Reference(BOX).logits(prompt), np.array(kit.logits(prompt))
+    np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
+    assert np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("shape", [DENSE, MOE], ids=lambda shape: shape.name)

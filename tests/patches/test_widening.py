@@ -191,3 +191,31 @@ def test_all_that_is_in_half_precision_is_widened_and_counted(later: bool) -> No
     if later:
         assert {name: array.dtype for name, array in model.vision_tower.weights} == wide
     assert widened_bytes(model) == 0
+
+
+@pytest.mark.parametrize("shape", [DENSE, MOE], ids=str)
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16], ids=str)
+def test_norms_are_added_to_one_in_float32(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path, shape: Shape, dtype: mx.Dtype
+) -> None:
+    """Of a checkpoint in half precision as transformers writes it, its MTP head and its conversion to float32 too.
+
+    Oracle: the same numbers stored in float32, to the bit.
+    """
+    tensors = {
+        name: value.astype(mx.float32) if name.endswith("A_log") else value.astype(dtype)
+        for name, value in mx.load(str(checkpoint_dir(shape) / "model.safetensors")).items()  # type: ignore[union-attr]
+    }
+    stored = {"half": tensors, "wide": {name: value.astype(mx.float32) for name, value in tensors.items()}}
+    for name, found in stored.items():
+        shutil.copytree(checkpoint_dir(shape), tmp_path / name)
+        mx.save_safetensors(str(tmp_path / name / "model.safetensors"), found, metadata={"format": "pt"})
+    convert(tmp_path / "half", tmp_path / "converted", dtype="float32")
+    results = []
+    for name in ("wide", "half", "converted"):
+        with ModelKit.load(tmp_path / name, speculate="mtp") as kit:
+            module = kit._loop._executor._decoder.module
+            parameters = dict(tree_flatten(module.parameters()))
+            results.append([kit.logits(kit.process_prompt(IDS)), *(parameters[key] for key in sorted(parameters))])
+    for found in results[1:]:
+        assert all(mx.array_equal(one, other).item() for one, other in zip(found, results[0], strict=True))
