@@ -176,14 +176,15 @@ class SeededSampler:
         self._drawn: list[mx.array] = []
 
     def __call__(self, logprobs: mx.array) -> mx.array:
-        """Log probabilities (1, V) to token ids (1,)."""
-        return mx.random.categorical(_filtered(logprobs, *self.filters), key=self.next_key())
+        """Log probabilities (1, V) to token ids (1,); any further rows are drawn with the same key, not alike."""
+        drawn = mx.random.uniform(shape=(len(logprobs),), key=self.next_key()[0])
+        return _drawn(_filtered(logprobs, *self.filters), drawn)
 
     def next_key(self) -> mx.array:
-        """That of the next draw."""
+        """That of the next draw, (1, 2)."""
         if not self._ahead:
             self._chain, key = mx.random.split(self._chain)
-            self._ahead.append(key)
+            self._ahead.append(key[None])
         key = self._ahead.pop()
         self._drawn = [*self._drawn[1 - _MOST_REWOUND :], key]
         return key
@@ -194,17 +195,28 @@ class SeededSampler:
             self._ahead.append(self._drawn.pop())
 
 
-def draw_together(samplers: Sequence[SeededSampler], logprobs: mx.array) -> list[mx.array]:
-    """A token (1,) of each row, as its own sampler would draw it alone.
+def draw_together(samplers: Sequence[SeededSampler], logprobs: mx.array) -> mx.array:
+    """Tokens (B, L) of each row, as its own sampler would draw them one after the other.
 
     Args:
         samplers: With the same filters, one per row.
-        logprobs: (rows, V).
+        logprobs: (B, L, V).
     """
-    logits = _filtered(logprobs, *samplers[0].filters)
-    return [
-        mx.random.categorical(logits[row : row + 1], key=sampler.next_key()) for row, sampler in enumerate(samplers)
-    ]
+    places, size = logprobs.shape[1:]
+    keys = mx.concatenate([sampler.next_key() for sampler in samplers for _ in range(places)])
+    drawn = mx.vmap(lambda key: mx.random.uniform(key=key))(keys)
+    return _drawn(_filtered(logprobs.reshape(-1, size), *samplers[0].filters), drawn).reshape(-1, places)
+
+
+def _drawn(logits: mx.array, drawn: mx.array) -> mx.array:
+    """Of each row of logits (N, V) the token whose share of the whole a number (N,) of [0, 1) falls into.
+
+    As `mx.random.categorical`, which takes one key for all rows, or a graph for each.
+    """
+    wide = logits.astype(mx.float32)
+    passed = mx.cumsum(mx.exp(wide - wide.max(axis=-1, keepdims=True)), axis=-1)
+    # The whole times the largest float32 below 1 is less than the whole, so there is such a token.
+    return mx.argmax(passed > drawn[:, None] * passed[:, -1:], axis=-1)
 
 
 def greedy(logprobs: mx.array) -> mx.array:

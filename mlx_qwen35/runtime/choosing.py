@@ -4,7 +4,7 @@ Choices that can be taken back are made for all drafts of a step at once, before
 A caller's own function is called once for every token of the answer and for no other, as it would be without drafts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,13 +54,18 @@ class Chooser:
             logits = self._guarded("logits_processors", function, lambda _, same: same, newest, logits)
         return logits
 
+    @property
+    def has_own_sampler(self) -> bool:
+        """Whether the sampler is one that the caller brought along."""
+        return self.sampler is not greedy and not isinstance(self.sampler, SeededSampler)
+
     def sampled(self, scores: mx.array) -> mx.array:
-        """A token (1,) from log probabilities (1, V), by whatever sampler there is."""
+        """A token (1,) from log probabilities (1, V), by the caller's own sampler."""
         return self._guarded("sampler", self.sampler, lambda same: same.argmax(axis=-1), scores)
 
-    def chose(self) -> None:
-        """A token was chosen."""
-        self._calls += 1
+    def chose(self, count: int = 1) -> None:
+        """So many tokens were chosen."""
+        self._calls += count
 
     def choose_while_right(self, tokens: mx.array, drafts: list[int], logits: mx.array) -> "list[Choice]":
         """Place by place, up to the first token that is not the draft; each is waited for.
@@ -206,12 +211,27 @@ def choose_together(choosers: Sequence[Chooser], tokens: mx.array, logits: mx.ar
             return Choices(*_likeliest(logits))
         scores = normalised(logits)
         return Choices.of(greedy(scores), scores, most)
-    chosen, given = [], []
+    given, own = _given(choosers, tokens, logits)
+    scores = normalised(given)
+    return Choices.of(_sampled(choosers, scores, own), scores, most)
+
+
+def _given(
+    choosers: Sequence[Chooser], tokens: mx.array, logits: mx.array
+) -> tuple[mx.array, dict[int, list[mx.array]]]:
+    """What is chosen from, (B, L, V), and what callers' own samplers choose from it, by row: L times (1,)."""
+    own: dict[int, list[mx.array]] = {row: [] for row, chooser in enumerate(choosers) if chooser.has_own_sampler}
+    places = range(tokens.shape[1])
+    if not own and not any(chooser.processors for chooser in choosers):
+        for chooser in choosers:
+            chooser.chose(len(places))
+        return logits, own
     drafts: Any = None
-    if tokens.shape[1] > 1 and any(chooser.needs_drafts for chooser in choosers):
+    if len(places) > 1 and any(chooser.needs_drafts for chooser in choosers):
         # Known before the decoder reads them: what made them is all that is waited for.
         drafts = tokens.tolist()
-    for place in range(tokens.shape[1]):
+    given = []
+    for place in places:
         here = logits[:, place]
         if any(chooser.processors for chooser in choosers):
             here = mx.concatenate(
@@ -226,11 +246,12 @@ def choose_together(choosers: Sequence[Chooser], tokens: mx.array, logits: mx.ar
                     for row, chooser in enumerate(choosers)
                 ]
             )
-        given.append(normalised(here))
-        chosen.append(_sampled(choosers, given[-1]))
+        for row, found in own.items():
+            found.append(choosers[row].sampled(normalised(here[row : row + 1])))
         for chooser in choosers:
             chooser.chose()
-    return Choices.of(mx.stack(chosen, axis=1), mx.stack(given, axis=1), most)
+        given.append(here)
+    return mx.stack(given, axis=1), own
 
 
 @mx.compile
@@ -239,28 +260,31 @@ def _likeliest(logits: mx.array) -> tuple[mx.array, ...]:
     return Choices.of(greedy(scores), scores, 0).arrays()
 
 
-def _sampled(choosers: Sequence[Chooser], scores: mx.array) -> mx.array:
-    """Tokens (B,) from log probabilities (B, V); samplers that differ in their seeds alone filter together."""
+def _sampled(choosers: Sequence[Chooser], scores: mx.array, own: Mapping[int, Sequence[mx.array]]) -> mx.array:
+    """Tokens (B, L) from log probabilities (B, L, V); samplers that differ in their seeds alone draw together.
+
+    Args:
+        own: What callers' samplers chose, see `_given`.
+    """
     kinds: dict[object, list[int]] = {}
     for row, chooser in enumerate(choosers):
         sampler = chooser.sampler
-        own = sampler.filters if isinstance(sampler, SeededSampler) else "greedy" if sampler is greedy else row
-        kinds.setdefault(own, []).append(row)
-    found: dict[int, mx.array] = {}
+        alike = sampler.filters if isinstance(sampler, SeededSampler) else "greedy" if sampler is greedy else row
+        kinds.setdefault(alike, []).append(row)
+    found: list[mx.array] = []
     for kind, rows in kinds.items():
         part = scores if len(rows) == len(choosers) else scores[mx.array(rows)]
-        samplers = [choosers[row].sampler for row in rows]
         if kind == "greedy":
-            likeliest = greedy(part)
-            if len(kinds) == 1:
-                return likeliest
-            tokens = [likeliest[at : at + 1] for at in range(len(rows))]
+            found.append(greedy(part))
         elif isinstance(kind, tuple):
-            tokens = draw_together([sampler for sampler in samplers if isinstance(sampler, SeededSampler)], part)
+            samplers = [choosers[row].sampler for row in rows]
+            found.append(draw_together([one for one in samplers if isinstance(one, SeededSampler)], part))
         else:
-            tokens = [choosers[rows[0]].sampled(part)]
-        found.update(zip(rows, tokens, strict=True))
-    return mx.concatenate([found[row] for row in range(len(choosers))])
+            found.append(mx.stack(list(own[rows[0]]), axis=1))
+    if len(found) == 1:
+        return found[0]
+    order = [row for rows in kinds.values() for row in rows]
+    return mx.concatenate(found)[mx.array([order.index(row) for row in range(len(order))])]
 
 
 def normalised(logits: mx.array) -> mx.array:

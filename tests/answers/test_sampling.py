@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.answers import sampling
 from mlx_qwen35.answers.sampling import SamplingOptions, default_max_tokens, options_from
 from mlx_qwen35.errors import OptionError
 from tests.tiny import VOCAB_SIZE
@@ -129,6 +130,31 @@ def test_a_seed_repeats_and_another_does_not() -> None:
     assert draw(0) == draw(0)
     assert draw(3) != draw(4)
     assert draw(None) != draw(None)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.7}, {"temperature": 1.5, "top_p": 0.9, "top_k": 20}])
+def test_rows_and_places_are_drawn_as_mlx_draws_each(options: dict[str, Any]) -> None:
+    """Oracle: mx.random.categorical, with the key of each row and place."""
+    logits = 2 * mx.random.normal((3, 5, 400), key=mx.random.key(1))
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    together, alone = ([SamplingOptions(seed=seed, **options).sampler() for seed in range(3)] for _ in range(2))
+    found = sampling.draw_together(together, logprobs)  # type: ignore[arg-type]
+    for row, sampler in enumerate(alone):
+        assert isinstance(sampler, sampling.SeededSampler)
+        for place in range(5):
+            filtered = sampling._filtered(logprobs[row, place][None], *sampler.filters)
+            expected = mx.random.categorical(filtered, key=sampler.next_key()[0])
+            assert found[row, place].item() == expected.item()
+
+
+@pytest.mark.parametrize("drawn", [0.0, 0.3, 1 - 2.0**-24])
+def test_no_number_draws_what_is_impossible(drawn: float) -> None:
+    """Not even the largest float32 below 1, whatever the sum of all shares; and 0 not the first token."""
+    logits = mx.full((500, 300), -mx.inf)
+    logits[:, 7:200] = 3 * mx.random.normal((500, 193), key=mx.random.key(2))
+    tokens = sampling._drawn(logits, mx.full((500,), drawn))
+    assert (tokens >= 7).all().item()
+    assert (tokens < 200).all().item()
 
 
 def test_seeds_have_64_bits() -> None:
