@@ -19,6 +19,9 @@ def add_parser(commands: Any) -> None:
         "--bits", "--q-bits", type=int, choices=(2, 3, 4, 5, 6, 8), help="quantise the decoder; default: not at all"
     )
     parser.add_argument(
+        "--quantize", "-q", action="store_true", help="the same with 4 bits, where no --bits, --mode or --recipe is"
+    )
+    parser.add_argument(
         "--group-size",
         "--q-group-size",
         type=int,
@@ -51,11 +54,12 @@ def run(options: argparse.Namespace) -> None:
     from mlx_qwen35.conversion import convert
 
     screen = Screen()
+    plain = options.quantize and options.recipe is None and options.mode in (None, "affine")
     try:
         out = convert(
             options.model,
             options.out,
-            bits=options.bits,
+            bits=4 if plain and options.bits is None else options.bits,
             group_size=options.group_size,
             mode=options.mode,
             recipe=options.recipe,

@@ -86,7 +86,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if own[:1] == ["launch"] and "--" in own:
         at = own.index("--")
         own, further = own[:at], own[at + 1 :]
-    options = build_parser().parse_args(own)
+    from mlx_qwen35.cli.habits import wrong_beginning
+
+    parser = build_parser()
+    if wrong := wrong_beginning(own):
+        parser.error(wrong)
+    options = parser.parse_args(own)
     if further:
         options.arguments = further
     return options

@@ -4,12 +4,14 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlx_qwen35 import ModelKit
 
+from mlx_qwen35.cli.habits import hint
 from mlx_qwen35.prompts.efforts import EFFORTS
 
 MODEL_VARIABLE = "MLX_QWEN35_MODEL"
@@ -23,6 +25,19 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Defaults, **options)
 
+    def parse_known_args(  # type: ignore[override]  # of two overloads, which is said in one
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """As argparse has it, but what a command does not know is told by that command, in one line."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            like = hint(unknown, self)
+            self.exit(
+                2, f"{self.prog}: unrecognized arguments: {' '.join(unknown)}{f' ({like})' if like else ''}; "
+                f"{self.prog} --help has its flags\n",
+            )  # fmt: skip
+        return options, unknown
+
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -32,7 +47,8 @@ class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
 
 def add_model_name(parser: argparse.ArgumentParser) -> None:
     """Which checkpoint."""
-    parser.add_argument("--model", help=MODEL_HELP)
+    # llama.cpp's -hf would otherwise be taken for -h.
+    parser.add_argument("--model", "-hf", help=MODEL_HELP)
 
 
 def model_of(options: argparse.Namespace) -> str:
@@ -76,6 +92,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--draft-tokens",
+        "--num-draft-tokens",
         type=int,
         metavar="N",
         help="tokens that are drafted at once, up to 7; default: 2 with mtp, else 7",
@@ -180,6 +197,7 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     thinking = parser.add_mutually_exclusive_group()
     thinking.add_argument(
         "--think",
+        "--enable-thinking",
         action="store_true",
         default=None,
         help="let the answer begin with reasoning; default: as the chat template has it",
@@ -237,9 +255,15 @@ def add_media(parser: argparse.ArgumentParser, what_for: str) -> None:
             help=f"{name}s {what_for}; default: none",
         )  # fmt: skip
     own = "default: as the checkpoint has it"
-    parser.add_argument("--video-fps", type=float, metavar="N", help=f"frames a second of a video to show; {own}")
-    parser.add_argument("--min-frames", type=int, metavar="N", help=f"frames of a video to show, at least; {own}")
-    parser.add_argument("--max-frames", type=int, metavar="N", help=f"frames of a video to show, at most; {own}")
+    # The second names are those of mlx_vlm.generate.
+    parser.add_argument(
+        "--video-fps", "--fps", type=float, metavar="N", help=f"frames a second of a video to show; {own}"
+    )
+    for end, which in (("min", "at least"), ("max", "at most")):
+        parser.add_argument(
+            f"--{end}-frames", f"--video-{end}-frames", type=int, metavar="N",
+            help=f"frames of a video to show, {which}; {own}",
+        )  # fmt: skip
 
 
 def generation_arguments(options: argparse.Namespace) -> dict[str, Any]:

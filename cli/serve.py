@@ -35,7 +35,11 @@ def add_parser(commands: Any) -> None:
         metavar="NAME",
         help="what requests call the model; repeatable; default: its directory's name",
     )
-    parser.add_argument("--max-rows", type=int, help="requests that are answered at the same time; default: 32")
+    # The further names are those of mlx-lm's and mlx-vlm's servers.
+    parser.add_argument(
+        "--max-rows", "--decode-concurrency", "--max-num-seqs", type=int,
+        help="requests that are answered at the same time; default: 32",
+    )  # fmt: skip
     parser.add_argument("--max-waiting", type=int, help="further requests that wait; beyond, 429; default: 64")
     parser.add_argument(
         "--prefill-step-size", type=int, help="tokens of a prompt between two tokens of others; default: 512"
@@ -58,6 +62,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--max-stored-bytes", type=size, default=64 * 2**20, metavar="SIZE", help="all of them; default: 64MiB"
     )
+    _add_media_limits(parser)
+    parser.add_argument("--log-level", type=str.lower, choices=("debug", "info", "warning", "error"), default="info")
+    parser.set_defaults(run=run)
+
+
+def _add_media_limits(parser: argparse.ArgumentParser) -> None:
+    """Where images and videos may come from, and how many."""
     parser.add_argument(
         "--allow-remote-media", action="store_true", help="fetch images and videos from public web addresses"
     )
@@ -73,8 +84,6 @@ def add_parser(commands: Any) -> None:
         "--max-video-bytes", type=size, default=100 * 2**20, metavar="SIZE",
         help="of one video, which has to fit into --max-body where it is a data: URL; default: 100MiB",
     )  # fmt: skip
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    parser.set_defaults(run=run)
 
 
 def origins(text: str) -> list[str]:
