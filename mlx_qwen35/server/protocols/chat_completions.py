@@ -1,9 +1,9 @@
 """OpenAI's chat completions: `POST /v1/chat/completions`."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.prompts.efforts import EffortName
@@ -31,6 +31,8 @@ from mlx_qwen35.server.protocols.common import (
     token_logprob,
 )
 from mlx_qwen35.server.wire import Items, Whole, WireObject, invalid_request, sse
+
+T = TypeVar("T")
 
 
 class Message(WireObject):
@@ -68,6 +70,30 @@ class SchemaFormat(WireObject):
 ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
 
 
+class Reasoning(WireObject):
+    """How much to think, as OpenRouter's clients say it."""
+
+    # The answer has its reasoning in a field of its own, which a client need not show.
+    without_effect: ClassVar = frozenset({"exclude", "summary"})
+
+    effort: EffortName | None = None
+    max_tokens: Whole | None = Field(default=None, ge=0)
+    enabled: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_short(cls, value: Any) -> Any:
+        """mlx-vlm takes an effort, or yes or no, alone."""
+        if isinstance(value, bool):
+            return {"enabled": value}
+        return {"effort": value} if isinstance(value, str) else value
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether to think; None where nothing says it."""
+        return True if self.enabled is None and self.max_tokens else self.enabled
+
+
 class ChatCompletionRequest(SamplingFields):
     """The body of a request."""
 
@@ -89,6 +115,7 @@ class ChatCompletionRequest(SamplingFields):
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
     reasoning_effort: EffortName | None = None
+    reasoning: Reasoning | None = None
     enable_thinking: bool | None = None
     thinking_budget: Whole | None = Field(None, ge=0)
     chat_template_kwargs: dict[str, JsonValue] | None = None
@@ -103,13 +130,15 @@ class ChatCompletionRequest(SamplingFields):
             raise invalid_request("top_logprobs: expected logprobs to be true", "top_logprobs")
         if self.add_generation_prompt not in (None, not self.continue_final_message):
             raise invalid_request("add_generation_prompt: expected the opposite of continue_final_message")
-        template = dict(self.chat_template_kwargs or {})
-        enable_thinking = self.enable_thinking
+        template, enable_thinking = dict(self.chat_template_kwargs or {}), self.enable_thinking
         if "enable_thinking" in template:
             wanted = template.pop("enable_thinking")
             if enable_thinking not in (None, wanted) or not isinstance(wanted, bool):
                 raise invalid_request("chat_template_kwargs.enable_thinking: expected one bool")
             enable_thinking = wanted
+        reasoning = self.reasoning or Reasoning()
+        # A switch that is off stands above the effort that is set beside it.
+        effort = "none" if reasoning.enabled is False else reasoning.effort
         functions = functions_of(self.tools or ())
         choice = choose(functions, self.tool_choice)
         return [
@@ -118,11 +147,13 @@ class ChatCompletionRequest(SamplingFields):
                 tools=functions.described,
                 tool_choice=choice,
                 parallel_tool_calls=self.parallel_tool_calls is not False,
-                enable_thinking=enable_thinking,
+                enable_thinking=_one("enable_thinking", enable_thinking, "reasoning.enabled", reasoning.thinking),
                 template=template,
                 continue_final_message=self.continue_final_message,
-                effort=self.reasoning_effort,
-                thinking_budget=self.thinking_budget,
+                effort=_one("reasoning_effort", self.reasoning_effort, "reasoning.effort", effort),
+                thinking_budget=_one(
+                    "thinking_budget", self.thinking_budget, "reasoning.max_tokens", reasoning.max_tokens
+                ),
                 schema=self._schema(),
                 n=self.n or 1,
                 options={
@@ -138,6 +169,17 @@ class ChatCompletionRequest(SamplingFields):
         if isinstance(self.response_format, SchemaFormat):
             return self.response_format.json_schema.schema_
         return {} if isinstance(self.response_format, ObjectFormat) else None
+
+
+def _one(name: str, value: T | None, other_name: str, other: T | None) -> T | None:
+    """What two fields say that mean the same.
+
+    Raises:
+        ApiError: They say different things.
+    """
+    if None not in (value, other) and value != other:
+        raise invalid_request(f"{name}: found another {other_name}", name)
+    return other if value is None else value
 
 
 def message_of(message: Message) -> dict[str, Any]:

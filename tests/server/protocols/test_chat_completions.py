@@ -45,6 +45,33 @@ def test_a_request_with_nothing_but_messages() -> None:
     assert translated() == GenerationRequest(ASK, options=options, tools=[])
 
 
+@pytest.mark.parametrize(
+    ("reasoning", "expected"),
+    [
+        ({"effort": "none"}, ("none", None, None)),
+        ({"effort": "low", "exclude": True}, ("low", None, None)),
+        ({"enabled": False}, ("none", False, None)),
+        ({"enabled": False, "effort": "high"}, ("none", False, None)),
+        ({"enabled": True}, (None, True, None)),
+        ({"max_tokens": 500}, (None, True, 500)),
+        ({"exclude": True}, (None, None, None)),
+        (None, (None, None, None)),
+        # As mlx-vlm takes it too.
+        ("none", ("none", None, None)),
+        (False, ("none", False, None)),
+    ],
+)
+def test_reasoning_as_openrouter_has_it(reasoning: Any, expected: tuple[Any, ...]) -> None:
+    found = translated(reasoning=reasoning)
+    assert (found.effort, found.enable_thinking, found.thinking_budget) == expected
+
+
+def test_reasoning_that_is_said_twice_is_said_the_same() -> None:
+    assert translated(reasoning={"effort": "low"}, reasoning_effort="low").effort == "low"
+    assert refused(reasoning={"effort": "low"}, reasoning_effort="high").param == "reasoning_effort"
+    assert refused(reasoning={"max_tokens": 5}, thinking_budget=6).param == "thinking_budget"
+
+
 def test_a_request_with_everything() -> None:
     function = {"name": "f", "description": "What it does.", "parameters": SCHEMA}
     found = translated(
