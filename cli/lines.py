@@ -83,7 +83,7 @@ class EditedLines:
         self._session: PromptSession[str] = PromptSession(
             history=FileHistory(str(file)) if file else InMemoryHistory(),
             multiline=True, key_bindings=keys, completer=Tab(), complete_while_typing=False,
-            complete_style=CompleteStyle.READLINE_LIKE,
+            complete_style=CompleteStyle.READLINE_LIKE, enable_suspend=True,
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[str]:

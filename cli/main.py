@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unexpected keeps its traceback.
     """
     _open_streams()
-    options = parse(sys.argv[1:] if arguments is None else arguments)
     # A progress bar of transformers for every load says nothing to a user of this command.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
         with _plain_warnings():
             options.run(options)
         sys.stdout.flush()

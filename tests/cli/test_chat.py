@@ -143,6 +143,35 @@ def test_several_lines(terminal: Terminal, tmp_path: Path) -> None:
     assert questions(terminal, tmp_path / "chat.json") == ["one\ntwo\nthree", "four\nfive\nsix"]
 
 
+def test_ctrl_z_stops_an_editing_chat_and_fg_goes_on_with_the_line(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
+) -> None:
+    """In a shell: without job control nothing may stop."""
+    environment = {**os.environ, "HOME": str(tmp_path), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "PS1": "shell$ "}
+    environment |= {"NO_COLOR": "", "BASH_SILENCE_DEPRECATION_WARNING": "1"}
+    shell = pexpect.spawn(
+        "bash", ["--norc", "--noprofile", "-i"], env=environment, encoding="utf-8", timeout=120, dimensions=(50, 400)
+    )
+    try:
+        shell.expect_exact("shell$ ")
+        shell.sendline(f"{sys.executable} -m mlx_qwen35.cli.main chat --model {checkpoint_dir(DENSE)} -m 6")
+        shell.expect(">>>")
+        shell.send("/system it goes")
+        shell.expect("it goes")
+        shell.send("\x1a")
+        shell.expect("Stopped")
+        shell.expect_exact("shell$ ")
+        shell.sendline("fg")
+        shell.expect(">>> .*it goes")
+        shell.send(" on\r")
+        shell.expect("system message: it goes on")
+        shell.expect(">>>")
+        shell.send("\x04")
+        shell.expect_exact("shell$ ")
+    finally:
+        shell.close(force=True)
+
+
 def test_what_is_typed_ahead_waits_and_is_not_shown(unending: Terminal, tmp_path: Path) -> None:
     """Through a Ctrl-C as well: two lines, and a paste of two that is one message."""
     unending.forget(tmp_path)
@@ -435,6 +464,14 @@ def test_the_help_keeps_its_columns_at_80(checkpoint_dir: Callable[[Shape], Path
         "/exit",
     ):
         assert any(line.startswith(command) for line in lines)
+
+
+def test_a_word_behind_exit_leaves_too_and_a_space_before_it_is_a_message(
+    checkpoint_dir: Callable[[Shape], Path],
+) -> None:
+    done = talk(checkpoint_dir(DENSE), " /exit\n/exit now\n/nothing\n", "-m", "2")
+    assert done.stderr.count("tokens/s") == 1
+    assert "/nothing" not in done.stderr
 
 
 def test_an_answer_is_copied(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:

@@ -269,6 +269,11 @@ def test_a_size_that_is_none(model: str) -> None:
     assert "expected a size like 512MB or 4GB, found 'much'" in done.stderr
 
 
+def test_ctrl_c_while_the_commands_are_imported_shows_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_qwen35.cli.main.build_parser", mock.Mock(side_effect=KeyboardInterrupt))
+    assert run("models") == Done(130, "", "\n")
+
+
 def test_ctrl_c_ends_with_130(endless: Path) -> None:
     command = [sys.executable, "-m", "mlx_qwen35.cli.main", "generate", "--model", str(endless), "-p", "hi"]
     process = subprocess.Popen(
