@@ -23,7 +23,7 @@ from mlx_qwen35.answers.sampling import (
 from mlx_qwen35.answers.text import check_stop
 from mlx_qwen35.errors import GenerationCancelled, OptionError, PromptError
 from mlx_qwen35.patches.operations import choose_operations
-from mlx_qwen35.prompts.builder import FramesCallback, Messages, PromptBuilder, ask
+from mlx_qwen35.prompts.builder import FramesCallback, Messages, PromptBuilder, TokenIds, ask
 from mlx_qwen35.prompts.making import RENDERING, PromptMaking, PromptOptions
 from mlx_qwen35.prompts.prompt import Prompt, common_length
 from mlx_qwen35.runtime.loading import Loaded, LoadOptions, load
@@ -149,7 +149,7 @@ class ModelKit(PromptMaking, SessionFiles):
 
     def stream(
         self,
-        prompt: Prompt | Messages | str | Sequence[int],
+        prompt: Prompt | Messages | str | TokenIds,
         *,
         on_progress: ProgressCallback | None = None,
         on_frames: FramesCallback | None = None,
@@ -169,7 +169,7 @@ class ModelKit(PromptMaking, SessionFiles):
         _check_callbacks(on_progress=on_progress, on_frames=on_frames)
         return AnswerStream(self._consume(self.request(prompt, **options), on_progress, on_frames))
 
-    def request(self, prompt: Prompt | Messages | str | Sequence[int], **options: Unpack[GenerationOptions]) -> Request:
+    def request(self, prompt: Prompt | Messages | str | TokenIds, **options: Unpack[GenerationOptions]) -> Request:
         """Check an answer that is wanted, before any work, for `stream` or an `Engine` to write it.
 
         Args:
@@ -206,7 +206,7 @@ class ModelKit(PromptMaking, SessionFiles):
         )
 
     def generate(
-        self, prompt: Prompt | Messages | str | Sequence[int], **options: Unpack[StreamOptions]
+        self, prompt: Prompt | Messages | str | TokenIds, **options: Unpack[StreamOptions]
     ) -> GenerationResult:
         """The whole answer at once; arguments and errors as in `stream`.
 

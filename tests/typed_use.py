@@ -3,6 +3,9 @@
 Nothing here runs: mypy reads it, and in its strict mode an error that is expected and does not come is one.
 """
 
+import mlx.core as mx
+import numpy as np
+
 from mlx_qwen35 import GenerationOptions, GenerationResult, ModelKit, OptionError
 
 
@@ -11,6 +14,8 @@ def right(kit: ModelKit, options: GenerationOptions) -> GenerationResult:
         print(chunk.text)
     kit.generate("Hi", temperature=0.5, top_k=20, seed=1, stop=["."])
     kit.generate(kit.process_prompt("Hi"), **options)
+    kit.generate(np.array([1, 2]))
+    kit.process_prompt(mx.array([1, 2]))
     try:
         return kit.chat("Hi", images=["a.png"], enable_thinking=False, reasoning_effort="low", thinking_budget=9)
     except OptionError:

@@ -23,6 +23,18 @@ from mlx_qwen35.prompts.videos import PreparedVideo
 # Frames that are done, and how many there are; False ends the work.
 FramesCallback = Callable[[int, int], bool | None]
 Messages = Sequence[Mapping[str, Any]]
+
+
+class Array(Protocol):
+    """An array of numpy, MLX or torch."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    def tolist(self) -> Any: ...
+
+
+TokenIds = Sequence[int] | Array
 # Options that mean something to a chat template.
 _OF_MESSAGES = ("tools", "enable_thinking", "reasoning_effort", "continue_final_message", "chat_template_kwargs")
 

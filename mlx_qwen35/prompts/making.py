@@ -5,7 +5,7 @@ from typing import Any, TypedDict
 
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.paths import shorten
-from mlx_qwen35.prompts.builder import FramesCallback, GivenMedia, Messages, PromptBuilder
+from mlx_qwen35.prompts.builder import FramesCallback, GivenMedia, Messages, PromptBuilder, TokenIds
 from mlx_qwen35.prompts.efforts import EffortName
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.prompts.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ class PromptMaking:
 
     def process_prompt(
         self,
-        prompt: Messages | str | Sequence[int],
+        prompt: Messages | str | TokenIds,
         *,
         images: Sequence[Any] | None = None,
         videos: Sequence[Any] | None = None,
