@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlx_qwen35.answers.constraints import Closing, Constraint, control_id, error_message
+from mlx_qwen35.answers.equivalents import enforceable
 from mlx_qwen35.answers.schemas import SchemaAnalysis, check_size, list_at, mapping_at
 from mlx_qwen35.answers.tightening import tightened
 from mlx_qwen35.errors import OptionError
@@ -155,7 +156,7 @@ def _literal(text: str) -> str:
 
 def _json(schema: Mapping[str, Any], place: str) -> str:
     try:
-        return f"%json {json.dumps({**tightened(schema), 'x-guidance': _JSON})}"
+        return f"%json {json.dumps({**tightened(enforceable(schema)), 'x-guidance': _JSON})}"
     except (TypeError, ValueError) as error:
         raise OptionError(f"{place}: {error}") from error
 

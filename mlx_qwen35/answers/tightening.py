@@ -7,10 +7,10 @@ properties without an end.
 from collections.abc import Mapping
 from typing import Any
 
-# Keywords whose values are no schemas; keywords that bound a number, or say all of it.
-_DATA = frozenset({"enum", "const", "default", "examples"})
+from mlx_qwen35.answers.equivalents import DATA, NAMED, SAFE_INTEGER
+
+# Keywords that bound a number, or say all of it.
 _LIMITS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const"})
-_SAFE_INTEGER = 2**53 - 1
 # With these, another part of the schema may ask for properties that an object does not name itself.
 _JOINED = frozenset({"allOf", "not", "if", "then", "else", "dependentSchemas", "dependentRequired", "$dynamicRef"})
 _ALTERNATIVES = frozenset({"anyOf", "oneOf", "$ref"})
@@ -41,14 +41,14 @@ def _tightened(node: Any, closes: bool) -> Any:
         return [_tightened(item, closes) for item in node]
     if not isinstance(node, Mapping):
         return node
-    found = {key: value if key in _DATA else _tightened(value, closes) for key, value in node.items()}
+    found = {key: _value(key, value, closes) for key, value in node.items()}
     if not _says_something(found):
         del found["format"]
     if found.get("type") == "object" and found.get("propertyNames") == {"type": "string"}:
         # As zod writes records; there are no other names.
         del found["propertyNames"]
     if found.get("type") == "integer" and not _LIMITS & found.keys():
-        found |= {"minimum": -_SAFE_INTEGER, "maximum": _SAFE_INTEGER}
+        found |= {"minimum": -SAFE_INTEGER, "maximum": SAFE_INTEGER}
     named, required = node.get("properties"), node.get("required") or ()
     is_object = node.get("type") == "object" and isinstance(named, Mapping) and named
     if closes and is_object and not _OPEN & node.keys() and set(required) <= set(named or ()):
@@ -56,12 +56,22 @@ def _tightened(node: Any, closes: bool) -> Any:
     return found
 
 
+def _value(key: str, value: Any, closes: bool) -> Any:
+    if key in DATA:
+        return value
+    if key in NAMED and isinstance(value, Mapping):
+        return {name: _tightened(schema, closes) for name, schema in value.items()}
+    return _tightened(value, closes)
+
+
 def _says_something(node: Mapping[str, Any]) -> bool:
     """Whether a format forbids anything that the schema allows without it; zod writes its own beside patterns."""
     name = node.get("format")
     if not isinstance(name, str):
         return True
-    return name not in _ANY_TEXT and (name in _FORMATS or not isinstance(node.get("pattern"), str))
+    parts = [node, *(part for part in node.get("allOf") or () if isinstance(part, Mapping))]
+    spelled = any(isinstance(part.get("pattern"), str) for part in parts)
+    return name not in _ANY_TEXT and (name in _FORMATS or not spelled)
 
 
 def _names_all(node: Any) -> bool:
@@ -72,4 +82,9 @@ def _names_all(node: Any) -> bool:
         return True
     if _JOINED & node.keys() or ("properties" in node and _ALTERNATIVES & node.keys()):
         return False
-    return all(_names_all(value) for key, value in node.items() if key not in _DATA)
+    children = (
+        list(value.values()) if key in NAMED and isinstance(value, Mapping) else [value]
+        for key, value in node.items()
+        if key not in DATA
+    )
+    return all(map(_names_all, children))

@@ -53,6 +53,7 @@ def test_objects_have_the_properties_that_they_name(schema: Any, expected: Any) 
     [
         {"type": "object"},
         {"type": "object", "properties": {}},
+        {"type": "object", "properties": [1]},
         an_object(additionalProperties=True),
         an_object(additionalProperties={"type": "string"}),
         an_object(patternProperties={"^x": {"type": "string"}}),

@@ -1,0 +1,106 @@
+"""What libraries write and llguidance refuses is rewritten: the same, or stricter."""
+
+import json
+from typing import Any
+
+import pytest
+
+from mlx_qwen35.answers.equivalents import SAFE_INTEGER, enforceable
+from mlx_qwen35.answers.grammars import Grammars
+from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.prompts.tokenizer import Tokenizer
+
+DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
+UUID = "123e4567-e89b-42d3-a456-426614174000"
+
+
+def a_record(names: Any, **further: Any) -> dict[str, Any]:
+    return {"type": "object", "propertyNames": names, "additionalProperties": DIGIT, **further}
+
+
+def a_case(kind: str, required: list[str], **further: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"kind": {"const": kind}, **further}, "required": required}
+
+
+# As pydantic writes a tree: a leaf's kind has a default, and the tree is inside itself.
+BRANCHES = {"discriminator": {"propertyName": "kind"}, "oneOf": [{"$ref": "#/$defs/Tree"}, {"$ref": "#/$defs/Leaf"}]}
+TREE = {
+    "$defs": {
+        "Leaf": a_case("leaf", ["v"], v=DIGIT),
+        "Tree": a_case("tree", ["kind", "below"], below={"type": "array", "items": BRANCHES}),
+    },
+    "$ref": "#/$defs/Tree",
+}
+ZOD_EMAIL = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+ZOD_DURATION = r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$"
+
+
+@pytest.fixture(scope="module")
+def grammars() -> Grammars:
+    return Grammars(Tokenizer(BOX), 1300)
+
+
+def accepts(grammars: Grammars, schema: Any, value: Any) -> bool:
+    matcher = grammars.json_schema(schema, in_reasoning=False)._matcher
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    tokens = Tokenizer(BOX).encode(text)
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+@pytest.mark.parametrize(
+    ("schema", "valid", "invalid"),
+    [
+        # pydantic's dict[Literal["a", "b"], int], dict[Enum, int] and dict[UUID, int]; zod's records.
+        (a_record({"enum": ["a", "b"]}), [{}, {"a": 1}, {"a": 1, "b": 2}], [{"c": 1}, {"a": "x"}]),
+        (a_record({"type": "string", "enum": ["a", "b"]}, required=["a", "b"]), [{"a": 1, "b": 2}], [{}, {"a": 1}]),
+        (a_record({"$ref": "#/$defs/E"}, **{"$defs": {"E": {"enum": ["a"]}}}), [{"a": 1}], [{"b": 1}]),
+        (a_record({"anyOf": [{"const": "a"}, {"const": "b"}]}), [{"b": 1}], [{"c": 1}]),
+        (a_record({"enum": ["a", "b.c"]}, maxProperties=1), [{}, {"b.c": 1}], [{"a": 1, "b.c": 2}, {"bxc": 1}]),
+        (a_record({"type": "string", "pattern": r"^-?\d+$"}), [{"12": 1}], [{"a": 1}]),
+        (a_record({"format": "uuid"}), [{UUID: 1}], [{"a": 1}]),
+        (a_record({"minLength": 2, "maxLength": 3}), [{"ab": 1}, {"éèà": 1}], [{"a": 1}, {"abcd": 1}]),
+        # int64, float32, float64, and the least of numbers that are more than nothing.
+        ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, [-5, SAFE_INTEGER], [2**63]),
+        ({"type": "number", "minimum": -3.4028234663852886e38, "maximum": 3.4028234663852886e38}, [-1.5, 2], ["a"]),
+        ({"type": "number", "maximum": 1.7976931348623157e308}, [-1.5, 2], []),
+        ({"type": "number", "exclusiveMinimum": 5e-324}, [0.5], [0, -1]),
+        ({"type": "integer", "minimum": 0, "exclusiveMinimum": True}, [1], [0, -1]),
+        ({"type": "array", "items": DIGIT, "maxItems": 2.0}, [[], [1, 2]], [[1, 2, 3]]),
+        # Unions of objects inside themselves; a discriminator has to be there, or pydantic cannot read it.
+        (
+            TREE,
+            [{"kind": "tree", "below": [{"kind": "leaf", "v": 1}, {"kind": "tree", "below": []}]}],
+            [{"kind": "tree", "below": [{"v": 1}]}, {"kind": "leaf", "v": 1}],
+        ),
+        ({"oneOf": [{"$ref": "#/$defs/A"}, {"type": "string"}], "$defs": {"A": a_case("a", [])}}, ["x", {}], [1]),
+        # zod's never(), email(), iso.duration(), includes(); pydantic's UUID4; apischema's dialect.
+        ({"type": "object", "properties": {"a": {"not": {}}, "b": DIGIT}}, [{"b": 1}], [{"a": 1, "b": 1}]),
+        ({"type": "string", "format": "email", "pattern": ZOD_EMAIL}, ["a.b@c.de"], ["a..b@c.de", ".a@c.de"]),
+        ({"type": "string", "format": "duration", "pattern": ZOD_DURATION}, ["P1D", "PT1H5M", "P1W"], ["P", "PT"]),
+        ({"type": "string", "format": "includes", "allOf": [{"pattern": "^a"}, {"pattern": "c$"}]}, ["abc"], ["ab"]),
+        ({"type": "string", "format": "uuid4"}, [UUID], [UUID.replace("-4", "-1")]),
+        ({"$schema": "http://json-schema.org/draft/2020-12/schema#", **DIGIT}, [1], [10]),
+        ({"type": "string", "format": "date-time"}, ["2026-01-02T03:04:05.6Z"], ["2026-01-02T03:04:60Z"]),
+    ],
+)
+def test_schemas_of_libraries_are_enforced(grammars: Grammars, schema: Any, valid: Any, invalid: Any) -> None:
+    assert [value for value in valid if not accepts(grammars, schema, value)] == []
+    assert [value for value in invalid if accepts(grammars, schema, value)] == []
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        a_record({"type": "integer"}),
+        a_record({"format": "date", "pattern": "^1"}),
+        a_record({"enum": ["a", "bb"], "minLength": 2}),
+        {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+        {"oneOf": [a_case("a", []), a_case("b", [])]},
+        {"oneOf": [{"const": 1}, {"const": 1.0}]},
+        {"type": "integer", "minimum": 2**60},
+        {"type": "object", "properties": {"not": {}, "oneOf": {"type": "string"}, "propertyNames": {"enum": ["a"]}}},
+        {"type": "array", "default": {"not": {}}, "items": {"enum": [{"not": {}}]}},
+    ],
+)
+def test_what_cannot_be_said_otherwise_stays(schema: Any) -> None:
+    assert enforceable(schema) == schema
