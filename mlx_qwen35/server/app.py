@@ -28,7 +28,7 @@ from mlx_qwen35.server.protocols.messages import CountRequest
 from mlx_qwen35.server.rendering import RENDER_PATH, RenderProcess, RenderRequest
 from mlx_qwen35.server.service import GenerationService, PreparedRequest
 from mlx_qwen35.server.settings import Settings
-from mlx_qwen35.server.stored import StoredResponses
+from mlx_qwen35.server.stored import StoredResponses, page_of
 from mlx_qwen35.server.wire import (
     ApiError,
     ClientGoneError,
@@ -166,15 +166,16 @@ class Endpoints:
             raise invalid_request(f"{names}: no effect here, and refused because of --strict", found[0].place)
         return {UNUSED_HEADER: names.encode("ascii", "backslashreplace").decode().translate(_NO_CONTROL)}
 
-    async def stored(self, name: str) -> Response:
+    async def stored(self, name: str, request: Request) -> Response:
         """A response that was stored."""
+        if request.query_params.get("stream", "false") not in ("false", "0"):
+            # A client that waits for events would read a whole response as none.
+            raise invalid_request("stream: expected none: what is stored is complete; read it without stream", "stream")
         return JSONResponse(self._stored.get(name).response)
 
-    async def stored_items(self, name: str) -> Response:
+    async def stored_items(self, name: str, request: Request) -> Response:
         """The conversation before it."""
-        items = list(self._stored.get(name).items)
-        ends = {"first_id": items[0].get("id"), "last_id": items[-1].get("id")} if items else {}
-        return JSONResponse({"object": "list", "data": items, "has_more": False, **ends})
+        return JSONResponse(page_of(self._stored.get(name).items, request.query_params))
 
     async def forget(self, name: str) -> Response:
         """Forget a response."""

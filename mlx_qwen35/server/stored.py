@@ -3,11 +3,12 @@
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_qwen35.server.wire import ApiError
+from mlx_qwen35.paths import shorten
+from mlx_qwen35.server.wire import ApiError, invalid_request
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,31 @@ class StoredResponses:
             if name not in self._stored:
                 raise _gone("response", name, "id")
             self._bytes -= self._stored.pop(name)[1]
+
+
+def page_of(items: Sequence[dict[str, Any]], query: Mapping[str, str]) -> dict[str, Any]:
+    """A page of a stored conversation, as OpenAI's lists are asked for: the newest first.
+
+    Args:
+        items: The oldest first, each with an id.
+        query: `order`, `limit` and `after`, the id of the last one that the client has seen.
+    Raises:
+        ApiError: One of these is not what it may be; 404: nothing has this id.
+    """
+    order, limit, after = query.get("order", "desc"), query.get("limit", "20"), query.get("after")
+    if order not in ("asc", "desc"):
+        raise invalid_request(f"order: expected asc or desc, found {shorten(order, 40)!r}", "order")
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= 100):
+        raise invalid_request(f"limit: expected 1 to 100, found {shorten(limit, 40)!r}", "limit")
+    ordered = list(items) if order == "asc" else list(reversed(items))
+    if after:
+        places = [at for at, item in enumerate(ordered) if item["id"] == after]
+        if not places:
+            raise _gone("item", after, "after")
+        ordered = ordered[places[0] + 1 :]
+    page = ordered[: int(limit)]
+    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
+    return {"object": "list", "data": page, "has_more": len(page) < len(ordered), **ends}
 
 
 def _gone(what: str, name: str, place: str) -> ApiError:

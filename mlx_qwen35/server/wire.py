@@ -43,21 +43,21 @@ class Dropped(WireObject):
 
 
 class HostedTool(Dropped):
-    """A tool that the servers of a protocol's makers run, such as web_search: not here."""
+    """A tool that the servers of a protocol's makers run, such as web_search, or that their models know: not here."""
 
 
-def kind_of(types: Sequence[str | None], default: str | None, other: str, known: str | None = None) -> Discriminator:
+def kind_of(types: Sequence[str], default: str, other: str) -> Discriminator:
     """Tells the members of a union by their `type`.
 
     Args:
-        types: Each is the tag of a member, unless `known` is that of all of them.
+        types: Each is the tag of a member.
         default: Where the type is missing.
         other: The tag of the member that any other type belongs to.
     """
 
     def kind(value: Any) -> str:
         found = value.get("type", default) if isinstance(value, dict) else getattr(value, "type", default)
-        return (known or str(found)) if found in types else other
+        return str(found) if found in types else other
 
     return Discriminator(kind)
 

@@ -80,6 +80,7 @@ def accepts(grammars: Grammars, schema: Any, value: Any) -> bool:
         ({"type": "string", "format": "includes", "allOf": [{"pattern": "^a"}, {"pattern": "c$"}]}, ["abc"], ["ab"]),
         ({"type": "string", "format": "uuid4"}, [UUID], [UUID.replace("-4", "-1")]),
         ({"$schema": "http://json-schema.org/draft/2020-12/schema#", **DIGIT}, [1], [10]),
+        (a_record({"format": "date"}), [{"2024-12-31": 1}, {"2023-02-28": 1}], [{"2023-04-31": 1}, {"2023-02-30": 1}]),
         ({"type": "string", "format": "date-time"}, ["2026-01-02T03:04:05.6Z"], ["2026-01-02T03:04:60Z"]),
     ],
 )

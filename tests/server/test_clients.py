@@ -198,6 +198,35 @@ def test_calls_of_other_kinds_of_tools_come_back_as_they_went(client: Any) -> No
     assert found.status == "incomplete" or items[0].name == "write"
 
 
+def test_what_stood_before_a_stored_response_is_listed_page_by_page(client: Any) -> None:
+    asked = [
+        {"role": "user", "content": "Spell the word star."},
+        {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "a", "output": "s"},
+    ]
+    found = client.responses.create(model="box", input=asked, max_output_tokens=1)
+    pages = [client.responses.input_items.list(found.id, limit=1)]
+    while pages[-1].has_next_page():
+        pages.append(pages[-1].get_next_page())
+    listed = [item for page in pages for item in page.data]
+    assert [item.type for item in listed] == ["function_call_output", "function_call", "message"]
+    assert len({item.id for item in listed}) == 3
+    assert [item.id for item in client.responses.input_items.list(found.id, order="asc")] == [
+        item.id for item in reversed(listed)
+    ]
+    # Ids that the server gave can be referred to, and stay.
+    reference = {"type": "item_reference", "id": listed[-1].id}
+    again = client.responses.create(model="box", input=[reference], max_output_tokens=1)
+    assert client.responses.input_items.list(again.id).data[0].id == listed[-1].id
+
+
+def test_a_stored_response_is_not_streamed(client: Any) -> None:
+    """An empty stream would look like an answer that has nothing to say."""
+    found = client.responses.create(model="box", input="Hi", max_output_tokens=1)
+    with pytest.raises(Exception, match="stream: expected none: what is stored is complete"):
+        client.responses.retrieve(found.id, stream=True)
+
+
 def test_a_stored_response_is_gone_on_with(client: Any, server: Running) -> None:
     options: dict[str, Any] = {"model": "box", "temperature": 0.0, "reasoning": {"effort": "none"}}
     first = client.responses.create(input="Spell the word star.", **options)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mlx_qwen35.server.stored import StoredResponse, StoredResponses
+from mlx_qwen35.server.stored import StoredResponse, StoredResponses, page_of
 from mlx_qwen35.server.wire import ApiError
 
 
@@ -77,3 +77,44 @@ def test_nothing_is_stored_where_nothing_may_be() -> None:
         stored.get("a")
     with pytest.raises(ApiError):
         stored.remove("a")
+
+
+ITEMS = [{"id": str(number)} for number in range(25)]
+
+
+@pytest.mark.parametrize(
+    ("query", "first", "last", "more"),
+    [
+        ({}, 24, 5, True), ({"after": "5"}, 4, 0, False), ({"order": "asc"}, 0, 19, True),
+        ({"order": "asc", "limit": "3", "after": "1"}, 2, 4, True), ({"limit": "100"}, 24, 0, False),
+        ({"limit": "25"}, 24, 0, False),
+    ],
+)  # fmt: skip
+def test_a_page_of_a_conversation(query: dict[str, str], first: int, last: int, more: bool) -> None:
+    page = page_of(ITEMS, query)
+    shown = [int(item["id"]) for item in page.pop("data")]
+    assert shown == list(range(first, last + 1) if first < last else range(first, last - 1, -1))
+    assert page == {"object": "list", "has_more": more, "first_id": str(first), "last_id": str(last)}
+
+
+def test_an_empty_page_of_a_conversation() -> None:
+    for items, query in (([], {}), (ITEMS, {"after": "0"})):
+        found = page_of(items, query)
+        assert found == {"object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None}
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "said"),
+    [
+        ({"order": "up"}, 400, "order: expected asc or desc, found 'up'"),
+        ({"limit": "0"}, 400, "limit: expected 1 to 100, found '0'"),
+        ({"limit": "101"}, 400, "found '101'"),
+        ({"limit": "-1"}, 400, "found '-1'"),
+        ({"limit": "²"}, 400, "limit: expected 1 to 100"),
+        ({"after": "nobody"}, 404, "after: no item 'nobody' is stored"),
+    ],
+)
+def test_a_page_that_is_asked_for_wrongly(query: dict[str, str], status: int, said: str) -> None:
+    with pytest.raises(ApiError, match=said) as caught:
+        page_of(ITEMS, query)
+    assert caught.value.status == status

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.prompts.efforts import EffortName
@@ -30,6 +30,7 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
     token_logprob,
 )
+from mlx_qwen35.server.protocols.files import SEND_DATA, file_text
 from mlx_qwen35.server.wire import Items, Whole, WireObject, invalid_request, sse
 
 T = TypeVar("T")
@@ -50,6 +51,14 @@ class Message(WireObject):
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+
+
+class FileOfPart(WireObject):
+    """The file of a content part."""
+
+    filename: str | None = None
+    file_data: str | None = None
+    file_id: str | None = None
 
 
 class JsonSchema(WireObject):
@@ -143,7 +152,7 @@ class ChatCompletionRequest(SamplingFields):
         choice = choose(functions, self.tool_choice)
         return [
             GenerationRequest(
-                prompt=[message_of(message) for message in self.messages],
+                prompt=[message_of(message, f"messages[{at}]") for at, message in enumerate(self.messages)],
                 tools=functions.described,
                 tool_choice=choice,
                 parallel_tool_calls=self.parallel_tool_calls is not False,
@@ -182,17 +191,39 @@ def _one(name: str, value: T | None, other_name: str, other: T | None) -> T | No
     return other if value is None else value
 
 
-def message_of(message: Message) -> dict[str, Any]:
-    """A message as `ModelKit.process_prompt` takes it."""
-    kept: dict[str, Any] = {"role": message.role, "content": message.content}
+def message_of(message: Message, place: str) -> dict[str, Any]:
+    """A message as `ModelKit.process_prompt` takes it.
+
+    Args:
+        place: Where it stands in the request, for error messages.
+    Raises:
+        ApiError: It holds a file that is no text.
+    """
+    content = message.content
+    if isinstance(content, list):
+        content = [_without_file(part, f"{place}.content[{at}]") for at, part in enumerate(content)]
+    kept: dict[str, Any] = {"role": message.role, "content": content}
     if message.role == "assistant":
-        kept["content"] = "" if message.content is None else message.content
+        kept["content"] = "" if content is None else content
         if message.tool_calls:
             kept["tool_calls"] = [{"function": call.called} for call in message.tool_calls]
         kept |= {
             name: value for name in ("reasoning_content", "reasoning") if (value := getattr(message, name)) is not None
         }
     return kept
+
+
+def _without_file(part: dict[str, JsonValue], place: str) -> dict[str, JsonValue]:
+    """A content part; a file's text in place of a file."""
+    if part.get("type") != "file":
+        return part
+    try:
+        found = FileOfPart.model_validate(part.get("file"))
+    except ValidationError:
+        raise invalid_request(f"{place}.file: expected an object with file_data and filename", place) from None
+    if found.file_id and not found.file_data:
+        raise invalid_request(f"{place}.file.file_id: expected none: files are not stored here; {SEND_DATA}", place)
+    return {"type": "text", "text": file_text(found.file_data, found.filename, f"{place}.file")}
 
 
 def logprobs_of(delta: DeltaEvent, tokenizer: Tokenizer) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ class CompletionRequest(SamplingFields):
     without_effect: ClassVar = LABELS
     refused: ClassVar = {name: hint for name, hint in ELSEWHERE.items() if name != "best_of"}
 
-    best_of: Literal[1] | None = None
+    best_of: Whole | None = None
     prompt: str | Items[str] | Items[int] | Items[Items[int]]
     max_tokens: Whole | None = 16
     # mlx-lm's server has a bool here.
@@ -38,6 +38,10 @@ class CompletionRequest(SamplingFields):
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`."""
+        # The best n of n are all of them.
+        if self.best_of not in (None, self.n or 1):
+            message = f"best_of: expected n, which is {self.n or 1}, found {self.best_of}; answers are not ranked here"
+            raise invalid_request(message, "best_of")
         several = isinstance(self.prompt, list) and not (self.prompt and isinstance(self.prompt[0], int))
         options = {
             **self.sampling(),

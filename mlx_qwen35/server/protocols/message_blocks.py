@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, Tag
 
+from mlx_qwen35.server.protocols.files import document_text, read_text
 from mlx_qwen35.server.wire import Dropped, Items, WireObject, invalid_request, kind_of
 
 # Of Claude Code: a line that is another one in every request, and a counter of what is left of the context. The model
@@ -237,10 +238,11 @@ def _document(block: DocumentBlock) -> str:
         text = source.content
     elif source.type == "content" and isinstance(source.content, list):
         text = "\n".join(str(part.get("text", "")) for part in source.content)
+    elif source.type == "base64" and source.data is not None:
+        text = read_text(f"data:{source.media_type or ''};base64,{source.data}", block.title, "messages: document")
     else:
         kind = source.media_type or f"a source of type {source.type}"
         raise invalid_request(
             f"messages: document: expected text, found {kind[:80]}; PDFs and files are not read here: send their text"
         )
-    head = "".join(f"{line}\n" for line in (block.title and f"# {block.title}", block.context) if line)
-    return f"{head}\n{text}\n" if head else text
+    return document_text(text, block.title, block.context)

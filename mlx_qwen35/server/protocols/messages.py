@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue, Tag
+from pydantic import Discriminator, Field, JsonValue, Tag
 
 from mlx_qwen35.answers.tool_calls import ToolCall
 from mlx_qwen35.prompts.efforts import EffortName
@@ -18,9 +18,10 @@ from mlx_qwen35.server.generation import (
     Usage,
 )
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody, PromptBody
+from mlx_qwen35.server.protocols.client_tools import CLIENT_TOOLS
 from mlx_qwen35.server.protocols.common import arguments_json, function_tool, new_id
 from mlx_qwen35.server.protocols.message_blocks import Message, TextBlock, ends_in_an_answer, is_changing, messages_of
-from mlx_qwen35.server.wire import ApiError, HostedTool, Items, Whole, WireObject, invalid_request, kind_of, sse
+from mlx_qwen35.server.wire import ApiError, HostedTool, Items, Whole, WireObject, invalid_request, sse
 
 
 class OwnTool(WireObject):
@@ -35,10 +36,37 @@ class OwnTool(WireObject):
     description: str | None = None
     type: Literal["custom"] | None = None
 
+    @property
+    def function(self) -> dict[str, Any]:
+        """In OpenAI's form."""
+        return function_tool(self.name, self.description or None, self.input_schema)
+
+
+class ClientTool(WireObject):
+    """A tool of Anthropic's that the client runs; see `CLIENT_TOOLS`."""
+
+    # The client holds what it shows to the number of characters itself.
+    without_effect: ClassVar = OwnTool.without_effect | {"max_characters"}
+
+    name: str
+    type: str
+
+    @property
+    def function(self) -> dict[str, Any]:
+        """In OpenAI's form."""
+        return function_tool(self.name, *CLIENT_TOOLS[self.type])
+
+
+def _tool_kind(value: Any) -> str:
+    found = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    if found in (None, "custom"):
+        return "own"
+    return "client" if isinstance(found, str) and found in CLIENT_TOOLS else "server"
+
 
 Tool = Annotated[
-    Annotated[OwnTool, Tag("own")] | Annotated[HostedTool, Tag("server")],
-    kind_of((None, "custom"), None, "server", known="own"),
+    Annotated[OwnTool, Tag("own")] | Annotated[ClientTool, Tag("client")] | Annotated[HostedTool, Tag("server")],
+    Discriminator(_tool_kind),
 ]
 
 
@@ -110,11 +138,7 @@ class CountRequest(PromptBody):
         return [
             GenerationRequest(
                 prompt=messages,
-                tools=[
-                    function_tool(tool.name, tool.description or None, tool.input_schema)
-                    for tool in self.tools or ()
-                    if isinstance(tool, OwnTool)
-                ],
+                tools=[tool.function for tool in self.tools or () if not isinstance(tool, HostedTool)],
                 tool_choice=choice,
                 parallel_tool_calls=not (self.tool_choice and self.tool_choice.disable_parallel_tool_use),
                 enable_thinking=thinks,

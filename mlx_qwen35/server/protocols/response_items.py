@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, JsonValue, Tag, TypeAdapter
 
 from mlx_qwen35.prompts.messages import VIDEO_OPTIONS
+from mlx_qwen35.server.protocols.common import new_id
+from mlx_qwen35.server.protocols.files import SEND_DATA, file_text
 from mlx_qwen35.server.protocols.functions import TEXT, flat_name
 from mlx_qwen35.server.stored import StoredResponses
 from mlx_qwen35.server.wire import Dropped, Items, WireObject, invalid_request, kind_of
@@ -34,7 +36,7 @@ class ImagePart(WireObject):
     refused: ClassVar = {"file_id": "files are not stored here; send the image as image_url"}
 
     type: Literal["input_image"]
-    image_url: str
+    image_url: str | None = None
 
 
 class VideoPart(WireObject):
@@ -43,14 +45,29 @@ class VideoPart(WireObject):
     refused: ClassVar = {"file_id": "files are not stored here; send the video as video_url"}
 
     type: Literal["input_video"]
-    video_url: str | Items[str]
+    video_url: str | Items[str] | None = None
     fps: float | None = None
     min_frames: int | None = None
     max_frames: int | None = None
     max_pixels: int | None = None
 
 
-Parts = str | Items[Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]]
+class FilePart(WireObject):
+    """A file of text."""
+
+    without_effect: ClassVar = frozenset({"detail"})
+    refused: ClassVar = {
+        "file_id": f"files are not stored here; {SEND_DATA}",
+        "file_url": f"files are not fetched here; {SEND_DATA}",
+    }
+
+    type: Literal["input_file"]
+    filename: str | None = None
+    file_data: str | None = None
+
+
+Part = TextPart | ImagePart | VideoPart | FilePart
+Parts = str | Items[Annotated[Part, Field(discriminator="type")]]
 
 
 class MessageItem(WireObject):
@@ -218,45 +235,63 @@ def messages_of(items: Sequence[Any]) -> list[dict[str, Any]]:
         elif isinstance(item, CustomCallItem):
             call(item, {TEXT: item.input})
         elif isinstance(item, CallOutputItem):
-            out.append({"role": "tool", "content": _content(item.output)})
+            out.append({"role": "tool", "content": _content(item.output, f"input[{at}].output")})
         elif isinstance(item, MessageItem) and item.role == "assistant":
             answer()["content"] += item.content if isinstance(item.content, str) else _text(item.content, at)
         elif isinstance(item, MessageItem):
             role = "system" if item.role == "developer" else item.role
-            out.append({"role": role, "content": _content(item.content)})
+            out.append({"role": role, "content": _content(item.content, f"input[{at}].content")})
     return out
 
 
-def _text(parts: Sequence[TextPart | ImagePart | VideoPart], at: int) -> str:
+def _text(parts: Sequence[Part], at: int) -> str:
     """The text of an answer's parts.
 
     Raises:
-        ApiError: One is an image or a video.
+        ApiError: One is an image, a video or a file.
     """
     for number, part in enumerate(parts):
         if not isinstance(part, TextPart):
             place = f"input[{at}].content[{number}]"
-            kind = "an image" if isinstance(part, ImagePart) else "a video"
+            kind = {"input_image": "an image", "input_video": "a video"}.get(part.type, "a file")
             raise invalid_request(f"{place}: expected text, found {kind}; an answer cannot hold one", place)
     return "".join(part.text or part.refusal for part in parts if isinstance(part, TextPart))
 
 
-def _content(content: str | list[Any]) -> Any:
+def _content(content: str | list[Any], place: str) -> Any:
     if isinstance(content, str):
         return content
-    return [_part(part) for part in content]
+    return [_part(part, f"{place}[{number}]") for number, part in enumerate(content)]
 
 
-def _part(part: TextPart | ImagePart | VideoPart) -> dict[str, Any]:
-    """A part as `ModelKit.process_prompt` takes it."""
+def _part(part: Part, place: str) -> dict[str, Any]:
+    """A part as `ModelKit.process_prompt` takes it.
+
+    Raises:
+        ApiError: It holds nothing, or a file that is no text.
+    """
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text or part.refusal}
+    if isinstance(part, FilePart):
+        return {"type": "text", "text": file_text(part.file_data, part.filename, place)}
     if isinstance(part, ImagePart):
-        return {"type": "image_url", "image_url": {"url": part.image_url}}
+        return {"type": "image_url", "image_url": {"url": _url(part.image_url, f"{place}.image_url")}}
     options = {name: value for name in VIDEO_OPTIONS if (value := getattr(part, name, None)) is not None}
-    return {"type": "video", "video": part.video_url, **options}
+    return {"type": "video", "video": _url(part.video_url, f"{place}.video_url"), **options}
+
+
+def _url(url: str | list[str] | None, place: str) -> str | list[str]:
+    """An address that has to be there: what may stand in place of it is refused by name, before."""
+    if url is None:
+        raise invalid_request(f"{place}: field required", place)
+    return url
 
 
 def as_json(items: Sequence[Any]) -> list[dict[str, JsonValue]]:
-    """Items as they are stored."""
-    return [item.model_dump(mode="json", exclude_none=True) for item in items]
+    """Items as they are stored: each with an id, by which clients page through them and refer to them."""
+    prefixes = {"message": "msg_", "function_call": "fc_", "custom_tool_call": "ctc_", "reasoning": "rs_"}
+    out = []
+    for item in items:
+        kept = item.model_dump(mode="json", exclude_none=True)
+        out.append(kept if kept.get("id") else {**kept, "id": new_id(prefixes.get(item.type, "item_"))})
+    return out

@@ -39,6 +39,14 @@ def test_a_request_with_everything() -> None:
     assert translated("hi", max_tokens=None)[0].options["max_tokens"] is None
 
 
+def test_the_best_of_all_answers_are_all_of_them() -> None:
+    assert translated("hi", n=2, best_of=2) == translated("hi", n=2)
+    assert translated("hi", best_of=1) == translated("hi")
+    for fields, said in (({"best_of": 3}, "which is 1, found 3"), ({"n": 2, "best_of": 3}, "which is 2, found 3")):
+        with pytest.raises(ApiError, match=f"best_of: expected n, {said}; answers are not ranked here"):
+            translated("hi", **fields)
+
+
 @pytest.mark.parametrize(
     ("prompt", "prompts"),
     [

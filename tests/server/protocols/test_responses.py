@@ -6,7 +6,7 @@ import pytest
 
 from mlx_qwen35.server.generation import GenerationRequest
 from mlx_qwen35.server.protocols.responses import RESPONSES, ResponsesRequest
-from mlx_qwen35.server.wire import ApiError
+from mlx_qwen35.server.wire import ApiError, unused_fields
 from tests.server.protocols.events import (
     CALL_JSON,
     NOW,
@@ -282,3 +282,24 @@ def test_an_error_in_a_stream() -> None:
         "sequence_number": 5,
     }
     assert read(part) == ("error", expected)
+
+
+def test_an_answer_cannot_hold_a_file() -> None:
+    part = {"type": "input_file", "file_data": "aGk="}
+    with pytest.raises(ApiError, match=r"input\[0\]\.content\[0\]: expected text, found a file"):
+        translated([{"role": "assistant", "content": [part]}])
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_media_that_only_another_server_holds_are_refused_by_name(kind: str) -> None:
+    def asked(**fields: Any) -> ResponsesRequest:
+        return ResponsesRequest.model_validate(
+            {"input": [{"role": "user", "content": [{"type": f"input_{kind}", **fields}]}]}
+        )
+
+    with pytest.raises(
+        ApiError, match=f"file_id: expected none: files are not stored here; send the {kind} as {kind}_url"
+    ):
+        unused_fields(asked(file_id="file-1"))
+    with pytest.raises(ApiError, match=rf"^input\[0\]\.content\[0\]\.{kind}_url: field required"):
+        asked().generation_requests()
