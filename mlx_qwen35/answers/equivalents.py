@@ -22,7 +22,7 @@ _DIALECT = re.compile(r"^https?://json-schema\.org/(draft-0[3467]|draft/(?:2019-
 
 _BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = rf"({_BYTE}\.){{3}}{_BYTE}"
-_DATE = r"[12]\d{3}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])"
+_DATE = r"[12]\d{3}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))"
 _TIME = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d"
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-%s[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 # Formats of pydantic and msgspec, and those of JSON Schema where they stand for names; not all that they allow.
@@ -33,7 +33,6 @@ _OF_LIBRARIES = {
     "decimal": r"^-?(0|[1-9]\d{0,14})(\.\d{1,9})?$",
     "ipvanyaddress": f"^{_IPV4}$",
     **dict.fromkeys(("ipv4interface", "ipvanyinterface"), rf"^{_IPV4}/(3[0-2]|[12]?\d)$"),
-    **dict.fromkeys(("ipv4network", "ipvanynetwork"), rf"^{_BYTE}\.0\.0\.0/8$"),
 }
 _OF_NAMES = {
     "uuid": f"^{_UUID % '[1-8]'}$",

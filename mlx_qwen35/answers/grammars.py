@@ -46,7 +46,11 @@ class Grammars:
         self._tokenizer = tokenizer
         eos = sorted(tokenizer.eos_token_ids)
         # Every control token is special in there: a grammar has to name it, text is never made of it.
-        self._llguidance = llguidance.LLTokenizer(tokenizer._backend.to_str(), n_vocab=vocab_size, eos_token=eos)
+        # Their names are taken out: llguidance would write text that a schema prescribes, like "<think>", by the token.
+        settings = json.loads(tokenizer._backend.to_str())
+        for token in settings["added_tokens"]:
+            token["content"] = f"\uffff{token['id']}\uffff"
+        self._llguidance = llguidance.LLTokenizer(json.dumps(settings), n_vocab=vocab_size, eos_token=eos)
         self._free = np.zeros(vocab_size, dtype=np.bool_)
         self._free[list(tokenizer._backend.get_vocab().values())] = True
         self._free[eos] = False

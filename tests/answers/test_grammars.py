@@ -781,3 +781,22 @@ def test_a_model_answers_by_a_grammar(box_kit: ModelKit) -> None:
     schema = {**PERSON, "properties": {"age": PERSON["properties"]["age"]}, "required": ["age"]}
     tokens = generate(kit, prompt, [grammars.json_schema(schema, in_reasoning=prompt.in_reasoning)])
     assert valid(json.loads(kit.tokenizer.decode(tokens[:-1])), schema, schema)
+
+
+@pytest.mark.parametrize("text", ["<|im_end|>", "<|endoftext|>", "<think>", "</think>", "<tool_call>", "<|image_pad|>"])
+def test_prescribed_text_is_never_written_by_a_control_token(
+    tokenizer: Tokenizer, grammars: Grammars, text: str
+) -> None:
+    """Where a schema names one, as a property or a value, its letters are written."""
+    schema = {"type": "object", "properties": {text: {"enum": [text]}}, "required": [text]}
+    matcher = grammars.json_schema(schema, in_reasoning=False)._matcher
+    tokens: list[int] = []
+    while not matcher.is_accepting():
+        mask = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")[:WIDTH]
+        allowed = np.flatnonzero(mask)
+        assert not matcher.is_error(), matcher.get_error()
+        assert not set(allowed) & {*range(FIRST_CONTROL, TOKENS)}
+        tokens.append(int(allowed[-1]))
+        assert matcher.consume_token(tokens[-1])
+        assert len(tokens) < 100
+    assert json.loads(tokenizer.decode(tokens)) == {text: text}
