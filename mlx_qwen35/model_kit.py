@@ -334,7 +334,7 @@ class ModelKit(PromptMaking, SessionFiles):
         return self.guard.plan(length, new_tokens, step_size, max(unseen, default=0), kept)
 
     def _most_tokens(self, given: int | None) -> int:
-        if given is None or given == -1:
+        if given is None:
             return default_max_tokens(self.checkpoint.generation_config) or MAX_TOKENS
         return whole_number("max_tokens", given, 1)
 

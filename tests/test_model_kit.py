@@ -166,13 +166,6 @@ def test_stop_strings_and_max_tokens(kit: ModelKit) -> None:
     assert (cut.text, cut.finish_reason) == ("aaaaa", "length")
 
 
-def test_a_limit_of_minus_one_is_none(kit: ModelKit) -> None:
-    (token,) = kit.tokenize("a")
-    prompt = kit.process_prompt([USER], enable_thinking=False)
-    found = [kit.generate(prompt, logit_bias={token: 200.0}, max_tokens=most, stop="a" * 9) for most in (-1, None)]
-    assert found[0].tokens == found[1].tokens
-
-
 def test_reasoning_is_separate(kit: ModelKit) -> None:
     (token,) = kit.tokenize("a")
     result = kit.generate([USER], logit_bias={token: 200.0}, max_tokens=3)

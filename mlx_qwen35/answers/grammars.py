@@ -48,8 +48,12 @@ class Grammars:
         # Every control token is special in there: a grammar has to name it, text is never made of it.
         # Their names are taken out: llguidance would write text that a schema prescribes, like "<think>", by the token.
         settings = json.loads(tokenizer._backend.to_str())
+        vocabulary = settings["model"]["vocab"]
         for token in settings["added_tokens"]:
-            token["content"] = f"\uffff{token['id']}\uffff"
+            name = f"<\uffff{token['id']}>"
+            if token["content"] in vocabulary:
+                vocabulary[name] = vocabulary.pop(token["content"])
+            token |= {"content": name, "special": True}
         self._llguidance = llguidance.LLTokenizer(json.dumps(settings), n_vocab=vocab_size, eos_token=eos)
         self._free = np.zeros(vocab_size, dtype=np.bool_)
         self._free[list(tokenizer._backend.get_vocab().values())] = True

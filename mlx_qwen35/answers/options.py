@@ -26,8 +26,8 @@ class GenerationOptions(Sampling, total=False):
     """Keyword arguments of `ModelKit.request`, `stream`, `generate` and `chat`, beside those of sampling.
 
     Args:
-        max_tokens: At most this many tokens; None for the checkpoint's own limit, or else 4096, and so does -1, as in
-            LM Studio and llama.cpp. It never exceeds what the context, or memory, holds.
+        max_tokens: At most this many tokens; None for the checkpoint's own limit, or else 4096. It
+            never exceeds what the context, or memory, holds.
         stop: Strings that end the answer.
         logprobs, top_logprobs: Give each token's log probability, and so many most likely tokens in its place.
         prefill_step_size: Tokens of the prompt that are read at once, fewer where memory asks for it;

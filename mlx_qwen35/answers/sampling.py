@@ -48,8 +48,7 @@ class SamplingOptions:
         top_p: Keep the most likely tokens that together reach this probability; 1 keeps all, 0 the likeliest alone,
             as in transformers.
         min_p: Keep tokens at least this likely relative to the most likely one; 0 keeps all.
-        repetition_penalty: Divides positive and multiplies negative logits of tokens in the output; 1 is off, and so is
-            0, as in mlx-lm, whose server has that as its default.
+        repetition_penalty: Divides positive and multiplies negative logits of tokens in the output; 1 is off.
         presence_penalty: Subtracted once from the logits of tokens in the output.
         frequency_penalty: Subtracted once per occurrence in the output.
         logit_bias: Added to the logits of these token ids.
@@ -78,7 +77,7 @@ class SamplingOptions:
             "top_k": max(whole_number("top_k", self.top_k, -1), 0),
             "top_p": number("top_p", self.top_p, 0.0, 1.0),
             "min_p": number("min_p", self.min_p, 0.0, 1.0),
-            "repetition_penalty": number("repetition_penalty", self.repetition_penalty, 0.0) or 1.0,
+            "repetition_penalty": number("repetition_penalty", self.repetition_penalty, 0.0, open_low=True),
             "presence_penalty": number("presence_penalty", self.presence_penalty),
             "frequency_penalty": number("frequency_penalty", self.frequency_penalty),
             "logit_bias": _bias(self.logit_bias),

@@ -783,11 +783,21 @@ def test_a_model_answers_by_a_grammar(box_kit: ModelKit) -> None:
     assert valid(json.loads(kit.tokenizer.decode(tokens[:-1])), schema, schema)
 
 
+@pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("text", ["<|im_end|>", "<|endoftext|>", "<think>", "</think>", "<tool_call>", "<|image_pad|>"])
-def test_prescribed_text_is_never_written_by_a_control_token(
-    tokenizer: Tokenizer, grammars: Grammars, text: str
-) -> None:
-    """Where a schema names one, as a property or a value, its letters are written."""
+def test_prescribed_text_is_never_written_by_a_control_token(tmp_path: Path, text: str, listed: bool) -> None:
+    """Where a schema names one, as a property or a value, its letters are written.
+
+    Args:
+        listed: Control tokens stand in the vocabulary as well.
+    """
+    tokenizer = changed_tokenizer(tmp_path, lambda added: added)
+    if listed:
+        settings = json.loads((tmp_path / "tokenizer.json").read_text())
+        settings["model"]["vocab"] |= {token["content"]: token["id"] for token in settings["added_tokens"]}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+        tokenizer = Tokenizer(tmp_path)
+    grammars = Grammars(tokenizer, WIDTH)
     schema = {"type": "object", "properties": {text: {"enum": [text]}}, "required": [text]}
     matcher = grammars.json_schema(schema, in_reasoning=False)._matcher
     tokens: list[int] = []

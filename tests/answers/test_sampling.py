@@ -241,7 +241,7 @@ def test_bias_is_added() -> None:
         ({"top_k": -2}, "top_k: expected a whole number of at least -1, found -2"),
         ({"top_k": 2.5}, "top_k: expected a whole number"),
         ({"min_p": 2}, "min_p: expected at least 0 and at most 1, found 2"),
-        ({"repetition_penalty": -1}, "repetition_penalty: expected at least 0, found -1"),
+        ({"repetition_penalty": 0}, "repetition_penalty: expected above 0, found 0"),
         ({"presence_penalty": float("inf")}, "presence_penalty: expected a finite number, found inf"),
         ({"frequency_penalty": float("inf")}, "^frequency_penalty: expected a finite number, found inf"),
         ({"temperature": 10**400}, "temperature: expected at least 0, found 1000"),
@@ -284,8 +284,6 @@ def test_defaults_come_from_the_checkpoint_and_are_overridden() -> None:
     assert options_from({"repetition_penalty": 1.1, "top_k": 20}, {}) == SamplingOptions(repetition_penalty=1.1)
     assert options_from({"repetition_penalty": 1.1}, {"repetition_penalty": 1.0}) == SamplingOptions()
     assert options_from({"do_sample": True, "repetition_penalty": 1.1}, {}).repetition_penalty == 1.1
-    # As mlx-lm's server has it by default.
-    assert options_from({"repetition_penalty": 1.1}, {"repetition_penalty": 0}) == SamplingOptions()
     assert options_from({"do_sample": True}, {}).temperature == 1.0
     assert options_from({}, {}) == SamplingOptions()
 

@@ -21,6 +21,7 @@ from mlx_qwen35.server.protocols.chat_tools import AnyCall, Tool, ToolChoice, ch
 from mlx_qwen35.server.protocols.common import (
     ELSEWHERE,
     LABELS,
+    MaxTokens,
     ObjectFormat,
     SamplingFields,
     TextFormat,
@@ -119,8 +120,8 @@ class ChatCompletionRequest(SamplingFields):
     tool_choice: Literal["auto", "none", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    max_tokens: Whole | None = None
-    max_completion_tokens: Whole | None = None
+    max_tokens: MaxTokens = None
+    max_completion_tokens: MaxTokens = None
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
     reasoning_effort: EffortName | None = None

@@ -4,9 +4,9 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.answers.tool_calls import ToolCall
@@ -29,6 +29,8 @@ ELSEWHERE = {
     **dict.fromkeys(("adapters", "adapter_path"), "start the server with --adapter-path"),
     **dict.fromkeys(("min_tokens", "ignore_eos", "use_beam_search", "best_of", "echo", "suffix"), "not supported"),
 }
+# How much is written; -1 is no limit, as in LM Studio's examples and for llama.cpp's server.
+MaxTokens = Annotated[Whole | None, BeforeValidator(lambda value: None if value == -1 else value)]
 # JSON has no infinity; OpenAI writes this for what cannot come.
 IMPOSSIBLE = -9999.0
 
@@ -88,6 +90,9 @@ class SamplingFields(GenerationBody):
             "frequency_penalty",
         )
         options = {name: getattr(self, name) for name in (*names, "seed")}
+        if self.repetition_penalty == 0:
+            # The default of mlx-lm's server, which is off there.
+            options["repetition_penalty"] = 1.0
         # A form's empty field comes along as an empty text, at which nothing can stop.
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
         options["stop"] = stop and [text for text in stop if text]

@@ -13,6 +13,7 @@ from mlx_qwen35.server.protocols.common import (
     ELSEWHERE,
     IMPOSSIBLE,
     LABELS,
+    MaxTokens,
     SamplingFields,
     completion_head,
     openai_error,
@@ -32,7 +33,7 @@ class CompletionRequest(SamplingFields):
 
     best_of: Whole | None = None
     prompt: str | Items[str] | Items[int] | Items[Items[int]]
-    max_tokens: Whole | None = 16
+    max_tokens: MaxTokens = 16
     # mlx-lm's server has a bool here.
     logprobs: Annotated[Whole, Field(ge=0, le=20)] | Literal[False] | None = None
 

@@ -20,6 +20,7 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
     token_logprob,
 )
+from mlx_qwen35.server.protocols.completions import CompletionRequest
 from mlx_qwen35.server.wire import ApiError, unused_fields
 from tests.server.protocols.events import CALL, CALL_JSON, NOW, Numbers, id_of, progress
 
@@ -32,6 +33,18 @@ SAMPLING = {
 def test_sampling_fields_are_the_kits_options() -> None:
     assert SamplingFields.model_validate(SAMPLING).sampling() == SAMPLING
     assert SamplingFields().sampling() == dict.fromkeys(SAMPLING)
+
+
+def test_what_other_servers_take_for_off_is_off() -> None:
+    """mlx-lm's repetition_penalty, LM Studio's max_tokens; what nobody's is stays to be refused."""
+    assert SamplingFields.model_validate({"repetition_penalty": 0}).sampling()["repetition_penalty"] == 1.0
+    messages = [{"role": "user", "content": "a"}]
+    for name in ("max_tokens", "max_completion_tokens"):
+        for given, most in ((-1, None), (-1.0, None), (7, 7), (-2, -2)):
+            (request,) = ChatCompletionRequest.model_validate({"messages": messages, name: given}).generation_requests()
+            assert request.options["max_tokens"] == most
+    (request,) = CompletionRequest.model_validate({"prompt": "a", "max_tokens": -1}).generation_requests()
+    assert request.options["max_tokens"] is None
 
 
 def test_an_empty_stop_is_none() -> None:
