@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.markdown import Markdown
 from rich.segment import Segment
+from rich.text import Text
 
 # So often is the end of an answer drawn anew.
 _SECONDS = 0.1
@@ -83,20 +84,28 @@ class _Lines:
         self._text, self._most, self._gap = text, most, gap
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = console.render_lines(as_markdown(self._text), options.update(height=None), pad=False)
-        for line in lines:
-            while line and not line[-1].text.rstrip():
-                line.pop()
-        while lines and not lines[-1]:
-            lines.pop()
-        while lines and not lines[0]:
-            lines.pop(0)
+        options = options.update(height=None)
+        lines = _trimmed(console.render_lines(as_markdown(self._text), options, pad=False))
+        if not lines:
+            # What shows nothing, as a list item without words does: "42." is one.
+            lines = _trimmed(console.render_lines(Text(self._text), options, pad=False))
         if self._gap:
             yield Segment.line()
         for line in lines if self._most is None else lines[-self._most :]:
             yield from line[:-1]
             yield from (Segment(last.text.rstrip(), last.style) for last in line[-1:])
             yield Segment.line()
+
+
+def _trimmed(lines: list[list[Segment]]) -> list[list[Segment]]:
+    for line in lines:
+        while line and not line[-1].text.rstrip():
+            line.pop()
+    while lines and not lines[-1]:
+        lines.pop()
+    while lines and not lines[0]:
+        lines.pop(0)
+    return lines
 
 
 def split_blocks(text: str) -> list[str]:

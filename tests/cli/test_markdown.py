@@ -96,3 +96,10 @@ def test_a_link_is_shown_and_no_hyperlink() -> None:
     Console(file=out, width=60, force_terminal=True, _environ={}).print(as_markdown("[a](https://b.example)"))
     assert "https://b.example" in out.getvalue()
     assert "\x1b]8" not in out.getvalue()
+
+
+@pytest.mark.parametrize("text", ["42.", "7)", "-", "#", ">", "[a]: b", "42.\n\n43.", "```\n```"])
+@pytest.mark.parametrize("before", ["", "So:\n\n"])
+def test_what_would_show_nothing_is_shown_as_it_is(text: str, before: str) -> None:
+    """A sum's answer is a list item without words to Markdown, and vanished."""
+    assert shown(list(before + text)) == f"{before}{text}\n"
