@@ -43,6 +43,13 @@ _OF_NAMES = {
     "ipv4": f"^{_IPV4}$",
     **_OF_LIBRARIES,
 }
+# Formats that every text has, as pydantic and OpenAPI write them for paths, passwords and bytes.
+_ANY_TEXT = frozenset({"path", "file-path", "directory-path", "password", "binary"})
+# Formats that JSON Schema defines; any other is a name that only who wrote it knows.
+_FORMATS = frozenset({
+    "date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6", "uri",
+    "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer", "relative-json-pointer", "regex",
+})  # fmt: skip
 _DIGITS = r"(\d+H(\d+M)?(\d+([.,]\d+)?S)?|\d+M(\d+([.,]\d+)?S)?|\d+([.,]\d+)?S)"
 _DAYS = r"(\d+Y(\d+M)?(\d+D)?|\d+M(\d+D)?|\d+D)"
 _LABEL = "[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
@@ -122,6 +129,8 @@ class _Rewriting:
         _name_dialect(found)
         _round_counts(found)
         _bound(found)
+        if not _says_something(found):
+            del found["format"]
         _spell_format(found)
         if "oneOf" in found and "anyOf" not in found and are_apart(node["oneOf"], self._root):
             found["anyOf"] = found.pop("oneOf")
@@ -140,6 +149,9 @@ class _Rewriting:
         """Without `propertyNames`, where other keywords can say which names there may be."""
         if "propertyNames" not in node or not isinstance(node.get("properties") or {}, Mapping):
             return node
+        if node["propertyNames"] == {"type": "string"}:
+            # As zod writes records; there are no other names.
+            return {key: item for key, item in node.items() if key != "propertyNames"}
         named, patterns = node.get("properties") or {}, node.get("patternProperties") or {}
         value = node.get("additionalProperties", True)
         if "additionalProperties" not in node and isinstance(patterns, Mapping) and patterns.keys() == {""}:
@@ -225,6 +237,16 @@ def _narrowed(value: float, way: int) -> float:
     elif 0 < abs(value) < _SMALLEST:
         value = _SMALLEST if value > 0 else 0
     return value * way
+
+
+def _says_something(node: Mapping[str, Any]) -> bool:
+    """Whether a format forbids anything that the schema allows without it; zod writes its own beside patterns."""
+    name = node.get("format")
+    if not isinstance(name, str):
+        return True
+    parts = [node, *(part for part in node.get("allOf") or () if isinstance(part, Mapping))]
+    spelled = any(isinstance(part.get("pattern"), str) for part in parts)
+    return name not in _ANY_TEXT and (name in _FORMATS or not spelled)
 
 
 def _spell_format(node: dict[str, Any]) -> None:

@@ -14,13 +14,6 @@ _LIMITS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum
 # With these, another part of the schema may ask for properties that an object does not name itself.
 _JOINED = frozenset({"allOf", "not", "if", "then", "else", "dependentSchemas", "dependentRequired", "$dynamicRef"})
 _ALTERNATIVES = frozenset({"anyOf", "oneOf", "$ref"})
-# Formats that every text has, as pydantic and OpenAPI write them for paths, passwords and bytes.
-_ANY_TEXT = frozenset({"path", "file-path", "directory-path", "password", "binary"})
-# Formats that JSON Schema defines; any other is a name that only who wrote it knows.
-_FORMATS = frozenset({
-    "date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6", "uri",
-    "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer", "relative-json-pointer", "regex",
-})  # fmt: skip
 _OPEN = frozenset({
     "additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames", "minProperties",
 })  # fmt: skip
@@ -42,11 +35,6 @@ def _tightened(node: Any, closes: bool) -> Any:
     if not isinstance(node, Mapping):
         return node
     found = {key: _value(key, value, closes) for key, value in node.items()}
-    if not _says_something(found):
-        del found["format"]
-    if found.get("type") == "object" and found.get("propertyNames") == {"type": "string"}:
-        # As zod writes records; there are no other names.
-        del found["propertyNames"]
     if found.get("type") == "integer" and not _LIMITS & found.keys():
         found |= {"minimum": -SAFE_INTEGER, "maximum": SAFE_INTEGER}
     named, required = node.get("properties"), node.get("required") or ()
@@ -62,16 +50,6 @@ def _value(key: str, value: Any, closes: bool) -> Any:
     if key in NAMED and isinstance(value, Mapping):
         return {name: _tightened(schema, closes) for name, schema in value.items()}
     return _tightened(value, closes)
-
-
-def _says_something(node: Mapping[str, Any]) -> bool:
-    """Whether a format forbids anything that the schema allows without it; zod writes its own beside patterns."""
-    name = node.get("format")
-    if not isinstance(name, str):
-        return True
-    parts = [node, *(part for part in node.get("allOf") or () if isinstance(part, Mapping))]
-    spelled = any(isinstance(part.get("pattern"), str) for part in parts)
-    return name not in _ANY_TEXT and (name in _FORMATS or not spelled)
 
 
 def _names_all(node: Any) -> bool:

@@ -99,9 +99,26 @@ def test_schemas_of_libraries_are_enforced(grammars: Grammars, schema: Any, vali
         {"oneOf": [a_case("a", []), a_case("b", [])]},
         {"oneOf": [{"const": 1}, {"const": 1.0}]},
         {"type": "integer", "minimum": 2**60},
+        {"type": "string", "format": "shoe"},
+        {"type": "string", "format": "date", "pattern": "^1"},
+        {"type": "object", "properties": {"format": {"const": "path"}}, "additionalProperties": True},
         {"type": "object", "properties": {"not": {}, "oneOf": {"type": "string"}, "propertyNames": {"enum": ["a"]}}},
         {"type": "array", "default": {"not": {}}, "items": {"enum": [{"not": {}}]}},
     ],
 )
 def test_what_cannot_be_said_otherwise_stays(schema: Any) -> None:
     assert enforceable(schema) == schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        # pydantic's Path and SecretStr; zod's cuid(), base64() and record(), whose patterns say what is meant.
+        ({"type": "string", "format": "path"}, {"type": "string"}),
+        ({"type": "string", "format": "password"}, {"type": "string"}),
+        ({"type": "string", "format": "cuid", "pattern": "^c"}, {"type": "string", "pattern": "^c"}),
+        ({"type": "object", "propertyNames": {"type": "string"}}, {"type": "object"}),
+    ],
+)
+def test_what_forbids_nothing_is_left_out(schema: Any, expected: Any) -> None:
+    assert enforceable({"type": "array", "items": schema}) == {"type": "array", "items": expected}
