@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.switch_layers import SwitchLinear
 
 # Queries whose scores are held at once, fewer where there are more scores than that, but never fewer than half.
 QUERIES = 64
@@ -20,6 +22,8 @@ _SCORES = 2**19
 _CONVOLVED = 16
 # Coefficients of exp(-x / 2^4), the Taylor polynomial, so that what is computed near 0 is nearly exact.
 _NEGATED = [(-1 / 16) ** power / math.factorial(power) for power in range(7)]
+# Rows of a matrix that are turned at once: both sides of the turn fit the processor's cache.
+_TURNED = 128
 # Of exp(x / 2^4) between _LOWEST and 0, interpolated at Chebyshev's points (numpy's Chebyshev.interpolate).
 _LOWEST = -40.0
 _OF_NEGATIVE = [
@@ -32,6 +36,21 @@ _OF_NEGATIVE = [
 def on_cpu() -> bool:
     """Whether MLX runs on the CPU."""
     return mx.default_device() == mx.Device(mx.cpu)
+
+
+def turn_weights(model: nn.Module) -> None:
+    """Lay out the float32 matrices (..., N, K) of linear layers as products with them read them: column by column.
+
+    They keep their shapes, and products their numbers (where a bias is added, but for rounding); a BLAS library need
+    not turn a matrix round for each product. Nothing is computed yet.
+    """
+    for _, layer in model.named_modules():  # type: ignore[no-untyped-call]
+        if isinstance(layer, nn.Linear | nn.Embedding | SwitchLinear) and layer.weight.dtype == mx.float32:
+            *experts, rows, columns = layer.weight.shape
+            tile = math.gcd(rows, _TURNED)
+            tiles = layer.weight.reshape(*experts, -1, tile, columns).swapaxes(-1, -2)
+            turned = mx.contiguous(mx.contiguous(tiles).swapaxes(-2, -3))
+            layer.weight = turned.reshape(*experts, columns, rows).swapaxes(-1, -2)
 
 
 def _polynomial(x: mx.array, coefficients: Sequence[float]) -> mx.array:

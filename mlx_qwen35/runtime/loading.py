@@ -24,7 +24,7 @@ from mlx_qwen35.errors import (
     KitClosedError,
     OptionError,
 )
-from mlx_qwen35.patches.cpu import on_cpu
+from mlx_qwen35.patches.cpu import on_cpu, turn_weights
 from mlx_qwen35.patches.gated_delta_net import GatedDelta, choose_gated_delta
 from mlx_qwen35.patches.mtp import MultiTokenPrediction
 from mlx_qwen35.patches.qwen3_5 import Model
@@ -240,6 +240,8 @@ def _read_model(
     model = thread.call(_lazy_model, checkpoint, options)
     guard = _widened(thread, model, options, guard, ledger)
     thread.call(check_backend, model, checkpoint.directory)
+    if on_cpu() and not options.exact:
+        thread.call(turn_weights, model)
     for _ in thread.iterate(lambda: materialise(model, checkpoint.directory)):
         pass
     return model, guard
@@ -324,6 +326,7 @@ def _make_module(checkpoint: Checkpoint, head: MtpHead, dtype_size: int) -> Any:
     module = MultiTokenPrediction.from_head(checkpoint.config, head)
     if dtype_size == 4 and on_cpu():
         widen(module)
+        turn_weights(module)
     check_backend(module, head.files[0].parent)
     for _ in materialise(module, checkpoint.directory):
         pass

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
 from mlx_lm.models import activations
 from mlx_lm.models.qwen3_next import Qwen3NextRMSNormGated
+from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_vlm.models.qwen3_vl import vision as upstream
 
 from mlx_qwen35 import ModelKit
@@ -201,6 +203,56 @@ def test_a_gated_norm_has_the_norm_s_own_epsilon(eps: float) -> None:
     norm.weight = normal(70)
     x, gate = normal(3, 70, scale=0.01), normal(4, 70)[:3]
     assert_close(CpuOperations().gated_norm(x, gate, norm), norm(x, gate))
+
+
+def lies_turned(weight: mx.array) -> bool:
+    """Whether the numbers of a column lie side by side in memory."""
+    return np.array(weight, copy=False).strides[-2] == weight.itemsize
+
+
+@needs_cpu
+@pytest.mark.parametrize("rows", [1, 77, 128, 320])
+def test_turned_weights_give_the_same_products(rows: int) -> None:
+    layers = nn.Sequential(
+        nn.Linear(48, rows, bias=False), nn.Embedding(rows, 48), SwitchLinear(48, rows, 3, bias=False),
+        nn.Linear(48, rows), nn.Linear(48, rows),
+    )  # fmt: skip
+    linear, embedding, experts, biased, half = layers.layers
+    half.set_dtype(mx.bfloat16)
+    mx.eval(layers.parameters())
+    calls = [
+        lambda: linear(normal(5, 48)),
+        lambda: linear(normal(1, 48)),
+        lambda: embedding.as_linear(normal(5, 48)),
+        lambda: embedding(mx.array([0, rows - 1, rows // 2])),
+        lambda: experts(normal(5, 1, 1, 48), mx.array([[0, 2], [1, 1], [2, 0], [1, 0], [2, 2]])),
+        lambda: half(normal(5, 48, dtype=mx.bfloat16)),
+    ]
+    before, with_bias = [call() for call in calls], biased(normal(5, 48))
+    weights = [layer.weight for layer in layers.layers]
+    mx.eval(before, with_bias)
+    cpu.turn_weights(layers)
+    for weight, layer in zip(weights, layers.layers, strict=True):
+        assert mx.array_equal(weight, layer.weight)
+    assert half.weight is weights[-1]
+    # One row or column lies either way.
+    assert rows == 1 or [lies_turned(layer.weight) for layer in layers.layers[:4]] == [True] * 4
+    for expected, call in zip(before, calls, strict=True):
+        assert mx.array_equal(expected, call())
+    assert_close(biased(normal(5, 48)), with_bias)
+
+
+@needs_cpu
+@pytest.mark.parametrize("exact", [False, True], ids=["compiled", "exact"])
+def test_a_model_that_computes_here_has_its_weights_turned(
+    checkpoint_dir: Callable[[Shape], Path], exact: bool
+) -> None:
+    """All but those of an exact model, which reads text as mlx-lm does, whatever a BLAS library makes of them."""
+    with ModelKit.load(checkpoint_dir(MOE), exact=exact) as kit:
+        experts = kit.model.language_model.model.layers[0].mlp.switch_mlp.up_proj.weight
+        assert lies_turned(experts) is not exact
+        tower = kit.model.vision_tower
+        assert lies_turned(kit._thread.call(lambda: tower.blocks[0].attn.qkv.weight))
 
 
 @needs_cpu
