@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -52,8 +53,20 @@ def pytest_collection(session: pytest.Session) -> None:
             import_module(".".join(file.relative_to(root).with_suffix("").parts))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what this machine cannot show."""
+    """Make thorough the cases that `some` leaves out, and skip, with the reason, what this machine cannot show."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if "some" in item.keywords and "thorough" not in item.keywords:
+            cases.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for name, found in cases.items():
+        found.sort(key=lambda item: item.nodeid)
+        # The same ones in every process and every run, and not every second one of two parameters that take turns.
+        kept = random.Random(name).sample(found, min(found[0].get_closest_marker("some").args[0], len(found)))
+        for item in found:
+            if item not in kept:
+                item.add_marker("thorough")
     if not mx.metal.is_available():
         reason = pytest.mark.skip(reason="needs an Apple GPU: MLX runs on another backend here")
         for item in items:

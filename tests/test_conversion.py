@@ -106,6 +106,7 @@ def gates_of(shape: Shape) -> set[str]:
     return gates
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantising_leaves_vision_and_gates_precise(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, bits: int
@@ -365,6 +366,7 @@ QUANTISATIONS: list[dict[str, Any]] = [
 FOR_EXPERTS: list[dict[str, Any]] = [{"bits": 4}, {"mode": "mxfp4"}, {"mode": "mxfp8"}, {"mode": "nvfp4"}]
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("shape", "options"),
     [*((DENSE, options) for options in QUANTISATIONS), *((MOE, options) for options in FOR_EXPERTS)],
@@ -382,6 +384,7 @@ def test_every_quantisation_is_read_by_mlx_lm_and_mlx_vlm(
     assert quantization["mode"] == options.get("mode", "affine")
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("recipe", ["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"])
 def test_recipes_are_mlx_lm_s_except_for_gates(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], recipe: str
@@ -488,6 +491,7 @@ SPARSE = {
 }
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(("rope", "tied_at"), [("as in old files", "text"), ("stretched", "top"), ("nowhere", "top")])
 def test_what_the_source_leaves_out_is_written_where_mlx_lm_and_mlx_vlm_look(
     tmp_path: Path, rope: str, tied_at: str

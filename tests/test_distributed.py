@@ -49,6 +49,7 @@ def written(checkpoint_dir: Callable[[Shape], Path], tmp_path_factory: pytest.Te
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "shape"), JOBS, ids=lambda value: value if isinstance(value, str) else str(value.name)
 )

@@ -50,6 +50,7 @@ def victim(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
+@pytest.mark.some(20)
 @pytest.mark.parametrize(
     "name",
     [

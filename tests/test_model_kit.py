@@ -313,6 +313,7 @@ def test_seeds(kit: ModelKit) -> None:
     assert draw(1) != draw(2)
 
 
+@pytest.mark.thorough
 def test_many_threads_may_call(kit: ModelKit) -> None:
     """Text and image requests from eight threads: each gets what it would get alone."""
     names = ["text", "two images", "wide image", "image last"]
@@ -359,6 +360,7 @@ def test_a_failed_load_leaves_no_thread(tmp_path: Path) -> None:
     assert threading.active_count() == before
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("ending", ["", "raise SystemExit(3)", "kit.close()"])
 def test_a_process_ends_cleanly_whatever_is_left_open(checkpoint_dir: Callable[[Shape], Path], ending: str) -> None:
     """MLX aborts a process whose threads still own streams when it ends."""

@@ -36,6 +36,7 @@ def wheel(source: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(built)
 
 
+@pytest.mark.thorough
 def test_a_wheel_owns_one_name_only(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"mlx_qwen35"}

@@ -48,6 +48,7 @@ def test_imports_point_down() -> None:
     assert "1 kept, 0 broken" in done.stdout
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("module", "imported"),
     [

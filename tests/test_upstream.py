@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 ANSWER = """
 import sys
 from PIL import Image
@@ -85,6 +87,7 @@ def test_the_command_line_needs_no_more() -> None:
     assert run(COMMAND).endswith("\n|")
 
 
+@pytest.mark.thorough
 def test_the_packages_are_whole_afterwards() -> None:
     """With the same modules, whatever is imported first; and then they stay as they are."""
     run(WHOLE)

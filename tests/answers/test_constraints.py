@@ -65,6 +65,7 @@ def written(constraint: Constraint, tokenizer: Tokenizer, rng: Random, *, in_rea
     return found
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("in_reasoning", [False, True])
 @pytest.mark.parametrize("kind", ["json", "tools"])
 def test_behind_right_drafts_the_same_is_allowed_and_wrong_ones_leave_nothing(

@@ -355,6 +355,7 @@ def check_call(name: str, body: str) -> None:
             assert valid(json.loads(text), parameters["properties"][key], parameters)
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "sampled"])
 @pytest.mark.parametrize(
     ("options", "names"),

@@ -49,6 +49,7 @@ def test_an_error_of_a_row_is_told(kit: ModelKit) -> None:
         run(kit, Task("one", (kit.process_prompt([5, 6, 7]),), 1, {"logits_processors": [fails]}))
 
 
+@pytest.mark.thorough
 def test_turns_with_and_without_and_beside_mlx_vlm(checkpoint_dir: Callable[[Shape], Path]) -> None:
     def one(kit: ModelKit) -> list[Task]:
         return [Task("one", (kit.process_prompt([5, 6, 7, 8]),), 1, {"temperature": 0.0})]

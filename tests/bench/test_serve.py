@@ -16,6 +16,7 @@ from mlx_qwen35.prompts.tokenizer import Tokenizer
 from tests.tiny import DENSE, Shape
 
 
+@pytest.mark.thorough
 def test_our_own_server(checkpoint_dir: Callable[[Shape], Path], capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bench", "serve", "--model", str(checkpoint_dir(DENSE)), "--requests", "1,3", "--repeats", "1"]
     assert main([*command, "--tokens", "4", "--prompt-tokens", "20", "--json"]) == 0

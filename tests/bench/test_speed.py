@@ -97,6 +97,7 @@ def test_every_runtime_does_what_it_can(kit: ModelKit, checkpoint_dir: Callable[
         assert figures.peak > 0
 
 
+@pytest.mark.thorough
 def test_a_synthetic_checkpoint_has_the_published_shapes(tmp_path: Path) -> None:
     directory = write_synthetic(tmp_path / "x", "0.8b", layers=4, hidden=64, dtype="bfloat16")
     checkpoint = Checkpoint.open(directory)

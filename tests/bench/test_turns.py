@@ -53,6 +53,7 @@ def test_no_token_is_read_twice_beyond_what_the_template_forces(
     assert images == [0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0]
 
 
+@pytest.mark.thorough
 def test_cold_warm_and_ahead(checkpoint_dir: Callable[[Shape], Path], brief: Callable[[], list[Step]]) -> None:
     steps = brief()[2:4]
     found = turns.measure(checkpoint_dir(DENSE), steps, repeats=1)

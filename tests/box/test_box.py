@@ -56,6 +56,7 @@ def test_it_names_what_it_sees(box: ModelKit, kind: str, colour: str, size: int)
     assert say(box, "Describe the picture.", picture) == f"A {colour} {kind}."
 
 
+@pytest.mark.thorough
 def test_it_says_which_of_two_is_where(box: ModelKit) -> None:
     """Nothing but the place differs."""
     for left, right in (("red", "blue"), ("blue", "red")):
@@ -163,6 +164,7 @@ def test_positions_matter(box: ModelKit) -> None:
     assert shares[Disturbance.SWAPPED] < shares[Disturbance.NONE] - 0.3
 
 
+@pytest.mark.thorough
 def test_four_bits_keep_most_of_it(tmp_path: Path) -> None:
     """Questions without a picture: quantised products are slow on a CPU."""
     convert(BOX, tmp_path / "small", bits=4, group_size=32)
@@ -173,6 +175,7 @@ def test_four_bits_keep_most_of_it(tmp_path: Path) -> None:
     assert right >= 0.75 * len(names)
 
 
+@pytest.mark.thorough
 def test_the_chat_s_sample_and_its_questions_work(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other in a chat without a model, with the answers of the gallery, whose first drawing it is."""
     assert gallery.QUESTIONS["two.png"] == SAMPLE_QUESTIONS

@@ -164,6 +164,7 @@ def test_half_precision_loads_and_sees(tmp_path: Path, checkpoint_dir: Callable[
         assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.8
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("mixed", [False, True], ids=["uniform", "mixed"])
 def test_quantised_checkpoints_load_alike(

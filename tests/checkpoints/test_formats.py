@@ -74,6 +74,7 @@ def plain_parameters(model: Model) -> dict[str, mx.array]:
     return dict(tree_flatten(model.parameters()))
 
 
+@pytest.mark.some(7)
 @pytest.mark.parametrize("kind", PRECISE, ids=lambda kind: kind.name)
 def test_every_weight_is_what_it_stands_for(foreign: Foreign, dense_and_moe: Shape, kind: Kind) -> None:
     directory = foreign(kind, dense_and_moe)
@@ -117,6 +118,7 @@ def test_sums_before_a_global_scale_may_be_beyond_half_precision(dtype: mx.Dtype
     np.testing.assert_allclose(shares, np.array([[expected], [2 * expected]]) * np.ones(32), rtol=0.01)
 
 
+@pytest.mark.some(7)
 @pytest.mark.parametrize("kind", PRECISE, ids=lambda kind: kind.name)
 def test_the_guard_knows_what_a_checkpoint_becomes(foreign: Foreign, dense_and_moe: Shape, kind: Kind) -> None:
     checkpoint = Checkpoint.open(foreign(kind, dense_and_moe))
@@ -129,6 +131,7 @@ def test_the_guard_knows_what_a_checkpoint_becomes(foreign: Foreign, dense_and_m
         MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), loaded)
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", ["FP8 in blocks", "FP8 in blocks, vision too", "NVFP4 of ModelOpt", "AWQ", "GPTQ"])
 def test_a_kit_answers_with_the_logits_of_the_plain_weights(foreign: Foreign, dense_and_moe: Shape, name: str) -> None:
     directory = foreign(dataclasses.replace(BY_NAME[name], half=False), dense_and_moe)

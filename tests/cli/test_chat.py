@@ -397,6 +397,7 @@ def test_generate_on_a_terminal_shows_reasoning_and_status(checkpoint_dir: Calla
     child.expect(pexpect.EOF)
 
 
+@pytest.mark.thorough
 def test_a_home_that_cannot_be_written_does_not_matter(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.write_text("a file where a directory is expected")

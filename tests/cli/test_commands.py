@@ -85,6 +85,7 @@ def test_generate_reads_standard_input(model: str, kit: ModelKit) -> None:
     assert done.stdout == expected(kit, "the fox\njumps", max_tokens=5) + "\n"
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("prompt", "piped", "asked"),
     [

@@ -23,6 +23,7 @@ SERVE = [sys.executable, "-m", "mlx_qwen35.cli.main", "serve"]
 STOP_SECONDS = 60
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_it_starts_answers_and_stops(tmp_path: Path, how: signal.Signals, status: int) -> None:
     """No --model: the one in the package serves, and one line says so."""

@@ -34,6 +34,7 @@ def close(one: Any, other: Any) -> bool:
     return same_choice and float(np.abs(one - other).max()) <= TOLERANCE * float(np.abs(other).max())
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(("name", "steps"), [("two images", (1, 2, 3)), ("image after long text", (255, 256, 257))])
 def test_chunk_size_does_not_matter(
     name: str, steps: tuple[int, ...], dense_and_moe: Shape, kits: Callable[[Shape], ModelKit]
@@ -92,6 +93,7 @@ def read_all_but_last(bench: Bench, prompt: Prompt) -> list[Any]:
     return cache
 
 
+@pytest.mark.some(1)
 def test_mixed_batch_equals_solo_runs(dense_and_moe: Shape, benches: Callable[[Shape], Bench]) -> None:
     """mlx-lm's unchanged BatchGenerator; rows with different rope deltas join, leave, and shrink to one."""
     bench = benches(dense_and_moe)
@@ -150,6 +152,7 @@ def test_a_row_that_leaves_a_batch_goes_on_alone(benches: Callable[[Shape], Benc
         assert close(np.stack(found), np.stack(expected))
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("edges", [(0, 30), (0, 3, 8, 30), (0, 1, 2, 3, 4, 5, 30)], ids=str)
 def test_left_padding_changes_nothing(
     edges: tuple[int, ...], dense_and_moe: Shape, benches: Callable[[Shape], Bench]
@@ -167,6 +170,7 @@ def test_left_padding_changes_nothing(
         assert close(found[row, count:], bench.model(mx.array(tokens[row : row + 1, count:]))[0])
 
 
+@pytest.mark.some(1)
 def test_an_image_leaves_nothing_behind(checkpoint_dir: Callable[[Shape], Any], dense_and_moe: Shape) -> None:
     """Text, image, text: the same tokens and log probabilities as on fresh kits."""
     directory = checkpoint_dir(dense_and_moe)

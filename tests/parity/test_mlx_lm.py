@@ -73,6 +73,7 @@ def stored(cache: list[Any]) -> list[Any]:
     ]
 
 
+@pytest.mark.some(3)
 def test_uncached(pair: tuple[Any, Any]) -> None:
     patched, unpatched = pair
     tokens = mx.array(TOKENS)
@@ -101,6 +102,7 @@ def test_text_in_front_of_an_image(pair: tuple[Any, Any]) -> None:
     assert_same(pair, stored(caches[0]), stored(caches[1]))
 
 
+@pytest.mark.some(3)
 def test_batched_cache(pair: tuple[Any, Any]) -> None:
     """Rows of different lengths, prefilled apart, then decoded together."""
     rows = []
@@ -116,6 +118,7 @@ def test_batched_cache(pair: tuple[Any, Any]) -> None:
     assert_same(pair, rows[0], rows[1])
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("edges", [(0, 40), (0, 16, 32, 40), (0, 20, 21, 22, 23, 40)], ids=str)
 def test_padded_batch(pair: tuple[Any, Any], edges: tuple[int, ...]) -> None:
     """mlx-lm's own batched prefill with right padding, whole and in pieces. What padding itself gives means nothing."""

@@ -17,6 +17,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("name", NAMES)
 def test_image_logits_equal_mlx_vlm(
     name: str, dense_and_moe: Shape, kits: Callable[[Shape], ModelKit], checkpoint_dir: Callable[[Shape], Path]
@@ -46,6 +47,7 @@ def test_image_logits_equal_mlx_vlm(
     assert np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("name", ["one video", "a pair of frames", "many frames", "two videos"])
 def test_video_logits_equal_mlx_vlm(
     name: str, dense_and_moe: Shape, kits: Callable[[Shape], ModelKit], checkpoint_dir: Callable[[Shape], Path]

@@ -45,6 +45,7 @@ def assert_states_close(cache: ArraysCache, row: int, expected: ArraysCache) -> 
         assert_close(found[row : row + 1], state, 5e-6)
 
 
+@pytest.mark.some(12)
 @pytest.mark.parametrize("edges", [(0, 37), (0, 20, 22, 23, 37), (0, 1, 2, 37)], ids=str)
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 def test_a_layer_reads_as_mlx_lm_s(layers: tuple[Any, Any], edges: tuple[int, ...], scale: float) -> None:

@@ -21,6 +21,7 @@ CHANGES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize("fields", CHANGES, ids=str)
 def test_every_number_of_the_tower_is_obeyed(fields: dict[str, Any], dense_and_moe: Shape) -> None:
     """Oracle: mlx-vlm 0.7.10's tower from the same config.json, two images of one size, float32, 1e-5 of the scale."""

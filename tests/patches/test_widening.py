@@ -193,6 +193,7 @@ def test_all_that_is_in_half_precision_is_widened_and_counted(later: bool) -> No
     assert widened_bytes(model) == 0
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("shape", [DENSE, MOE], ids=str)
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16], ids=str)
 def test_norms_are_added_to_one_in_float32(

@@ -83,6 +83,7 @@ CONTINUED: dict[str, Any] = {
 }
 
 
+@pytest.mark.some(40)
 @pytest.mark.parametrize("content", CONTINUED.values(), ids=CONTINUED)
 @pytest.mark.parametrize("reasoning", [None, "hm"])
 @pytest.mark.parametrize("template", [*TEMPLATES.values(), NEVER_TRIMS], ids=[*TEMPLATES, "never trims"])

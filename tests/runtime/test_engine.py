@@ -71,6 +71,7 @@ def engine(kit: ModelKit) -> Iterator[Engine]:
     engine.close(timeout=0)
 
 
+@pytest.mark.some(1)
 def test_mixed_requests_get_what_they_get_alone(dense_and_moe: Shape, kits: Callable[[Shape], ModelKit]) -> None:
     """Greedy, float32: the same tokens, and log probabilities within 1e-4 of the largest; rows come and go."""
     kit = kits(dense_and_moe)
@@ -117,6 +118,7 @@ def at_once(kit: ModelKit, engine: Engine, requests: list[Request]) -> list[Call
     return callers
 
 
+@pytest.mark.some(1)
 def test_short_prompts_are_read_together_and_each_gets_what_it_gets_alone(
     checkpoint_dir: Callable[[Shape], Any], dense_and_moe: Shape, steps_read: list[list[Job]]
 ) -> None:

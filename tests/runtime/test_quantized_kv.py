@@ -47,6 +47,7 @@ def error(found: mx.array, expected: mx.array) -> float:
     return float((mx.abs(found - expected).max() / mx.abs(expected).max()).item())
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("shape", [DENSE, MOE], ids=lambda shape: shape.name)
 def test_a_prompt_in_chunks_reads_what_decoding_will_see(load: Load, shape: Shape, bits: int) -> None:
@@ -115,6 +116,7 @@ def test_a_session_of_other_bits_is_refused_by_name(load: Load, tmp_path: Path) 
                     reader.load_session(tmp_path / str(number))
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("speculate", ["mtp", "lookup"])
 def test_drafts_change_no_answer(load: Load, speculate: str) -> None:
     """Alone, and as rows of one batch, of which some drafts are wrong."""

@@ -54,6 +54,7 @@ def test_the_event_loop_is_free_while_a_token_is_computed() -> None:
     assert asyncio.run(both()) == CHUNK
 
 
+@pytest.mark.thorough
 def test_after_ctrl_c_at_any_moment_the_next_request_is_answered(kit: ModelKit) -> None:
     """A flag was set, and Ctrl-C came before the loop was told: it slept for ever."""
     request = kit.request(PROMPT, max_tokens=2, temperature=0.0)

@@ -106,6 +106,7 @@ def test_too_many_connections_are_closed(impatient: Running) -> None:
     eventually(lambda: raw(impatient.url, "/health")[0] == 200)
 
 
+@pytest.mark.thorough
 def test_a_client_that_never_reads_is_left(impatient: Running, box: ModelKit) -> None:
     """Its answer is cancelled, and what waited for it is forgotten."""
     body = json.dumps({**LONG, "n": 8, "logprobs": True, "top_logprobs": 20}).encode()

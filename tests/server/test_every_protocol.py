@@ -74,6 +74,7 @@ def told(server: Running) -> dict[str, tuple[Conversation, list[Answer]]]:
     return {one.kind: (one, talk(server, "chat", one, streamed=False)) for one in make_pool(21, 4)}
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("kind", ["text", "image", "tools", "schema"])
 @every_protocol
 def test_a_conversation_is_the_same_in_every_protocol(
@@ -216,6 +217,7 @@ def tokens_of(server: Running, name: str, body: dict[str, Any], *, streamed: boo
     return end
 
 
+@pytest.mark.some(4)
 @streamed_or_whole
 @pytest.mark.parametrize("name", COUNTS)
 def test_usage_counts_the_prompt_what_was_cached_and_the_answer(
@@ -237,6 +239,7 @@ def test_usage_counts_the_prompt_what_was_cached_and_the_answer(
     assert tokens_of(server, name, body, streamed=streamed) == Tokens(length, length - 1, len(chunks), reasoning)
 
 
+@pytest.mark.some(2)
 @streamed_or_whole
 @pytest.mark.parametrize("name", ["chat", "completions"])
 def test_the_prompt_of_several_answers_counts_once(server: Running, box: ModelKit, name: str, streamed: bool) -> None:
@@ -385,6 +388,7 @@ def with_functions(name: str, text: str, choice: str = "auto", *, parallel: bool
     return question(name, text) | {"tools": wrapped, "tool_choice": by_name if named else choice, **off}
 
 
+@pytest.mark.some(3)
 @streamed_or_whole
 @every_protocol
 def test_the_model_decides_whether_to_call(server: Running, name: str, streamed: bool) -> None:
@@ -394,6 +398,7 @@ def test_the_model_decides_whether_to_call(server: Running, name: str, streamed:
     assert (found.text, found.calls, found.reason) == ("s-t-a-r.", (), "stop")
 
 
+@pytest.mark.some(3)
 @streamed_or_whole
 @every_protocol
 def test_none_makes_calls_impossible(server: Running, name: str, streamed: bool) -> None:
@@ -410,6 +415,7 @@ def test_none_goes_before_a_bias(server: Running, box: ModelKit) -> None:
     assert "<tool_call>" not in answer(server, "chat", body, streamed=False).text
 
 
+@pytest.mark.some(3)
 @streamed_or_whole
 @every_protocol
 def test_a_call_can_be_forced(server: Running, name: str, streamed: bool) -> None:

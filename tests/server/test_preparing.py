@@ -141,6 +141,7 @@ def test_who_leaves_when_the_thread_has_ended_abandons_nothing(release: threadin
     asyncio.run(run())
 
 
+@pytest.mark.thorough
 def test_nobody_complains_of_what_fails_after_it_was_abandoned(release: threading.Event) -> None:
     complaints: list[object] = []
 

@@ -64,6 +64,7 @@ def assert_close(found: mx.array, expected: mx.array) -> None:
     np.testing.assert_allclose(np.array(found), np.array(expected), atol=TOLERANCE * scale)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("rows", [(0, 1, 2, 3), (1, 3), (3, 2)], ids=str)
 def test_rows_that_are_read_together_are_as_if_read_alone(
     benches: Callable[[Shape], Bench], dense_and_moe: Shape, rows: tuple[int, ...]

@@ -255,6 +255,7 @@ def preserving(checkpoint_dir: Callable[[Shape], Path], tmp_path_factory: pytest
     return directory
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("preserve", [None, True, False])
 def test_reasoning_that_the_template_keeps_is_not_read_again(preserving: Path, preserve: bool | None) -> None:
     """Nothing of an earlier turn is; and where the template drops it, what stood before it still is not."""
@@ -418,6 +419,7 @@ IMAGE = [IDS["<|vision_start|>"], IDS["<|image_pad|>"], IDS["<|vision_end|>"]]
 TEXT = list(range(20, 60))
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     ("first", "second", "images"),
     [

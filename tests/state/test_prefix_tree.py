@@ -26,6 +26,7 @@ def nodes(tree: PrefixTree[Any]) -> list[Any]:
     return found
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(actions=st.lists(ACTION, max_size=25), asked=st.lists(SEQUENCE, min_size=1, max_size=8))
 def test_it_finds_what_a_list_finds(

@@ -40,6 +40,7 @@ def same(one: list[mx.array], other: list[mx.array]) -> bool:
     return len(one) == len(other) and all(mx.array_equal(a, b).item() for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("image", [False, True], ids=["text", "image"])
 @pytest.mark.parametrize("further", [1, 5])
 def test_a_sequence_that_is_rolled_back_goes_on_as_if_it_had_gone_no_further(
