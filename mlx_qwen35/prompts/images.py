@@ -19,7 +19,7 @@ from mlx_qwen35.errors import MediaError, OptionError
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.arrays import is_array, whole_numbers
 from mlx_qwen35.prompts.image_settings import read_image_settings
-from mlx_qwen35.prompts.media_types import image_brand, video_container
+from mlx_qwen35.prompts.media_types import begins_as_image, image_brand, video_container
 from mlx_qwen35.prompts.pixels import cut_into_patches, to_rgb
 from mlx_qwen35.prompts.positions import merged_grid
 from mlx_qwen35.prompts.recent import RecentPixels
@@ -147,6 +147,10 @@ def read_header(data: bytes, place: str, label: str) -> "Image":
     except Image.DecompressionBombError as error:
         raise MediaError(f"{place}: {label}: {error}") from error
     except UnidentifiedImageError as error:
+        if begins_as_image(data) or len(_formats(data)) > len(FORMATS):
+            raise MediaError(
+                f"{place}: {label}: the image is damaged, or of a kind that Pillow does not read"
+            ) from error
         raise MediaError(
             f"{place}: {label}: expected an image file ({', '.join(FORMATS)}), found {_describe(data)}"
         ) from error

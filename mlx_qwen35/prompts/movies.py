@@ -40,6 +40,8 @@ RATE_TOLERANCE = 0.05
 # A decoder keeps up to 16 frames to predict others from, and has one in work in every thread.
 REFERENCES, MAX_THREADS = 16, 8
 READ_BYTES = 2**18
+# FFmpeg's numbers of P, B, S and SP frames.
+_PREDICTED = (2, 3, 4, 6)
 
 
 class MovieClip:
@@ -184,7 +186,9 @@ class MovieClip:
             MediaError: None can be decoded.
         """
         last = None
-        for key, wanted in self._runs([self._stamps[index] for index in indices]):
+        runs = deque(self._runs([self._stamps[index] for index in indices]))
+        while runs:
+            key, wanted = runs.popleft()
             try:
                 self._container.seek(key, stream=self._stream)
             except self._av.error.FFmpegError as error:
@@ -192,6 +196,11 @@ class MovieClip:
             held = None
             waiting = deque(wanted)
             for stamp, frame in self._decoded(frozenset(wanted), check):
+                if stamp == key > self._stamps[0] and frame.pict_type in _PREDICTED and not frame.key_frame:
+                    # The file's list of keyframes lies; only where the file begins can decoding begin.
+                    self._keys = self._stamps[:1]
+                    runs = deque(self._runs([*wanted, *chain.from_iterable(later for _, later in runs)]))
+                    waiting.clear()
                 while waiting and stamp >= waiting[0]:
                     found = frame if stamp == waiting[0] else held
                     last = self._picture(found) if found is not None else last or self._picture(frame)

@@ -81,6 +81,8 @@ class Opened:
 def _describe(data: bytes) -> str:
     if not data:
         return "an empty file"
+    if data[4:12] == b"ftypavis":
+        return "an AVIF animation; save it as MP4, WebM or WebP"
     if image_brand(data) is not None:
         return "a still picture; send it as an image"
     try:

@@ -190,6 +190,10 @@ def animation() -> bytes:
         (b"", r"0 bytes: expected an image file \(PNG, JPEG, WEBP, GIF, BMP, TIFF\), found an empty file"),
         (b"not an image at all", r"expected an image file .*, found 19 bytes beginning b'not an i'"),
         (encoded(noise(64, 64))[:300], r"300 bytes: the image is damaged"),
+        *(
+            (beginning + bytes(40), r"bytes: the image is damaged, or of a kind that Pillow does not read")
+            for beginning in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0\0\2", b"II*\0\x08\0\0\0")
+        ),
         (bomb(30000, 30000), r"178956970 pixels"),
         (bomb(17000, 12000), r"178956970 pixels"),
         (animation(), r"expected a still image, found an animation; send it as a video, or save the frame"),
@@ -507,6 +511,10 @@ def test_avif_is_read_where_pillow_reads_it(preprocessor: ImagePreprocessor, mon
     with Image.open(io.BytesIO(data)) as opened:
         expected = preprocessor(opened.convert("RGB"))
     assert preprocessor(data).content_hash == expected.content_hash
+    # What libraries of old write, and may: the general name first, AVIF's behind it.
+    assert preprocessor(data[:8] + b"mif1" + data[12:]).content_hash == expected.content_hash
+    with pytest.raises(MediaError, match=r"the image is damaged, or of a kind that Pillow does not read"):
+        open_image(data[:32], "image")
     monkeypatch.delitem(Image.OPEN, "AVIF")
     with pytest.raises(MediaError, match=r"found an AVIF file; save it as JPEG or PNG, or install a Pillow that reads"):
         open_image(data, "image")

@@ -38,6 +38,8 @@ def test_pictures_in_a_videos_container_are_pictures() -> None:
         data = b"\0\0\0\x18ftyp" + brand + bytes(40)
         assert image_brand(data) == name
         assert video_container(data) is None
+    assert image_brand(b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + bytes(40)) == "AVIF"
+    assert image_brand(b"\0\0\0\x14ftypmif1\0\0\0\0mif1" + b"avif" * 9) == "HEIC", "behind the box"
     for brand in (b"isom", b"qt  ", b"M4V ", b"mp42"):
         assert video_container(b"\0\0\0\x18ftyp" + brand) == "mov"
     assert video_container(b"\0\0\0\x08wide\0\0\0\0mdat") == "mov"

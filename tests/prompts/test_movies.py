@@ -132,6 +132,19 @@ def test_what_an_edit_list_cuts_away_is_not_there() -> None:
     assert near(shades(frames_of(clip, [0, 1, 17])), [6, 7, 23])
 
 
+def call_key(packet: Any) -> None:
+    packet.is_keyframe = True
+
+
+def test_keyframes_that_are_none_are_not_begun_at() -> None:
+    """Old phones and careless programs call any frame one; what is predicted from nothing is a gray smear."""
+    data = remuxed(movie(40, codec="mpeg4", options={"bf": "0", "g": "40"}), call_key, "mp4")
+    expected, clip = decoded_by(data), opened(data)
+    indices = [5, 24, 39]
+    for image, index in zip(frames_of(clip, indices), indices, strict=True):
+        np.testing.assert_array_equal(np.asarray(image), expected[index])
+
+
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 def test_frames_that_come_in_another_order_than_their_times_are_counted(container: str) -> None:
     """Put together from a bare stream: packets' times rise, and decoded frames' do not."""

@@ -57,6 +57,7 @@ def test_every_kind_of_source_is_read(tmp_path: Path, make: Callable[[], bytes])
         (still(pictures(1)[0], "BMP"), r"found a still picture; send it as an image"),
         (still(pictures(1)[0], "PNG"), r"expected a video, found a still picture; send it as an image"),
         (b"\0\0\0\x18ftypheic" + bytes(40), r"found a still picture; send it as an image"),
+        (b"\0\0\0\x18ftypavis" + bytes(40), r"found an AVIF animation; save it as MP4, WebM or WebP"),
         ("/nowhere/clip.mp4", r"/nowhere/clip.mp4: No such file or directory"),
         ("/dev/null", r"/dev/null: expected a video file, found a directory or a device"),
         ("/tmp", r"/tmp: expected a video file, found a directory or a device"),
