@@ -135,6 +135,10 @@ def as_markdown(text: str) -> Markdown:
     for token in _inside(shown.parsed):
         if token.type == "softbreak":
             token.type = "hardbreak"
+        elif token.type == "image":
+            token.type, token.content = "text", f"{token.content} ({token.attrs['src']})".lstrip()
+        elif token.markup == "autolink":
+            token.type = "text"
         elif token.type == "tex_block":
             token.type, token.content = "code_block", token.content.strip("\n")
         elif token.type.startswith("tex_"):

@@ -118,3 +118,10 @@ def test_formulas_stay_as_they_were_written() -> None:
 
 def test_what_begins_like_a_formula_and_is_none_is_shown_when_the_answer_ends() -> None:
     assert shown(["$$ is *money*\n\n", "next"]) == "$$ is money\n\nnext\n"
+
+
+def test_pictures_and_addresses_stand_where_they_were_written_once() -> None:
+    """rich would draw a picture's name in front of its paragraph, and an address behind itself."""
+    text = "A [link](http://a.example), <http://b.example>, ![a cat](cat.png) and ![](dog.png), then words."
+    expected = "A link (http://a.example), http://b.example, a cat (cat.png) and (dog.png), then words."
+    assert " ".join(shown([text]).split()) == expected
