@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> None:
     screen = Screen(markdown=not options.plain)
     with quiet_typing(), load_kit(options) as kit:
         chat = Chat(kit, conversation, screen, generation_arguments(options))
-        chat.attach(*map(Path, options.video), **video_options(options))
+        chat.of_videos = video_options(options)
+        chat.attach(*map(Path, options.video))
         chat.reads_ahead = options.prefill_ahead and screen.on_terminal
         lines = open_lines(options.history, chat.commands.completable(), screen.say)
         if screen.on_terminal:
@@ -91,6 +92,8 @@ class Chat:
         self.screen = screen
         self.arguments = arguments
         self.reads_ahead = False
+        # What the flags say of videos, as a video part says it.
+        self.of_videos: dict[str, Any] = {}
         self.commands = Commands(self)
         self._ahead: threading.Thread | None = None
         self._typed = threading.Event()
@@ -152,11 +155,8 @@ class Chat:
         if self._lines is not None:
             self._lines.keep(text)
 
-    def attach(self, *paths: Path, **of_videos: Any) -> None:
+    def attach(self, *paths: Path) -> None:
         """Pictures and videos for the next message, all of them or none.
-
-        Args:
-            of_videos: What parts of videos may say; see `Conversation.attach_video`.
 
         Raises:
             MediaError: One cannot be read, or the model cannot see.
@@ -169,7 +169,7 @@ class Chat:
         try:
             for path in paths:
                 if is_video(path):
-                    self._attach_video(path, of_videos)
+                    self._attach_video(path)
                 else:
                     self.conversation.attach(path)
         except BaseException:
@@ -178,16 +178,16 @@ class Chat:
         for path in paths:
             self.screen.say(f"{path}: goes with the next message")
 
-    def _attach_video(self, path: Path, of_it: dict[str, Any]) -> None:
+    def _attach_video(self, path: Path) -> None:
         """Decoded now, so that what is wrong is told now; the kit keeps its frames until they are asked about."""
         from mlx_qwen35.cli.conversation import video_part
 
-        question = [{"role": "user", "content": [video_part(path, **of_it), {"type": "text", "text": "?"}]}]
+        question = [{"role": "user", "content": [video_part(path, **self.of_videos), {"type": "text", "text": "?"}]}]
         try:
             self.kit.process_prompt(question, on_frames=self.screen.on_decoded)
         finally:
             self.screen.end_progress()
-        self.conversation.attach_video(path, **of_it)
+        self.conversation.attach_video(path, **self.of_videos)
 
     def stop_reading_ahead(self) -> None:
         """The user has finished typing: what was not read by now is read as a part of the prompt."""

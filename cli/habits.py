@@ -26,11 +26,17 @@ NEEDLESS = {
     "--trust-remote-code": "not needed: no code of a checkpoint is run",
     "--revision": "models pull ID --revision downloads one",
 }
-# Of `serve`: a server of mlx-lm has them as defaults.
+_OPTIONS = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+    "stop", "max_tokens", "reasoning_effort", "thinking_budget", "enable_thinking",
+)  # fmt: skip
+# Of `serve`: a server of mlx-lm has them as defaults, and a chat here as flags.
 PER_REQUEST = {
-    **dict.fromkeys(("--temp", "--temperature"), "temperature"),
-    **{f"--{name.replace('_', '-')}": name for name in ("top_p", "top_k", "min_p", "max_tokens", "thinking_budget")},
-    "--enable-thinking": "enable_thinking",
+    **{f"--{name.replace('_', '-')}": name for name in _OPTIONS},
+    "--temp": "temperature",
+    "-m": "max_tokens",
+    **dict.fromkeys(("--think", "--no-think"), "enable_thinking"),
+    "--system-prompt": "messages",
     **dict.fromkeys(("--chat-template-args", "--chat-template-kwargs"), "chat_template_kwargs"),
 }
 # Other programs' commands.

@@ -11,10 +11,14 @@ from rich.markdown import Markdown
 from rich.segment import Segment
 from rich.text import Text
 
+from mlx_qwen35.server.tex import find_tex
+
 # So often is the end of an answer drawn anew.
 _SECONDS = 0.1
 # HTML is what stands there: a terminal shows no elements, and a `<br>` in a sentence would vanish.
-_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).use(find_tex)
+# What ends a formula that does not end as it begins.
+_TEX_ENDS = {r"\(": r"\)", r"\[": r"\]"}
 
 
 class MarkdownStream:
@@ -34,7 +38,7 @@ class MarkdownStream:
     def write(self, text: str) -> None:
         """The next piece of the answer."""
         self._text += text
-        *finished, self._text = split_blocks(self._text)
+        *finished, self._text = split_blocks(self._text, partial=True)
         if finished:
             self._end_live()
             self._print(finished)
@@ -108,21 +112,38 @@ def _trimmed(lines: list[list[Segment]]) -> list[list[Segment]]:
     return lines
 
 
-def split_blocks(text: str) -> list[str]:
-    """The blocks of a text, at least one: nothing that follows can change any but the last."""
-    starts = [token.map[0] for token in _PARSER.parse(text) if token.level == 0 and token.map and token.nesting >= 0]
+def split_blocks(text: str, *, partial: bool = False) -> list[str]:
+    """The blocks of a text, at least one: nothing that follows can change any but the last.
+
+    Args:
+        partial: Whether more may follow, like the end of a formula.
+    """
+    tokens = _PARSER.parse(text, {"partial": partial})
+    starts = [token.map[0] for token in tokens if token.level == 0 and token.map and token.nesting >= 0]
     lines = text.split("\n")
     ends = [*starts[1:], len(lines)]
     return ["\n".join(lines[start:end]) for start, end in zip([0, *starts[1:]], ends, strict=True)]
 
 
 def as_markdown(text: str) -> Markdown:
-    """A text as rich renders it; a line break in it stays one, as in verses, and links show where they lead."""
+    """A text as rich renders it; a line break in it stays one, as in verses, and links show where they lead.
+
+    TeX stays as it was written: without its backslashes and stars it would be another formula.
+    """
     shown = Markdown("", code_theme="ansi_dark", hyperlinks=False)
     shown.parsed = _PARSER.parse(text)
     for token in _inside(shown.parsed):
         if token.type == "softbreak":
             token.type = "hardbreak"
+        elif token.type == "image":
+            token.type, token.content = "text", f"{token.content} ({token.attrs['src']})".lstrip()
+        elif token.markup == "autolink":
+            token.type = "text"
+        elif token.type == "tex_block":
+            token.type, token.content = "code_block", token.content.strip("\n")
+        elif token.type.startswith("tex_"):
+            token.type = "text"
+            token.content = token.markup + token.content + _TEX_ENDS.get(token.markup, token.markup)
     return shown
 
 

@@ -114,8 +114,8 @@ def _add_memory_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt-cache-dir",
         metavar="DIRECTORY",
-        help="where conversations are kept that memory has no room for, and for the next start; several processes may "
-        "share it; default: none, they are forgotten",
+        help="a directory that is there, for conversations that memory has no room for and for the next start; "
+        "several processes may share it; default: none, they are forgotten",
     )
     parser.add_argument(
         "--prompt-cache-dir-bytes",
@@ -202,7 +202,9 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="let the answer begin with reasoning; default: as the chat template has it",
     )
-    thinking.add_argument("--no-think", dest="think", action="store_false", help="answer without reasoning")
+    thinking.add_argument(
+        "--no-think", dest="think", action="store_false", default=None, help="answer without reasoning"
+    )
     thinking.add_argument(
         "--reasoning-effort",
         choices=EFFORTS,

@@ -63,7 +63,10 @@ def add_parser(commands: Any) -> None:
         "--max-stored-bytes", type=size, default=64 * 2**20, metavar="SIZE", help="all of them; default: 64MiB"
     )
     _add_media_limits(parser)
-    parser.add_argument("--log-level", type=str.lower, choices=("debug", "info", "warning", "error"), default="info")
+    parser.add_argument(
+        "--log-level", type=str.lower, choices=("debug", "info", "warning", "error"), default="info",
+        help="from where on the log tells; default: info",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 

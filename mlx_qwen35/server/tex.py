@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from html import escape, unescape
 from xml.etree.ElementTree import Element
 
-from latex2mathml.converter import convert_to_element
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
@@ -45,6 +44,9 @@ def to_mathml(tex: str, *, display: bool) -> str:
     Raises:
         Exception: latex2mathml's own are of many kinds; or it has no sign for something in it.
     """
+    # Here, because a terminal needs to know where TeX is, and comes without the server extra.
+    from latex2mathml.converter import convert_to_element
+
     tex = COUNTED.sub(r"\\\1{split}", tex.strip())
     tex = ENVIRONMENT.sub(lambda found: rf"\{found[1]}{{{ALIKE.get(found[2], found[2])}}}", tex)
     if r"\\" in tex and r"\begin" not in tex:
@@ -73,7 +75,7 @@ def find_tex(md: MarkdownIt) -> None:
     r"""A plugin: `$x$`, `\(x\)`, `\[x\]`, `$$x$$` and AMS's environments become tokens, before Markdown changes them.
 
     Tokens are `tex_inline`, `tex_display` within a paragraph, and `tex_block`; `info` of the last is "open" if its end
-    is not there and `env["partial"]` says that more may come.
+    is not there and `env["partial"]` says that more may come. `markup` of the others is what they begin with.
     """
     md.block.ruler.before("fence", "tex_block", _block, {"alt": ["paragraph", "reference", "blockquote", "list"]})
     md.inline.ruler.before("escape", "tex_inline", _inline)
@@ -139,6 +141,7 @@ def _inline(state: StateInline, silent: bool) -> bool:
     if opening == r"\[" and (after in ("(", "[") or not TELLS_MATH.search(text)):
         return False
     if not silent:
-        state.push(token, "math", 0).content = text
+        pushed = state.push(token, "math", 0)
+        pushed.content, pushed.markup = text, opening
     state.pos = end + len(closing)
     return True

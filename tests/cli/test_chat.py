@@ -357,13 +357,16 @@ def test_an_image_for_the_first_message(checkpoint_dir: Callable[[Shape], Path],
 
 
 def test_a_video_for_the_first_message(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
-    """The second question encodes nothing of it."""
+    """The second question encodes nothing of it; a later video is shown as the flags say."""
     clip = tmp_path / "clip.gif"
     frames = [Image.new("RGB", (64, 32), (50 * number, 0, 0)) for number in range(4)]
     frames[0].save(clip, save_all=True, append_images=frames[1:], duration=500, loop=0)
-    done = talk(checkpoint_dir(DENSE), "what?\nand now?\n", "-m", "2", "--video", str(clip), "--max-frames", "4")
-    assert re.search(r"\(\d+ video\), 4 of 4 frames encoded in", done.stderr), done.stderr
-    assert re.search(r"\(\d+ video\), \d+ known, 0 of 4 frames encoded in", done.stderr), done.stderr
+    lines = f"what?\nand now?\n/clear\n{clip} and this?\n"
+    done = talk(checkpoint_dir(DENSE), lines, "-m", "2", "--video", str(clip), "--max-frames", "2")
+    assert re.search(r"\(\d+ video\), 2 of 2 frames encoded in", done.stderr), done.stderr
+    assert re.search(r"\(\d+ video\), \d+ known, 0 of 2 frames encoded in", done.stderr), done.stderr
+    # What the flags say holds for those that come later, too.
+    assert len(re.findall(r"of 2 frames encoded in", done.stderr)) == 3, done.stderr
 
 
 def test_an_image_for_a_model_that_cannot_see_is_refused_at_once(tmp_path: Path, picture: Path) -> None:

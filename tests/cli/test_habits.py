@@ -1,5 +1,6 @@
 """What people type who come from other programs."""
 
+import argparse
 import re
 from pathlib import Path
 from unittest import mock
@@ -9,6 +10,7 @@ import pytest
 from mlx_qwen35.cli import habits
 from mlx_qwen35.cli.completion import all_actions
 from mlx_qwen35.cli.main import build_parser, main, parse
+from mlx_qwen35.cli.options import add_generation_flags
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -27,6 +29,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("serve --draft-model a/b", "--draft-model: see --speculate, --mtp-model"),
         ("serve --parallel 4 --alias it", "--parallel: see --max-rows; --alias: see --served-model-name"),
         ("serve --temp 0.7", "--temp: requests say it, as temperature"),
+        ("serve --no-think", "--no-think: requests say it, as enable_thinking"),
         ("serve --chat-template-args {}", "--chat-template-args: requests say it, as chat_template_kwargs"),
         ("chat --trust-remote-code", "--trust-remote-code: not needed: no code of a checkpoint is run"),
         ("serve a/b", "a checkpoint comes behind --model"),
@@ -59,6 +62,14 @@ def test_every_flag_and_command_that_is_named_exists() -> None:
     assert named <= known
     (commands,) = (action for action in parser._actions if action.dest == "command")
     assert {line.split()[0] for line in habits.COMMANDS.values()} <= set(commands.choices or ())
+
+
+def test_a_chat_s_flags_of_an_answer_are_told_to_be_a_request_s() -> None:
+    parser = argparse.ArgumentParser()
+    add_generation_flags(parser)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    # The server has one of that name itself.
+    assert flags - {"-h", "--help", "--prefill-step-size"} <= set(habits.PER_REQUEST)
 
 
 def test_every_field_that_requests_have_exists() -> None:

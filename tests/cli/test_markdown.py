@@ -103,3 +103,25 @@ def test_a_link_is_shown_and_no_hyperlink() -> None:
 def test_what_would_show_nothing_is_shown_as_it_is(text: str, before: str) -> None:
     """A sum's answer is a list item without words to Markdown, and vanished."""
     assert shown(list(before + text)) == f"{before}{text}\n"
+
+
+def test_formulas_stay_as_they_were_written() -> None:
+    """Markdown would take stars and backslashes out of them, and other formulas be left; a piece may end anywhere."""
+    text = "So $2*a*b$, \\(c \\, d\\), \\[\\{e^2\\}\\], for $5 and *more*:\n\n1. is $$x*y*z$$\n   $$\n   k\n   $$\n\n"
+    text += "$$\nf \\\\\n- g * h * i\n\n+ j\n$$\nend \\*"
+    lines = [line.strip() for line in shown(list(text)).splitlines()]
+    assert lines == [
+        r"So $2*a*b$, \(c \, d\), \[\{e^2\}\], for $5 and more:", "", "1 is $$x*y*z$$", "", "k", "",
+        r"f \\", "- g * h * i", "", "+ j", "", "end *",
+    ]  # fmt: skip
+
+
+def test_what_begins_like_a_formula_and_is_none_is_shown_when_the_answer_ends() -> None:
+    assert shown(["$$ is *money*\n\n", "next"]) == "$$ is money\n\nnext\n"
+
+
+def test_pictures_and_addresses_stand_where_they_were_written_once() -> None:
+    """rich would draw a picture's name in front of its paragraph, and an address behind itself."""
+    text = "A [link](http://a.example), <http://b.example>, ![a cat](cat.png) and ![](dog.png), then words."
+    expected = "A link (http://a.example), http://b.example, a cat (cat.png) and (dog.png), then words."
+    assert " ".join(shown([text]).split()) == expected

@@ -21,9 +21,16 @@ def test_every_flag_that_takes_a_value_tells_its_default() -> None:
     silent = {
         action.option_strings[0]
         for action in flags
-        if not action.required and "default" not in (formatter._get_help_string(action) or "")
+        # Where there is no help at all, argparse shows none of a default either.
+        if not action.help or not (action.required or "default" in (formatter._get_help_string(action) or ""))
     }
     assert silent == set()
+
+
+def test_a_flag_that_turns_something_off_tells_no_default_of_its_own() -> None:
+    """argparse takes True for that of `store_false`, though it is another flag's that holds."""
+    for action in all_actions(build_parser()):
+        assert action.default is not True or isinstance(action, argparse.BooleanOptionalAction), action.option_strings
 
 
 def test_defaults_are_told_once() -> None:
