@@ -138,6 +138,7 @@ async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[Compl
 async def stream(events: AsyncIterator[StreamEvent], context: AnswerContext[CompletionRequest]) -> AsyncIterator[str]:
     """The answers as server-sent events."""
     head = completion_head("cmpl-", "text_completion", context.model)
+    head |= {"usage": None} if context.body.include_usage else {}
     logprobs = [_Logprobs(context.tokenizer) for _ in context.prepared.requests]
     ends: dict[int, FinishEvent] = {}
     async for event in events:
