@@ -154,12 +154,12 @@ class Choices:
         logprobs = mx.take_along_axis(scores, within, axis=-1)[..., 0]
         if not most:
             nothing = (*tokens.shape, 0)
-            return cls(tokens, logprobs.astype(mx.float32), mx.zeros(nothing, mx.uint32), mx.zeros(nothing))
+            return cls(tokens, logprobs, mx.zeros(nothing, mx.uint32), mx.zeros(nothing))
         best = mx.argpartition(-scores, kth=most - 1, axis=-1)[..., :most]
         values = mx.take_along_axis(scores, best, axis=-1)
         order = mx.argsort(-values, axis=-1)
         best, values = (mx.take_along_axis(found, order, axis=-1) for found in (best, values))
-        return cls(tokens, logprobs.astype(mx.float32), best, values.astype(mx.float32))
+        return cls(tokens, logprobs, best, values)
 
     def arrays(self) -> tuple[mx.array, ...]:
         """What is to be computed."""
@@ -211,7 +211,8 @@ def choose_together(choosers: Sequence[Chooser], tokens: mx.array, logits: mx.ar
             return Choices(*_likeliest(logits))
         scores = normalised(logits)
         return Choices.of(greedy(scores), scores, most)
-    given, own = _given(choosers, tokens, logits)
+    # Penalties and biases are finer than the steps of half precision.
+    given, own = _given(choosers, tokens, logits.astype(mx.float32))
     scores = normalised(given)
     return Choices.of(_sampled(choosers, scores, own), scores, most)
 
@@ -288,5 +289,6 @@ def _sampled(choosers: Sequence[Chooser], scores: mx.array, own: Mapping[int, Se
 
 
 def normalised(logits: mx.array) -> mx.array:
-    """Log probabilities over the last axis."""
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    """Log probabilities over the last axis, in float32: logits near 20 leave half precision steps of a tenth."""
+    wide = logits.astype(mx.float32)
+    return wide - mx.logsumexp(wide, axis=-1, keepdims=True)

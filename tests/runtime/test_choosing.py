@@ -99,3 +99,26 @@ def test_a_token_that_the_model_does_not_have_harms_nobody() -> None:
     found = choose_together([broken, beside], tokens[:2], logits[:2]).numbers()
     assert found[0][0].token == 10**6
     assert found[1] == choose_together(choosers(0), tokens[1:2], logits[1:2]).numbers()[0]
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+@pytest.mark.parametrize("row", [0, 1, 2, 5])
+def test_log_probabilities_have_digits_that_half_precision_has_not(row: int, dtype: mx.Dtype) -> None:
+    """Near 20, where logits are, bfloat16 has steps of 0.125: a token of 97% would have a probability of 1."""
+    logits = mx.array([[[21.0, 17.5, 16.0, 20.0, *[2.0] * (VOCABULARY - 4)]]], dtype=dtype)
+    ((found,),) = choose_together(choosers(row), mx.array([[1]]), logits).numbers()
+    given = np.array(logits.astype(mx.float32), np.float64)[0, 0]
+    for token, bias in (ROWS[row]["options"].logit_bias or {}).items():
+        given[token] += bias
+    expected = given - np.logaddexp.reduce(given)
+    assert found.logprob == pytest.approx(expected[found.token], abs=1e-5)
+    assert [value for _, value in found.top] == pytest.approx(sorted(expected)[: -1 - len(found.top) : -1], abs=1e-5)
+
+
+def test_what_is_added_to_half_precision_is_not_rounded_away() -> None:
+    request = {"options": SamplingOptions(logit_bias={2: 0.03}, presence_penalty=0.01)}
+    chooser = Chooser(Request(Prompt(np.arange(4, dtype=np.int32)), max_tokens=9, prefill_step_size=9, **request))
+    logits = mx.full((1, 2, 4), 20.0, dtype=mx.bfloat16)
+    (found,) = choose_together([chooser], mx.array([[0, 2]]), logits).numbers()
+    assert [choice.token for choice in found] == [2, 2]
+    assert found[0].logprob - found[1].logprob == pytest.approx(0.75 * 0.01, abs=1e-3)

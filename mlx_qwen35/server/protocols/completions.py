@@ -76,9 +76,16 @@ class _Logprobs:
         chunk = delta.chunk
         if chunk.logprob is None:
             return None
-        tops = {found.text: max(found.logprob, IMPOSSIBLE) for found in chunk.top_logprobs or ()}
+        text = self.tokenizer.decode([chunk.token])
+        tops: dict[str, float] = {}
+        for top in chunk.top_logprobs or ():
+            # Of tokens with one text, such as the halves of characters, the likeliest, which comes first.
+            tops.setdefault(top.text, max(top.logprob, IMPOSSIBLE))
+        if tops:
+            # The chosen one as well, as OpenAI has it.
+            tops.setdefault(text, chunk.logprob)
         found: dict[str, list[Any] | None] = {
-            "tokens": [self.tokenizer.decode([chunk.token])],
+            "tokens": [text],
             "token_logprobs": [chunk.logprob],
             "top_logprobs": [tops] if tops else None,
             "text_offset": [self.offset],
@@ -131,6 +138,7 @@ async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[Compl
 async def stream(events: AsyncIterator[StreamEvent], context: AnswerContext[CompletionRequest]) -> AsyncIterator[str]:
     """The answers as server-sent events."""
     head = completion_head("cmpl-", "text_completion", context.model)
+    head |= {"usage": None} if context.body.include_usage else {}
     logprobs = [_Logprobs(context.tokenizer) for _ in context.prepared.requests]
     ends: dict[int, FinishEvent] = {}
     async for event in events:

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.server.generation import GenerationRequest, Usage
 from mlx_qwen35.server.protocols.completions import COMPLETIONS, CompletionRequest
 from mlx_qwen35.server.wire import ApiError
 from tests.server.protocols.events import (
     NOW,
-    TOPS,
     context,
     delta,
     finish,
@@ -84,6 +84,7 @@ HEAD = {"id": id_of("cmpl-", 1), "object": "text_completion", "created": NOW, "m
 USAGE = {
     "prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18, "prompt_tokens_details": {"cached_tokens": 4}
 }  # fmt: skip
+TOPS = (TokenLogprob(7, "<7>", -0.25), TokenLogprob(8, "<8>", -float("inf")))
 SCORED = [delta("ab", logprob=-0.25, top_logprobs=TOPS), delta("", token=8, logprob=-1.0, top_logprobs=TOPS[:1])]
 SCORED += [delta("c", token=9, logprob=-2.0, top_logprobs=TOPS[:1])]
 
@@ -127,10 +128,18 @@ def test_log_probabilities_of_a_whole_answer() -> None:
     logprobs = {
         "tokens": ["<7>", "<8>", "<9>"],
         "token_logprobs": [-0.25, -1.0, -2.0],
-        "top_logprobs": [{"é": -0.25, "b": -9999.0}, {"é": -0.25}, {"é": -0.25}],
+        "top_logprobs": [{"<7>": -0.25, "<8>": -9999.0}, {"<7>": -0.25, "<8>": -1.0}, {"<7>": -0.25, "<9>": -2.0}],
         "text_offset": [0, 2, 2],
     }
     assert found["choices"] == [choice("abc", reason="stop", logprobs=logprobs)]
+
+
+def test_the_chosen_token_is_among_the_likeliest_and_of_one_text_the_likelier_counts() -> None:
+    """As OpenAI says: one more than were asked for, where another token came; halves of characters have one text."""
+    halves = (TokenLogprob(1, "\ufffd", -0.5), TokenLogprob(2, "a", -1.5), TokenLogprob(3, "\ufffd", -2.5))
+    events = [delta("x", token=9, logprob=-4.0, top_logprobs=halves), delta("y", logprob=-0.25, top_logprobs=TOPS)]
+    expected = [{"\ufffd": -0.5, "a": -1.5, "<9>": -4.0}, {"<7>": -0.25, "<8>": -9999.0}]
+    assert answered([*events, finish()], logprobs=3)["choices"][0]["logprobs"]["top_logprobs"] == expected
 
 
 def test_log_probabilities_without_candidates() -> None:
@@ -166,16 +175,15 @@ def test_log_probabilities_of_a_stream() -> None:
     found = parts([delta("xyz", index=1, logprob=-3.0), *SCORED, finish(index=1), finish()], n=2, logprobs=2)
     one = {"tokens": ["<7>"], "token_logprobs": [-3.0], "top_logprobs": None, "text_offset": [0]}
     assert found[0] == piece("xyz", index=1, logprobs=one)
-    one |= {"token_logprobs": [-0.25], "top_logprobs": [{"é": -0.25, "b": -9999.0}]}
+    one |= {"token_logprobs": [-0.25], "top_logprobs": [{"<7>": -0.25, "<8>": -9999.0}]}
     assert found[1] == piece("ab", logprobs=one)
     assert [part["choices"][0]["logprobs"]["text_offset"] for part in found[2:4]] == [[2], [2]]
 
 
 def test_a_stream_ends_with_its_usage_where_it_is_asked_to() -> None:
     found = parts([delta("a"), finish()], stream_options={"include_usage": True})
-    assert found == [
-        piece("a"), piece(reason="stop"), {**HEAD, "choices": [], "usage": USAGE}, "data: [DONE]"
-    ]  # fmt: skip
+    before = [{**part, "usage": None} for part in (piece("a"), piece(reason="stop"))]
+    assert found == [*before, {**HEAD, "choices": [], "usage": USAGE}, "data: [DONE]"]
 
 
 def test_an_error_in_a_stream() -> None:
