@@ -57,6 +57,11 @@ def texts(tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode([token]) for token in range(WIDTH)]
 
 
+def shape(kind: str, value: Any) -> dict[str, Any]:
+    """Of an object that says of which kind it is."""
+    return {"type": "object", "properties": {"kind": {"const": kind}, "v": value}, "required": ["kind", "v"]}
+
+
 class Model:
     """Random preferences, with a strong taste for ending things early and for tokens that make no text.
 
@@ -595,10 +600,69 @@ def test_schemas_that_cannot_be_enforced_are_refused(grammars: Grammars, schema:
         grammars.json_schema(schema, in_reasoning=True)
     assert str(error.value).startswith("response_format.json_schema.schema: ")
     assert "%json {" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "text"}, {"$ref": "#/$defs/none"}, {"const": {1, 2}}, ["no schema"], {"anyOf": 5}]
+)
+def test_parameters_that_mean_nothing_are_refused(grammars: Grammars, schema: Any) -> None:
     properties = {"fine": {"type": "integer"}, "odd": {"type": "array", "items": schema, "minItems": 1}}
     tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": properties}}}
     with pytest.raises(OptionError, match=r"^tools\[1\].function.parameters.properties.odd"):
         grammars.tool_calls([NOW, tool], in_reasoning=False)
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, '["a"]', "[1]"),
+        ({"type": "array", "items": {"type": "string", "pattern": "(?!b)a"}}, '["c"]', "[1]"),
+        ({"type": "object", "properties": {"b": {"not": {"const": 3}}}, "required": ["b"]}, '{"b":3}', "{}"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "1.5", '"a"'),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "5", "true"),
+        # Published with texts for numbers and booleans, and with what a list's items may be beside the list.
+        ({"type": "integer", "enum": ["1", "2"]}, "5", '"1"'),
+        ({"type": "boolean", "enum": ["true", "false"]}, "true", "1"),
+        ({"type": "array", "items": {"type": "string"}, "enum": ["x", "y"]}, '["x"]', "[1]"),
+        # As zod-to-json-schema points to what came before, and to all of it.
+        ({"$ref": "#/properties/first/items"}, "7", '"a"'),
+        ({"type": "array", "items": {"$ref": "#"}}, '[{"first":[7]}]', '[{"first":["a"]}]'),
+    ],
+)
+def test_what_cannot_be_enforced_of_a_parameter_keeps_its_shape(
+    tokenizer: Tokenizer, grammars: Grammars, schema: Any, right: str, wrong: str
+) -> None:
+    first = {"type": "array", "items": {"type": "integer"}}
+    tool = {"name": "f", "parameters": {"properties": {"first": first, "odd": schema}}}
+    for value, allowed in ((right, True), (wrong, False)):
+        constraint = grammars.tool_calls([tool], in_reasoning=False)
+        assert accepts(tokenizer, constraint, call("f", ("odd", value))) == allowed, value
+
+
+COUNT, NAME = {"type": "integer"}, {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "given", "allowed"),
+    [
+        # A union of objects, as zod writes it.
+        ({"anyOf": [shape("a", COUNT), shape("b", NAME)]}, [("kind", "a"), ("v", "1")], True),
+        ({"anyOf": [shape("a", COUNT), shape("b", NAME)]}, [("kind", "a"), ("v", "x")], False),
+        ({"oneOf": [shape("a", COUNT), shape("b", NAME)]}, [("kind", "b"), ("v", "x")], True),
+        ({"properties": {"v": NAME}, "anyOf": [{"required": ["v"]}, {"type": "null"}]}, [], False),
+        ({"$ref": "#/definitions/F", "definitions": {"F": shape("a", COUNT)}}, [("kind", "a"), ("v", "1")], True),
+        ({"$ref": "#/definitions/F", "definitions": {"F": shape("a", COUNT)}}, [("kind", "a")], False),
+        ({"allOf": [shape("a", COUNT), {"required": ["kind"]}]}, [("kind", "a"), ("v", "1")], True),
+        # What says nothing about a single parameter is not looked at.
+        ({"properties": {"v": NAME}, "not": {"required": ["v"]}, "minProperties": 2, "if": {}}, [("v", "x")], True),
+        ({"anyOf": []}, [], True),
+    ],
+)
+def test_parameters_may_have_several_shapes(
+    tokenizer: Tokenizer, grammars: Grammars, parameters: Any, given: Any, allowed: bool
+) -> None:
+    constraint = grammars.tool_calls([{"name": "f", "parameters": parameters}], in_reasoning=False)
+    assert accepts(tokenizer, constraint, call("f", *given)) == allowed
 
 
 @pytest.mark.parametrize(
@@ -635,7 +699,6 @@ def test_definitions_under_either_name(tokenizer: Tokenizer, grammars: Grammars,
         ([NOW, {"name": "a>b"}], {}, "tools[1].name: expected a name without"),
         ([NOW], {"name": "later"}, "tool_choice: expected one of 'now', found 'later'"),
         ([{"name": "a", "parameters": [1]}], {}, "tools[0].parameters: expected an object"),
-        ([{"name": "a", "parameters": {"anyOf": []}}], {}, "tools[0].parameters.anyOf: cannot be enforced"),
         ([{"name": "a", "parameters": {"required": "b"}}], {}, "tools[0].parameters.required: expected a list"),
         ([{"name": "a", "parameters": {"required": [["b"]]}}], {}, "tools[0].parameters.properties: expected a name"),
         ([{"name": "a", "parameters": {"properties": {"b\n": {}}}}], {}, "tools[0].parameters.properties: expected"),
