@@ -584,7 +584,7 @@ def test_a_budget_and_a_grammar(tokenizer: Tokenizer, grammars: Grammars, budget
         ({"type": "text"}, "Invalid type: text"),
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
         ({"type": "object", "properties": {"a": {"not": {"type": "string"}}}}, "not"),
-        ({"type": "string", "format": "shoe"}, "Unknown format: shoe"),
+        ({"type": "string", "format": "regex"}, "Unknown format: regex"),
         ({"type": "string", "pattern": "(?=a)"}, "look-around"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf constraints are not supported. Send anyOf"),
         ({"$ref": "#/$defs/none"}, "/$defs/none"),
