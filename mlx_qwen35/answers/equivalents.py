@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mlx_qwen35.answers.distinct import distinct_lists
+from mlx_qwen35.answers.lookahead import without_lookahead
 from mlx_qwen35.answers.schemas import resolve_reference
 from mlx_qwen35.answers.unions import are_apart, exclusive_requirements
 
@@ -170,7 +171,7 @@ class _Rewriting:
         if others.keys() - _NOTES - {"type", "items", "minItems", "maxItems"} or others.get("type") != "array":
             return node
         items = self._followed(others.get("items"))
-        values = self._listed(items)
+        values: list[Any] | None = self._listed(items)
         if values is None and isinstance(items, Mapping) and items.get("type") == "boolean":
             values = [False, True]
         lists = distinct_lists(others, values) if values else None
@@ -290,6 +291,10 @@ def _spell_format(node: dict[str, Any]) -> None:
     pattern, name = node.get("pattern"), node.get("format")
     if isinstance(pattern, str):
         node["pattern"] = _LOOKING_AHEAD.get(pattern, pattern)
+        patterns = without_lookahead(node["pattern"])
+        if patterns and isinstance(node.get("allOf", []), list):
+            del node["pattern"]
+            node["allOf"] = [*node.get("allOf", []), *({"pattern": part} for part in patterns)]
     elif name in _NARROWER:
         node["format"] = _NARROWER[name]
     elif isinstance(name, str) and name in _OF_LIBRARIES:

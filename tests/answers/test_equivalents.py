@@ -116,6 +116,15 @@ def accepts(grammars: Grammars, schema: Any, value: Any) -> bool:
             [{"a": 1}, {"b": 1, "c": 1}],
             [{"a": 1, "b": 1}, {"c": 1}],
         ),
+        # Passwords, what is not blank, and what does not begin with a character.
+        (
+            {"type": "string", "pattern": r"^(?=.*[a-z])(?=.*\d|.*[(|])[a-z\d(]{3,}$"},
+            ["ab1", "a(b"],
+            ["abc", "123", "a1"],
+        ),
+        ({"type": "string", "pattern": r"^(?!\s*$).+"}, ["a", " a"], ["", " "]),
+        ({"type": "string", "pattern": r"^(?!-)(?![0-9])[a-z0-9-]*$"}, ["", "a-1"], ["-a", "1a"]),
+        ({"type": "string", "pattern": r"^(?!\.)[a.]+$"}, ["a."], [".a", ""]),
         # References beside notes, in objects inside themselves; names of generics, as they are and encoded.
         (
             {"$ref": "#/$defs/N", "$defs": {"N": {"type": "object", "properties": {"n": NOTED}, "required": []}}},
@@ -142,6 +151,10 @@ def test_schemas_of_libraries_are_enforced(grammars: Grammars, schema: Any, vali
         {"oneOf": [{"const": 1}, {"const": 1.0}]},
         {"type": "integer", "minimum": 2**60},
         {"type": "string", "format": "regex"},
+        {"type": "string", "pattern": "^(?=a)ab|c"},
+        {"type": "string", "pattern": "^(?!.*b)a"},
+        {"type": "string", "pattern": "^(?=a(?!b))a"},
+        {"type": "string", "pattern": "^(?=a"},
         {"type": "array", "uniqueItems": True, "items": {"type": "string"}},
         {"type": "array", "uniqueItems": True, "items": {"enum": list("abcdefghij")}},
         {"oneOf": [{"required": ["a"]}, {"required": ["a", "b"]}]},
