@@ -24,7 +24,7 @@ _JSON = {"whitespace_flexible": False, "lenient": False}
 _NOT_STRING = {"type": ["null", "boolean", "integer", "number", "array", "object"]}
 # What the XML can hold between `<function=` or `<parameter=` and `>`.
 _NAME = re.compile(r"[^<>\n]+")
-# llguidance keeps which parameters were written in a 64-bit number.
+# llguidance keeps which parameters were written in a 64-bit number; further ones may come again, and the last counts.
 _MOST_PARAMETERS = 64
 
 
@@ -222,15 +222,16 @@ def _function(rule: str, name: str, root: Mapping[str, Any], place: str, places:
     required = list_at(root.get("required") or [], f"{place}.required")
     # Required ones have the lowest bits, so that one condition covers them.
     names = list(dict.fromkeys(_checked_name(key, f"{place}.properties") for key in (*required, *properties)))
-    if len(names) > _MOST_PARAMETERS:
-        raise OptionError(f"{place}: expected at most {_MOST_PARAMETERS} parameters, found {len(names)}")
+    if len(set(required)) > _MOST_PARAMETERS:
+        raise OptionError(f"{place}.required: expected at most {_MOST_PARAMETERS} names, found {len(set(required))}")
     if not names:
         return f"{rule}: {_literal(name + '>')}\n"
     needed, analysis = len(set(required)), SchemaAnalysis(root)
     rules = [f"{rule}: {_literal(name + '>')} {rule}_args::0x0"]
     rules.append(f'{rule}_args::_: ""' + (f" %if is_ones([0:{needed}])" if needed else ""))
     for bit, key in enumerate(names):
-        rules[1] += f" | {rule}_{bit} {rule}_args::set_bit({bit}) %if bit_clear({bit})"
+        once = f"set_bit({bit}) %if bit_clear({bit})" if bit < _MOST_PARAMETERS else "_"
+        rules[1] += f" | {rule}_{bit} {rule}_args::{once}"
         value = _value(properties.get(key, True), root, analysis, f"{place}.properties.{key}", places)
         opening = _literal(f"\n<parameter={key}>\n")
         rules.append(f"{rule}_{bit}: {opening} {value}")

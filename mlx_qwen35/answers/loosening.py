@@ -44,6 +44,9 @@ def loosened(node: Any) -> Any:
             found[key] = {name: loosened(schema) for name, schema in value.items()}
         else:
             found[key] = loosened(value)
+    if "allOf" in found:
+        # OpenAPI's authors close an object whose properties only its parts name.
+        found.pop("additionalProperties", None)
     for key in ("enum", "const"):
         values = node.get(key) if key == "enum" else [node.get(key)]
         if key in found and isinstance(values, list) and not any(has_type(value, node.get("type")) for value in values):

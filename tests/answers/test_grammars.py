@@ -612,6 +612,9 @@ def test_parameters_that_mean_nothing_are_refused(grammars: Grammars, schema: An
         grammars.tool_calls([NOW, tool], in_reasoning=False)
 
 
+NULL = {"type": "null"}
+
+
 @pytest.mark.parametrize(
     ("schema", "right", "wrong"),
     [
@@ -624,6 +627,17 @@ def test_parameters_that_mean_nothing_are_refused(grammars: Grammars, schema: An
         ({"type": "integer", "enum": ["1", "2"]}, "5", '"1"'),
         ({"type": "boolean", "enum": ["true", "false"]}, "true", "1"),
         ({"type": "array", "items": {"type": "string"}, "enum": ["x", "y"]}, '["x"]', "[1]"),
+        # Closed, though only its part names what has to be there.
+        (
+            {
+                "type": "object",
+                "allOf": [{"properties": {"b": NULL}}],
+                "required": ["b"],
+                "additionalProperties": False,
+            },
+            '{"b":null}',
+            '{"b":1}',
+        ),
         # As zod-to-json-schema points to what came before, and to all of it.
         ({"$ref": "#/properties/first/items"}, "7", '"a"'),
         ({"type": "array", "items": {"$ref": "#"}}, '[{"first":[7]}]', '[{"first":["a"]}]'),
@@ -703,9 +717,9 @@ def test_definitions_under_either_name(tokenizer: Tokenizer, grammars: Grammars,
         ([{"name": "a", "parameters": {"required": [["b"]]}}], {}, "tools[0].parameters.properties: expected a name"),
         ([{"name": "a", "parameters": {"properties": {"b\n": {}}}}], {}, "tools[0].parameters.properties: expected"),
         (
-            [{"name": "a", "parameters": {"properties": {str(n): {} for n in range(65)}}}],
+            [{"name": "a", "parameters": {"required": [str(n) for n in range(65)]}}],
             {},
-            "tools[0].parameters: expected at most 64 parameters, found 65",
+            "tools[0].parameters.required: expected at most 64 names, found 65",
         ),
         (
             [{"name": "a", "parameters": {"properties": {"b": {"$ref": "#/$defs/c"}}}}],
@@ -749,6 +763,14 @@ def test_as_many_parameters_as_can_be_counted(tokenizer: Tokenizer, grammars: Gr
             constraint = grammars.tool_calls([{"name": "a", "parameters": parameters}], in_reasoning=False)
             allowed = set(required) <= set(given) and len(set(given)) == len(given)
             assert accepts(tokenizer, constraint, call("a", *((name, "null") for name in given))) == allowed
+
+
+def test_more_parameters_than_can_be_counted(tokenizer: Tokenizer, grammars: Grammars) -> None:
+    names = [f"p{number}" for number in range(70)]
+    parameters = {"properties": {key: {"type": "null"} for key in names}, "required": names[-1:]}
+    for given, allowed in ((["p69", "p68", "p0"], True), (["p0", "p68"], False), (["p0", "p0", "p69"], False)):
+        constraint = grammars.tool_calls([{"name": "a", "parameters": parameters}], in_reasoning=False)
+        assert accepts(tokenizer, constraint, call("a", *((name, "null") for name in given))) == allowed
 
 
 def test_control_tokens_marked_special(tmp_path: Path) -> None:
