@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mlx_qwen35.answers.loosening import has_type
 from mlx_qwen35.answers.schemas import resolve_reference
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -86,6 +87,9 @@ def _convert(text: str, option: Mapping[str, Any]) -> Any:
         ValueError: It does not fit; reading it may raise the others of `_UNREADABLE` too.
     """
     kind, members = option.get("type"), option.get("enum", ())
+    if isinstance(members, list) and not any(has_type(member, kind) for member in members):
+        # A list of what has another type, as some tools are published with, says nothing.
+        members = ()
     value: Any = text
     if kind == "boolean":
         value = _BOOLEANS.get(text.strip())

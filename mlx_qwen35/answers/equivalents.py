@@ -3,9 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote
 
+from mlx_qwen35.answers.distinct import distinct_lists
+from mlx_qwen35.answers.lookahead import without_lookahead
 from mlx_qwen35.answers.schemas import resolve_reference
-from mlx_qwen35.answers.unions import are_apart
+from mlx_qwen35.answers.unions import are_apart, exclusive_requirements
 
 # Keywords whose values are no schemas; keywords whose values are schemas by a name that no keyword is.
 DATA = frozenset({"enum", "const", "default", "examples"})
@@ -17,7 +20,10 @@ _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "m
 _NOTES = frozenset({"title", "description", "$comment", "default", "examples", "deprecated"})
 # What says nothing to llguidance, but hinders it beside references that lead back.
 _REFERRING = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
-_HINDERING = frozenset({"discriminator", "deprecated", "nullable", "readOnly", "writeOnly"})
+_HINDERING = frozenset({
+    "title", "description", "markdownDescription", "summary", "example", "discriminator", "deprecated", "nullable",
+    "readOnly", "writeOnly", "externalDocs", "xml",
+})  # fmt: skip
 _DIALECT = re.compile(r"^https?://json-schema\.org/(draft-0[3467]|draft/(?:2019-09|2020-12))/schema#?$")
 
 _BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
@@ -25,14 +31,24 @@ _IPV4 = rf"({_BYTE}\.){{3}}{_BYTE}"
 _DATE = r"[12]\d{3}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))"
 _TIME = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d"
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-%s[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+_BASE64 = "^([0-9a-zA-Z+/]{4})*([0-9a-zA-Z+/]{2}==|[0-9a-zA-Z+/]{3}=)?$"
+_URI = r"([A-Za-z0-9._~!$&'()*+,;=/-]|%[0-9A-Fa-f]{2})"
 # Formats of pydantic and msgspec, and those of JSON Schema where they stand for names; not all that they allow.
 _OF_LIBRARIES = {
     **{f"uuid{version}": f"^{_UUID % version}$" for version in range(1, 9)},
-    "base64": "^([0-9a-zA-Z+/]{4})*([0-9a-zA-Z+/]{2}==|[0-9a-zA-Z+/]{3}=)?$",
+    "base64": _BASE64,
     "base64url": "^([0-9a-zA-Z_-]{4})*([0-9a-zA-Z_-]{2}==|[0-9a-zA-Z_-]{3}=)?$",
     "decimal": r"^-?(0|[1-9]\d{0,14})(\.\d{1,9})?$",
     "ipvanyaddress": f"^{_IPV4}$",
     **dict.fromkeys(("ipv4interface", "ipvanyinterface"), rf"^{_IPV4}/(3[0-2]|[12]?\d)$"),
+    # OpenAPI's.
+    "byte": _BASE64,
+    "guid": f"^{_UUID % '[1-8]'}$",
+    # JSON Schema's that llguidance has not.
+    **dict.fromkeys(
+        ("uri-reference", "iri-reference"), rf"^([a-z][a-z0-9+.-]*://)?{_URI}*(\?({_URI}|\?)*)?(#{_URI}*)?$"
+    ),
+    "json-pointer": r"^(/([^/~]|~[01])*)*$",
 }
 _OF_NAMES = {
     "uuid": f"^{_UUID % '[1-8]'}$",
@@ -43,13 +59,13 @@ _OF_NAMES = {
     "ipv4": f"^{_IPV4}$",
     **_OF_LIBRARIES,
 }
-# Formats that every text has, as pydantic and OpenAPI write them for paths, passwords and bytes.
-_ANY_TEXT = frozenset({"path", "file-path", "directory-path", "password", "binary"})
-# Formats that JSON Schema defines; any other is a name that only who wrote it knows.
+# Formats that JSON Schema defines; any other is a name that only who wrote it knows, and forbids nothing.
 _FORMATS = frozenset({
     "date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6", "uri",
     "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer", "relative-json-pointer", "regex",
 })  # fmt: skip
+# What is a format of those too, of those that llguidance has.
+_NARROWER = {"iri": "uri", "idn-email": "email", "idn-hostname": "hostname"}
 _DIGITS = r"(\d+H(\d+M)?(\d+([.,]\d+)?S)?|\d+M(\d+([.,]\d+)?S)?|\d+([.,]\d+)?S)"
 _DAYS = r"(\d+Y(\d+M)?(\d+D)?|\d+M(\d+D)?|\d+D)"
 _LABEL = "[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
@@ -132,11 +148,34 @@ class _Rewriting:
         if not _says_something(found):
             del found["format"]
         _spell_format(found)
-        if "oneOf" in found and "anyOf" not in found and are_apart(node["oneOf"], self._root):
-            found["anyOf"] = found.pop("oneOf")
+        if "oneOf" in found and "anyOf" not in found:
+            if are_apart(node["oneOf"], self._root):
+                found["anyOf"] = found.pop("oneOf")
+            elif alternatives := exclusive_requirements(node["oneOf"]):
+                found["anyOf"] = alternatives
+                del found["oneOf"]
+        if isinstance(found.get("$ref"), str):
+            # As ts-json-schema-generator names what is generic.
+            found["$ref"] = quote(found["$ref"], safe="#/%:?=&~!$'()*+,;@")
         if _REFERRING & found.keys():
-            found = {key: value for key, value in found.items() if key not in _HINDERING}
+            found = {key: value for key, value in found.items() if key not in _HINDERING and key[:2] != "x-"}
+        if "uniqueItems" in found:
+            found = self._with_lists(found)
         return self._with_names(found)
+
+    def _with_lists(self, node: dict[str, Any]) -> dict[str, Any]:
+        """Without `uniqueItems`, where items cannot be the same or are listed, as in pydantic's set[Literal["a"]]."""
+        others = {key: value for key, value in node.items() if key != "uniqueItems"}
+        if node["uniqueItems"] is False or others.get("maxItems") in (0, 1):
+            return others
+        if others.keys() - _NOTES - {"type", "items", "minItems", "maxItems"} or others.get("type") != "array":
+            return node
+        items = self._followed(others.get("items"))
+        values: list[Any] | None = self._listed(items)
+        if values is None and isinstance(items, Mapping) and items.get("type") == "boolean":
+            values = [False, True]
+        lists = distinct_lists(others, values) if values else None
+        return {"enum": lists} if lists else node
 
     def _value(self, key: str, value: Any) -> Any:
         if key in DATA:
@@ -240,19 +279,24 @@ def _narrowed(value: float, way: int) -> float:
 
 
 def _says_something(node: Mapping[str, Any]) -> bool:
-    """Whether a format forbids anything that the schema allows without it; zod writes its own beside patterns."""
+    """Whether a format forbids anything that the schema allows without it: not one that JSON Schema leaves open."""
     name = node.get("format")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or name in _FORMATS:
         return True
     parts = [node, *(part for part in node.get("allOf") or () if isinstance(part, Mapping))]
-    spelled = any(isinstance(part.get("pattern"), str) for part in parts)
-    return name not in _ANY_TEXT and (name in _FORMATS or not spelled)
+    return name in _OF_LIBRARIES and not any(isinstance(part.get("pattern"), str) for part in parts)
 
 
 def _spell_format(node: dict[str, Any]) -> None:
     pattern, name = node.get("pattern"), node.get("format")
     if isinstance(pattern, str):
         node["pattern"] = _LOOKING_AHEAD.get(pattern, pattern)
+        patterns = without_lookahead(node["pattern"])
+        if patterns and isinstance(node.get("allOf", []), list):
+            del node["pattern"]
+            node["allOf"] = [*node.get("allOf", []), *({"pattern": part} for part in patterns)]
+    elif name in _NARROWER:
+        node["format"] = _NARROWER[name]
     elif isinstance(name, str) and name in _OF_LIBRARIES:
         node["pattern"] = _OF_LIBRARIES[name]
         del node["format"]

@@ -3,16 +3,20 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlx_qwen35.answers.constraints import Closing, Constraint, control_id, error_message
 from mlx_qwen35.answers.equivalents import enforceable
-from mlx_qwen35.answers.schemas import SchemaAnalysis, check_size, list_at, mapping_at
+from mlx_qwen35.answers.loosening import loosened, shapes
+from mlx_qwen35.answers.schemas import SchemaAnalysis, alone, check_size, list_at, mapping_at
 from mlx_qwen35.answers.tightening import tightened
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 _SCHEMA_PLACE = "response_format.json_schema.schema"
 # No white space between the parts of JSON: small models write it until the answer's end.
@@ -20,11 +24,8 @@ _JSON = {"whitespace_flexible": False, "lenient": False}
 _NOT_STRING = {"type": ["null", "boolean", "integer", "number", "array", "object"]}
 # What the XML can hold between `<function=` or `<parameter=` and `>`.
 _NAME = re.compile(r"[^<>\n]+")
-# llguidance keeps which parameters were written in a 64-bit number.
+# llguidance keeps which parameters were written in a 64-bit number; further ones may come again, and the last counts.
 _MOST_PARAMETERS = 64
-# Of a function's parameters as a whole; nothing below would enforce them.
-_REFUSED = {"$ref", "allOf", "anyOf", "oneOf", "not", "if", "propertyNames", "patternProperties"}
-_REFUSED |= {"dependentRequired", "dependentSchemas", "minProperties", "maxProperties"}
 
 
 class Grammars:
@@ -91,7 +92,8 @@ class Grammars:
 
         Parameters come in any order, at most once, and all that are required do. Where a schema allows
         strings, the value is text without quotes: one of an enum's, or any text; a pattern, format or
-        length is not enforced. Other values are JSON by their schema.
+        length is not enforced. Other values are JSON by their schema, or of its shape where it cannot be enforced.
+        So are parameters as a whole: of what joins them, only alternatives and their parts are followed.
 
         Args:
             tools: Function descriptions in OpenAI's format.
@@ -119,6 +121,20 @@ text[lazy]: /(?s:.*)\n<\/parameter>/
             start = f"({calls}) | {answer}"
         return self._constraint(start, shared + "".join(rules), "tools", in_reasoning, places)
 
+    def _loosened(self, rules: str, places: dict[str, str]) -> str:
+        """The rules of tools with no more than the shape of what cannot be enforced, also in `places`."""
+        for part, where in list(places.items()):
+            if where != _SCHEMA_PLACE and self._compiled(f"start: {part}").is_error():
+                loose = (
+                    f"%json {json.dumps({**loosened(json.loads(part.removeprefix('%json '))), 'x-guidance': _JSON})}"
+                )
+                rules = rules.replace(part, loose)
+                places[loose] = places.pop(part)
+        return rules
+
+    def _compiled(self, grammar: str) -> "LLMatcher":
+        return self._matcher(self._llguidance, grammar, log_level=0, limits=self._limits)
+
     def _constraint(
         self,
         start: str,
@@ -133,12 +149,16 @@ text[lazy]: /(?s:.*)\n<\/parameter>/
         if in_reasoning:
             # Qwen writes two newlines after its reasoning.
             start = rf"/\n{{0,4}}/ ({start})"
-        matcher = self._matcher(self._llguidance, f"start: {start}\n{rules}", log_level=0, limits=self._limits)
+        matcher = self._compiled(f"start: {start}\n{rules}")
+        if matcher.is_error() and places:
+            places = dict(places)
+            rules = self._loosened(rules, places)
+            matcher = self._compiled(f"start: {start}\n{rules}")
         if matcher.is_error():
             for part, where in (places or {}).items():
-                alone = self._matcher(self._llguidance, f"start: {part}", log_level=0, limits=self._limits)
-                if alone.is_error():
-                    raise OptionError(f"{where}: {error_message(alone.get_error())}")
+                single = self._compiled(f"start: {part}")
+                if single.is_error():
+                    raise OptionError(f"{where}: {error_message(single.get_error())}")
             raise OptionError(f"{place}: {error_message(matcher.get_error())}")
         return Constraint(matcher, place, self._free, end_think, closing)
 
@@ -187,7 +207,8 @@ def _functions(tools: Sequence[Mapping[str, Any]], chosen: str | None) -> tuple[
         names.append(_checked_name(function.get("name"), f"{place}.name"))
         if chosen in (None, names[-1]):
             parameters = mapping_at(function.get("parameters") or {}, f"{place}.parameters")
-            rules.append(_function(f"f{len(rules)}", names[-1], parameters, f"{place}.parameters", places))
+            for shape in shapes(parameters):
+                rules.append(_function(f"f{len(rules)}", names[-1], shape, f"{place}.parameters", places))
     if not names:
         raise OptionError("tools: expected at least one function")
     if not rules:
@@ -197,22 +218,20 @@ def _functions(tools: Sequence[Mapping[str, Any]], chosen: str | None) -> tuple[
 
 def _function(rule: str, name: str, root: Mapping[str, Any], place: str, places: dict[str, str]) -> str:
     """The Lark rule of a function, from its name to its last parameter, and those that it refers to."""
-    for keyword in root:
-        if keyword in _REFUSED:
-            raise OptionError(f"{place}.{keyword}: cannot be enforced in a tool call")
     properties = mapping_at(root.get("properties") or {}, f"{place}.properties")
     required = list_at(root.get("required") or [], f"{place}.required")
     # Required ones have the lowest bits, so that one condition covers them.
     names = list(dict.fromkeys(_checked_name(key, f"{place}.properties") for key in (*required, *properties)))
-    if len(names) > _MOST_PARAMETERS:
-        raise OptionError(f"{place}: expected at most {_MOST_PARAMETERS} parameters, found {len(names)}")
+    if len(set(required)) > _MOST_PARAMETERS:
+        raise OptionError(f"{place}.required: expected at most {_MOST_PARAMETERS} names, found {len(set(required))}")
     if not names:
         return f"{rule}: {_literal(name + '>')}\n"
     needed, analysis = len(set(required)), SchemaAnalysis(root)
     rules = [f"{rule}: {_literal(name + '>')} {rule}_args::0x0"]
     rules.append(f'{rule}_args::_: ""' + (f" %if is_ones([0:{needed}])" if needed else ""))
     for bit, key in enumerate(names):
-        rules[1] += f" | {rule}_{bit} {rule}_args::set_bit({bit}) %if bit_clear({bit})"
+        once = f"set_bit({bit}) %if bit_clear({bit})" if bit < _MOST_PARAMETERS else "_"
+        rules[1] += f" | {rule}_{bit} {rule}_args::{once}"
         value = _value(properties.get(key, True), root, analysis, f"{place}.properties.{key}", places)
         opening = _literal(f"\n<parameter={key}>\n")
         rules.append(f"{rule}_{bit}: {opening} {value}")
@@ -226,8 +245,7 @@ def _value(schema: Any, root: Mapping[str, Any], analysis: SchemaAnalysis, place
         return "text"
     options = [_literal(string) for string in strings]
     if others or not strings:
-        shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
         typed = {"allOf": [schema, _NOT_STRING]} if strings else schema
-        options.append(_json({**shared, **typed}, place))
+        options.append(_json(alone(typed, root), place))
         places.setdefault(options[-1], place)
     return rf'({" | ".join(options)}) "\n</parameter>"'

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.paths import shorten
@@ -12,6 +13,9 @@ MAX_CHARACTERS = 1_000_000
 MAX_REFERENCES = 1_000
 # Values inside each other, as written; schemas inside each other, with references followed.
 MAX_DEPTH = 64
+# Where references inside a function's parameters mostly point.
+_DEFINITIONS = ("$defs", "definitions")
+_POINTERS = tuple(f"#/{name}/" for name in _DEFINITIONS)
 # Strings that are compared while it is found out which ones a schema accepts.
 MAX_COMPARISONS = 500_000
 
@@ -55,13 +59,44 @@ def resolve_reference(reference: str, root: Any) -> Any:
     """What a `$ref` into the same document points to, None if to nothing.
 
     Args:
-        reference: "#/" and a JSON pointer.
+        reference: "#" and a JSON pointer.
         root: The schema that it points into.
     """
     node = root
-    for key in reference.removeprefix("#/").split("/"):
-        node = node.get(key.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
+    for key in unquote(reference.removeprefix("#")).split("/")[1:] if reference.startswith("#") else ("",):
+        if isinstance(node, list):
+            node = node[int(key)] if key.isdecimal() and int(key) < len(node) else None
+        else:
+            node = node.get(key.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
     return node
+
+
+def alone(schema: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema from inside a root as one of its own, with what its references point to.
+
+    zod-to-json-schema points to where a schema came first, like "#/properties/from"; the rest has definitions.
+    """
+    shared = {key: root[key] for key in _DEFINITIONS if key in root}
+    if all(reference.startswith(_POINTERS) for reference in _references([schema, shared])):
+        return {**shared, **schema}
+    return {**_moved(schema), "$defs": {"root": _moved(root)}}
+
+
+def _references(node: Any) -> list[str]:
+    children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+    found = [node["$ref"]] if isinstance(node, Mapping) and isinstance(node.get("$ref"), str) else []
+    return found + [reference for child in children for reference in _references(child)]
+
+
+def _moved(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_moved(item) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    moved = {key: _moved(value) for key, value in node.items()}
+    if isinstance(node.get("$ref"), str) and node["$ref"].startswith("#"):
+        moved["$ref"] = f"#/$defs/root{node['$ref'][1:]}"
+    return moved
 
 
 def mapping_at(value: Any, place: str) -> Mapping[str, Any]:

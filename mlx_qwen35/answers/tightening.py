@@ -58,7 +58,10 @@ def _names_all(node: Any) -> bool:
         return all(map(_names_all, node))
     if not isinstance(node, Mapping):
         return True
-    if _JOINED & node.keys() or ("properties" in node and _ALTERNATIVES & node.keys()):
+    joined = _JOINED & node.keys()
+    if (joined and not (joined == {"allOf"} and _only_patterns(node["allOf"]))) or (
+        "properties" in node and _ALTERNATIVES & node.keys()
+    ):
         return False
     children = (
         list(value.values()) if key in NAMED and isinstance(value, Mapping) else [value]
@@ -66,3 +69,8 @@ def _names_all(node: Any) -> bool:
         if key not in DATA
     )
     return all(map(_names_all, children))
+
+
+def _only_patterns(parts: Any) -> bool:
+    """Whether what is joined are patterns of a string."""
+    return isinstance(parts, list) and all(isinstance(part, Mapping) and part.keys() == {"pattern"} for part in parts)

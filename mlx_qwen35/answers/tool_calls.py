@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mlx_qwen35.answers.arguments import coerce, mapping_or_empty
+from mlx_qwen35.answers.loosening import with_all_properties
 from mlx_qwen35.answers.schemas import check_size
 
 _CALL, _END_CALL = "<tool_call>", "</tool_call>"
@@ -111,7 +112,10 @@ class ToolCallParser:
     def __init__(self, tools: Sequence[Mapping[str, Any]]) -> None:
         check_size(tools, "tools")
         functions = [tool.get("function", tool) for tool in tools]
-        self._schemas = {function["name"]: mapping_or_empty(function.get("parameters")) for function in functions}
+        self._schemas = {
+            function["name"]: with_all_properties(mapping_or_empty(function.get("parameters")))
+            for function in functions
+        }
         self._held = ""
         # From the first marker of a call until the call is complete, or known to be none.
         self._raw: list[str] = []

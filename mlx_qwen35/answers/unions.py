@@ -54,6 +54,8 @@ class _Comparing:
         first, second = (node.get("properties") or {} for node in (one, other))
         if not isinstance(first, Mapping) or not isinstance(second, Mapping):
             return False
+        if _lacks(one, other) or _lacks(other, one):
+            return True
         required = {*(one.get("required") or ()), *(other.get("required") or ())}
         return any(
             name in required and self.apart(first[name], second[name], level + 1) for name in first if name in second
@@ -68,8 +70,37 @@ class _Comparing:
         return node
 
 
+def _lacks(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether an object may not have what another one has to: so Rust's enums are told apart."""
+    if one.get("additionalProperties") is not False or one.get("patternProperties"):
+        return False
+    return not set(other.get("required") or ()) <= set(one.get("properties") or ())
+
+
+def exclusive_requirements(branches: Any) -> list[dict[str, Any]] | None:
+    """Schemas that each require what no other one may have then, so that one alone holds; None where that is not so.
+
+    Args:
+        branches: Those of a `oneOf`, which say nothing but what is required.
+    """
+    if not isinstance(branches, list) or not all(
+        isinstance(node, Mapping) and node.keys() == {"required"} for node in branches
+    ):
+        return None
+    names = [node["required"] for node in branches]
+    if len(names) > _MOST_LEVELS or not all(isinstance(found, list) and len(found) == 1 for found in names):
+        return None
+    every = [str(name) for (name,) in names]
+    if len(set(every)) < len(every):
+        return None
+    return [{"required": [name], "properties": {other: False for other in every if other != name}} for name in every]
+
+
 def _types(node: Mapping[str, Any]) -> set[str]:
     """Integers are numbers: an integer may be valid by either."""
+    values = [node["const"]] if "const" in node else node.get("enum")
+    if "type" not in node and isinstance(values, list) and all(isinstance(value, str) for value in values):
+        return {"string"}
     types = node.get("type", _ALL_TYPES)
     return {"number" if name == "integer" else str(name) for name in ([types] if isinstance(types, str) else types)}
 

@@ -22,6 +22,11 @@ def a_case(kind: str, required: list[str], **further: Any) -> dict[str, Any]:
     return {"type": "object", "properties": {"kind": {"const": kind}, **further}, "required": required}
 
 
+# Objects with one property, which has to be there.
+CLOSED = {
+    name: {"type": "object", "properties": {name: DIGIT}, "required": [name], "additionalProperties": False}
+    for name in "ab"
+}
 # As pydantic writes a tree: a leaf's kind has a default, and the tree is inside itself.
 BRANCHES = {"discriminator": {"propertyName": "kind"}, "oneOf": [{"$ref": "#/$defs/Tree"}, {"$ref": "#/$defs/Leaf"}]}
 TREE = {
@@ -31,6 +36,9 @@ TREE = {
     },
     "$ref": "#/$defs/Tree",
 }
+A_SET = {"type": "array", "uniqueItems": True, "items": {"enum": ["a", "b"], "type": "string"}}
+NEEDS_A, NEEDS_B = {"required": ["a"]}, {"required": ["b"]}
+NOTED = {"$ref": "#/$defs/N", "x-order": 1, "example": {}, "markdownDescription": "Itself."}
 ZOD_EMAIL = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
 ZOD_DURATION = r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$"
 
@@ -82,6 +90,49 @@ def accepts(grammars: Grammars, schema: Any, value: Any) -> bool:
         ({"$schema": "http://json-schema.org/draft/2020-12/schema#", **DIGIT}, [1], [10]),
         (a_record({"format": "date"}), [{"2024-12-31": 1}, {"2023-02-28": 1}], [{"2023-04-31": 1}, {"2023-02-30": 1}]),
         ({"type": "string", "format": "date-time"}, ["2026-01-02T03:04:05.6Z"], ["2026-01-02T03:04:60Z"]),
+        # OpenAPI's bytes and ids; JSON Schema's that llguidance has not.
+        ({"type": "string", "format": "byte"}, ["QUI="], ["QUI", "é"]),
+        ({"type": "string", "format": "guid"}, [UUID], ["a"]),
+        ({"type": "string", "format": "uri-reference"}, ["", "/a?b#c", "http://a.b/c"], ["a b", "a#b#c"]),
+        ({"type": "string", "format": "iri"}, ["http://a.b/c"], ["a"]),
+        ({"type": "string", "format": "json-pointer"}, ["", "/a/0", "/~1"], ["a", "/~2"]),
+        # pydantic's set[Literal["a", "b"]] and set[Enum]: every order of few values, the schema's order of many.
+        (A_SET, [[], ["a"], ["b", "a"]], [["a", "a"], ["c"], ["a", "b", "a"]]),
+        (A_SET | {"minItems": 1, "maxItems": 1}, [["a"]], [[], ["a", "b"]]),
+        (
+            {"type": "array", "items": A_SET | {"items": {"$ref": "#/$defs/E"}}, "$defs": {"E": {"enum": ["a", "b"]}}},
+            [[["a", "b"]]],
+            [[["b", "b"]]],
+        ),
+        (A_SET | {"items": {"enum": list("abcdefgh")}}, [["a", "h"], list("abcdefgh")], [["a", "a"]]),
+        # schemars' enums of Rust; one of several properties.
+        (
+            {"oneOf": [{"enum": ["u"]}, *({"$ref": f"#/$defs/{name}"} for name in "ab")], "$defs": CLOSED},
+            ["u", {"a": 1}],
+            [{"a": 1, "b": 1}, {}],
+        ),
+        (
+            {"type": "object", "properties": dict.fromkeys("abc", DIGIT), "oneOf": [NEEDS_A, NEEDS_B]},
+            [{"a": 1}, {"b": 1, "c": 1}],
+            [{"a": 1, "b": 1}, {"c": 1}],
+        ),
+        # Passwords, what is not blank, and what does not begin with a character.
+        (
+            {"type": "string", "pattern": r"^(?=.*[a-z])(?=.*\d|.*[(|])[a-z\d(]{3,}$"},
+            ["ab1", "a(b"],
+            ["abc", "123", "a1"],
+        ),
+        ({"type": "string", "pattern": r"^(?!\s*$).+"}, ["a", " a"], ["", " "]),
+        ({"type": "string", "pattern": r"^(?!-)(?![0-9])[a-z0-9-]*$"}, ["", "a-1"], ["-a", "1a"]),
+        ({"type": "string", "pattern": r"^(?!\.)[a.]+$"}, ["a."], [".a", ""]),
+        # References beside notes, in objects inside themselves; names of generics, as they are and encoded.
+        (
+            {"$ref": "#/$defs/N", "$defs": {"N": {"type": "object", "properties": {"n": NOTED}, "required": []}}},
+            [{"n": {"n": {}}}],
+            [{"n": 1}],
+        ),
+        ({"$ref": "#/definitions/A<B[]>", "definitions": {"A<B[]>": DIGIT}}, [1], ["x"]),
+        ({"$ref": "#/definitions/A%3CB%3E", "definitions": {"A<B>": DIGIT}}, [1], ["x"]),
     ],
 )
 def test_schemas_of_libraries_are_enforced(grammars: Grammars, schema: Any, valid: Any, invalid: Any) -> None:
@@ -99,7 +150,14 @@ def test_schemas_of_libraries_are_enforced(grammars: Grammars, schema: Any, vali
         {"oneOf": [a_case("a", []), a_case("b", [])]},
         {"oneOf": [{"const": 1}, {"const": 1.0}]},
         {"type": "integer", "minimum": 2**60},
-        {"type": "string", "format": "shoe"},
+        {"type": "string", "format": "regex"},
+        {"type": "string", "pattern": "^(?=a)ab|c"},
+        {"type": "string", "pattern": "^(?!.*b)a"},
+        {"type": "string", "pattern": "^(?=a(?!b))a"},
+        {"type": "string", "pattern": "^(?=a"},
+        {"type": "array", "uniqueItems": True, "items": {"type": "string"}},
+        {"type": "array", "uniqueItems": True, "items": {"enum": list("abcdefghij")}},
+        {"oneOf": [{"required": ["a"]}, {"required": ["a", "b"]}]},
         {"type": "string", "format": "date", "pattern": "^1"},
         {"type": "object", "properties": {"format": {"const": "path"}}, "additionalProperties": True},
         {"type": "object", "properties": {"not": {}, "oneOf": {"type": "string"}, "propertyNames": {"enum": ["a"]}}},
@@ -117,6 +175,10 @@ def test_what_cannot_be_said_otherwise_stays(schema: Any) -> None:
         ({"type": "string", "format": "path"}, {"type": "string"}),
         ({"type": "string", "format": "password"}, {"type": "string"}),
         ({"type": "string", "format": "cuid", "pattern": "^c"}, {"type": "string", "pattern": "^c"}),
+        # JSON Schema has formats that it does not define allow every text, as validators do.
+        ({"type": "string", "format": "shoe"}, {"type": "string"}),
+        ({"type": "array", "uniqueItems": False}, {"type": "array"}),
+        ({"type": "array", "uniqueItems": True, "maxItems": 1}, {"type": "array", "maxItems": 1}),
         ({"type": "object", "propertyNames": {"type": "string"}}, {"type": "object"}),
     ],
 )

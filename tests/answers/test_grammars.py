@@ -57,6 +57,11 @@ def texts(tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode([token]) for token in range(WIDTH)]
 
 
+def shape(kind: str, value: Any) -> dict[str, Any]:
+    """Of an object that says of which kind it is."""
+    return {"type": "object", "properties": {"kind": {"const": kind}, "v": value}, "required": ["kind", "v"]}
+
+
 class Model:
     """Random preferences, with a strong taste for ending things early and for tokens that make no text.
 
@@ -580,7 +585,7 @@ def test_a_budget_and_a_grammar(tokenizer: Tokenizer, grammars: Grammars, budget
         ({"type": "text"}, "Invalid type: text"),
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
         ({"type": "object", "properties": {"a": {"not": {"type": "string"}}}}, "not"),
-        ({"type": "string", "format": "shoe"}, "Unknown format: shoe"),
+        ({"type": "string", "format": "regex"}, "Unknown format: regex"),
         ({"type": "string", "pattern": "(?=a)"}, "look-around"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf constraints are not supported. Send anyOf"),
         ({"$ref": "#/$defs/none"}, "/$defs/none"),
@@ -596,10 +601,83 @@ def test_schemas_that_cannot_be_enforced_are_refused(grammars: Grammars, schema:
         grammars.json_schema(schema, in_reasoning=True)
     assert str(error.value).startswith("response_format.json_schema.schema: ")
     assert "%json {" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "text"}, {"$ref": "#/$defs/none"}, {"const": {1, 2}}, ["no schema"], {"anyOf": 5}]
+)
+def test_parameters_that_mean_nothing_are_refused(grammars: Grammars, schema: Any) -> None:
     properties = {"fine": {"type": "integer"}, "odd": {"type": "array", "items": schema, "minItems": 1}}
     tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": properties}}}
     with pytest.raises(OptionError, match=r"^tools\[1\].function.parameters.properties.odd"):
         grammars.tool_calls([NOW, tool], in_reasoning=False)
+
+
+NULL = {"type": "null"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, '["a"]', "[1]"),
+        ({"type": "array", "items": {"type": "string", "pattern": "(?!b)a"}}, '["c"]', "[1]"),
+        ({"type": "object", "properties": {"b": {"not": {"const": 3}}}, "required": ["b"]}, '{"b":3}', "{}"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "1.5", '"a"'),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "5", "true"),
+        # Published with texts for numbers and booleans, and with what a list's items may be beside the list.
+        ({"type": "integer", "enum": ["1", "2"]}, "5", '"1"'),
+        ({"type": "boolean", "enum": ["true", "false"]}, "true", "1"),
+        ({"type": "array", "items": {"type": "string"}, "enum": ["x", "y"]}, '["x"]', "[1]"),
+        # Closed, though only its part names what has to be there.
+        (
+            {
+                "type": "object",
+                "allOf": [{"properties": {"b": NULL}}],
+                "required": ["b"],
+                "additionalProperties": False,
+            },
+            '{"b":null}',
+            '{"b":1}',
+        ),
+        # As zod-to-json-schema points to what came before, and to all of it.
+        ({"$ref": "#/properties/first/items"}, "7", '"a"'),
+        ({"type": "array", "items": {"$ref": "#"}}, '[{"first":[7]}]', '[{"first":["a"]}]'),
+    ],
+)
+def test_what_cannot_be_enforced_of_a_parameter_keeps_its_shape(
+    tokenizer: Tokenizer, grammars: Grammars, schema: Any, right: str, wrong: str
+) -> None:
+    first = {"type": "array", "items": {"type": "integer"}}
+    tool = {"name": "f", "parameters": {"properties": {"first": first, "odd": schema}}}
+    for value, allowed in ((right, True), (wrong, False)):
+        constraint = grammars.tool_calls([tool], in_reasoning=False)
+        assert accepts(tokenizer, constraint, call("f", ("odd", value))) == allowed, value
+
+
+COUNT, NAME = {"type": "integer"}, {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "given", "allowed"),
+    [
+        # A union of objects, as zod writes it.
+        ({"anyOf": [shape("a", COUNT), shape("b", NAME)]}, [("kind", "a"), ("v", "1")], True),
+        ({"anyOf": [shape("a", COUNT), shape("b", NAME)]}, [("kind", "a"), ("v", "x")], False),
+        ({"oneOf": [shape("a", COUNT), shape("b", NAME)]}, [("kind", "b"), ("v", "x")], True),
+        ({"properties": {"v": NAME}, "anyOf": [{"required": ["v"]}, {"type": "null"}]}, [], False),
+        ({"$ref": "#/definitions/F", "definitions": {"F": shape("a", COUNT)}}, [("kind", "a"), ("v", "1")], True),
+        ({"$ref": "#/definitions/F", "definitions": {"F": shape("a", COUNT)}}, [("kind", "a")], False),
+        ({"allOf": [shape("a", COUNT), {"required": ["kind"]}]}, [("kind", "a"), ("v", "1")], True),
+        # What says nothing about a single parameter is not looked at.
+        ({"properties": {"v": NAME}, "not": {"required": ["v"]}, "minProperties": 2, "if": {}}, [("v", "x")], True),
+        ({"anyOf": []}, [], True),
+    ],
+)
+def test_parameters_may_have_several_shapes(
+    tokenizer: Tokenizer, grammars: Grammars, parameters: Any, given: Any, allowed: bool
+) -> None:
+    constraint = grammars.tool_calls([{"name": "f", "parameters": parameters}], in_reasoning=False)
+    assert accepts(tokenizer, constraint, call("f", *given)) == allowed
 
 
 @pytest.mark.parametrize(
@@ -636,14 +714,13 @@ def test_definitions_under_either_name(tokenizer: Tokenizer, grammars: Grammars,
         ([NOW, {"name": "a>b"}], {}, "tools[1].name: expected a name without"),
         ([NOW], {"name": "later"}, "tool_choice: expected one of 'now', found 'later'"),
         ([{"name": "a", "parameters": [1]}], {}, "tools[0].parameters: expected an object"),
-        ([{"name": "a", "parameters": {"anyOf": []}}], {}, "tools[0].parameters.anyOf: cannot be enforced"),
         ([{"name": "a", "parameters": {"required": "b"}}], {}, "tools[0].parameters.required: expected a list"),
         ([{"name": "a", "parameters": {"required": [["b"]]}}], {}, "tools[0].parameters.properties: expected a name"),
         ([{"name": "a", "parameters": {"properties": {"b\n": {}}}}], {}, "tools[0].parameters.properties: expected"),
         (
-            [{"name": "a", "parameters": {"properties": {str(n): {} for n in range(65)}}}],
+            [{"name": "a", "parameters": {"required": [str(n) for n in range(65)]}}],
             {},
-            "tools[0].parameters: expected at most 64 parameters, found 65",
+            "tools[0].parameters.required: expected at most 64 names, found 65",
         ),
         (
             [{"name": "a", "parameters": {"properties": {"b": {"$ref": "#/$defs/c"}}}}],
@@ -687,6 +764,14 @@ def test_as_many_parameters_as_can_be_counted(tokenizer: Tokenizer, grammars: Gr
             constraint = grammars.tool_calls([{"name": "a", "parameters": parameters}], in_reasoning=False)
             allowed = set(required) <= set(given) and len(set(given)) == len(given)
             assert accepts(tokenizer, constraint, call("a", *((name, "null") for name in given))) == allowed
+
+
+def test_more_parameters_than_can_be_counted(tokenizer: Tokenizer, grammars: Grammars) -> None:
+    names = [f"p{number}" for number in range(70)]
+    parameters = {"properties": {key: {"type": "null"} for key in names}, "required": names[-1:]}
+    for given, allowed in ((["p69", "p68", "p0"], True), (["p0", "p68"], False), (["p0", "p0", "p69"], False)):
+        constraint = grammars.tool_calls([{"name": "a", "parameters": parameters}], in_reasoning=False)
+        assert accepts(tokenizer, constraint, call("a", *((name, "null") for name in given))) == allowed
 
 
 def test_control_tokens_marked_special(tmp_path: Path) -> None:

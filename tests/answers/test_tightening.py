@@ -15,6 +15,8 @@ def an_object(**further: Any) -> dict[str, Any]:
 
 
 CLOSED = an_object(additionalProperties=False)
+# Of a string, which says nothing about objects.
+PATTERNS = {"type": "string", "allOf": [{"pattern": "^a"}, {"pattern": "b$"}]}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,7 @@ def test_integers_have_bounds_where_nothing_says_which(schema: Any, expected: An
         ({"type": "array", "items": an_object()}, {"type": "array", "items": CLOSED}),
         ({"$ref": "#/$defs/A", "$defs": {"A": an_object()}}, {"$ref": "#/$defs/A", "$defs": {"A": CLOSED}}),
         ({"anyOf": [an_object(), {"type": "null"}]}, {"anyOf": [CLOSED, {"type": "null"}]}),
+        ({"anyOf": [an_object(), PATTERNS]}, {"anyOf": [CLOSED, PATTERNS]}),
     ],
 )
 def test_objects_have_the_properties_that_they_name(schema: Any, expected: Any) -> None:

@@ -441,6 +441,10 @@ def test_alternatives_are_tried_in_order() -> None:
         ({"anyOf": [{"type": "string", "enum": ["1"]}, {"type": "integer"}]}, "1", "1"),
         ({"anyOf": [{"type": "string", "enum": ["1"]}, {"type": "integer"}]}, "2", 2),
         ({"anyOf": [{"type": "integer", "enum": [1]}, {"type": "string"}]}, "2", "2"),
+        # A list that contradicts the type, as published tools have them, says nothing.
+        ({"type": "integer", "enum": ["1", "2"]}, "2", 2),
+        ({"type": "boolean", "enum": ["true", "false"]}, "true", True),
+        ({"type": "array", "items": {"type": "string"}, "enum": ["a"]}, '["a"]', ["a"]),
     ],
 )
 def test_values_from_a_list(schema: Any, text: str, value: Any) -> None:
@@ -501,6 +505,21 @@ def test_without_a_type_json_is_json_and_the_rest_text(schema: Any, text: str, v
     tools = [tool("f", x=schema)]
     assert same(split(block("f", x=text), tools, 1000)[1][0].arguments["x"], value)
     assert same(split(block("f", y=text), tools, 1000)[1][0].arguments["y"], value)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"anyOf": [{"properties": {"x": {"type": "string"}}}, {"properties": {"y": {"type": "integer"}}}]},
+        {"allOf": [{"properties": {"x": {"type": "string"}, "y": {"type": "integer"}}}]},
+        {"$ref": "#/$defs/F", "$defs": {"F": {"properties": {"x": {"type": "string"}, "y": {"type": "integer"}}}}},
+        {"properties": {"y": {"type": "integer"}, "z": {"type": "string"}, "x": {"$ref": "#/properties/z"}}},
+    ],
+)
+def test_parameters_that_are_not_declared_at_the_top(parameters: Any) -> None:
+    """By unions of objects and references, as zod and pydantic write them."""
+    tools = [{"name": "f", "parameters": parameters}]
+    assert run(block("f", x="5", y="6"), tools)[1] == [ToolCall("f", {"x": "5", "y": 6})]
 
 
 def test_undeclared_parameters_follow_the_schema_for_further_ones() -> None:
