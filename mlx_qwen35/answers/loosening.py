@@ -23,9 +23,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
-# Shapes that a function's parameters as a whole may have, and schemas inside each other of which they are made.
+# Shapes that the parameters of a function may have; schemas inside each other of which they are made, and all that
+# are looked at, for references may lead back and unions multiply.
 _MOST_SHAPES = 64
 _MOST_LEVELS = 16
+_MOST_VISITS = 1000
 
 
 def loosened(node: Any) -> Any:
@@ -71,7 +73,7 @@ def shapes(root: Mapping[str, Any]) -> list[dict[str, Any]]:
     Args:
         root: A schema, whose properties are parameters.
     """
-    found = list(_shapes(root, root, _MOST_LEVELS))[:_MOST_SHAPES]
+    found = _shapes(root, root, _MOST_LEVELS, iter(range(_MOST_VISITS)))
     further = {key: root[key] for key in ("$defs", "definitions", "additionalProperties") if key in root}
     return [{**further, **shape} for shape in found] or [dict(root)]
 
@@ -90,17 +92,17 @@ def with_all_properties(root: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**root, "properties": properties}
 
 
-def _shapes(node: Any, root: Mapping[str, Any], levels: int) -> Iterator[dict[str, Any]]:
-    if not isinstance(node, Mapping) or levels == 0 or not has_type({}, node.get("type")):
-        return
+def _shapes(node: Any, root: Mapping[str, Any], levels: int, visits: Iterator[int]) -> list[dict[str, Any]]:
+    if not isinstance(node, Mapping) or levels == 0 or not has_type({}, node.get("type")) or next(visits, None) is None:
+        return []
     found = [{key: node[key] for key in ("properties", "required") if node.get(key) is not None}]
     groups: list[list[Any]] = [[resolve_reference(node["$ref"], root)]] if isinstance(node.get("$ref"), str) else []
     groups += [[part] for part in node["allOf"]] if isinstance(node.get("allOf"), list) else []
     groups += [node[key] for key in ("anyOf", "oneOf") if isinstance(node.get(key), list)]
     for group in groups:
-        options = [shape for branch in group for shape in _shapes(branch, root, levels - 1)][:_MOST_SHAPES]
+        options = [shape for branch in group for shape in _shapes(branch, root, levels - 1, visits)][:_MOST_SHAPES]
         found = [_joined(one, other) for one in found for other in options or [{}]][:_MOST_SHAPES]
-    yield from found
+    return found
 
 
 def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
