@@ -162,14 +162,15 @@ def test_results_come_before_what_the_user_says() -> None:
         {"type": "tool_result", "tool_use_id": "toolu_1"},
     ]
     image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
-    tools = [{"role": "tool", "content": content} for content in ("4", [TEXT, image], "", "")]
+    contents = ("4", [TEXT, image], "", "")
+    tools = [{"role": "tool", "tool_call_id": "toolu_1", "content": content} for content in contents]
     assert told("user", TEXT, *results) == [*tools, {"role": "user", "content": [TEXT]}]
     assert told("user", RESULT) == tools[:1]
 
 
 def test_blocks_of_an_answer_are_one_message() -> None:
     more = {"type": "thinking", "thinking": "it is", "signature": "x"}
-    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    call = {"id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
     answer = {"role": "assistant", "content": "see:see:", "reasoning_content": "so\nit is", "tool_calls": [call, call]}
     assert told("assistant", THOUGHT, TEXT, USE, more, TEXT, USE) == [answer]
     assert told("assistant", TEXT) == [{"role": "assistant", "content": "see:"}]
