@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 from mlx_qwen35.errors import OptionError, PromptError, PromptMismatchError
 from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.tokenizer import Tokenizer
+from mlx_qwen35.prompts.tool_results import order_of
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -91,9 +92,10 @@ def render_messages(
         raise PromptError("messages: the checkpoint has no chat template; pass a finished prompt or token ids")
     escapes = tokenizer.escapes()
     media: list[MediaPart] = []
+    given = _checked_list(messages, "messages")
     normal = [
-        _message(message, f"messages[{index}]", escapes.hide, lambda: _splits_reasoning(tokenizer), media)
-        for index, message in enumerate(_checked_list(messages, "messages"))
+        _message(given[index], f"messages[{index}]", escapes.hide, lambda: _splits_reasoning(tokenizer), media)
+        for index in order_of(given)
     ]
     if continue_final_message:
         normal[-1] = _to_continue(normal[-1], f"messages[{len(normal) - 1}]")

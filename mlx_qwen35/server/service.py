@@ -208,7 +208,7 @@ class GenerationService:
         queue: asyncio.Queue[tuple[int, EngineEvent]] = asyncio.Queue()
         answers = [_Answer(index, prepared) for index in range(len(prepared.requests))]
         deadline, jobs = self.deadline() if prepared.deadline is None else prepared.deadline, []
-        progress = ProgressEvent(0, 0, len(prepared.prompt.input_ids))
+        progress, told = ProgressEvent(0, 0, len(prepared.prompt.input_ids)), time.monotonic()
 
         def sink(index: int) -> Callable[[EngineEvent], None]:
             def put(event: EngineEvent) -> None:
@@ -240,8 +240,13 @@ class GenerationService:
                     progress = answers[index].progress(event)
                     yield progress
                     continue
-                for found in answers[index].add(event):
-                    yield found
+                found = answers[index].add(event)
+                if not found and time.monotonic() - told >= self.heartbeat:
+                    # A call is being written, of which nothing is told before its end.
+                    found = [progress]
+                for news in found:
+                    yield news
+                    told = time.monotonic()
                 if answers[index].finished:
                     self.engine.cancel(jobs[index])
         finally:

@@ -415,6 +415,16 @@ def test_who_waits_for_a_silent_engine_hears_that_somebody_is_there(
     assert asyncio.run(first()) == ProgressEvent(0, 0, len(asked.prompt.input_ids))
 
 
+def test_who_waits_while_a_call_is_written_hears_that_somebody_is_there(box: ModelKit) -> None:
+    """A file in an argument takes minutes, in which nothing of it is sent: clients and proxies would give up."""
+    service = service_of(box, *script("Look: ", *CALL.format("Rome"), ""), heartbeat=0.0)
+    found = collected(service, service.prepare(GenerationRequest(QUESTION, tools=[WEATHER])))
+    kinds = [type(event) for event in found]
+    meanwhile = kinds[kinds.index(DeltaEvent) + 1 : kinds.index(ToolCallEvent)]
+    assert meanwhile
+    assert set(meanwhile) == {ProgressEvent}
+
+
 def test_places_are_given_back_where_one_of_them_was_lost(box: ModelKit) -> None:
     """Those of the answers that were not begun: the others go with their answers."""
     service = service_of(box, *script("a"))

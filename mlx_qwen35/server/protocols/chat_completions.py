@@ -204,10 +204,12 @@ def message_of(message: Message, place: str) -> dict[str, Any]:
     if isinstance(content, list):
         content = [_without_file(part, f"{place}.content[{at}]") for at, part in enumerate(content)]
     kept: dict[str, Any] = {"role": message.role, "content": content}
+    if message.role == "tool":
+        kept["tool_call_id"] = message.tool_call_id
     if message.role == "assistant":
         kept["content"] = "" if content is None else content
         if message.tool_calls:
-            kept["tool_calls"] = [{"function": call.called} for call in message.tool_calls]
+            kept["tool_calls"] = [{"id": call.id, "function": call.called} for call in message.tool_calls]
         kept |= {
             name: value for name in ("reasoning_content", "reasoning") if (value := getattr(message, name)) is not None
         }

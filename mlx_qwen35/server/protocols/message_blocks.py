@@ -185,10 +185,11 @@ def messages_of(message: Message) -> list[dict[str, Any]]:
         if isinstance(block, ThinkingBlock):
             reasoning.append(block.thinking)
         elif isinstance(block, ToolUseBlock):
-            calls.append({"type": "function", "function": {"name": block.name, "arguments": block.input}})
+            function = {"name": block.name, "arguments": block.input}
+            calls.append({"id": block.id, "type": "function", "function": function})
         elif isinstance(block, ToolResultBlock):
             found = block.content if isinstance(block.content, str) else _parts(block.content or ())
-            out.append({"role": "tool", "content": found or ""})
+            out.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": found or ""})
         else:
             parts += _parts([block])
     if message.role == "user":

@@ -108,6 +108,7 @@ class CountRequest(PromptBody):
         "cache_control", "context_management", "metadata", "service_tier", "container", "mcp_servers", "betas",
         "inference_geo", "speed", "diagnostics", "fallbacks", "user_profile_id",
     })  # fmt: skip
+    refused: ClassVar = {"thread": "conversations are not kept here; send all messages, without it"}
 
     model: str
     messages: Items[Message] = Field(min_length=1)
@@ -289,7 +290,11 @@ async def stream(events: AsyncIterator[StreamEvent], context: AnswerContext[Mess
 
 def anthropic_error(error: ApiError) -> dict[str, Any]:
     """Anthropic's error object."""
-    return {"type": "error", "error": {"type": error.kind, "message": str(error)}}
+    told: dict[str, Any] = {"type": error.kind, "message": str(error)}
+    if error.param == "thread":
+        # By this Anthropic's SDKs know that they are to send the whole conversation instead.
+        told["details"] = {"error_code": "thread_unsupported_request"}
+    return {"type": "error", "error": told}
 
 
 MESSAGES = ApiProtocol(

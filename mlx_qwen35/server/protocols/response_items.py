@@ -224,7 +224,7 @@ def messages_of(items: Sequence[Any]) -> list[dict[str, Any]]:
 
     def call(item: CallItem | CustomCallItem, arguments: Any) -> None:
         function = {"name": flat_name(item.name, item.namespace), "arguments": arguments}
-        answer().setdefault("tool_calls", []).append({"type": "function", "function": function})
+        answer().setdefault("tool_calls", []).append({"id": item.call_id, "type": "function", "function": function})
 
     for at, item in enumerate(items):
         if isinstance(item, ReasoningItem):
@@ -235,7 +235,8 @@ def messages_of(items: Sequence[Any]) -> list[dict[str, Any]]:
         elif isinstance(item, CustomCallItem):
             call(item, {TEXT: item.input})
         elif isinstance(item, CallOutputItem):
-            out.append({"role": "tool", "content": _content(item.output, f"input[{at}].output")})
+            content = _content(item.output, f"input[{at}].output")
+            out.append({"role": "tool", "tool_call_id": item.call_id, "content": content})
         elif isinstance(item, MessageItem) and item.role == "assistant":
             answer()["content"] += item.content if isinstance(item.content, str) else _text(item.content, at)
         elif isinstance(item, MessageItem):

@@ -138,7 +138,7 @@ def test_a_call_with_free_text_in_the_history_is_one_of_the_function() -> None:
     history = [*ASK, {"role": "assistant", "content": None, "tool_calls": [call]}]
     assert translated(messages=history).prompt[-1] == {
         "role": "assistant", "content": "",
-        "tool_calls": [{"function": {"name": "write", "arguments": {"input": "a\nb"}}}],
+        "tool_calls": [{"id": "call_1", "function": {"name": "write", "arguments": {"input": "a\nb"}}}],
     }  # fmt: skip
 
 
@@ -198,6 +198,7 @@ def test_an_effort_is_passed_on() -> None:
 
 def test_messages_are_passed_on_without_what_the_template_has_no_use_for() -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    kept = {"id": "call_1", "function": call["function"]}
     given: list[dict[str, Any]] = [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": [{"type": "text", "text": "hi"}]},
@@ -208,8 +209,8 @@ def test_messages_are_passed_on_without_what_the_template_has_no_use_for() -> No
     assert translated(messages=given).prompt == [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": [{"type": "text", "text": "hi"}]},
-        {"role": "assistant", "content": "", "tool_calls": [{"function": call["function"]}], "reasoning": "so"},
-        {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "", "tool_calls": [kept], "reasoning": "so"},
+        {"role": "tool", "content": "4", "tool_call_id": "call_1"},
         {"role": "user", "content": None},
     ]
 

@@ -6,7 +6,7 @@ import pytest
 
 from mlx_qwen35.server.generation import GenerationRequest, Usage
 from mlx_qwen35.server.protocols.messages import MESSAGES, CountRequest, MessagesRequest
-from mlx_qwen35.server.wire import ApiError
+from mlx_qwen35.server.wire import ApiError, unused_fields
 from tests.server.protocols.events import (
     CALL,
     CALL_JSON,
@@ -36,6 +36,17 @@ def refused(**fields: Any) -> str:
         counted(**fields)
     assert (error.value.status, error.value.kind) == (400, "invalid_request_error")
     return str(error.value)
+
+
+def test_a_thread_is_refused_so_that_clients_send_the_whole_conversation() -> None:
+    """Otherwise their next request would be what is new alone. Anthropic's tool runner begins with one, unasked."""
+    body = MessagesRequest.model_validate({**BODY, "max_tokens": 9, "thread": {"type": "create"}})
+    with pytest.raises(ApiError, match="^thread: expected none: conversations are not kept here; send all") as error:
+        unused_fields(body)
+    details = {"error_code": "thread_unsupported_request"}
+    assert MESSAGES.error(error.value)["error"]["details"] == details
+    assert "details" not in MESSAGES.error(ApiError(400, "invalid_request_error", "x", "model"))["error"]
+    assert unused_fields(CountRequest.model_validate({**BODY, "thread": None})) == []
 
 
 def test_a_request_with_nothing_but_messages() -> None:
@@ -162,14 +173,15 @@ def test_results_come_before_what_the_user_says() -> None:
         {"type": "tool_result", "tool_use_id": "toolu_1"},
     ]
     image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
-    tools = [{"role": "tool", "content": content} for content in ("4", [TEXT, image], "", "")]
+    contents = ("4", [TEXT, image], "", "")
+    tools = [{"role": "tool", "tool_call_id": "toolu_1", "content": content} for content in contents]
     assert told("user", TEXT, *results) == [*tools, {"role": "user", "content": [TEXT]}]
     assert told("user", RESULT) == tools[:1]
 
 
 def test_blocks_of_an_answer_are_one_message() -> None:
     more = {"type": "thinking", "thinking": "it is", "signature": "x"}
-    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    call = {"id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
     answer = {"role": "assistant", "content": "see:see:", "reasoning_content": "so\nit is", "tool_calls": [call, call]}
     assert told("assistant", THOUGHT, TEXT, USE, more, TEXT, USE) == [answer]
     assert told("assistant", TEXT) == [{"role": "assistant", "content": "see:"}]

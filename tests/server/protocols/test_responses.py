@@ -116,12 +116,12 @@ def test_items_in_a_row_are_one_message_of_the_assistant() -> None:
         call, {"role": "user", "content": seen}, item("d"),
     ]  # fmt: skip
     shown = [{"type": "text", "text": "see:"}, {"type": "image_url", "image_url": {"url": "data:x"}}]
-    made = {"type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    made = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     assert translated(items).prompt == [
         *ASK,
         {"role": "assistant", "content": "abc", "reasoning_content": "so\nit is", "tool_calls": [made, made]},
-        {"role": "tool", "content": "4"},
-        {"role": "tool", "content": shown},
+        {"role": "tool", "tool_call_id": "c", "content": "4"},
+        {"role": "tool", "tool_call_id": "c", "content": shown},
         {"role": "assistant", "content": "", "reasoning_content": "short", "tool_calls": [made]},
         {"role": "user", "content": shown},
         {"role": "assistant", "content": "d"},
