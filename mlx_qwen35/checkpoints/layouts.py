@@ -71,7 +71,7 @@ def recognise_layout(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
     """
     convolutions = [shape for name, shape in shapes.items() if name.endswith("conv1d.weight")]
     if convolutions:
-        by_torch = [shape[-1] != 1 for shape in convolutions]
+        by_torch = [shape[-1:] != (1,) for shape in convolutions]
         if any(by_torch) and not all(by_torch):
             raise CheckpointError("conv1d.weight: expected one layout, found (C, 1, K) and (C, K, 1) mixed")
         torch_values = any(by_torch)
@@ -108,7 +108,8 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
     if layout == "transformers":
         for name, value in renamed.items():
             if name.endswith("conv1d.weight"):
-                renamed[name] = mx.contiguous(value.moveaxis(2, 1))
+                # One of another number of axes is refused with its shape, as any other tensor is.
+                renamed[name] = mx.contiguous(value.moveaxis(2, 1)) if value.ndim == 3 else value
             else:
                 renamed[name] = to_gain(name, value)
     patches = "vision_tower.patch_embed.proj.weight"

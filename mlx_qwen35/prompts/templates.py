@@ -7,6 +7,8 @@ would loop or grow without an end is stopped.
 
 import json
 import re
+import string
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
@@ -22,15 +24,26 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-# Passes of all loops together; a conversation of a thousand messages takes a few thousand.
+# Passes of all loops, and calls; a conversation of a thousand messages takes some ten thousand.
 MAX_PASSES = 2_000_000
-# Of one text, and of all that is written; items of one list.
-MAX_CHARACTERS = 2**27
+# Of the thread's own time: some operations take as long as a thousand passes.
+MAX_SECONDS = 5.0
+# Of one text, of a list with all that is in it, and of all that is written; values of a list, with those of its lists.
+MAX_CHARACTERS = 2**25
 MAX_ITEMS = 2**20
+MAX_BITS = 2**14
+# Of an indentation or a separator of JSON, and digits of a number that is rounded.
+_SMALL = 1000
 _PADDING = ("ljust", "rjust", "center", "zfill", "expandtabs")
-_WIDE = re.compile(r"\d{7}")
+# What makes something of another kind, whose growth nobody looks at.
+_FORBIDDEN = frozenset(("encode", "translate", "to_bytes"))
+# For web pages, and without an end for some texts.
+_NO_FILTERS = ("pprint", "urlize", "wordwrap", "xmlattr")
+# Filters whose first number says how much they make.
+_COUNTED = ("batch", "center", "indent", "slice")
+_PERCENT = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(\*|\d*)(?:\.(\*|\d*))?")
 
-_passes: ContextVar[Iterator[int]] = ContextVar("passes")
+_work: ContextVar["_Work"] = ContextVar("work")
 
 
 class ChatTemplate:
@@ -75,7 +88,7 @@ class ChatTemplate:
             Exception: Whatever else it raises.
         """
         options = {"tools": None, "documents": None, **self._special_tokens, **options}
-        token = _passes.set(iter(range(MAX_PASSES)))
+        token = _work.set(_Work())
         try:
             pieces: list[str] = []
             written = 0
@@ -85,7 +98,29 @@ class ChatTemplate:
                 pieces.append(piece)
             return "".join(pieces)
         finally:
-            _passes.reset(token)
+            _work.reset(token)
+
+
+class _Work:
+    """What one rendering has done so far."""
+
+    def __init__(self) -> None:
+        self._passes, self._written, self._end = 0, 0, time.thread_time() + MAX_SECONDS
+
+    def step(self) -> None:
+        """Another pass of a loop, or a call."""
+        self._passes += 1
+        if self._passes > MAX_PASSES:
+            raise TemplateError(f"its loops and calls take more than {MAX_PASSES} passes")
+        if self._passes % 16 == 0 and time.thread_time() > self._end:
+            raise TemplateError(f"it takes more than {MAX_SECONDS:g} seconds")
+
+    def write(self, value: Any) -> Any:
+        """Something is written, if only into a variable or what a macro gives."""
+        self._written += _weight(value)[0]
+        # More than comes out in the end, where blocks are put together from blocks.
+        _check(self._written, 4 * MAX_CHARACTERS, "characters")
+        return value
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -95,38 +130,52 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.filters |= {"tojson": _tojson, "bounded_loop": _bounded_loop, "bounded_text": _bounded_text}
+        self.filters |= {"tojson": _tojson, "bounded_loop": _bounded_loop, "bounded": _bounded_value}
         self.globals |= {
             "raise_exception": _raise_exception, "strftime_now": _strftime_now, "namespace": _PlainNamespace,
             "dict": _Dictionary(),
         }  # fmt: skip
+        for name in _NO_FILTERS:
+            del self.filters[name]
         del self.globals["lipsum"]
-        for name in ("center", "indent", "format", "join", "replace"):
+        for name in (*_COUNTED, "format", "join", "map", "replace", "round", "sum"):
             self.filters[name] = _checked_first(name, self.filters[name])
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """See jinja2.sandbox."""
+        return attr not in _FORBIDDEN and super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """See jinja2.sandbox."""
         if operator == "*":
             for one, other in ((left, right), (right, left)):
                 if isinstance(one, str | list | tuple) and isinstance(other, int):
-                    _check(len(one) * other, MAX_CHARACTERS if isinstance(one, str) else MAX_ITEMS, "characters")
+                    characters, items = _weight(one)
+                    _check(characters * other, MAX_CHARACTERS, "characters")
+                    _check(items * other, MAX_ITEMS, "items")
         elif operator == "**":
             _check(max(abs(left), abs(right)), 1000, "in a power")
-        elif operator == "%" and isinstance(left, str) and _WIDE.search(left):
-            raise TemplateError("a text is padded too widely")
-        return _bounded_text(super().call_binop(context, operator, left, right))
+        elif operator == "%" and isinstance(left, str):
+            _check_format(_percent_widths(left), right)
+        return _bounded_value(super().call_binop(context, operator, left, right))
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """See jinja2.sandbox."""
+        _work.get().step()
         # The sandbox wraps `format`.
         owner, name = getattr(getattr(obj, "__wrapped__", obj), "__self__", None), getattr(obj, "__name__", "")
         if isinstance(owner, str):
-            if name in _PADDING and args and isinstance(args[0], int):
-                _check(args[0], MAX_CHARACTERS, "characters")
+            if name in _PADDING:
+                for width in (*args, *kwargs.values()):
+                    times = owner.count("\t") if name == "expandtabs" else 1
+                    _check(width * times if isinstance(width, int) else 0, MAX_CHARACTERS, "characters")
+            elif name == "join" and args:
+                args = (list(args[0]),)
+                _check(len(owner) * len(args[0]), MAX_CHARACTERS, "characters")
             elif name == "replace" and len(args) > 1:
                 _check(owner.count(args[0]) * len(args[1]), MAX_CHARACTERS, "characters")
-            elif name in ("format", "format_map") and _WIDE.search(owner):
-                raise TemplateError("a text is padded too widely")
+            elif name in ("format", "format_map"):
+                _check_format(_brace_widths(owner), [*args, *kwargs.values()])
         return super().call(context, obj, *args, **kwargs)
 
 
@@ -134,7 +183,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 def _environment() -> _Environment:
     # Nothing is computed before the bounds hold.
     extensions: list[Any] = [_GenerationTag, loopcontrols]
-    return _Environment(trim_blocks=True, lstrip_blocks=True, extensions=extensions, optimized=False)
+    return _Environment(trim_blocks=True, lstrip_blocks=True, extensions=extensions, optimized=False, finalize=_written)
 
 
 # Compiling takes a tenth of a second, and every model of a family has the same template.
@@ -154,16 +203,25 @@ def _bounded(tree: nodes.Template) -> nodes.Template:
     for loop in list(tree.find_all(nodes.For)):
         loop.iter = _filtered(loop.iter, "bounded_loop")
     for block in list(tree.find_all(nodes.AssignBlock)):
-        block.filter = _filtered(block.filter, "bounded_text", block.lineno)
-    kinds = (nodes.Concat, nodes.Filter, nodes.Call)
-    for parent in list(chain([tree], tree.find_all(nodes.Node))):
+        block.filter = _filtered(block.filter, "bounded", block.lineno)
+    # From the innermost outwards.
+    for parent in reversed(list(chain([tree], tree.find_all(nodes.Node)))):
         for field, value in list(parent.iter_fields()):
-            if isinstance(value, kinds) and not isinstance(parent, nodes.CallBlock | nodes.FilterBlock):
-                setattr(parent, field, _filtered(value, "bounded_text"))
-            elif isinstance(value, list):
-                wrapped = [_filtered(item, "bounded_text") if isinstance(item, kinds) else item for item in value]
-                setattr(parent, field, wrapped)
+            if isinstance(value, list):
+                setattr(parent, field, [_bounded_node(item) for item in value])
+            elif not (field == "call" or (field == "filter" and isinstance(parent, nodes.FilterBlock))):
+                setattr(parent, field, _bounded_node(value))
     return tree
+
+
+def _bounded_node(node: Any) -> Any:
+    if isinstance(node, nodes.Concat):
+        # The same as a join, whose list is weighed before it becomes a text.
+        node = _filtered(_filtered(nodes.List(node.nodes, lineno=node.lineno), "bounded"), "join")
+    is_tuple = isinstance(node, nodes.Tuple) and node.ctx == "load"
+    if is_tuple or isinstance(node, nodes.Call | nodes.Dict | nodes.Filter | nodes.List):
+        return _filtered(node, "bounded")
+    return node
 
 
 def _filtered(node: Any, name: str, line: int | None = None) -> nodes.Filter:
@@ -172,41 +230,107 @@ def _filtered(node: Any, name: str, line: int | None = None) -> nodes.Filter:
     return found
 
 
+def _written(value: Any) -> Any:
+    # Constants are looked at before any rendering, too.
+    return work.write(value) if (work := _work.get(None)) else value
+
+
 def _bounded_loop(items: Any) -> Iterator[Any]:
-    passes = _passes.get()
+    work = _work.get()
     for item in items:
-        if next(passes, None) is None:
-            raise TemplateError(f"its loops take more than {MAX_PASSES} passes")
+        work.step()
         yield item
 
 
-def _bounded_text(value: Any) -> Any:
+def _bounded_value(value: Any) -> Any:
+    if isinstance(value, int):
+        _check(value.bit_length(), MAX_BITS, "bits")
+    else:
+        _weight(value)
+    return value
+
+
+def _weight(value: Any) -> tuple[int, int]:
+    """The characters of a text, and of all that is inside a list or the like, and how many values those are.
+
+    What stands in a list twice counts twice: its text would have it twice.
+    """
     if isinstance(value, str):
         _check(len(value), MAX_CHARACTERS, "characters")
-    elif isinstance(value, list | tuple):
-        _check(len(value), MAX_ITEMS, "items")
-    return value
+        return len(value), 0
+    characters, items, pending = 0, 0, [value]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, str):
+            characters += len(node)
+            _check(characters, MAX_CHARACTERS, "characters")
+        elif isinstance(node, list | tuple | dict | range):
+            items += len(node)
+            _check(items, MAX_ITEMS, "items")
+            if not isinstance(node, range):
+                pending += node.items() if isinstance(node, dict) else node
+    return characters, items
+
+
+def _bounded_items(items: Any) -> Iterator[Any]:
+    characters = 0
+    for item in _bounded_loop(items):
+        characters += _weight(item)[0]
+        _check(characters, MAX_CHARACTERS, "characters")
+        yield item
 
 
 def _checked_first(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     """A filter of Jinja's that looks at its arguments before it makes more of a text than they hold."""
+    first = int(hasattr(filter_, "jinja_pass_arg"))  # behind what Jinja passes
 
-    @wraps(filter_)  # with the marks that tell Jinja what to pass first
+    @wraps(filter_)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        values = [*args, *kwargs.values()]
-        texts = [value for value in values if isinstance(value, str)]
-        for value in values:
-            if isinstance(value, int):
-                _check(value * (1 + max(map(len, texts), default=0)), MAX_CHARACTERS, "characters")
-            elif name == "join" and isinstance(value, list | tuple | range):
-                _check(len(value) * max(map(len, texts), default=0), MAX_CHARACTERS, "characters")
-        if name == "format" and any(map(_WIDE.search, texts)):
-            raise TemplateError("a text is padded too widely")
-        if name == "replace" and len(texts) > 2:
+        value, given = args[first], [*args[first + 1 :], *kwargs.values()]
+        texts = [text for text in (value, *given) if isinstance(text, str)]
+        longest = max(map(len, texts), default=0)
+        numbers = [number for number in given if isinstance(number, int)]
+        if name == "round":
+            _check(max(map(abs, numbers), default=0), _SMALL, "digits")
+        elif name == "sum" and any(isinstance(start, list | tuple) for start in given):
+            raise TemplateError("only numbers are added up")
+        elif name in _COUNTED:
+            _check(max(numbers, default=0) * (1 + longest), MAX_CHARACTERS, "characters")
+            _check(max(numbers, default=0) if name in ("batch", "slice") else 0, MAX_ITEMS, "items")
+            _check(value.count("\n") * longest if name == "indent" else 0, MAX_CHARACTERS, "characters")
+        elif name == "join":
+            args = (*args[:first], list(value), *args[first + 1 :])
+            _check(len(args[first]) * longest, MAX_CHARACTERS, "characters")
+        elif name == "format":
+            _check_format(_percent_widths(str(value)), given)
+        elif name == "replace" and len(texts) > 2:
             _check(texts[0].count(texts[1]) * len(texts[2]), MAX_CHARACTERS, "characters")
-        return filter_(*args, **kwargs)
+        made = filter_(*args, **kwargs)
+        return _bounded_items(made) if name == "map" else made
 
     return checked
+
+
+def _percent_widths(text: str) -> list[str]:
+    """The widths and precisions of a text that `%` fills in, one for each of its fields at least."""
+    return [width for found in _PERCENT.findall(text) for width in found]
+
+
+def _brace_widths(text: str) -> list[str]:
+    """The same of a text for `format`."""
+    found = []
+    for _, field, form, _ in string.Formatter().parse(text):
+        if field is not None:
+            found += ["*"] if "{" in (form or "") else ["", *re.findall(r"\d+", form or "")]
+    return found
+
+
+def _check_format(widths: list[str], values: Any) -> None:
+    """Hold what a text with fields may become against the bounds."""
+    if "*" in widths or any(len(width) > 6 for width in widths):
+        raise TemplateError("a text is padded too widely, or by a width that stands outside it")
+    padding = sum(int(width or 0) for width in widths)
+    _check(padding + len(widths) * _weight(values)[0], MAX_CHARACTERS, "characters")
 
 
 def _check(found: float, most: int, what: str) -> None:
@@ -240,6 +364,10 @@ class _PlainNamespace(Namespace):
         _PlainNamespace._check_name(name)
         Namespace.__setitem__(self, name, value)
 
+    def __repr__(self) -> str:
+        # Its values may be namespaces of namespaces.
+        return "<Namespace>"
+
     @staticmethod
     def _check_name(name: Any) -> None:
         if isinstance(name, str) and name.startswith("_"):
@@ -264,10 +392,9 @@ def _strftime_now(form: str) -> str:
 
 
 def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: Any = None,
-    separators: Any = None,
-    sort_keys: bool = False,
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
+    for given in (indent, *(separators or ())):
+        _check(len(given) if isinstance(given, str) else given or 0, _SMALL, "characters between two values")
+    _weight(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -53,6 +53,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._mark(MutableHeaders(scope=message), origin)
+                if has_two_lengths(scope):
+                    MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
         app = self._app
@@ -132,6 +134,16 @@ def with_version(scope: Scope) -> Scope:
 def origins_of(scope: Scope) -> list[bytes]:
     """The values of all Origin headers, as they came."""
     return [value for name, value in scope["headers"] if name == b"origin"]
+
+
+def has_two_lengths(scope: Scope) -> bool:
+    """Whether a body has a length and comes in chunks: the length is ignored.
+
+    A proxy in front may have believed it, and then takes what stands behind the body for another request's: nothing
+    more is read from the connection (RFC 9112, 6.1).
+    """
+    names = [name for name, _ in scope["headers"]]
+    return b"transfer-encoding" in names and b"content-length" in names
 
 
 def is_preflight(scope: Scope) -> bool:

@@ -102,7 +102,9 @@ class Renderer(RendererHTML):
 
 
 def opened_link(address: str) -> str:
-    """The tag before a link's text."""
+    """The tag before a link's text; one to nowhere does not lead to the page itself."""
+    if not address:
+        return "<a>"
     return f'<a href="{escape(address)}" target="_blank" rel="noopener noreferrer">'
 
 

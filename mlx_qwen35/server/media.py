@@ -142,6 +142,13 @@ def _kinds(policy: MediaPolicy) -> str:
     return " or ".join(kinds)
 
 
+def names_media(messages: Any) -> bool:
+    """Whether a prompt has images or videos."""
+    contents = [found.get("content") for found in messages if isinstance(found, Mapping)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(isinstance(part, Mapping) and part_kind(part) in (*IMAGE_PARTS, *VIDEO_PARTS) for part in parts)
+
+
 def fetch_media(messages: Sequence[Any], policy: MediaPolicy) -> list[Any]:
     """The messages with the encoded bytes of each image and video in place of where it is.
 

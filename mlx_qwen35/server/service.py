@@ -27,7 +27,7 @@ from mlx_qwen35.server.generation import (
     ToolCallEvent,
     Usage,
 )
-from mlx_qwen35.server.media import MediaPolicy, fetch_media
+from mlx_qwen35.server.media import MediaPolicy, fetch_media, names_media
 from mlx_qwen35.server.preparing import PreparingThreads
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class GenerationService:
         self.engine, self.kit = engine, engine.kit
         self.policy, self.timeout, self.heartbeat = policy, timeout, heartbeat
         self.threads = PreparingThreads()
+        # Where images come from may be slow, and videos are long: nobody's text waits behind them.
+        self.media_threads = PreparingThreads()
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -119,7 +121,8 @@ class GenerationService:
         Raises:
             RequestTimeoutError: It took longer than until the deadline.
         """
-        return await self.threads.run(self.prepare, wanted, deadline, deadline=deadline)
+        threads = self.media_threads if names_media(wanted.prompt) else self.threads
+        return await threads.run(self.prepare, wanted, deadline, deadline=deadline)
 
     def prepare(self, wanted: GenerationRequest, deadline: float = math.inf) -> PreparedRequest:
         """Fetch media, apply the chat template, and check everything; blocking.

@@ -121,6 +121,14 @@ def test_mixed_layouts_are_refused() -> None:
         recognise_layout({"a.conv1d.weight": (8, 1, 4), "b.conv1d.weight": (8, 4, 1)})
 
 
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
+def test_a_convolution_of_another_number_of_axes_stays_for_its_shape_to_be_refused(shape: tuple[int, ...]) -> None:
+    weights, config = weights_of(DENSE)
+    own = next(name for name in weights if name.endswith("conv1d.weight"))
+    found = to_canonical(weights | {own: mx.zeros(shape)}, config)
+    assert found[canonical_name(own)].shape == shape
+
+
 def test_one_tensor_under_two_names_is_refused() -> None:
     weights, config = weights_of(DENSE)
     weights["language_model.model.norm.weight"] = weights["model.language_model.norm.weight"]

@@ -388,3 +388,10 @@ def test_who_names_two_origins_is_let_in_as_none_of_them() -> None:
     for named, status in ((origins[:1], 200), (origins, 403), (origins[::-1], 403)):
         sent, _ = behind(Behind({**START, "headers": []}), *named, origins=("https://chat.example",))
         assert sent[0]["status"] == status
+
+
+def test_nothing_is_read_behind_a_body_with_two_lengths() -> None:
+    length, chunks = (b"content-length", b"5"), (b"transfer-encoding", b"chunked")
+    for named, closes in (([length], False), ([chunks], False), ([length, chunks], True)):
+        sent, _ = behind(Behind({**START, "headers": []}), *named)
+        assert ((b"connection", b"close") in sent[0]["headers"]) is closes

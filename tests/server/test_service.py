@@ -23,6 +23,7 @@ from mlx_qwen35.server.generation import (
     ToolCallEvent,
 )
 from mlx_qwen35.server.media import MediaPolicy
+from mlx_qwen35.server.preparing import PREPARING
 from mlx_qwen35.server.service import EngineEvent, GenerationService, PreparedRequest
 from tests.server.clients import raw
 from tests.server.conftest import serving
@@ -94,6 +95,29 @@ def read(found: list[StreamEvent]) -> tuple[str, str, list[tuple[str, Any]], str
     calls = [(reply.call.name, reply.call.arguments) for reply in found if isinstance(reply, ToolCallEvent)]
     text, reasoning = "".join(delta.text for delta in deltas), "".join(delta.reasoning for delta in deltas)
     return text, reasoning, calls, found[-1].reason
+
+
+def test_texts_do_not_wait_behind_images(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, slow = service_of(box), threading.Event()
+    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://slow.example/"}}]}]
+
+    def prepare(wanted: GenerationRequest, deadline: float) -> Any:
+        return wanted.prompt is QUESTION or slow.wait(60)
+
+    async def run() -> None:
+        soon = time.monotonic() + 60
+        waiting = [
+            asyncio.create_task(service.prepare_soon(GenerationRequest(picture), soon)) for _ in range(PREPARING)
+        ]
+        await asyncio.sleep(0)
+        try:
+            assert await service.prepare_soon(GenerationRequest(QUESTION), time.monotonic() + 5)
+        finally:
+            slow.set()
+            await asyncio.gather(*waiting)
+
+    monkeypatch.setattr(service, "prepare", prepare)
+    asyncio.run(run())
 
 
 def test_a_call_in_pieces(box: ModelKit) -> None:
