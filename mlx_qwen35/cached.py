@@ -95,7 +95,8 @@ def describe(name: str, directory: Path) -> CachedModel:
             # Without a limit, to learn what it would take.
             guard = _on_mlx_thread(checkpoint, files)
     except Qwen35Error as error:
-        return CachedModel(name, directory, size, problem=str(error).replace(f"{directory}/", ""))
+        problem = str(error).replace(f"{directory}/", "").replace(f"{directory}: ", "")
+        return CachedModel(name, directory, size, problem=problem)
     return CachedModel(
         name,
         directory,

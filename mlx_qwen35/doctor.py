@@ -80,7 +80,7 @@ def examine(path_or_hub_id: str | Path, *, revision: str | None = None) -> Repor
         return _report(directory)
     except CheckpointError as error:
         words = explain(directory)
-        raise type(error)(f"{error}{'. ' + words if words else ''}") from error
+        raise type(error)(str(error) if words in str(error) else f"{error}. {words}") from error
 
 
 def _report(directory: Path) -> Report:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.checkpoints.layouts import canonical_name
-from mlx_qwen35.checkpoints.reading import is_file, read_json
+from mlx_qwen35.checkpoints.reading import GGUF, is_file, is_gguf, read_json
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
 
@@ -68,6 +68,7 @@ def _single_or_sharded(directory: Path) -> list[Path]:
     if not found:
         others = sorted(path.name for path in directory.glob("*.bin"))
         hint = f" (only {', '.join(others)}; pickled weights are not read)" if others else ""
+        hint = f"; {GGUF}" if is_gguf(directory) else hint
         raise CheckpointError(f"{directory}: expected model*.safetensors, found none{hint}")
     return found
 
