@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_qwen35.checkpoints import unpacking
 from mlx_qwen35.checkpoints.headers import TensorHeader, weight_bytes
-from mlx_qwen35.checkpoints.layouts import canonical_name
+from mlx_qwen35.checkpoints.layouts import canonical_names
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
 
@@ -259,4 +259,5 @@ def loaded_bytes(
     if not is_foreign([header.name for header in headers]):
         return weight_bytes(headers)
     tensors = to_mlx(read(), config)
-    return sum(value.nbytes for name, value in tensors.items() if not canonical_name(name).startswith("mtp."))
+    names = canonical_names(tensors)
+    return sum(value.nbytes for name, value in tensors.items() if not names[name].startswith("mtp."))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mlx_qwen35.checkpoints.headers import read_headers
-from mlx_qwen35.checkpoints.layouts import canonical_name
+from mlx_qwen35.checkpoints.layouts import canonical_name, is_bare
 from mlx_qwen35.checkpoints.reading import GGUF, is_file, is_gguf, read_json
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
@@ -82,7 +82,8 @@ def _may_hold_vision(path: Path) -> bool:
 def parts_in(path: Path) -> set[str]:
     """What parts of a model a file has tensors of: `language_model`, `vision_tower`, `mtp`; none if it is damaged."""
     try:
-        return {_part(header.name) for header in read_headers([path])}
+        names = [header.name for header in read_headers([path])]
+        return {"language_model"} if is_bare(names) else {_part(name) for name in names}
     except (CheckpointError, OSError):
         return set()
 
