@@ -10,7 +10,7 @@ from mlx_qwen35.checkpoints.config import MODEL_TYPES
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.checkpoints.hub import find_checkpoint, find_file
-from mlx_qwen35.checkpoints.layouts import canonical_name
+from mlx_qwen35.checkpoints.layouts import canonical_names
 from mlx_qwen35.checkpoints.mtp_heads import head_files
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError, Qwen35Error
 from mlx_qwen35.runtime.estimates import default_limit
@@ -90,12 +90,13 @@ def describe(name: str, directory: Path) -> CachedModel:
             warnings.simplefilter("ignore", CheckpointWarning)
             checkpoint = Checkpoint.open(directory)
             files = checkpoint.weight_files()
-            names = [canonical_name(header.name) for header in read_headers(files)]
+            names = canonical_names(header.name for header in read_headers(files)).values()
             limit = default_limit()
             # Without a limit, to learn what it would take.
             guard = _on_mlx_thread(checkpoint, files)
     except Qwen35Error as error:
-        return CachedModel(name, directory, size, problem=str(error).replace(f"{directory}/", ""))
+        problem = str(error).replace(f"{directory}/", "").replace(f"{directory}: ", "")
+        return CachedModel(name, directory, size, problem=problem)
     return CachedModel(
         name,
         directory,

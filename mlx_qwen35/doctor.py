@@ -16,7 +16,7 @@ from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.formats import loaded_bytes
 from mlx_qwen35.checkpoints.headers import TensorHeader, activation_size, read_headers
 from mlx_qwen35.checkpoints.hub import find_checkpoint
-from mlx_qwen35.checkpoints.layouts import canonical_name, recognise_layout
+from mlx_qwen35.checkpoints.layouts import canonical_names, recognise_layout
 from mlx_qwen35.checkpoints.mtp_heads import head_files
 from mlx_qwen35.checkpoints.reading import is_file, read_json
 from mlx_qwen35.checkpoints.weight_files import INDEX, parts_in
@@ -80,7 +80,7 @@ def examine(path_or_hub_id: str | Path, *, revision: str | None = None) -> Repor
         return _report(directory)
     except CheckpointError as error:
         words = explain(directory)
-        raise type(error)(f"{error}{'. ' + words if words else ''}") from error
+        raise type(error)(str(error) if words in str(error) else f"{error}. {words}") from error
 
 
 def _report(directory: Path) -> Report:
@@ -90,7 +90,7 @@ def _report(directory: Path) -> Report:
         tokenizer = Tokenizer(directory, checkpoint.eos_token_ids, checkpoint.config.text.vocab_size)
     files = checkpoint.weight_files()
     headers = list(read_headers(files))
-    names = [canonical_name(header.name) for header in headers]
+    names = canonical_names(header.name for header in headers).values()
     config = checkpoint.config
     size = activation_size(headers)
     return Report(

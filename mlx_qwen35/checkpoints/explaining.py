@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_qwen35.checkpoints.config import MODEL_TYPES
-from mlx_qwen35.checkpoints.reading import is_file, read_json
+from mlx_qwen35.checkpoints.reading import GGUF, is_file, is_gguf, read_json
 from mlx_qwen35.checkpoints.weight_files import INDEX, parts_in
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
@@ -31,8 +31,13 @@ def _sentences(directory: Path) -> Iterator[str]:
     try:
         entries = sorted(directory.iterdir())
     except OSError:
-        return
+        entries = []
     names = [entry.name for entry in entries if is_file(entry)]
+    if is_gguf(directory) and not any(name.endswith(".safetensors") for name in names):
+        yield f"{GGUF[0].upper()}{GGUF[1:]}."
+        return
+    if not directory.is_dir():
+        return
     if not entries:
         yield "The directory is empty."
         return
@@ -76,7 +81,7 @@ def _without_config(directory: Path, names: list[str], entries: list[Path]) -> I
         yield f"It holds folders with checkpoints: name one of them ({found})."
     elif any(name.endswith(".safetensors") for name in names):
         yield "It holds weights without a config.json, which says what they are: copy it from the original."
-    elif not any(name.endswith((".gguf", *_PICKLED)) for name in names):
+    elif not any(name.endswith(_PICKLED) for name in names):
         shown = shorten(", ".join(entry.name for entry in entries[:8]), 200)
         yield f"Nothing in it is a checkpoint's: it holds {shown}{' and more' if len(entries) > 8 else ''}."
 
@@ -91,9 +96,6 @@ def _base(directory: Path) -> str:
 
 
 def _about_weights(directory: Path, names: list[str]) -> Iterator[str]:
-    foreign = [name for name in names if name.endswith(".gguf")]
-    if foreign:
-        yield f"{shorten(foreign[0])} is in llama.cpp's format, which is not read: take the checkpoint in safetensors."
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
         pickled = [name for name in names if name.endswith(_PICKLED)]

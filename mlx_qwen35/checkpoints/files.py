@@ -9,9 +9,11 @@ from typing import Any
 
 from mlx_qwen35.checkpoints.adapters import adapter_files
 from mlx_qwen35.checkpoints.config import ModelConfig, token_ids
+from mlx_qwen35.checkpoints.explaining import explain
 from mlx_qwen35.checkpoints.generation import read_generation_config
 from mlx_qwen35.checkpoints.reading import check_directory
 from mlx_qwen35.checkpoints.weight_files import find_weight_files
+from mlx_qwen35.errors import CheckpointError
 
 # The small trained checkpoint that comes with the package; see docs/box.md.
 BOX = Path(__file__).parent.parent / "box"
@@ -38,8 +40,12 @@ class Checkpoint:
         Raises:
             CheckpointError: Files are missing or malformed.
         """
-        check_directory(directory)
-        config = ModelConfig.from_file(directory / "config.json")
+        try:
+            check_directory(directory)
+            config = ModelConfig.from_file(directory / "config.json")
+        except CheckpointError as error:
+            words = explain(directory)
+            raise type(error)(f"{error}{'. ' + words if words else ''}") from error
         generation_config = read_generation_config(directory / "generation_config.json")
         return cls(directory, config, generation_config)
 

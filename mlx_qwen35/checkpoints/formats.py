@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_qwen35.checkpoints import unpacking
 from mlx_qwen35.checkpoints.headers import TensorHeader, weight_bytes
-from mlx_qwen35.checkpoints.layouts import canonical_name
+from mlx_qwen35.checkpoints.layouts import canonical_names
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
 
@@ -123,9 +123,12 @@ def to_mlx(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[s
     for path, parts in modules.items():
         if path not in foreign:
             out |= {f"{path}.{part}": value for part, value in parts.items()}
-    if not foreign:
+    # E4M3 that was cast to without a scale, which MLX reads as bytes; of its own tensors scales alone are bytes.
+    cast = [name for name, value in out.items() if value.dtype == mx.uint8 and not name.endswith(".scales")]
+    if not foreign and not cast:
         return out
-    dtype = _dtype(out, foreign)
+    dtype = _dtype({name: value for name, value in out.items() if name not in cast}, foreign)
+    out |= {name: mx.from_fp8(out[name], dtype=dtype) for name in cast}
     _drop_orders(list(foreign.values()))
     for path, stored in foreign.items():
         try:
@@ -176,7 +179,7 @@ def _check_method(settings: Settings, weights: Mapping[str, mx.array], foreign: 
     if strange:
         raise CheckpointError(
             f"quantization_config: expected quant_method {', '.join(METHODS)}, found {shorten(repr(method))}, "
-            f"and tensors such as {strange[0]}"
+            f"and tensors such as {strange[0]}; take the original checkpoint, or a conversion to MLX"
         )
 
 
@@ -256,7 +259,8 @@ def loaded_bytes(
     Args:
         read: Gives them, still on disk; only called if MLX has no such format.
     """
-    if not is_foreign([header.name for header in headers]):
+    if not is_foreign([header.name for header in headers]) and all(header.dtype != "F8_E4M3" for header in headers):
         return weight_bytes(headers)
     tensors = to_mlx(read(), config)
-    return sum(value.nbytes for name, value in tensors.items() if not canonical_name(name).startswith("mtp."))
+    names = canonical_names(tensors)
+    return sum(value.nbytes for name, value in tensors.items() if not names[name].startswith("mtp."))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_qwen35.checkpoints.layouts import canonical_name
+from mlx_qwen35.checkpoints.layouts import canonical_names
 from mlx_qwen35.errors import CheckpointError
 
 # What the safetensors library itself allows.
@@ -73,4 +73,5 @@ def activation_size(headers: Iterable[TensorHeader]) -> int:
 
 def weight_bytes(headers: Iterable[TensorHeader]) -> int:
     """Bytes of the tensors that are loaded: all but those of the MTP module."""
-    return sum(header.nbytes for header in headers if not canonical_name(header.name).startswith("mtp."))
+    sizes = {header.name: header.nbytes for header in headers}
+    return sum(sizes[name] for name, known in canonical_names(sizes).items() if not known.startswith("mtp."))

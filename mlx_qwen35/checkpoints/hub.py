@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from mlx_qwen35.checkpoints.reading import GGUF
 from mlx_qwen35.errors import CheckpointError, OptionError
 from mlx_qwen35.paths import expand, shorten
 
@@ -32,7 +33,8 @@ def find_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) 
         return path
     name = str(path_or_hub_id)
     if path.exists():
-        raise CheckpointError(f"{path}: expected a directory with config.json, found a file")
+        hint = f"; {GGUF}" if path.suffix == ".gguf" else ""
+        raise CheckpointError(f"{path}: expected a directory with config.json, found a file{hint}")
     if isinstance(path_or_hub_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(f"{name}: expected an existing directory or a hub id like 'owner/name'")
     from huggingface_hub import snapshot_download
@@ -72,4 +74,6 @@ def _download(name: str, revision: str | None, download: Callable[[], str]) -> P
     except Exception as error:  # whatever its HTTP client and the disk raise
         reason, cause = "the download failed", error  # type: ignore[assignment]
     detail = str(cause).strip().splitlines()
-    raise CheckpointError(f"{name}: {reason} ({type(cause).__name__}{': ' + detail[0] if detail else ''})") from cause
+    hint = f"; {GGUF}" if isinstance(cause, EntryNotFoundError) and "gguf" in name.lower() else ""
+    found = f"{type(cause).__name__}{': ' + detail[0] if detail else ''}"
+    raise CheckpointError(f"{name}: {reason} ({found}){hint}") from cause

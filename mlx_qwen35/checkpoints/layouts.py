@@ -6,7 +6,7 @@ module. Bringing canonical tensors to canonical form changes nothing.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import mlx.core as mx
@@ -37,6 +37,8 @@ _PREFIXES = (
     *((name, f"mtp.{name}") for name in ("fc.", "layers.", "norm.", "pre_fc_norm_embedding.", "pre_fc_norm_hidden.")),
 )
 
+_BARE = ("embed_tokens.", "layers.", "norm.")
+
 # Stored as w in transformers' layout, where the layer multiplies by (1 + w). The gated norm of
 # the GDN layers and the vision tower's LayerNorms are plain in every layout.
 _SHIFTED_NORM = re.compile(
@@ -61,6 +63,26 @@ def canonical_name(name: str) -> str:
     raise CheckpointError(
         f"tensor {name}: expected a name that begins with one of {', '.join(prefix for prefix, _ in _PREFIXES)}"
     )
+
+
+def canonical_names(names: Iterable[str]) -> dict[str, str]:
+    """The names of all tensors of a checkpoint in canonical form.
+
+    Raises:
+        CheckpointError: See `canonical_name`.
+    """
+    stored = list(names)
+    prefix = "model." if is_bare(stored) else ""
+    return {name: canonical_name(prefix + name if name.startswith(_BARE) else name) for name in stored}
+
+
+def is_bare(names: Iterable[str]) -> bool:
+    """Whether these are of a decoder without anything in front of its names, and not of an MTP head, named likewise.
+
+    So transformers' `AutoModel` saves a model of text alone without its head.
+    """
+    firsts = {name.partition(".")[0] for name in names}
+    return "embed_tokens" in firsts and "fc" not in firsts
 
 
 def recognise_layout(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
@@ -94,13 +116,10 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
     """
     layout = recognise_layout({name: tuple(value.shape) for name, value in weights.items()})
     renamed: dict[str, mx.array] = {}
-    for name, value in weights.items():
-        if name.endswith(_COMPUTED):
-            continue
-        new_name = canonical_name(name)
+    for name, new_name in canonical_names(name for name in weights if not name.endswith(_COMPUTED)).items():
         if new_name in renamed:
             raise CheckpointError(f"tensor {new_name}: found twice, the second time as {name}")
-        renamed[new_name] = value
+        renamed[new_name] = weights[name]
     if config.tie_word_embeddings:
         # The embedding is the head; some checkpoints hold a copy all the same.
         renamed = {name: value for name, value in renamed.items() if not name.startswith("language_model.lm_head.")}
@@ -133,7 +152,8 @@ def half_offsets(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
     """
     if recognise_layout({name: tuple(value.shape) for name, value in weights.items()}) != "transformers":
         return {}
-    named = {canonical_name(name): value for name, value in weights.items() if not name.endswith(_COMPUTED)}
+    names = canonical_names(name for name in weights if not name.endswith(_COMPUTED))
+    named = {new_name: weights[name] for name, new_name in names.items()}
     return {name: value for name, value in named.items() if _SHIFTED_NORM.search(name) and value.itemsize == 2}
 
 

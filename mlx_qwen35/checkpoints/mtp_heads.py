@@ -19,7 +19,7 @@ from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.formats import to_mlx
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.checkpoints.hub import find_checkpoint
-from mlx_qwen35.checkpoints.layouts import arrange_experts, canonical_name, check_tensors, recognise_layout
+from mlx_qwen35.checkpoints.layouts import arrange_experts, canonical_name, check_tensors, is_bare, recognise_layout
 from mlx_qwen35.checkpoints.reading import is_file, read_json
 from mlx_qwen35.checkpoints.stored import quantisation_of
 from mlx_qwen35.errors import CheckpointError
@@ -82,6 +82,8 @@ def head_files(checkpoint: Checkpoint) -> list[Path]:
         CheckpointError: A file is damaged.
     """
     weights = checkpoint.weight_files()
+    if is_bare(header.name for header in read_headers(weights)):
+        weights = []
     # OptiQ has a folder for what it adds, which counts where there is no head otherwise.
     for pattern in ("*mtp*.safetensors", "*/*mtp*.safetensors"):
         beside = sorted(path for path in checkpoint.directory.glob(pattern) if is_file(path) and path not in weights)

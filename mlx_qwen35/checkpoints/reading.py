@@ -11,6 +11,8 @@ from mlx_qwen35.paths import shorten
 # The largest of Qwen's, tokenizer.json, has 13 MB.
 MAX_TEXT_BYTES = 128 * 2**20
 MAX_LEVELS = 100
+# What to say to whoever names a file, a directory or a repository of llama.cpp's.
+GGUF = "llama.cpp's format (GGUF) is not read: take the checkpoint in safetensors, the original or a conversion to MLX"
 
 
 def check_directory(directory: Path) -> None:
@@ -36,6 +38,11 @@ def check_directory(directory: Path) -> None:
             raise CheckpointError(f"{shorten(entry)}: expected a file, found a pipe or a device")
         if entry.suffix in (".json", ".jinja", ".txt", ".model") and status.st_size > MAX_TEXT_BYTES:
             raise CheckpointError(f"{shorten(entry)}: expected at most {MAX_TEXT_BYTES} bytes, found {status.st_size}")
+
+
+def is_gguf(directory: Path) -> bool:
+    """Whether it is llama.cpp's: by its files, or by its name, for the hub's cache has all but those."""
+    return "gguf" in "/".join(directory.parts[-3:]).lower() or any(directory.glob("*.gguf"))
 
 
 def is_file(path: Path) -> bool:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from mlx_qwen35.checkpoints.headers import read_headers
-from mlx_qwen35.checkpoints.layouts import canonical_name
-from mlx_qwen35.checkpoints.reading import is_file, read_json
+from mlx_qwen35.checkpoints.layouts import canonical_name, is_bare
+from mlx_qwen35.checkpoints.reading import GGUF, is_file, is_gguf, read_json
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
 
@@ -68,6 +68,7 @@ def _single_or_sharded(directory: Path) -> list[Path]:
     if not found:
         others = sorted(path.name for path in directory.glob("*.bin"))
         hint = f" (only {', '.join(others)}; pickled weights are not read)" if others else ""
+        hint = f"; {GGUF}" if is_gguf(directory) else hint
         raise CheckpointError(f"{directory}: expected model*.safetensors, found none{hint}")
     return found
 
@@ -81,7 +82,8 @@ def _may_hold_vision(path: Path) -> bool:
 def parts_in(path: Path) -> set[str]:
     """What parts of a model a file has tensors of: `language_model`, `vision_tower`, `mtp`; none if it is damaged."""
     try:
-        return {_part(header.name) for header in read_headers([path])}
+        names = [header.name for header in read_headers([path])]
+        return {"language_model"} if is_bare(names) else {_part(name) for name in names}
     except (CheckpointError, OSError):
         return set()
 

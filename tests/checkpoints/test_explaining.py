@@ -71,7 +71,8 @@ KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "GGUF": (
         files(x__gguf=None),
-        "x.gguf is in llama.cpp's format, which is not read: take the checkpoint in safetensors.",
+        "Llama.cpp's format (GGUF) is not read: take the checkpoint in safetensors, the original or a conversion to "
+        "MLX.",
     ),
     "pickles": (
         files(config__json=QWEN, pytorch_model__bin=None),
@@ -162,6 +163,16 @@ def test_broken_files_do_not_stop_the_explanation(tmp_path: Path, content: str) 
     assert isinstance(explain(tmp_path), str)
     (tmp_path / "config.json").unlink()
     assert explain(tmp_path).startswith("It is an adapter: load")
+
+
+@pytest.mark.parametrize("names", [(), ("config.json",)])
+def test_of_a_gguf_repository_the_hub_s_cache_has_all_but_the_weights(tmp_path: Path, names: tuple[str, ...]) -> None:
+    snapshot = tmp_path / "models--owner--Model-GGUF" / "snapshots" / "abc"
+    assert explain(snapshot).startswith("Llama.cpp's format (GGUF) is not read")
+    snapshot.mkdir(parents=True)
+    for name in names:
+        (snapshot / name).write_text(json.dumps(QWEN))
+    assert explain(snapshot).startswith("Llama.cpp's format (GGUF) is not read")
 
 
 def test_what_is_no_directory_has_no_explanation(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.layouts import to_canonical
+from mlx_qwen35.checkpoints.mtp_heads import head_files
+from mlx_qwen35.doctor import examine
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, ConfigError, VisionUnavailableError
 from mlx_qwen35.patches.qwen3_5 import Model
 from tests.parity.cases import CASES, SHORT_IDS, TOLERANCE
@@ -488,3 +490,30 @@ def test_vision_tensors_of_a_tower_that_is_not_described_are_left_alone(
     np.testing.assert_array_equal(logits_of(directory), logits_of(checkpoint_dir(DENSE)))
     with pytest.raises(VisionUnavailableError, match=r"config.json describes no vision tower, or null for the ids"):
         logits_of(directory, "wide image")
+
+
+def test_what_a_directory_is_instead_is_said_by_whatever_loads_it(tmp_path: Path) -> None:
+    (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ConfigError, match=r"config\.json: cannot be read .*\. Llama\.cpp's format"):
+        Checkpoint.open(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model-q4.gguf").unlink()
+    with pytest.raises(ConfigError, match=r"found 'llama'\. By its config\.json it is a llama model"):
+        Checkpoint.open(tmp_path)
+
+
+def test_a_model_of_text_alone_may_be_saved_without_its_head(tmp_path: Path) -> None:
+    """Where embeddings are tied nothing is missing then; in two files, the second of which looks like an MTP head's."""
+    source = write_checkpoint(tmp_path / "source", replace(DENSE, text_only=True, tied=True))
+    bare = shutil.copytree(source, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    tensors = {name.removeprefix("model."): value for name, value in load_file(source / "model.safetensors").items()}
+    for number, there in ((1, False), (2, True)):
+        part = {name: value for name, value in tensors.items() if name.startswith("layers.3.") == there}
+        save_file(part, bare / f"model-0000{number}-of-00002.safetensors")
+    models = [Model.from_checkpoint(Checkpoint.open(directory)) for directory in (source, bare)]
+    expected, found = (dict(tree_flatten(model.parameters())) for model in models)
+    assert expected.keys() == found.keys()
+    assert all(mx.array_equal(value, found[name]).item() for name, value in expected.items())
+    assert head_files(Checkpoint.open(bare)) == []
+    report = examine(bare)
+    assert (report.mtp, report.parameters_bytes) == (False, examine(source).parameters_bytes)

@@ -20,8 +20,9 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.dequantising import dequantise, plain_weight
 from mlx_qwen35.checkpoints.files import Checkpoint
-from mlx_qwen35.checkpoints.formats import Settings, to_mlx
+from mlx_qwen35.checkpoints.formats import Settings, loaded_bytes, to_mlx
 from mlx_qwen35.checkpoints.global_scales import ScaledLinear, ScaledSwitchLinear
+from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.checkpoints.mtp_heads import read_mtp_head
 from mlx_qwen35.checkpoints.unpacking import NVFP4_RANGE
 from mlx_qwen35.doctor import examine
@@ -225,7 +226,8 @@ def test_a_format_that_nobody_reads_is_refused_by_name(tmp_path: Path, checkpoin
     (directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(
         CheckpointError,
-        match=r"copy: quantization_config: expected quant_method fp8, .*, found 'bitsandbytes', .*up_proj",
+        match=r"copy: quantization_config: expected quant_method fp8, .*, found 'bitsandbytes', .*up_proj.*; take the "
+        "original checkpoint, or a conversion to MLX",
     ):
         ModelKit.load(directory)
 
@@ -361,3 +363,23 @@ def test_the_doctor_weighs_what_a_checkpoint_becomes_and_finds_a_head_beside_it(
     save_file(head, directory / "plain" / "mtp.safetensors")
     report = examine(directory / "plain")
     assert (report.mtp, report.parameters_bytes) == (True, plain)
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_what_was_cast_to_fp8_without_a_scale_is_no_integers(everything: bool, tmp_path: Path) -> None:
+    values = {
+        "model.layers.0.input_layernorm.weight": np.array([0.5, 1.5]),
+        "model.layers.0.mlp.up_proj.weight": np.array([[1.0, -0.25]]),
+        "model.layers.0.linear_attn.dt_bias": np.array([-2.0]),
+    }
+    stored = {}
+    for name, value in values.items():
+        matrix = everything or value.ndim == 2
+        codes = np.array(mx.to_fp8(mx.array(value.astype(np.float32))))
+        stored[name] = ("F8_E4M3", codes) if matrix else ("F32", value.astype(np.float32))
+    write(stored, tmp_path / "model.safetensors")
+    headers = list(read_headers([tmp_path / "model.safetensors"]))
+    found = to_mlx(mx.load(str(tmp_path / "model.safetensors")), {})  # type: ignore[arg-type]
+    assert {value.dtype for value in found.values()} == {mx.bfloat16 if everything else mx.float32}
+    assert all(np.array_equal(found[name].astype(mx.float32), value) for name, value in values.items())
+    assert loaded_bytes(headers, {}, lambda: found) == sum(value.nbytes for value in found.values())

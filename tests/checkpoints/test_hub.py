@@ -89,6 +89,21 @@ def test_a_repository_without_the_file_is_told(monkeypatch: pytest.MonkeyPatch) 
         find_file("owner/name", "config.json")
 
 
+def test_files_and_repositories_of_llama_cpp_are_called_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=r"found a file; llama\.cpp's format \(GGUF\) is not read"):
+        find_checkpoint(tmp_path / "model-q4.gguf")
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise LocalEntryNotFoundError("no")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(CheckpointError, match=r"LocalEntryNotFoundError: no\); llama\.cpp's format"):
+        find_file("owner/Model-GGUF", "config.json")
+
+
 def test_one_file_is_that_of_the_revision_that_was_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[Any] = []
 

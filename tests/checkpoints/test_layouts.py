@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from mlx_qwen35.checkpoints.config import ModelConfig
-from mlx_qwen35.checkpoints.layouts import canonical_name, check_tensors, recognise_layout, to_canonical
+from mlx_qwen35.checkpoints.layouts import (
+    canonical_name,
+    canonical_names,
+    check_tensors,
+    recognise_layout,
+    to_canonical,
+)
 from mlx_qwen35.errors import CheckpointError
 from tests.tiny import DENSE, MOE, Shape, config_of, tensors_of
 
@@ -53,6 +59,16 @@ def equal(one: dict[str, mx.array], other: dict[str, mx.array]) -> bool:
 def test_names(name: str, expected: str) -> None:
     assert canonical_name(name) == expected
     assert canonical_name(expected) == expected
+
+
+def test_a_decoder_may_have_nothing_in_front_of_its_names_as_a_head_has() -> None:
+    decoder = {name: canonical_name(f"model.{name}") for name in ("embed_tokens.weight", "layers.0.a", "norm.weight")}
+    assert canonical_names(decoder) == decoder
+    head = ("fc.weight", "layers.0.a", "norm.weight")
+    assert canonical_names(head) == {name: f"mtp.{name}" for name in head}
+    # A head that brings an embedding along stays one, and has a tensor too many.
+    with pytest.raises(CheckpointError, match=r"tensor embed_tokens\.weight: expected a name that begins with"):
+        canonical_names([*head, "embed_tokens.weight"])
 
 
 def test_a_foreign_name_is_refused() -> None:

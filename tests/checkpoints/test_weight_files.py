@@ -166,6 +166,14 @@ def test_an_index_names_weight_files_beside_it(directory: Path, name: str) -> No
         find_weight_files(directory, vision=True)
 
 
+@pytest.mark.parametrize("name", ["models--owner--Model-GGUF/snapshots/abc", "model-q4.gguf/.."])
+def test_of_llama_cpp_s_format_it_is_said_that_it_is_not_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    directory = (tmp_path / name).resolve()
+    with pytest.raises(CheckpointError, match=r"found none; llama\.cpp's format \(GGUF\) is not read"):
+        find_weight_files(directory, vision=False)
+
+
 def test_pickled_weights_are_named_where_there_are_no_others(directory: Path) -> None:
     (directory / SINGLE).rename(directory / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"found none \(only pytorch_model.bin; pickled weights are not read\)$"):
