@@ -13,6 +13,7 @@ from tools.checkpoints.kinds import KINDS
 NVFP4 = next(kind for kind in KINDS if kind.name == "NVFP4 of ModelOpt")
 
 
+@pytest.mark.thorough
 def test_a_kind_is_built_loaded_and_compared(tmp_path: Path) -> None:
     row = tables.measure(NVFP4.name, tables.foreign(NVFP4), (DENSE,), tmp_path)
     assert row.becomes == "nvfp4, 4 bits in 16"

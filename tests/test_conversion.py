@@ -35,6 +35,7 @@ def tensors_of(directory: Path) -> dict[str, mx.array]:
     return dict(mx.load(str(directory / "model.safetensors")))
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("shape", [DENSE, WIDE_HEADS, MOE], ids=lambda shape: shape.name)
 def test_reading_it_back_gives_the_same_logits(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], shape: Shape
@@ -140,6 +141,7 @@ def test_quantising_leaves_vision_and_gates_precise(
         convert(out, tmp_path / "twice", bits=4)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("group_size", [32, 128])
 def test_groups_of_another_size(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, group_size: int
@@ -173,6 +175,7 @@ def test_groups_of_another_size(
     np.testing.assert_array_equal(np.array(load_model(out)[0](tokens)[0]), logits_of(out))
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_casting_leaves_quantised_weights_packed(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], bits: int
@@ -565,6 +568,7 @@ def foreign(tmp_path: Path, base: Path, shape: Shape, name: str) -> Path:
 FOREIGN = ("FP8 in blocks", "AWQ", "GPTQ", "compressed-tensors, 4 bits", "NVFP4 of ModelOpt")
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     ("shape", "name"),
     [
@@ -593,6 +597,7 @@ def test_other_programs_formats_become_mlx_s(
     )
 
 
+@pytest.mark.thorough
 def test_fp8_may_be_quantised_again_and_integers_only_if_asked(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
 ) -> None:

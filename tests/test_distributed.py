@@ -63,6 +63,7 @@ def test_two_processes_compute_what_one_does(
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
+@pytest.mark.thorough
 def test_a_rank_that_cannot_carry_media_says_so(written: Path) -> None:
     """Text works there, images are refused."""
     kind, shape = BLIND

@@ -9,6 +9,9 @@ import pytest
 from mlx_qwen35.state import prefix_cache
 from tools.fuzz import bodies, checkpoints, pictures, sessions
 
+# Of a tool for whoever changes the package.
+pytestmark = pytest.mark.thorough
+
 
 def stumble(*args: Any, **kwargs: Any) -> Any:
     raise KeyError("planted")

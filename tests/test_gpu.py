@@ -21,6 +21,8 @@ import pytest
 from tests.tiny import DENSE, Shape
 from tools.gpu import installing, pack, probe, results, speeds, there
 
+# Of a tool for whoever changes the package.
+pytestmark = pytest.mark.thorough
 PART = 20_000
 
 

@@ -33,6 +33,7 @@ def test_every_request_has_another_beginning_and_another_end(bodies: list[dict[s
         assert other["messages"][: len(one["messages"]) - 1] == one["messages"][:-1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("chat", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_what_is_new_is_read_and_nothing_else(
     checkpoint_dir: Callable[[Shape], Path], bodies: list[dict[str, Any]], chat: bool

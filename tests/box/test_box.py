@@ -91,6 +91,7 @@ def test_an_image_answer_does_not_change_a_following_text_answer(box: ModelKit) 
     assert say(box, question) == expected == "s-t-a-r."
 
 
+@pytest.mark.thorough
 def test_the_command_line_sees_without_naming_a_model(tmp_path: Path) -> None:
     """One line says that no model was named; the answer is the model's."""
     drawn("circle", "red").save(tmp_path / "circle.png")

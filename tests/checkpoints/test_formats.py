@@ -143,6 +143,7 @@ def test_a_kit_answers_with_the_logits_of_the_plain_weights(foreign: Foreign, de
     assert np.abs(logits[0] - logits[1]).max() <= TOLERANCE * np.abs(logits[1]).max()
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", ["NVFP4 of ModelOpt", "compressed-tensors, NVFP4"])
 def test_nvfp4_computes_what_mlx_vlm_computes(foreign: Foreign, dense_and_moe: Shape, name: str) -> None:
     from mlx_vlm.utils import load_model as load_vlm
@@ -255,6 +256,7 @@ def test_a_missing_scale_is_missed(tmp_path: Path, foreign: Foreign) -> None:
             load(directory)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("name", ["FP8 in blocks", "NVFP4 of ModelOpt", "GPTQ"])
 def test_a_head_may_be_stored_in_the_formats_too(
     tmp_path: Path, foreign: Foreign, dense_and_moe: Shape, name: str

@@ -143,6 +143,7 @@ def test_several_lines(terminal: Terminal, tmp_path: Path) -> None:
     assert questions(terminal, tmp_path / "chat.json") == ["one\ntwo\nthree", "four\nfive\nsix"]
 
 
+@pytest.mark.thorough
 def test_ctrl_z_stops_an_editing_chat_and_fg_goes_on_with_the_line(
     checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
 ) -> None:

@@ -145,6 +145,7 @@ def is_gone(url: str) -> bool:
     return False
 
 
+@pytest.mark.thorough
 def test_a_program_gets_a_server_of_its_own_that_ends_with_it(install: Callable[[str, str], None]) -> None:
     install("claude", ASKS)
     environment = os.environ | {"ANTHROPIC_API_KEY": "of the user"}

@@ -111,6 +111,7 @@ def ask_engine(kit: ModelKit) -> tuple[int, ...]:
         engine.close()
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("ask", [ask_kit, ask_engine], ids=["ModelKit", "Engine"])
 @pytest.mark.parametrize(("owner", "name", "length"), LAYERS, ids=["project", "finish", "gated delta"])
 def test_only_the_request_fails_whose_step_raised(

@@ -80,6 +80,7 @@ def summed_as_on_cuda(x: mx.array, axis: int) -> mx.array:
     return mx.array(own.reshape(x.shape))
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     ("length", "chunk", "bound"),
     [(17, 16, 2e-6), (17, 32, 5e-6), (33, 32, 2e-6), (33, 64, 5e-6), (64, 64, 2e-6), (100, 32, 2e-6), (100, 64, 2e-5)],
@@ -283,6 +284,7 @@ def test_a_kit_refuses_an_unknown_choice(checkpoint_dir: Callable[[Shape], Path]
         ModelKit.load(checkpoint_dir(DENSE), gated_delta="quick")
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("case", [pytest.param("text", marks=pytest.mark.thorough), "two images"])
 def test_every_way_reads_the_same(case: str, dense_and_moe: Shape, checkpoint_dir: Callable[[Shape], Path]) -> None:
     """Oracle: the exact kit, float32, TEXT_TOLERANCE of the scale; whole and in pieces, and the same greedy answer."""

@@ -281,6 +281,7 @@ def test_the_same_prompt_at_once_is_read_once(checkpoint_dir: Callable[[Shape], 
         assert [result.stats.images_encoded for result in results] == [2, 0, 0]
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("when", ["waiting", "reading", "writing"])
 def test_cancelling(checkpoint_dir: Callable[[Shape], Any], when: str) -> None:
     """Its place is free at once, the others do not notice, and what was read of it is kept."""
@@ -500,6 +501,7 @@ def test_a_cancelled_answer_is_kept(checkpoint_dir: Callable[[Shape], Any]) -> N
         engine.close()
 
 
+@pytest.mark.thorough
 def test_earlier_prompts_give_way_to_every_request_that_runs(checkpoint_dir: Callable[[Shape], Any]) -> None:
     """To one a part of them, to another beside it more."""
     weights = (checkpoint_dir(DENSE) / "model.safetensors").stat().st_size

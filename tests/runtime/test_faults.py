@@ -200,6 +200,7 @@ def test_a_fault_while_reading_keeps_nothing(fresh: Callable[..., ModelKit], mon
     assert kit.generate(IDS_OF_A_PROMPT, max_tokens=2).stats.cached_tokens == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("speculate", "kv_bits"),
     [*(pytest.param(one, 0, marks=pytest.mark.thorough) for one in ("off", "mtp")), ("mtp", 4)],

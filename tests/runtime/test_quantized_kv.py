@@ -159,6 +159,7 @@ def test_heads_that_do_not_fit_are_refused_before_anything_is_read(
         ModelKit.load(checkpoint_dir(DENSE), kv_bits=8, exact=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("questions", "longest", "tokens"), [(1, 24, 20), pytest.param(7, 64, 200, marks=pytest.mark.thorough)],
     ids=["one", "all"],

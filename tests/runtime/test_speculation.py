@@ -136,6 +136,7 @@ def together(kit: ModelKit, prompts: list[Any], options: list[dict[str, Any]]) -
     return found
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("batches", [(0,), pytest.param((1, 2, 3), marks=pytest.mark.thorough)], ids=str)
 @pytest.mark.parametrize("number", range(len(OPTIONS)))
 def test_answers_to_random_prompts_are_those_without_drafts(
@@ -152,6 +153,7 @@ def test_answers_to_random_prompts_are_those_without_drafts(
             assert [one.tokens for one in found] == [one.tokens for one in expected]
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     "name", ["text", pytest.param("three images", marks=pytest.mark.thorough), "an image, then a video"]
 )
@@ -180,6 +182,7 @@ PATTERNS: dict[str, Right] = {
 }
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("depth", [1, pytest.param(3, marks=pytest.mark.thorough), 7])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_after_any_pattern_of_right_drafts_the_state_is_that_without_drafts(

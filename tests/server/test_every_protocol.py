@@ -74,7 +74,7 @@ def told(server: Running) -> dict[str, tuple[Conversation, list[Answer]]]:
     return {one.kind: (one, talk(server, "chat", one, streamed=False)) for one in make_pool(21, 4)}
 
 
-@pytest.mark.some(5)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("kind", ["text", "image", "tools", "schema"])
 @every_protocol
 def test_a_conversation_is_the_same_in_every_protocol(
@@ -217,7 +217,7 @@ def tokens_of(server: Running, name: str, body: dict[str, Any], *, streamed: boo
     return end
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(2)
 @streamed_or_whole
 @pytest.mark.parametrize("name", COUNTS)
 def test_usage_counts_the_prompt_what_was_cached_and_the_answer(
@@ -349,6 +349,7 @@ def test_a_budget_in_tokens_goes_before_an_effort(
     assert is_closed_after(request, 7, box)
 
 
+@pytest.mark.some(2)
 @streamed_or_whole
 @pytest.mark.parametrize(
     ("name", "budget"),

@@ -29,6 +29,7 @@ class GetWeather(BaseModel):
     city: str
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("temperature", [0.0, pytest.param(1.0, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("model", [Shape, Drawing])
 @pytest.mark.parametrize("messages", [SPELL, seen(RED_CIRCLE)], ids=["text", "picture"])
@@ -55,6 +56,7 @@ def test_calls_are_parsed(client: Any) -> None:
     assert isinstance(call.function.parsed_arguments, GetWeather)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("model", [Shape, Drawing])
 def test_responses_are_parsed(client: Any, model: type[BaseModel]) -> None:
     options: dict[str, Any] = {"temperature": 0.0, "reasoning": {"effort": "none"}, "max_output_tokens": 400}
@@ -62,6 +64,7 @@ def test_responses_are_parsed(client: Any, model: type[BaseModel]) -> None:
     assert isinstance(found.output_parsed, model)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("model", [Shape, Drawing])
 def test_messages_are_parsed(claude: Any, model: type[BaseModel]) -> None:
     options: dict[str, Any] = {

@@ -338,6 +338,7 @@ def test_kits_do_not_share(fresh: Callable[..., ModelKit]) -> None:
     assert ask(other, [user("hello")]).stats.cached_tokens == 0
 
 
+@pytest.mark.thorough
 def test_threads_may_continue_the_same_conversation(fresh: Callable[..., ModelKit]) -> None:
     kit, cold = fresh(), fresh(prompt_cache_bytes=0)
     first = [SYSTEM, user("hello", RED)]
