@@ -6,13 +6,9 @@ would loop or grow without an end is stopped.
 """
 
 import json
-import re
-import string
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import cache, cached_property, lru_cache, wraps
+from functools import cache, cached_property, lru_cache
 from itertools import chain
 from typing import Any
 
@@ -24,26 +20,15 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-# Passes of all loops, and calls; a conversation of a thousand messages takes some ten thousand.
-MAX_PASSES = 2_000_000
-# Of the thread's own time: some operations take as long as a thousand passes.
-MAX_SECONDS = 5.0
-# Of one text, of a list with all that is in it, and of all that is written; values of a list, with those of its lists.
-MAX_CHARACTERS = 2**25
-MAX_ITEMS = 2**20
-MAX_BITS = 2**14
-# Of an indentation or a separator of JSON, and digits of a number that is rounded.
-_SMALL = 1000
+from mlx_qwen35.prompts import bounds
+
+# Of a template's own text, which takes a second to compile; published ones have 5,000 to 20,000.
+_MAX_SOURCE = 2**17
 _PADDING = ("ljust", "rjust", "center", "zfill", "expandtabs")
 # What makes something of another kind, whose growth nobody looks at.
 _FORBIDDEN = frozenset(("encode", "translate", "to_bytes"))
 # For web pages, and without an end for some texts.
 _NO_FILTERS = ("pprint", "urlize", "wordwrap", "xmlattr")
-# Filters whose first number says how much they make.
-_COUNTED = ("batch", "center", "indent", "slice")
-_PERCENT = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(\*|\d*)(?:\.(\*|\d*))?")
-
-_work: ContextVar["_Work"] = ContextVar("work")
 
 
 class ChatTemplate:
@@ -88,39 +73,17 @@ class ChatTemplate:
             Exception: Whatever else it raises.
         """
         options = {"tools": None, "documents": None, **self._special_tokens, **options}
-        token = _work.set(_Work())
+        token = bounds.current.set(bounds.Work())
         try:
             pieces: list[str] = []
             written = 0
             for piece in self._template.generate(messages=messages, **options):
                 written += len(piece)
-                _check(written, MAX_CHARACTERS, "characters")
+                bounds.check(written, bounds.MAX_CHARACTERS, "characters")
                 pieces.append(piece)
             return "".join(pieces)
         finally:
-            _work.reset(token)
-
-
-class _Work:
-    """What one rendering has done so far."""
-
-    def __init__(self) -> None:
-        self._passes, self._written, self._end = 0, 0, time.thread_time() + MAX_SECONDS
-
-    def step(self) -> None:
-        """Another pass of a loop, or a call."""
-        self._passes += 1
-        if self._passes > MAX_PASSES:
-            raise TemplateError(f"its loops and calls take more than {MAX_PASSES} passes")
-        if self._passes % 16 == 0 and time.thread_time() > self._end:
-            raise TemplateError(f"it takes more than {MAX_SECONDS:g} seconds")
-
-    def write(self, value: Any) -> Any:
-        """Something is written, if only into a variable or what a macro gives."""
-        self._written += _weight(value)[0]
-        # More than comes out in the end, where blocks are put together from blocks.
-        _check(self._written, 4 * MAX_CHARACTERS, "characters")
-        return value
+            bounds.current.reset(token)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -130,7 +93,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.filters |= {"tojson": _tojson, "bounded_loop": _bounded_loop, "bounded": _bounded_value}
+        self.filters |= {"tojson": _tojson, "bounded_loop": bounds.bounded_loop, "bounded": bounds.bounded_value}
         self.globals |= {
             "raise_exception": _raise_exception, "strftime_now": _strftime_now, "namespace": _PlainNamespace,
             "dict": _Dictionary(),
@@ -138,8 +101,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         for name in _NO_FILTERS:
             del self.filters[name]
         del self.globals["lipsum"]
-        for name in (*_COUNTED, "format", "join", "map", "replace", "round", "sum"):
-            self.filters[name] = _checked_first(name, self.filters[name])
+        for name in (*bounds.COUNTED, "format", "join", "map", "replace", "round", "sum"):
+            self.filters[name] = bounds.checked_filter(name, self.filters[name])
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """See jinja2.sandbox."""
@@ -150,32 +113,32 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator == "*":
             for one, other in ((left, right), (right, left)):
                 if isinstance(one, str | list | tuple) and isinstance(other, int):
-                    characters, items = _weight(one)
-                    _check(characters * other, MAX_CHARACTERS, "characters")
-                    _check(items * other, MAX_ITEMS, "items")
+                    characters, items = bounds.weight(one)
+                    bounds.check(characters * other, bounds.MAX_CHARACTERS, "characters")
+                    bounds.check(items * other, bounds.MAX_ITEMS, "items")
         elif operator == "**":
-            _check(max(abs(left), abs(right)), 1000, "in a power")
+            bounds.check(max(abs(left), abs(right)), 1000, "in a power")
         elif operator == "%" and isinstance(left, str):
-            _check_format(_percent_widths(left), right)
-        return _bounded_value(super().call_binop(context, operator, left, right))
+            bounds.check_format(bounds.percent_widths(left), right)
+        return bounds.bounded_value(super().call_binop(context, operator, left, right))
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """See jinja2.sandbox."""
-        _work.get().step()
+        bounds.current.get().step()
         # The sandbox wraps `format`.
         owner, name = getattr(getattr(obj, "__wrapped__", obj), "__self__", None), getattr(obj, "__name__", "")
         if isinstance(owner, str):
             if name in _PADDING:
                 for width in (*args, *kwargs.values()):
                     times = owner.count("\t") if name == "expandtabs" else 1
-                    _check(width * times if isinstance(width, int) else 0, MAX_CHARACTERS, "characters")
+                    bounds.check(width * times if isinstance(width, int) else 0, bounds.MAX_CHARACTERS, "characters")
             elif name == "join" and args:
                 args = (list(args[0]),)
-                _check(len(owner) * len(args[0]), MAX_CHARACTERS, "characters")
+                bounds.check(len(owner) * len(args[0]), bounds.MAX_CHARACTERS, "characters")
             elif name == "replace" and len(args) > 1:
-                _check(owner.count(args[0]) * len(args[1]), MAX_CHARACTERS, "characters")
+                bounds.check(owner.count(args[0]) * len(args[1]), bounds.MAX_CHARACTERS, "characters")
             elif name in ("format", "format_map"):
-                _check_format(_brace_widths(owner), [*args, *kwargs.values()])
+                bounds.check_format(bounds.brace_widths(owner), [*args, *kwargs.values()])
         return super().call(context, obj, *args, **kwargs)
 
 
@@ -189,6 +152,8 @@ def _environment() -> _Environment:
 # Compiling takes a tenth of a second, and every model of a family has the same template.
 @lru_cache(maxsize=32)
 def _compiled(source: str) -> Template:
+    if len(source) > _MAX_SOURCE:
+        raise TemplateError(f"it has more than {_MAX_SOURCE} characters")
     return _environment().from_string(_bounded(_environment().parse(source)))
 
 
@@ -232,110 +197,7 @@ def _filtered(node: Any, name: str, line: int | None = None) -> nodes.Filter:
 
 def _written(value: Any) -> Any:
     # Constants are looked at before any rendering, too.
-    return work.write(value) if (work := _work.get(None)) else value
-
-
-def _bounded_loop(items: Any) -> Iterator[Any]:
-    work = _work.get()
-    for item in items:
-        work.step()
-        yield item
-
-
-def _bounded_value(value: Any) -> Any:
-    if isinstance(value, int):
-        _check(value.bit_length(), MAX_BITS, "bits")
-    else:
-        _weight(value)
-    return value
-
-
-def _weight(value: Any) -> tuple[int, int]:
-    """The characters of a text, and of all that is inside a list or the like, and how many values those are.
-
-    What stands in a list twice counts twice: its text would have it twice.
-    """
-    if isinstance(value, str):
-        _check(len(value), MAX_CHARACTERS, "characters")
-        return len(value), 0
-    characters, items, pending = 0, 0, [value]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, str):
-            characters += len(node)
-            _check(characters, MAX_CHARACTERS, "characters")
-        elif isinstance(node, list | tuple | dict | range):
-            items += len(node)
-            _check(items, MAX_ITEMS, "items")
-            if not isinstance(node, range):
-                pending += node.items() if isinstance(node, dict) else node
-    return characters, items
-
-
-def _bounded_items(items: Any) -> Iterator[Any]:
-    characters = 0
-    for item in _bounded_loop(items):
-        characters += _weight(item)[0]
-        _check(characters, MAX_CHARACTERS, "characters")
-        yield item
-
-
-def _checked_first(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter of Jinja's that looks at its arguments before it makes more of a text than they hold."""
-    first = int(hasattr(filter_, "jinja_pass_arg"))  # behind what Jinja passes
-
-    @wraps(filter_)
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        value, given = args[first], [*args[first + 1 :], *kwargs.values()]
-        texts = [text for text in (value, *given) if isinstance(text, str)]
-        longest = max(map(len, texts), default=0)
-        numbers = [number for number in given if isinstance(number, int)]
-        if name == "round":
-            _check(max(map(abs, numbers), default=0), _SMALL, "digits")
-        elif name == "sum" and any(isinstance(start, list | tuple) for start in given):
-            raise TemplateError("only numbers are added up")
-        elif name in _COUNTED:
-            _check(max(numbers, default=0) * (1 + longest), MAX_CHARACTERS, "characters")
-            _check(max(numbers, default=0) if name in ("batch", "slice") else 0, MAX_ITEMS, "items")
-            _check(value.count("\n") * longest if name == "indent" else 0, MAX_CHARACTERS, "characters")
-        elif name == "join":
-            args = (*args[:first], list(value), *args[first + 1 :])
-            _check(len(args[first]) * longest, MAX_CHARACTERS, "characters")
-        elif name == "format":
-            _check_format(_percent_widths(str(value)), given)
-        elif name == "replace" and len(texts) > 2:
-            _check(texts[0].count(texts[1]) * len(texts[2]), MAX_CHARACTERS, "characters")
-        made = filter_(*args, **kwargs)
-        return _bounded_items(made) if name == "map" else made
-
-    return checked
-
-
-def _percent_widths(text: str) -> list[str]:
-    """The widths and precisions of a text that `%` fills in, one for each of its fields at least."""
-    return [width for found in _PERCENT.findall(text) for width in found]
-
-
-def _brace_widths(text: str) -> list[str]:
-    """The same of a text for `format`."""
-    found = []
-    for _, field, form, _ in string.Formatter().parse(text):
-        if field is not None:
-            found += ["*"] if "{" in (form or "") else ["", *re.findall(r"\d+", form or "")]
-    return found
-
-
-def _check_format(widths: list[str], values: Any) -> None:
-    """Hold what a text with fields may become against the bounds."""
-    if "*" in widths or any(len(width) > 6 for width in widths):
-        raise TemplateError("a text is padded too widely, or by a width that stands outside it")
-    padding = sum(int(width or 0) for width in widths)
-    _check(padding + len(widths) * _weight(values)[0], MAX_CHARACTERS, "characters")
-
-
-def _check(found: float, most: int, what: str) -> None:
-    if found > most:
-        raise TemplateError(f"it makes more than {most} {what}")
+    return work.write(value) if (work := bounds.current.get(None)) else value
 
 
 class _GenerationTag(Extension):
@@ -395,6 +257,7 @@ def _tojson(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
     for given in (indent, *(separators or ())):
-        _check(len(given) if isinstance(given, str) else given or 0, _SMALL, "characters between two values")
-    _weight(value)
+        size = len(given) if isinstance(given, str) else given or 0
+        bounds.check(size, bounds.SMALL, "characters between two values")
+    bounds.weight(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

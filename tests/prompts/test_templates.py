@@ -8,7 +8,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
 
 from mlx_qwen35.checkpoints.files import BOX
-from mlx_qwen35.prompts import templates
+from mlx_qwen35.prompts import bounds
 from mlx_qwen35.prompts.templates import ChatTemplate
 from tests.prompts.families import TEMPLATES
 
@@ -163,9 +163,9 @@ def test_what_templates_use_is_as_in_transformers(source: str) -> None:
 )  # fmt: skip
 def test_what_would_grow_without_an_end_is_stopped(monkeypatch: pytest.MonkeyPatch, source: str, message: str) -> None:
     """Before it grows: most of these would take more memory than any machine has."""
-    monkeypatch.setattr(templates, "MAX_PASSES", 20_000)
-    monkeypatch.setattr(templates, "MAX_CHARACTERS", 2**22)
-    monkeypatch.setattr(templates, "MAX_ITEMS", 2**16)
+    monkeypatch.setattr(bounds, "MAX_PASSES", 20_000)
+    monkeypatch.setattr(bounds, "MAX_CHARACTERS", 2**22)
+    monkeypatch.setattr(bounds, "MAX_ITEMS", 2**16)
     with pytest.raises(TemplateError, match=message):
         ChatTemplate(source).render([])
 
@@ -190,19 +190,25 @@ def test_what_would_grow_without_an_end_is_stopped(monkeypatch: pytest.MonkeyPat
 )
 def test_what_stays_within_the_bounds_is_written(monkeypatch: pytest.MonkeyPatch, source: str, text: str) -> None:
     """Up to the last character."""
-    monkeypatch.setattr(templates, "MAX_CHARACTERS", 100)
-    monkeypatch.setattr(templates, "MAX_ITEMS", 20)
+    monkeypatch.setattr(bounds, "MAX_CHARACTERS", 100)
+    monkeypatch.setattr(bounds, "MAX_ITEMS", 20)
     assert ChatTemplate(source).render([]) == text
 
 
+def test_a_template_itself_has_a_length() -> None:
+    """Compiling takes ten seconds for a million characters."""
+    with pytest.raises(TemplateError, match="it has more than 131072 characters"):
+        ChatTemplate("{{ a }}" * 20_000)
+
+
 def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "MAX_SECONDS", -1.0)
+    monkeypatch.setattr(bounds, "MAX_SECONDS", -1.0)
     with pytest.raises(TemplateError, match="it takes more than -1 seconds"):
         ChatTemplate("{% for i in range(99) %}{% endfor %}").render([])
 
 
 def test_all_that_is_written_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "MAX_CHARACTERS", 10)
+    monkeypatch.setattr(bounds, "MAX_CHARACTERS", 10)
     template = ChatTemplate("{% for m in messages %}{{ m }}{% endfor %}")
     assert template.render(["abcde"] * 2) == "abcdeabcde"
     with pytest.raises(TemplateError, match="it makes more than 10 characters"):
@@ -236,7 +242,7 @@ def test_json_is_written_as_it_is_asked_for() -> None:
 
 
 def test_bounds_are_those_of_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "MAX_PASSES", 10)
+    monkeypatch.setattr(bounds, "MAX_PASSES", 10)
     template = ChatTemplate("{% for m in messages %}{{ m }}{% endfor %}")
     for _ in range(3):
         assert template.render(list("abcdefghij")) == "abcdefghij"
