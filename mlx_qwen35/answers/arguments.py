@@ -5,17 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mlx_qwen35.answers.loosening import has_type
-from mlx_qwen35.answers.schemas import resolve_reference
+from mlx_qwen35.answers.schemas import TYPES, has_type, resolve_reference
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "null": (type(None),),
-    "array": (list,),
-    "object": (dict,),
-}
 _BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
 # Alternatives that a value is tried against.
 _MOST_OPTIONS = 100
@@ -74,7 +65,7 @@ def _single_types(schema: Any, root: Mapping[str, Any]) -> list[Mapping[str, Any
             pending += reversed(choices)
         elif isinstance(types, list):
             names = dict.fromkeys(name for name in types if isinstance(name, str))
-            pending += [{**option, "type": name} for name in reversed(names) if name in (*_TYPES, "string")]
+            pending += [{**option, "type": name} for name in reversed(names) if name in TYPES]
         else:
             found.append(option)
     return found
@@ -95,15 +86,15 @@ def _convert(text: str, option: Mapping[str, Any]) -> Any:
         value = _BOOLEANS.get(text.strip())
     elif kind in ("array", "object"):
         value = _from_json_or_python(text)
-    elif kind in _TYPES:
+    elif kind in ("integer", "number", "null"):
         value = _from_json(text)
         if kind == "integer" and isinstance(value, float) and value.is_integer():
             value = int(value)
     elif kind != "string" and text not in members:
         value = _of_any_type(text)
-    # Python's True is an int that equals 1, JSON's is not.
-    if kind in _TYPES and (not isinstance(value, _TYPES[kind]) or isinstance(value, bool) != (kind == "boolean")):
+    if kind in TYPES and not has_type(value, kind):
         raise ValueError(f"expected {kind}, found {type(value).__name__}")
+    # Python's True is an int that equals 1, JSON's is not.
     if members and not any(
         value == member and isinstance(value, bool) == isinstance(member, bool) for member in members
     ):

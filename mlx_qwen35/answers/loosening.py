@@ -7,22 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlx_qwen35.answers.equivalents import DATA, NAMED
-from mlx_qwen35.answers.schemas import resolve_reference
+from mlx_qwen35.answers.schemas import has_type, resolve_reference
 
 # What gives a value its shape.
 _SHAPE = frozenset({
     "type", "enum", "const", "properties", "required", "additionalProperties", "items", "prefixItems", "anyOf", "allOf",
     "$ref", "$defs", "definitions",
 })  # fmt: skip
-_TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "null": (type(None),),
-    "array": (list,),
-    "object": (dict,),
-}
 # Shapes that the parameters of a function may have; schemas inside each other of which they are made, and all that
 # are looked at, for references may lead back and unions multiply.
 _MOST_SHAPES = 64
@@ -54,17 +45,6 @@ def loosened(node: Any) -> Any:
         if key in found and isinstance(values, list) and not any(has_type(value, node.get("type")) for value in values):
             del found[key]
     return found
-
-
-def has_type(value: Any, types: Any) -> bool:
-    """Whether a value is of a type, or of one of several; every value is where nothing is said."""
-    names = [types] if isinstance(types, str) else types
-    if not isinstance(names, list):
-        return True
-    return any(
-        isinstance(value, _TYPES.get(str(name), ())) and isinstance(value, bool) <= (name == "boolean")
-        for name in names
-    )
 
 
 def shapes(root: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -16,6 +16,16 @@ MAX_DEPTH = 64
 # Where references inside a function's parameters mostly point.
 _DEFINITIONS = ("$defs", "definitions")
 _POINTERS = tuple(f"#/{name}/" for name in _DEFINITIONS)
+# What Python makes of JSON.
+TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "array": (list,),
+    "object": (dict,),
+}
 # Strings that are compared while it is found out which ones a schema accepts.
 MAX_COMPARISONS = 500_000
 
@@ -69,6 +79,16 @@ def resolve_reference(reference: str, root: Any) -> Any:
         else:
             node = node.get(key.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
     return node
+
+
+def has_type(value: Any, types: Any) -> bool:
+    """Whether a value is of a type, or of one of several; every value is where nothing is said."""
+    names = [types] if isinstance(types, str) else types
+    if not isinstance(names, list):
+        return True
+    return any(
+        isinstance(value, TYPES.get(str(name), ())) and isinstance(value, bool) <= (name == "boolean") for name in names
+    )
 
 
 def alone(schema: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
