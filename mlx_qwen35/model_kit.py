@@ -112,7 +112,7 @@ class ModelKit(PromptMaking, SessionFiles):
                 (MLX's built-in function); None for native on Metal, chunked elsewhere.
             speculate: How tokens are drafted, which changes no answer: by the checkpoint's "mtp" module, by
                 "lookup" in prompt and answer, "auto" by both as far as it pays, or "off".
-            draft_tokens: So many at once, at most 7; None for 2 with "mtp", else 7.
+            draft_tokens: So many at once, at most 7; None for 2 with "mtp", else 7. Refused where nothing is drafted.
             mtp_path: File, directory or hub id of the MTP head, in place of the checkpoint's own.
             kv_bits: Bits of each key and value, 8 or 4, which changes answers a little; None for those of the model.
             kv_group_size: So many neighbouring ones share a scale: 32, 64 or 128; None for 64.

@@ -102,7 +102,9 @@ def measure(
     with ExitStack() as stack:
         kits = {
             mode: stack.enter_context(
-                ModelKit.load(model, speculate=mode, draft_tokens=draft_tokens, prompt_cache_bytes=0)
+                ModelKit.load(
+                    model, speculate=mode, draft_tokens=None if mode == "off" else draft_tokens, prompt_cache_bytes=0
+                )
             )
             for mode in dict.fromkeys(["off", *modes])
         }

@@ -147,4 +147,7 @@ def check_speculation(mode: object, draft_tokens: object, *, exact: bool) -> tup
     if exact and mode not in ("off", "auto"):
         raise OptionError(f"speculate: expected off where exact is asked for, found {mode!r}")
     most = None if draft_tokens is None else whole_number("draft_tokens", draft_tokens, 0, DEEPEST)
-    return "off" if exact else mode, most  # type: ignore[return-value]
+    found = "off" if exact else mode
+    if found == "off" and most:
+        raise OptionError(f"draft_tokens: expected where tokens are drafted, found {most} with speculate off or exact")
+    return found, most  # type: ignore[return-value]

@@ -544,6 +544,9 @@ def test_where_exact_is_asked_for_nothing_is_drafted() -> None:
     assert check_speculation("auto", None, exact=True) == ("off", None)
     assert check_speculation("off", 0, exact=True) == ("off", 0)
     assert check_speculation("auto", 7, exact=False) == ("auto", 7)
+    for mode, exact in (("off", False), ("auto", True)):
+        with pytest.raises(OptionError, match="draft_tokens: expected where tokens are drafted, found 3"):
+            check_speculation(mode, 3, exact=exact)
     for mode in ("mtp", "lookup"):
         with pytest.raises(OptionError, match="speculate: expected off where exact is asked for"):
             check_speculation(mode, None, exact=True)
