@@ -41,11 +41,13 @@ def on_cpu() -> bool:
 def turn_weights(model: nn.Module) -> None:
     """Lay out the float32 matrices (..., N, K) of linear layers as products with them read them: column by column.
 
-    They keep their shapes, and products their numbers (where a bias is added, but for rounding); a BLAS library need
-    not turn a matrix round for each product. Nothing is computed yet.
+    They keep their shapes and products their numbers, but a BLAS library need not turn a matrix round for each product.
+    Layers with a bias stay: added up the other way, what begins with the bias is rounded otherwise. Nothing is computed
+    yet.
     """
     for _, layer in model.named_modules():  # type: ignore[no-untyped-call]
-        if isinstance(layer, nn.Linear | nn.Embedding | SwitchLinear) and layer.weight.dtype == mx.float32:
+        turns = isinstance(layer, nn.Linear | nn.Embedding | SwitchLinear) and "bias" not in layer
+        if turns and layer.weight.dtype == mx.float32:
             *experts, rows, columns = layer.weight.shape
             tile = math.gcd(rows, _TURNED)
             tiles = layer.weight.reshape(*experts, -1, tile, columns).swapaxes(-1, -2)

@@ -8,7 +8,6 @@ import mlx.nn as nn
 
 from mlx_qwen35.checkpoints.build import naming
 from mlx_qwen35.checkpoints.config import ModelConfig, VisionConfig
-from mlx_qwen35.patches.cpu import on_cpu, turn_weights
 from mlx_qwen35.patches.operations import choose_operations
 from mlx_qwen35.upstream import import_vision_tower
 
@@ -94,8 +93,6 @@ class DeferredTower:
             assert tower is not None
             with naming("the vision tower"):
                 tower.load_weights(self.weights)
-                if on_cpu():
-                    turn_weights(tower)
                 mx.eval(tower.eval().parameters())  # type: ignore[no-untyped-call]
             self._tower, self.weights = tower, []
         return self._tower
