@@ -1,7 +1,7 @@
 """Arrays whose items have to differ, where the items are listed: as the lists that there are."""
 
 from collections.abc import Mapping
-from itertools import combinations, permutations
+from itertools import accumulate, combinations, permutations, takewhile
 from math import comb, perm
 from typing import Any
 
@@ -19,8 +19,11 @@ def distinct_lists(node: Mapping[str, Any], values: list[Any]) -> list[list[Any]
     """
     least, most = node.get("minItems", 0), min(len(values), node.get("maxItems", len(values)))
     lengths = range(least, most + 1)
-    if sum(perm(len(values), length) for length in lengths) <= _MOST_LISTS:
-        return [list(found) for length in lengths for found in permutations(values, length)]
-    if sum(comb(len(values), length) for length in lengths) <= _MOST_LISTS:
-        return [list(found) for length in lengths for found in combinations(values, length)]
+    for count, choose in ((perm, permutations), (comb, combinations)):
+        # Up to where there are too many: behind that, the numbers have thousands of digits.
+        sizes = takewhile(
+            lambda size: size <= _MOST_LISTS, accumulate(count(len(values), length) for length in lengths)
+        )
+        if len(list(sizes)) == len(lengths):
+            return [list(found) for length in lengths for found in choose(values, length)]
     return None
