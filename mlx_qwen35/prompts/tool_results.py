@@ -14,16 +14,17 @@ def order_of(messages: Sequence[Any]) -> list[int]:
         messages: In OpenAI's form, not yet checked.
     """
     order = list(range(len(messages)))
-    ids: list[Any] = []
+    places: dict[str, int] = {}
     begin = 0
     for at, message in enumerate([*messages, None]):
         if isinstance(message, Mapping) and message.get("role") == "tool":
             continue
         found = [messages[index].get("tool_call_id") for index in range(begin, at)]
-        if None not in found and len(set(map(str, found))) == len(found) and all(one in ids for one in found):
-            order[begin:at] = sorted(range(begin, at), key=lambda index: ids.index(messages[index]["tool_call_id"]))
+        known = [one for one in found if isinstance(one, str) and one in places]
+        if len(set(known)) == len(found):
+            order[begin:at] = sorted(range(begin, at), key=lambda index: places[messages[index]["tool_call_id"]])
         calls = message.get("tool_calls") if isinstance(message, Mapping) else None
-        calls = calls if isinstance(calls, list | tuple) else ()
-        ids = [call.get("id") if isinstance(call, Mapping) else None for call in calls]
+        ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list | tuple) else []
+        places = {one: place for place, one in enumerate(ids) if isinstance(one, str)}
         begin = at + 1
     return order

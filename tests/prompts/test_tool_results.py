@@ -36,6 +36,11 @@ def test_results_come_in_the_order_of_the_calls(messages: list[Any], expected: l
     assert order_of(messages) == expected
 
 
+def test_many_results_take_no_more_than_looking_at_each() -> None:
+    names = [f"call {number}" for number in range(50_000)]
+    assert order_of([calls(*names), *results(*reversed(names))]) == [0, *range(50_000, 0, -1)]
+
+
 def test_a_prompt_does_not_depend_on_which_result_came_first(kit: ModelKit) -> None:
     one, other = (
         kit.process_prompt([USER, calls("a", "b"), *results(*ids)]).input_ids.tolist() for ids in ("ab", "ba")
