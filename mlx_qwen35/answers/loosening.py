@@ -4,6 +4,7 @@ A call of a tool is a proposal that its owner checks: it may break a rule, but m
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from mlx_qwen35.answers.equivalents import DATA, NAMED
@@ -81,7 +82,7 @@ def _shapes(node: Any, root: Mapping[str, Any], levels: int, visits: Iterator[in
     groups += [node[key] for key in ("anyOf", "oneOf") if isinstance(node.get(key), list)]
     for group in groups:
         options = [shape for branch in group for shape in _shapes(branch, root, levels - 1, visits)][:_MOST_SHAPES]
-        found = [_joined(one, other) for one in found for other in options or [{}]][:_MOST_SHAPES]
+        found = list(islice((_joined(one, other) for one in found for other in options or [{}]), _MOST_SHAPES))
     return found
 
 
