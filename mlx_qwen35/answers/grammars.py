@@ -26,6 +26,8 @@ _NOT_STRING = {"type": ["null", "boolean", "integer", "number", "array", "object
 _NAME = re.compile(r"[^<>\n]+")
 # llguidance keeps which parameters were written in a 64-bit number; further ones may come again, and the last counts.
 _MOST_PARAMETERS = 64
+# Of the grammar of all functions, in which each parameter has what it refers to; that of 236 published ones has fewer.
+_MOST_CHARACTERS = 2_000_000
 
 
 class Grammars:
@@ -209,11 +211,17 @@ def _functions(tools: Sequence[Mapping[str, Any]], chosen: str | None) -> tuple[
             parameters = mapping_at(function.get("parameters") or {}, f"{place}.parameters")
             for shape in shapes(parameters):
                 rules.append(_function(f"f{len(rules)}", names[-1], shape, f"{place}.parameters", places))
+                _check_grammar(sum(map(len, rules)), f"{place}.parameters")
     if not names:
         raise OptionError("tools: expected at least one function")
     if not rules:
         raise OptionError(f"tool_choice: expected one of {', '.join(map(repr, names))}, found {chosen!r}")
     return rules, places
+
+
+def _check_grammar(size: int, place: str) -> None:
+    if size > _MOST_CHARACTERS:
+        raise OptionError(f"{place}: too large to be enforced, with all that each parameter refers to")
 
 
 def _function(rule: str, name: str, root: Mapping[str, Any], place: str, places: dict[str, str]) -> str:
@@ -229,12 +237,15 @@ def _function(rule: str, name: str, root: Mapping[str, Any], place: str, places:
     needed, analysis = len(set(required)), SchemaAnalysis(root)
     rules = [f"{rule}: {_literal(name + '>')} {rule}_args::0x0"]
     rules.append(f'{rule}_args::_: ""' + (f" %if is_ones([0:{needed}])" if needed else ""))
+    size = 0
     for bit, key in enumerate(names):
         once = f"set_bit({bit}) %if bit_clear({bit})" if bit < _MOST_PARAMETERS else "_"
         rules[1] += f" | {rule}_{bit} {rule}_args::{once}"
         value = _value(properties.get(key, True), root, analysis, f"{place}.properties.{key}", places)
         opening = _literal(f"\n<parameter={key}>\n")
         rules.append(f"{rule}_{bit}: {opening} {value}")
+        size += len(rules[-1])
+        _check_grammar(size, place)
     return "\n".join(rules) + "\n"
 
 

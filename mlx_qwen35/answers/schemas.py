@@ -96,6 +96,8 @@ def alone(schema: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
 
     zod-to-json-schema points to where a schema came first, like "#/properties/from"; the rest has definitions.
     """
+    if not _references(schema):
+        return dict(schema)
     shared = {key: root[key] for key in _DEFINITIONS if key in root}
     if all(reference.startswith(_POINTERS) for reference in _references([schema, shared])):
         return {**shared, **schema}

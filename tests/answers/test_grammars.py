@@ -579,6 +579,18 @@ def test_a_budget_and_a_grammar(tokenizer: Tokenizer, grammars: Grammars, budget
             assert CALL.match(answer)
 
 
+@pytest.mark.parametrize("union", [False, True], ids=["references", "a union"])
+def test_what_parameters_refer_to_is_written_out_within_bounds(grammars: Grammars, union: bool) -> None:
+    """Each has a copy of it, and each shape of the whole has all parameters."""
+    parts = {f"x{number}": {"type": "integer"} for number in range(500)}
+    parameters: dict[str, Any] = {"properties": {"q": {"type": "object", "properties": parts}}}
+    parameters["properties"] |= {f"p{number}": {"$ref": "#/properties/q"} for number in range(900)}
+    if union:
+        parameters = {"properties": parts, "anyOf": [{"required": [name]} for name in parts]}
+    with pytest.raises(OptionError, match=r"^tools\[0\].parameters: too large to be enforced"):
+        grammars.tool_calls([{"name": "f", "parameters": parameters}], in_reasoning=False)
+
+
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
