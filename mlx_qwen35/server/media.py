@@ -144,6 +144,8 @@ def _kinds(policy: MediaPolicy) -> str:
 
 def names_media(messages: Any) -> bool:
     """Whether a prompt has images or videos."""
+    if isinstance(messages, str):
+        return False
     contents = [found.get("content") for found in messages if isinstance(found, Mapping)]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     return any(isinstance(part, Mapping) and part_kind(part) in (*IMAGE_PARTS, *VIDEO_PARTS) for part in parts)
