@@ -15,7 +15,6 @@ MAX_REFERENCES = 1_000
 MAX_DEPTH = 64
 # Where references inside a function's parameters mostly point.
 _DEFINITIONS = ("$defs", "definitions")
-_POINTERS = tuple(f"#/{name}/" for name in _DEFINITIONS)
 # What Python makes of JSON.
 TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -73,12 +72,19 @@ def resolve_reference(reference: str, root: Any) -> Any:
         root: The schema that it points into.
     """
     node = root
-    for key in unquote(reference.removeprefix("#")).split("/")[1:] if reference.startswith("#") else ("",):
+    for key in pointer_parts(reference):
         if isinstance(node, list):
             node = node[int(key)] if key.isdecimal() and int(key) < len(node) else None
         else:
-            node = node.get(key.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
+            node = node.get(key) if isinstance(node, Mapping) else None
     return node
+
+
+def pointer_parts(reference: str) -> list[str]:
+    """The keys that a `$ref` into the same document goes through; one that is nowhere for any other."""
+    if not reference.startswith("#"):
+        return [""]
+    return [key.replace("~1", "/").replace("~0", "~") for key in unquote(reference[1:]).split("/")[1:]]
 
 
 def has_type(value: Any, types: Any) -> bool:
@@ -96,12 +102,19 @@ def alone(schema: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
 
     zod-to-json-schema points to where a schema came first, like "#/properties/from"; the rest has definitions.
     """
-    if not _references(schema):
+    used = _references(schema)
+    if not used:
         return dict(schema)
-    shared = {key: root[key] for key in _DEFINITIONS if key in root}
-    if all(reference.startswith(_POINTERS) for reference in _references([schema, shared])):
-        return {**shared, **schema}
-    return {**_moved(schema), "$defs": {"root": _moved(root)}}
+    shared: dict[str, dict[str, Any]] = {}
+    while used:
+        key, name, *_ = [*pointer_parts(used.pop()), "", ""]
+        definitions = root.get(key)
+        if key not in _DEFINITIONS or not isinstance(definitions, Mapping) or name not in definitions:
+            return {**_moved(schema), "$defs": {"root": _moved(root)}}
+        if name not in shared.setdefault(key, {}):
+            shared[key][name] = definitions[name]
+            used += _references(definitions[name])
+    return {**shared, **schema}
 
 
 def _references(node: Any) -> list[str]:

@@ -579,6 +579,15 @@ def test_a_budget_and_a_grammar(tokenizer: Tokenizer, grammars: Grammars, budget
             assert CALL.match(answer)
 
 
+def test_a_parameter_has_no_copy_of_what_it_does_not_refer_to(tokenizer: Tokenizer, grammars: Grammars) -> None:
+    large = {"type": "object", "properties": {f"x{number}": {"type": "integer"} for number in range(2000)}}
+    kinds = {"Large": large, "a/b": {"type": "integer", "minimum": 3}, "Count": {"$ref": "#/$defs/a~1b"}}
+    parameters = {"$defs": kinds, "properties": {f"p{number}": {"$ref": "#/$defs/Count"} for number in range(60)}}
+    for value, allowed in (("3", True), ("2", False)):
+        constraint = grammars.tool_calls([{"name": "f", "parameters": parameters}], in_reasoning=False)
+        assert accepts(tokenizer, constraint, call("f", ("p59", value))) == allowed
+
+
 @pytest.mark.parametrize("union", [False, True], ids=["references", "a union"])
 def test_what_parameters_refer_to_is_written_out_within_bounds(grammars: Grammars, union: bool) -> None:
     """Each has a copy of it, and each shape of the whole has all parameters."""
