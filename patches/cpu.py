@@ -22,6 +22,8 @@ _SCORES = 2**19
 _CONVOLVED = 16
 # Coefficients of exp(-x / 2^4), the Taylor polynomial, so that what is computed near 0 is nearly exact.
 _NEGATED = [(-1 / 16) ** power / math.factorial(power) for power in range(7)]
+# Keys from which on MLX's softmax, which takes 30 ns for each score, takes longer than several operations.
+_LONG = 512
 # Rows of a matrix that are turned at once: both sides of the turn fit the processor's cache.
 _TURNED = 128
 # Of exp(x / 2^4) between _LOWEST and 0, interpolated at Chebyshev's points (numpy's Chebyshev.interpolate).
@@ -205,32 +207,30 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, *, scale: flo
     return mx.concatenate(blocks, axis=3).reshape(B, H, L, D).astype(dtype)
 
 
-def attention_in_turn(queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any) -> mx.array:
-    """The same for one query or a few, each with the keys that it sees, to the bit as if it had come alone.
-
-    Few operations, because each costs more than its arithmetic.
+def attention_of_few(queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any) -> mx.array:
+    """The same for one query or the few of a step that verifies drafts: one product each, because an operation costs
+    more than its arithmetic.
 
     Args:
-        queries, keys, values: As `attention`.
-        mask: As `attention`; what comes after a query is left out anyhow.
+        queries, keys, values: As `attention`; half precision stays that.
+        mask: Booleans as `attention`; None or "causal" for all keys up to the query's own place.
     Returns:
         (B, H, L, D).
     """
     B, H, L, _ = queries.shape
     Hk, S = keys.shape[1:3]
-    queries = (queries * scale).reshape(B, Hk, H // Hk, L, -1)
-    if L > 1:
-        queries = queries.swapaxes(2, 3).reshape(B, Hk, H // Hk * L, -1)
-    parts = mx.split(queries, L, axis=2) if L > 1 else [queries.squeeze(3)]
-    turned = keys.swapaxes(-1, -2)
-    found = []
-    for number, query in enumerate(parts):
-        seen = S - L + 1 + number
-        scores = query @ (turned if seen == S else turned[..., :seen])
-        if isinstance(mask, mx.array):
-            scores = mx.where(mask[..., number : number + 1, :seen], scores, mx.finfo(scores.dtype).min)
-        weights = mx.softmax(scores, axis=-1, precise=True)
-        found.append(weights @ (values if seen == S else values[:, :, :seen]))
-    if L == 1:
-        return found[0].reshape(B, H, 1, -1)
-    return mx.concatenate(found, axis=2).reshape(B, Hk, L, H // Hk, -1).swapaxes(2, 3).reshape(B, H, L, -1)
+    groups = H // Hk
+    scores = (queries * scale).reshape(B, Hk, groups * L, -1) @ keys.swapaxes(-1, -2)
+    if L > 1 and not isinstance(mask, mx.array):
+        mask = mx.arange(S - L, S)[:, None] >= mx.arange(S)
+    if isinstance(mask, mx.array):
+        # Broadcast to (B, Hk, groups, L, S).
+        allowed = mx.expand_dims(mx.broadcast_to(mask, (*mask.shape[:-2], L, S)), -3)
+        lowest = mx.finfo(scores.dtype).min
+        scores = mx.where(allowed, scores.reshape(B, Hk, groups, L, S), lowest).reshape(scores.shape)
+    if S < _LONG or scores.dtype != mx.float32:
+        out = mx.softmax(scores, axis=-1, precise=True) @ values
+    else:
+        weights = exp_of_difference(scores, scores.max(axis=-1, keepdims=True))
+        out = (weights @ values) / weights.sum(axis=-1, keepdims=True)
+    return out.reshape(B, H, L, -1)

@@ -36,7 +36,7 @@ class Operations:
     def attention_in_steps(
         self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any = None
     ) -> mx.array:
-        """The same for a few queries, each computed as if it had come alone: MLX's kernel for GPUs does so."""
+        """The same for the few queries of a step that verifies drafts, each with the arithmetic of a step alone."""
         return self.attention(queries, keys, values, scale=scale, mask=mask, cache=cache)
 
     def gated(self, x: mx.array, gate: mx.array) -> mx.array:
@@ -145,15 +145,15 @@ class CpuOperations(GpuOperations):
     def attention_in_steps(
         self, queries: mx.array, keys: Any, values: Any, *, scale: float, mask: Any, cache: Any = None
     ) -> mx.array:
-        """One after the other; see `cpu.attention_in_turn`."""
+        """Over quantised keys and values one after the other; else see `cpu.attention_of_few`."""
         if hasattr(cache, "bits"):
             return self._one_by_one(queries, keys, values, scale=scale, mask=mask, cache=cache)
-        return cpu.attention_in_turn(queries, keys, values, scale=scale, mask=mask)
+        return cpu.attention_of_few(queries, keys, values, scale=scale, mask=mask)
 
     def _attend(self, queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any) -> mx.array:
         """In blocks of queries, unless there is one query."""
         if queries.shape[2] == 1:
-            return cpu.attention_in_turn(queries, keys, values, scale=scale, mask=mask)
+            return cpu.attention_of_few(queries, keys, values, scale=scale, mask=mask)
         return cpu.attention(queries, keys, values, scale=scale, mask=mask)
 
     def gated(self, x: mx.array, gate: mx.array) -> mx.array:

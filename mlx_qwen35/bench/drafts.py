@@ -305,7 +305,7 @@ def draft_costs(kit: ModelKit, widths: Sequence[int] = WIDTHS, repeats: int = 20
         for turn in range(-2, repeats):
             for width, state in states.items():
                 began = time.perf_counter()
-                seed = decoder.follow(read[:, :width], hidden[:, :width], [1], state)
+                seed = decoder.settle_pairs(decoder.read_pairs(read[:, :width], hidden[:, :width], state), [1], state)
                 mx.eval(decoder.draft(seed, width - 1, state))
                 if turn >= 0:
                     times[width].append(time.perf_counter() - began)

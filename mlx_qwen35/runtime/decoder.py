@@ -54,7 +54,7 @@ class Decoder:
         Args:
             tokens: (B, L).
         Returns:
-            Logits (B, L, V); and, for `follow`, hidden states (B, L, hidden_size).
+            Logits (B, L, V); and, for the module, hidden states (B, L, hidden_size).
         """
         if tokens.shape[1] > 1:
             state.begin_step(self._own)
@@ -68,24 +68,33 @@ class Decoder:
         if length > 1:
             state.settle(length, kept, self._own)
 
-    def follow(self, following: mx.array, hidden: mx.array, kept: Sequence[int] | None, state: SequenceState) -> Seed:
-        """Let the module read pairs.
+    def follow(self, following: mx.array, hidden: mx.array, state: SequenceState) -> Seed:
+        """Let the module read pairs that stay, any number of them.
 
         Args:
             following: (B, L), each the token behind the one that the hidden state (B, L, hidden_size) is of.
-            kept: Of each row, how many of its pairs are right, at least one; None for all.
         Returns:
-            What the module makes of the last right one.
+            What the module makes of the last one.
         """
         assert self._drafting is not None
-        if kept is None:
-            # Any number of them, which is why nothing is compiled for it.
-            read = self.module.read(self.module.join(self._embedded(following), hidden), state.caches[self._of_module])
-            return self._drafting.choose(read[:, -1:])
-        length = following.shape[1]
+        # Any number of them, which is why nothing is compiled for it.
+        read = self.module.read(self.module.join(self._embedded(following), hidden), state.caches[self._of_module])
+        return self._drafting.choose(read[:, -1:])
+
+    def read_pairs(self, following: mx.array, hidden: mx.array, state: SequenceState) -> mx.array:
+        """Let the module read a step's pairs, of which `settle_pairs` will say how many stay; see `follow`."""
+        assert self._drafting is not None
         state.begin_step(self._of_module)
-        read = self._drafting.read(following, hidden, state.caches[self._of_module])
-        state.settle(length, kept, self._of_module)
+        return self._drafting.read(following, hidden, state.caches[self._of_module])
+
+    def settle_pairs(self, read: mx.array, kept: Sequence[int], state: SequenceState) -> Seed:
+        """Of the pairs that `read_pairs` has read keep the first `kept[row]` of every row, at least one.
+
+        Returns:
+            What the module makes of the last one of each row.
+        """
+        assert self._drafting is not None
+        state.settle(read.shape[1], kept, self._of_module)
         if min(kept) == max(kept):
             return self._drafting.choose(read[:, kept[0] - 1 : kept[0]])
         return self._drafting.choose(mx.take_along_axis(read, mx.array(list(kept))[:, None, None] - 1, axis=1))

@@ -18,6 +18,7 @@ class Drafter:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._unread: list[tuple[mx.array, mx.array]] = []
+        self._ahead: mx.array | None = None
         self._seed: Seed | None = None
 
     def note(self, following: mx.array, hidden: mx.array, state: SequenceState) -> None:
@@ -26,10 +27,28 @@ class Drafter:
         if len(self._unread) >= _MOST_UNREAD:
             self.catch_up(state)
 
-    def follow(self, following: mx.array, hidden: mx.array, kept: list[int], state: SequenceState) -> None:
-        """A step's tokens and hidden states, of which each row keeps the first few; see `Decoder.follow`."""
+    def read_ahead(self, following: mx.array, hidden: mx.array, state: SequenceState) -> None:
+        """Read the pairs of a step with drafts before anybody knows which of them were right.
+
+        The device has something to do then while that is found out.
+
+        Args:
+            following: What was chosen at every place, (B, L).
+            hidden: (B, L, hidden_size).
+        """
         self.catch_up(state)
-        self._seed = self._decoder.follow(following, hidden, kept, state)
+        self._ahead = self._decoder.read_pairs(following, hidden, state)
+        mx.async_eval(self._ahead)  # type: ignore[no-untyped-call]
+
+    @property
+    def has_read_ahead(self) -> bool:
+        """Whether `settle` is still to say which pairs stay."""
+        return self._ahead is not None
+
+    def settle(self, kept: list[int], state: SequenceState) -> None:
+        """Of the pairs that were read ahead keep the first `kept[row]` of every row, at least one."""
+        assert self._ahead is not None
+        self._seed, self._ahead = self._decoder.settle_pairs(self._ahead, kept, state), None
 
     def catch_up(self, state: SequenceState) -> None:
         """Read what waits."""
@@ -37,7 +56,7 @@ class Drafter:
             return
         following, hidden = (mx.concatenate(list(parts), axis=1) for parts in zip(*self._unread, strict=True))
         self._unread = []
-        self._seed = self._decoder.follow(following, hidden, None, state)
+        self._seed = self._decoder.follow(following, hidden, state)
 
     def draft(self, depth: int, state: SequenceState) -> mx.array | None:
         """Drafts (B, depth); None while it has read nothing."""

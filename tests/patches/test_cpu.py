@@ -145,24 +145,30 @@ def test_a_mask_may_be_smaller_than_the_scores(shape: tuple[int, ...]) -> None:
     assert_close(mx.where(seen, found, 0), mx.where(seen, expected, 0))
 
 
+@pytest.mark.parametrize("stored", [37, cpu._LONG + 3])
 @pytest.mark.parametrize("length", [1, 4])
 @pytest.mark.parametrize("padding", [0, 3])
-def test_attention_of_a_few_queries_in_turn(length: int, padding: int) -> None:
-    """Oracle: MLX's own function, 1e-6 of the scale; to the bit what each query gets when it comes alone."""
-    keys = [mx.random.key(number) for number in range(3)]
-    queries = mx.random.normal((2, 6, length, 16), key=keys[0])
-    k, v = (mx.random.normal((2, 2, 37, 16), key=key) for key in keys[1:])
-    seen = mx.arange(37)[None] <= mx.arange(37 - length, 37)[:, None]
-    seen = mx.stack([seen, seen & (mx.arange(37) >= padding)])[:, None]
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_attention_of_a_few_queries(stored: int, length: int, padding: int, dtype: mx.Dtype) -> None:
+    """Oracles: MLX's own function, in float32 within 1e-6 of the scale; and to the bit what each query gets alone.
+
+    In bfloat16 scores and weights are rounded before the result is, so that it may be off by twice as much.
+    """
+    bound = {mx.float32: 1e-6, mx.bfloat16: 2 * TOLERANCE[mx.bfloat16]}[dtype]
+    queries = normal(2, 6, length, 16, dtype=dtype)
+    k, v = normal(2, 2, stored, 16, dtype=dtype), normal(2, 2, stored, 16, dtype=dtype)
+    seen = mx.arange(stored)[None] <= mx.arange(stored - length, stored)[:, None]
+    seen = mx.stack([seen, seen & (mx.arange(stored) >= padding)])[:, None]
     mask = seen if padding else None
-    found = cpu.attention_in_turn(queries, k, v, scale=0.25, mask=mask)
-    expected = mx.fast.scaled_dot_product_attention(queries, k, v, scale=0.25, mask=seen)
-    assert float(mx.abs(found - expected).max()) <= 1e-6 * float(mx.abs(expected).max())
+    found = cpu.attention_of_few(queries, k, v, scale=0.25, mask=mask)
+    expected = mx.fast.scaled_dot_product_attention(wide(queries), wide(k), wide(v), scale=0.25, mask=seen)
+    assert found.dtype == dtype
+    assert float(mx.abs(wide(found) - expected).max()) <= bound * float(mx.abs(expected).max())
     for number in range(length):
-        stop = 37 - length + 1 + number
+        stop = stored - length + 1 + number
         own = None if mask is None else mask[:, :, number : number + 1, :stop]
         here = slice(number, number + 1)
-        alone = cpu.attention_in_turn(queries[:, :, here], k[:, :, :stop], v[:, :, :stop], scale=0.25, mask=own)
+        alone = cpu.attention_of_few(queries[:, :, here], k[:, :, :stop], v[:, :, :stop], scale=0.25, mask=own)
         assert mx.array_equal(found[:, :, here], alone).item()
 
 

@@ -34,7 +34,7 @@ def after(decoder: Decoder, state: SequenceState, token: mx.array) -> Seed:
     """The module's output behind one more token of each row and the likeliest to follow."""
     logits, hidden = decoder.step(token, state)
     assert hidden is not None
-    return decoder.follow(logits.argmax(axis=-1), hidden, [1] * len(token), state)
+    return decoder.settle_pairs(decoder.read_pairs(logits.argmax(axis=-1), hidden, state), [1] * len(token), state)
 
 
 def joined(seeds: list[Seed]) -> Seed:
@@ -82,8 +82,8 @@ def test_what_drafts_are_made_from_is_the_newest_pair_that_is_right(decoder: Dec
     decoder.settle(state, 4, [4])
     decoder.settle(other, 4, [4])
     following = mx.array([[8, 9, 10, 11]])
-    whole = decoder.follow(following, hidden, None, state)
-    alone = [decoder.follow(following[:, at : at + 1], same[:, at : at + 1], None, other) for at in range(4)]
+    whole = decoder.follow(following, hidden, state)
+    alone = [decoder.follow(following[:, at : at + 1], same[:, at : at + 1], other) for at in range(4)]
     scale = np.abs(np.array(whole[0])).max()
     np.testing.assert_allclose(np.array(whole[0]), np.array(alone[-1][0]), atol=1e-5 * scale)
     assert mx.array_equal(whole[1], alone[-1][1])
@@ -108,6 +108,6 @@ def test_rows_keep_as_many_pairs_as_were_right(decoder: Decoder) -> None:
     _, hidden = decoder.step(mx.array([[7, 8, 9]] * 2), batch)
     assert hidden is not None
     decoder.settle(batch, 3, [3, 1])
-    decoder.follow(mx.array([[8, 9, 10]] * 2), hidden, [3, 1], batch)
+    decoder.settle_pairs(decoder.read_pairs(mx.array([[8, 9, 10]] * 2), hidden, batch), [3, 1], batch)
     sizes = [{cache.size() for cache in batch.extract(row).caches if cache.size()} for row in range(2)]
     assert sizes == [{5 + 3}, {14 + 1}]

@@ -15,12 +15,17 @@ class Counting:
     def __init__(self) -> None:
         self.read: list[tuple[list[list[int]], list[int] | None]] = []
 
-    def follow(
-        self, following: mx.array, hidden: mx.array, kept: list[int] | None, state: Any
-    ) -> tuple[mx.array, mx.array]:
+    def follow(self, following: mx.array, hidden: mx.array, state: Any) -> tuple[mx.array, mx.array]:
+        return self.settle_pairs(self.read_pairs(following, hidden, state), None, state)
+
+    def read_pairs(self, following: mx.array, hidden: mx.array, state: Any) -> mx.array:
         assert hidden.shape[:2] == following.shape
-        self.read.append((following.tolist(), kept))  # type: ignore[arg-type]
-        rows = mx.arange(len(following))[:, None]
+        self.read.append((following.tolist(), None))  # type: ignore[arg-type]
+        return following
+
+    def settle_pairs(self, read: mx.array, kept: list[int] | None, state: Any) -> tuple[mx.array, mx.array]:
+        self.read[-1] = (self.read[-1][0], kept)
+        rows = mx.arange(len(read))[:, None]
         return rows[..., None].astype(mx.float32), rows
 
     def draft(self, seed: tuple[mx.array, mx.array], depth: int, state: Any) -> mx.array:
@@ -65,8 +70,12 @@ def test_what_waits_is_read_before_a_step_s_tokens() -> None:
     decoder = Counting()
     drafter = Drafter(decoder)  # type: ignore[arg-type]
     note(drafter, 1)
-    drafter.follow(mx.array([[2, 3, 4]]), mx.zeros((1, 3, 4)), [2], STATE)
-    assert decoder.read == [([[1]], None), ([[2, 3, 4]], [2])]
+    drafter.read_ahead(mx.array([[2, 3, 4]]), mx.zeros((1, 3, 4)), STATE)
+    assert drafter.has_read_ahead
+    assert decoder.read == [([[1]], None), ([[2, 3, 4]], None)]
+    drafter.settle([2], STATE)
+    assert not drafter.has_read_ahead
+    assert decoder.read[1:] == [([[2, 3, 4]], [2])]
 
 
 def test_rows_that_stay_draft_on() -> None:

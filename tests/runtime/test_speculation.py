@@ -205,6 +205,27 @@ def test_after_any_pattern_of_right_drafts_the_state_is_that_without_drafts(
     assert sum(found.stats.accepted) == 14 - found.stats.steps
 
 
+@pytest.mark.parametrize("pattern", ["always", "two of three", "at last"])
+def test_the_module_has_read_the_answer_itself_whatever_drafts_were_right(
+    plain: ModelKit, drafting: Load, oracle: Callable[..., None], pattern: str
+) -> None:
+    """Keys and values of its layers, which it reads before that is known; those without right drafts, 1e-5."""
+    kit, prompt = drafting(DENSE, "mtp", 3), ids(3, 20)
+    expected = plain.generate(prompt, max_tokens=15, **GREEDY)
+    layers, held = len(kit.config.text.layer_types), []
+    for name in ("never", pattern):
+        kit.prompt_cache.clear()
+        oracle({prompt[-1]: expected}, {prompt[-1]: PATTERNS[name]})
+        kit.generate(prompt, max_tokens=15, **GREEDY)
+        state = newest(kit)
+        tokens = state.snapshots[-1].tokens
+        assert tokens >= 20 + 14
+        held.append([np.array(array[..., :tokens, :]) for layer in state.held[layers:] for array in layer])
+    assert held[0]
+    for wanted, found in zip(*held, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
 def test_rows_with_different_patterns_get_what_each_gets_alone(
     plain: ModelKit, drafting: Load, oracle: Callable[..., None]
 ) -> None:
