@@ -127,6 +127,22 @@ def by_heads(blocks: Sequence[mx.array], heads: Sequence[tuple[int, int]]) -> li
     return found
 
 
+def conv_silu_of_few(x: mx.array, weight: mx.array) -> mx.array:
+    """A GDN layer's depthwise convolution over time, and its activation, of the few tokens of a decode step.
+
+    Args:
+        x: (B, K - 1 + L, C); the first K - 1 are what came before.
+        weight: (C, K, 1).
+    Returns:
+        (B, L, C), in the dtype of `x`; computed in float32.
+    Source:
+        As `causal_conv_silu`.
+    """
+    K = weight.shape[1]
+    L = x.shape[1] - K + 1
+    return _weighted_silu([x[:, at : at + L] for at in range(K)], list(mx.split(weight.squeeze(-1).T, K)))
+
+
 def causal_conv_silu(x: mx.array, weight: mx.array, heads: Sequence[tuple[int, int]]) -> list[mx.array]:
     """A GDN layer's depthwise convolution over time, and its activation, computed in float32.
 
@@ -165,6 +181,12 @@ def _exp_of_sixteenth(x: mx.array, most: mx.array) -> mx.array:
 def exp_of_difference(x: mx.array, most: mx.array) -> mx.array:
     """exp(x - most), which is at most 1, within 1e-6; 4e-18 where it would be less."""
     return _sixteenth_power(_exp_of_sixteenth(x, most))
+
+
+def logsumexp(x: mx.array) -> mx.array:
+    """`mx.logsumexp` over the last axis, which it keeps, within 1e-6, in float32."""
+    most = mx.take_along_axis(x, mx.argmax(x, axis=-1, keepdims=True), axis=-1)
+    return most + mx.log(exp_of_difference(x, most).sum(axis=-1, keepdims=True))
 
 
 def attention(queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any) -> mx.array:

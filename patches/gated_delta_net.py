@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx_lm.models import qwen3_5 as upstream
 from mlx_lm.models.gated_delta import compute_g, gated_delta_update, normalize_qk
 
@@ -103,7 +102,7 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
         z = self.in_proj_z(inputs).reshape(B, L, Hv, Dv)
         a, b = (project(inputs).reshape(B, L, Hv) for project in (self.in_proj_a, self.in_proj_b))
         conv_input = mx.concatenate([conv_state, self.in_proj_qkv(inputs).reshape(B, L, -1)], axis=1)
-        qk, v = mx.split(nn.silu(self.conv1d(conv_input)), [2 * self.key_dim], axis=-1)
+        qk, v = mx.split(self.operations.conv_silu_of_few(conv_input, self.conv1d), [2 * self.key_dim], axis=-1)
         qk, v = qk.reshape(B, L, 2, Hk, Dk), v.reshape(B, L, Hv, Dv)
         # As mlx-lm's normalize_qk, in one.
         scale, eps = Dk**-0.5, 1e-6 / Dk
@@ -116,7 +115,7 @@ class PatchedGatedDeltaNet(upstream.GatedDeltaNet):  # type: ignore[misc]
             g, beta = compute_g(self.A_log, a, self.dt_bias), mx.sigmoid(b)
             out, states = gated_delta_steps(qk, v, g, beta, state)
             state, kept = states[-1][:, 0], tuple(states)
-        out = self.out_proj(self.norm(out, z).reshape(B * L, -1))
+        out = self.out_proj(self.operations.gated_norm(out, z, self.norm).reshape(B * L, -1))
         return out, state, conv_input, *kept
 
     def again(self, before: mx.array, read: Sequence[mx.array], kept: Sequence[int]) -> list[mx.array]:

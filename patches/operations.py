@@ -62,6 +62,10 @@ class Operations:
         """
         return cpu.by_heads([nn.silu(conv1d(x))], heads)
 
+    def conv_silu_of_few(self, x: mx.array, conv1d: nn.Module) -> mx.array:
+        """The same for the few tokens of a decode step, (B, L, C)."""
+        return nn.silu(conv1d(x))  # type: ignore[no-any-return]
+
     def gelu_tanh(self, x: mx.array) -> mx.array:
         """The tanh approximation of GELU, any one shape."""
         return nn.gelu_approx(x)  # type: ignore[no-any-return]
@@ -171,6 +175,10 @@ class CpuOperations(GpuOperations):
     def causal_conv_silu(self, x: mx.array, conv1d: nn.Module, heads: Sequence[tuple[int, int]]) -> list[mx.array]:
         """In float32."""
         return cpu.causal_conv_silu(x, conv1d.weight, heads)
+
+    def conv_silu_of_few(self, x: mx.array, conv1d: nn.Module) -> mx.array:
+        """In float32."""
+        return cpu.conv_silu_of_few(x, conv1d.weight)
 
     def gelu_tanh(self, x: mx.array) -> mx.array:
         """In float32."""

@@ -218,9 +218,9 @@ def _drawn(logits: mx.array, drawn: mx.array) -> mx.array:
     return mx.argmax(passed > drawn[:, None] * passed[:, -1:], axis=-1)
 
 
-def greedy(logprobs: mx.array) -> mx.array:
+def greedy(logits: mx.array) -> mx.array:
     """The likeliest token at each place; one function for all, so that rows of a batch are chosen together."""
-    return mx.argmax(logprobs, axis=-1)
+    return mx.argmax(logits, axis=-1)
 
 
 def _filtered(logprobs: mx.array, temperature: float, top_k: int, top_p: float, min_p: float) -> mx.array:

@@ -115,6 +115,33 @@ def test_convolution(dtype: mx.Dtype, length: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("length", [1, 4])
+def test_convolution_of_a_few_tokens(dtype: mx.Dtype, length: int) -> None:
+    """Oracle: MLX's conv1d and silu."""
+    conv1d = nn.Conv1d(24, 24, 4, groups=24, bias=False)
+    conv1d.weight, x = normal(24, 4, 1, dtype=dtype), normal(2, 3 + length, 24, dtype=dtype)
+    found = CpuOperations().conv_silu_of_few(x, conv1d)
+    conv1d.weight = wide(conv1d.weight)
+    expected = UPSTREAM.conv_silu_of_few(wide(x), conv1d)
+    assert_close(found, expected, dtype)
+    assert mx.array_equal(expected, nn.silu(conv1d(wide(x))))
+
+
+@pytest.mark.parametrize("size", [1, 5, 5000])
+def test_logsumexp(size: int) -> None:
+    """Oracle: numpy, in float64; what is masked adds nothing, and the largest numbers do not overflow."""
+    x = np.array(normal(3, size)) * 9
+    x[0, size // 2 :] -= 1e30
+    x[1, 1:] = -np.inf
+    x[2, 0] = np.finfo(np.float32).max
+    found = cpu.logsumexp(mx.array(x))
+    assert found.shape == (3, 1)
+    np.testing.assert_allclose(
+        np.array(found), np.logaddexp.reduce(x.astype(np.float64), axis=-1)[:, None], rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("stored", [0, 5, 200])
 @pytest.mark.parametrize("length", [2, cpu.QUERIES, 2 * cpu.QUERIES + 1])
 @pytest.mark.parametrize("mask", [None, "causal", "padding"])
