@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, make_logits_processors
+from mlx_lm.sample_utils import apply_min_p, apply_top_p, make_logits_processors
 
 from mlx_qwen35.errors import OptionError
 
@@ -177,7 +177,7 @@ class SeededSampler:
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Log probabilities (1, V) to token ids (1,); any further rows are drawn with the same key, not alike."""
         drawn = mx.random.uniform(shape=(len(logprobs),), key=self.next_key()[0])
-        return _drawn(_filtered(logprobs, *self.filters), drawn)
+        return _drawn(*_filtered(logprobs, *self.filters), drawn)
 
     def next_key(self) -> mx.array:
         """That of the next draw, (1, 2)."""
@@ -204,18 +204,22 @@ def draw_together(samplers: Sequence[SeededSampler], logprobs: mx.array) -> mx.a
     places, size = logprobs.shape[1:]
     keys = mx.concatenate([sampler.next_key() for sampler in samplers for _ in range(places)])
     drawn = mx.vmap(lambda key: mx.random.uniform(key=key))(keys)
-    return _drawn(_filtered(logprobs.reshape(-1, size), *samplers[0].filters), drawn).reshape(-1, places)
+    return _drawn(*_filtered(logprobs.reshape(-1, size), *samplers[0].filters), drawn).reshape(-1, places)
 
 
-def _drawn(logits: mx.array, drawn: mx.array) -> mx.array:
-    """Of each row of logits (N, V) the token whose share of the whole a number (N,) of [0, 1) falls into.
+def _drawn(logits: mx.array, tokens: mx.array | None, drawn: mx.array) -> mx.array:
+    """Of each row of logits (N, K) the token whose share of the whole a number (N,) of [0, 1) falls into.
 
     As `mx.random.categorical`, which takes one key for all rows, or a graph for each.
+
+    Args:
+        tokens: Whose logits they are, (N, K); None for those of the whole vocabulary.
     """
     wide = logits.astype(mx.float32)
     passed = mx.cumsum(mx.exp(wide - wide.max(axis=-1, keepdims=True)), axis=-1)
     # The whole times the largest float32 below 1 is less than the whole, so there is such a token.
-    return mx.argmax(passed > drawn[:, None] * passed[:, -1:], axis=-1)
+    found = mx.argmax(passed > drawn[:, None] * passed[:, -1:], axis=-1)
+    return found if tokens is None else mx.take_along_axis(tokens, found[:, None], axis=-1)[:, 0]
 
 
 def greedy(logits: mx.array) -> mx.array:
@@ -223,16 +227,23 @@ def greedy(logits: mx.array) -> mx.array:
     return mx.argmax(logits, axis=-1)
 
 
-def _filtered(logprobs: mx.array, temperature: float, top_k: int, top_p: float, min_p: float) -> mx.array:
-    """What a row (V,) of log probabilities is drawn from, for any number of rows."""
-    logits = logprobs * (1.0 / temperature)
+def _filtered(
+    logprobs: mx.array, temperature: float, top_k: int, top_p: float, min_p: float
+) -> tuple[mx.array, mx.array | None]:
+    """What rows (N, V) of log probabilities are drawn from, as `_drawn` takes it.
+
+    The likeliest alone, where only so many are kept: whatever is sorted and added up then takes no time.
+    """
+    logits, tokens = logprobs * (1.0 / temperature), None
     if 0 < top_k < logits.shape[-1]:
-        logits = apply_top_k(logits, top_k)
+        # In the vocabulary's order, so that a number draws what it would draw from all of it.
+        tokens = mx.sort(mx.argpartition(-logits, kth=top_k - 1, axis=-1)[..., :top_k], axis=-1)
+        logits = mx.take_along_axis(logits, tokens, axis=-1)
     if top_p < 1.0:
         logits = apply_top_p(_normalised(logits), top_p)
     if min_p > 0.0:
         logits = apply_min_p(logits, min_p)
-    return logits
+    return logits, tokens
 
 
 def _normalised(logits: mx.array) -> mx.array:

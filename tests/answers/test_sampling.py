@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm import sample_utils
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers import sampling
@@ -132,9 +133,17 @@ def test_a_seed_repeats_and_another_does_not() -> None:
     assert draw(None) != draw(None)
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0.7}, {"temperature": 1.5, "top_p": 0.9, "top_k": 20}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.7},
+        {"temperature": 1.5, "top_k": 20},
+        {"temperature": 1.5, "top_p": 0.9, "top_k": 20},
+        {"temperature": 1.5, "top_p": 0.9, "min_p": 0.01},
+    ],
+)
 def test_rows_and_places_are_drawn_as_mlx_draws_each(options: dict[str, Any]) -> None:
-    """Oracle: mx.random.categorical, with the key of each row and place."""
+    """Oracle: mlx-lm's filters over the whole vocabulary, and mx.random.categorical with each one's key."""
     logits = 2 * mx.random.normal((3, 5, 400), key=mx.random.key(1))
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     together, alone = ([SamplingOptions(seed=seed, **options).sampler() for seed in range(3)] for _ in range(2))
@@ -142,7 +151,14 @@ def test_rows_and_places_are_drawn_as_mlx_draws_each(options: dict[str, Any]) ->
     for row, sampler in enumerate(alone):
         assert isinstance(sampler, sampling.SeededSampler)
         for place in range(5):
-            filtered = sampling._filtered(logprobs[row, place][None], *sampler.filters)
+            filtered = logprobs[row, place][None] / options["temperature"]
+            if "top_k" in options:
+                filtered = sample_utils.apply_top_k(filtered, options["top_k"])
+            if "top_p" in options:
+                filtered -= mx.logsumexp(filtered, axis=-1, keepdims=True)
+                filtered = sample_utils.apply_top_p(filtered, options["top_p"])
+            if "min_p" in options:
+                filtered = sample_utils.apply_min_p(filtered, options["min_p"])
             expected = mx.random.categorical(filtered, key=sampler.next_key()[0])
             assert found[row, place].item() == expected.item()
 
@@ -152,7 +168,7 @@ def test_no_number_draws_what_is_impossible(drawn: float) -> None:
     """Not even the largest float32 below 1, whatever the sum of all shares; and 0 not the first token."""
     logits = mx.full((500, 300), -mx.inf)
     logits[:, 7:200] = 3 * mx.random.normal((500, 193), key=mx.random.key(2))
-    tokens = sampling._drawn(logits, mx.full((500,), drawn))
+    tokens = sampling._drawn(logits, None, mx.full((500,), drawn))
     assert (tokens >= 7).all().item()
     assert (tokens < 200).all().item()
 
