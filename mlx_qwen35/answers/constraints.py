@@ -5,6 +5,7 @@ What they know can be taken back, so that the drafts of a step are asked for at 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,14 +60,13 @@ class Closing:
 class Constraint:
     """A logits processor that leaves the tokens of one answer that its grammar allows.
 
-    Reasoning is free, except that the answer cannot end in it. After the grammar only
-    end-of-sequence tokens follow.
+    What comes before the grammar, such as reasoning, is free. After it only end-of-sequence tokens follow.
 
     Args:
         matcher: The grammar at its beginning.
         place: What error messages begin with.
-        free: Which ids the reasoning may have, a boolean for each.
-        end_think: The token the grammar begins after; None begins at once.
+        free: Which ids may come before the grammar, a boolean for each.
+        awaited: The tokens after which the grammar begins: once all have come, in this order. None begins at once.
         closing: For JSON.
     """
 
@@ -75,22 +75,22 @@ class Constraint:
         matcher: "LLMatcher",
         place: str,
         free: NDArray[np.bool_],
-        end_think: int | None,
+        awaited: Sequence[int],
         closing: Closing | None = None,
     ) -> None:
         self._matcher = matcher
         self._place = place
         self._free = free
-        self._end_think = end_think
         self._closing = closing
-        self._reasoning = end_think is not None
+        # Those that are still to come.
+        self._awaited = tuple(awaited)
         # Whether the next token is the grammar's.
         self._begun = False
-        # Whether the newest token of the reasoning, at which nobody has looked yet, ends it.
-        self._ended: mx.array | None = None
+        # Whether the newest token, at which nobody has looked yet, is the one that is awaited.
+        self._come: mx.array | None = None
         self._masks: tuple[mx.array, mx.array] | None = None
         # What was known before each draft.
-        self._before: list[tuple[bool, bool, LLMatcher]] = []
+        self._before: list[tuple[tuple[int, ...], bool, LLMatcher]] = []
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """Forbid what may not follow the history; the first call's is the prompt, each next one is a token longer.
@@ -100,14 +100,15 @@ class Constraint:
         """
         self._before.clear()
         self._look()
-        if self._reasoning:
-            # The newest token may still be computed. Reasoning is as fast as without a grammar because only
+        if self._awaited:
+            # The newest token may still be computed. What is free is as fast as without a grammar because only
             # the device looks at it now; the host does so one call later.
-            self._ended = tokens[-1] == self._end_think
-            mx.async_eval(self._ended)  # type: ignore[no-untyped-call]
+            self._come = tokens[-1] == self._awaited[0]
+            mx.async_eval(self._come)  # type: ignore[no-untyped-call]
             if self._masks is None:
                 self._masks = mx.array(self._mask()), mx.array(self._free)
-            return _mask_logits(mx.where(self._ended, *self._masks), logits)
+            begins = self._come if len(self._awaited) == 1 else mx.array(False)
+            return _mask_logits(mx.where(begins, *self._masks), logits)
         if self._begun:
             self._matcher.consume_token(int(np.array(tokens[-1])))
         return self._constrained(logits)
@@ -119,12 +120,12 @@ class Constraint:
             OptionError: The grammar forbids the draft, or became too complex to follow.
         """
         self._look()
-        self._before.append((self._reasoning, self._begun, self._matcher))
-        if self._reasoning:
-            if draft != self._end_think:
+        self._before.append((self._awaited, self._begun, self._matcher))
+        if self._awaited:
+            self._awaited = self._awaited[draft == self._awaited[0] :]
+            if self._awaited:
                 assert self._masks is not None, "a draft before the first token"
                 return _mask_logits(self._masks[1], logits)
-            self._reasoning = False
             return self._constrained(logits)
         self._matcher = self._matcher.deep_copy()
         self._matcher.consume_token(draft)
@@ -132,14 +133,15 @@ class Constraint:
 
     def rewind(self, count: int) -> None:
         """The last `count` drafts were wrong."""
-        self._reasoning, self._begun, self._matcher = self._before[-count]
+        self._awaited, self._begun, self._matcher = self._before[-count]
         del self._before[-count:]
 
     def _look(self) -> None:
-        """At the last token of the reasoning, which is known now."""
-        ended, self._ended = self._ended, None
-        if ended is not None and ended.item():
-            self._reasoning, self._begun = False, True
+        """At the last token of what is free, which is known now."""
+        come, self._come = self._come, None
+        if come is not None and come.item():
+            self._awaited = self._awaited[1:]
+            self._begun = not self._awaited
 
     def _constrained(self, logits: mx.array) -> mx.array:
         self._begun = True

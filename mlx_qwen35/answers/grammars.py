@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,20 +108,48 @@ class Grammars:
         """
         check_size(tools, "tools")
         check_size(schema, _SCHEMA_PLACE)
-        rules, places = _functions(tools, name)
-        begin, end = (control_id(self._tokenizer, token) for token in ("<tool_call>", "</tool_call>"))
-        functions = " | ".join(f"f{number}" for number in range(len(rules)))
-        shared = rf"""
-call: <[{begin}]> "\n<function=" ({functions}) "\n</function>\n" <[{end}]>
-text[lazy]: /(?s:.*)\n<\/parameter>/
-"""
-        calls = r'call ("\n" call)*' if parallel and name is None else "call"
-        start = calls
+        functions, places = _functions(tools, name)
+        begin, rules = self._calls(functions)
+        start = rf'<[{begin}]> call ("\n" <[{begin}]> call)*' if parallel and name is None else f"<[{begin}]> call"
         if schema is not None:
             answer = _json(mapping_at(schema, _SCHEMA_PLACE), _SCHEMA_PLACE)
             places.setdefault(answer, _SCHEMA_PLACE)
-            start = f"({calls}) | {answer}"
-        return self._constraint(start, shared + "".join(rules), "tools", in_reasoning, places)
+            start = f"({start}) | {answer}"
+        return self._constraint(start, rules, "tools", in_reasoning, places)
+
+    def strict_tool_calls(
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        strict: Collection[str],
+        *,
+        parallel: bool = True,
+        in_reasoning: bool,
+    ) -> Constraint:
+        """Free text, in which each call that begins is of one of these functions, and ends; further ones may follow.
+
+        Args:
+            tools, parallel, in_reasoning: As `tool_calls`.
+            strict: Names of those functions whose parameters follow their schemas, as there; others' are free.
+        Raises:
+            OptionError: As `tool_calls`.
+        """
+        check_size(tools, "tools")
+        functions, places = _functions(tools, None, strict)
+        begin, rules = self._calls(functions)
+        start = rf'call ("\n" <[{begin}]> call)*' if parallel else "call"
+        return self._constraint(start, rules, "tools", in_reasoning, places, behind=begin)
+
+    def _calls(self, functions: Sequence[str]) -> tuple[int, str]:
+        """The token that begins a call, and the rules of what follows it."""
+        begin, end = (control_id(self._tokenizer, token) for token in ("<tool_call>", "</tool_call>"))
+        names = " | ".join(f"f{number}" for number in range(len(functions)))
+        shared = rf"""
+call: "\n<function=" ({names}) <[{end}]>
+close: "\n</function>\n"
+text[lazy]: /(?s:.*)\n<\/parameter>/
+anything: /(?s:.*)/
+"""
+        return begin, shared + "".join(functions)
 
     def _loosened(self, rules: str, places: dict[str, str]) -> str:
         """The rules of tools with no more than the shape of what cannot be enforced, also in `places`."""
@@ -145,10 +173,21 @@ text[lazy]: /(?s:.*)\n<\/parameter>/
         in_reasoning: bool,
         places: Mapping[str, str] | None = None,
         closing: Closing | None = None,
+        behind: int | None = None,
     ) -> Constraint:
-        """A matcher for rules in Lark; `places` says where those parts stand that may not compile."""
-        end_think = control_id(self._tokenizer, "</think>") if in_reasoning else None
-        if in_reasoning:
+        """A matcher for rules in Lark.
+
+        Args:
+            places: Where those parts stand that may not compile.
+            behind: The token that the grammar begins after, which need not come; None requires an answer by it.
+        """
+        awaited = [control_id(self._tokenizer, "</think>")] if in_reasoning else []
+        free = self._free
+        if behind is not None:
+            awaited.append(behind)
+            free = np.array(free)
+            free[list(self._tokenizer.eos_token_ids)] = True
+        elif in_reasoning:
             # Qwen writes two newlines after its reasoning.
             start = rf"/\n{{0,4}}/ ({start})"
         matcher = self._compiled(f"start: {start}\n{rules}")
@@ -162,7 +201,7 @@ text[lazy]: /(?s:.*)\n<\/parameter>/
                 if single.is_error():
                     raise OptionError(f"{where}: {error_message(single.get_error())}")
             raise OptionError(f"{place}: {error_message(matcher.get_error())}")
-        return Constraint(matcher, place, self._free, end_think, closing)
+        return Constraint(matcher, place, free, awaited, closing)
 
 
 def _closing(tokenizer: Tokenizer) -> Closing | None:
@@ -191,11 +230,14 @@ def _json(schema: Mapping[str, Any], place: str) -> str:
         raise OptionError(f"{place}: {error}") from error
 
 
-def _functions(tools: Sequence[Mapping[str, Any]], chosen: str | None) -> tuple[list[str], dict[str, str]]:
+def _functions(
+    tools: Sequence[Mapping[str, Any]], chosen: str | None, strict: Collection[str] | None = None
+) -> tuple[list[str], dict[str, str]]:
     """The Lark rules f0, f1, ... of functions that may be called, and where those parts stand that may not compile.
 
     Args:
         chosen: The only one that may be called; None for all.
+        strict: Those whose parameters follow their schemas; None for all.
     """
     names: list[str] = []
     rules: list[str] = []
@@ -207,7 +249,9 @@ def _functions(tools: Sequence[Mapping[str, Any]], chosen: str | None) -> tuple[
             place += ".function"
             function = mapping_at(function["function"], place)
         names.append(_checked_name(function.get("name"), f"{place}.name"))
-        if chosen in (None, names[-1]):
+        if strict is not None and names[-1] not in strict:
+            rules.append(f"f{len(rules)}: {_literal(names[-1] + '>')} anything\n")
+        elif chosen in (None, names[-1]):
             parameters = mapping_at(function.get("parameters") or {}, f"{place}.parameters")
             for shape in shapes(parameters):
                 rules.append(_function(f"f{len(rules)}", names[-1], shape, f"{place}.parameters", places))
@@ -225,7 +269,7 @@ def _check_grammar(size: int, place: str) -> None:
 
 
 def _function(rule: str, name: str, root: Mapping[str, Any], place: str, places: dict[str, str]) -> str:
-    """The Lark rule of a function, from its name to its last parameter, and those that it refers to."""
+    """The Lark rule of a function, from its name to its end, and those that it refers to."""
     properties = mapping_at(root.get("properties") or {}, f"{place}.properties")
     required = list_at(root.get("required") or [], f"{place}.required")
     # Required ones have the lowest bits, so that one condition covers them.
@@ -233,9 +277,9 @@ def _function(rule: str, name: str, root: Mapping[str, Any], place: str, places:
     if len(set(required)) > _MOST_PARAMETERS:
         raise OptionError(f"{place}.required: expected at most {_MOST_PARAMETERS} names, found {len(set(required))}")
     if not names:
-        return f"{rule}: {_literal(name + '>')}\n"
+        return f"{rule}: {_literal(name + '>')} close\n"
     needed, analysis = len(set(required)), SchemaAnalysis(root)
-    rules = [f"{rule}: {_literal(name + '>')} {rule}_args::0x0"]
+    rules = [f"{rule}: {_literal(name + '>')} {rule}_args::0x0 close"]
     rules.append(f'{rule}_args::_: ""' + (f" %if is_ones([0:{needed}])" if needed else ""))
     size = 0
     for bit, key in enumerate(names):

@@ -1,6 +1,6 @@
 """What all protocols are translated to and from: a generation request, and the events of its answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ class GenerationRequest:
     Args:
         prompt: Messages in OpenAI's form, or a finished text, or token ids.
         tools: Functions in OpenAI's form.
+        strict_tools: Names of those whose calls have to follow their schemas.
         tool_choice: "auto", "none", "required", or {"name": NAME} for one function.
         parallel_tool_calls: Whether an answer may make more than one call.
         enable_thinking: See `ModelKit.process_prompt`.
@@ -29,6 +30,7 @@ class GenerationRequest:
 
     prompt: Any
     tools: Sequence[Mapping[str, Any]] = ()
+    strict_tools: Collection[str] = frozenset()
     tool_choice: str | Mapping[str, str] = "auto"
     parallel_tool_calls: bool = True
     enable_thinking: bool | None = None

@@ -179,7 +179,7 @@ class GenerationService:
         return [] if grammar is None else [grammar]
 
     def _grammar(self, wanted: GenerationRequest, in_reasoning: bool) -> LogitsProcessor | None:
-        """What holds an answer to a forced tool choice or to a schema."""
+        """What holds an answer to a forced tool choice or to a schema, and calls to strict functions' schemas."""
         parallel, schema = wanted.parallel_tool_calls, wanted.schema
         if schema is not None and wanted.continue_final_message:
             raise OptionError("response_format: expected none where an answer is continued, found one")
@@ -191,7 +191,10 @@ class GenerationService:
             name = None if isinstance(wanted.tool_choice, str) else wanted.tool_choice["name"]
             return self.grammars.tool_calls(wanted.tools, name=name, parallel=parallel, in_reasoning=in_reasoning)
         if schema is None:
-            return None
+            strict = wanted.strict_tools if wanted.tool_choice == "auto" and not wanted.continue_final_message else ()
+            if not strict:
+                return None
+            return self.grammars.strict_tool_calls(wanted.tools, strict, parallel=parallel, in_reasoning=in_reasoning)
         if wanted.tools and wanted.tool_choice == "auto":
             return self.grammars.tool_calls(
                 wanted.tools, schema=schema or {"type": "object"}, parallel=parallel, in_reasoning=in_reasoning

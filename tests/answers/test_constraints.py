@@ -41,6 +41,8 @@ def grammars(tokenizer: Tokenizer) -> Grammars:
 def make(grammars: Grammars, kind: str, *, in_reasoning: bool) -> Constraint:
     if kind == "json":
         return grammars.json_schema(PERSON, in_reasoning=in_reasoning)
+    if kind == "strict":
+        return grammars.strict_tool_calls([WEATHER], {"weather"}, in_reasoning=in_reasoning)
     return grammars.tool_calls([WEATHER], in_reasoning=in_reasoning)
 
 
@@ -48,33 +50,37 @@ def allowed(logits: mx.array) -> Mask:
     return np.flatnonzero(np.isfinite(np.array(logits[0]))).tolist()
 
 
-def written(constraint: Constraint, tokenizer: Tokenizer, rng: Random, *, in_reasoning: bool) -> list[tuple[int, Mask]]:
+def written(constraint: Constraint, tokenizer: Tokenizer, rng: Random, begins: list[str]) -> list[tuple[int, Mask]]:
     """A random answer, one token after the other, with what was allowed at each place; an end token is its last but
-    one."""
+    one.
+
+    Args:
+        begins: Control tokens that it has after every fourth of its first ones.
+    """
     found: list[tuple[int, Mask]] = []
     ends = tokenizer.eos_token_ids
+    control = {4 + 5 * number: tokenizer.control_id(token) for number, token in enumerate(begins)}
     while len(found) < 2 or found[-2][0] not in ends:
         mask = allowed(constraint(mx.array(PROMPT + [token for token, _ in found]), mx.zeros((1, WIDTH))))
         ending = [token for token in mask if token in ends]
-        token = rng.choice(ending if ending and (rng.random() < 0.3 or len(found) > 40) else mask)
-        if in_reasoning and len(found) == 4:
-            end_think = tokenizer.control_id("</think>")
-            assert end_think is not None
-            token = end_think
-        found.append((token, mask))
+        others = [token for token in mask if token not in ends]
+        may_end = ending and len(found) > max(control, default=-1)
+        token = rng.choice(ending if may_end and (rng.random() < 0.3 or len(found) > 40) else others or ending)
+        found.append((control.get(len(found)) or token, mask))
     return found
 
 
 @pytest.mark.some(2)
 @pytest.mark.parametrize("in_reasoning", [False, True])
-@pytest.mark.parametrize("kind", ["json", "tools"])
+@pytest.mark.parametrize("kind", ["json", "tools", "strict"])
 def test_behind_right_drafts_the_same_is_allowed_and_wrong_ones_leave_nothing(
     tokenizer: Tokenizer, grammars: Grammars, kind: str, in_reasoning: bool
 ) -> None:
     """Steps of random lengths, with wrong drafts at their ends: such as are allowed there, and any others."""
     rng = Random(1)
+    begins = ["</think>"] * in_reasoning + ["<tool_call>"] * (kind == "strict")
     for _ in range(12):
-        answer = written(make(grammars, kind, in_reasoning=in_reasoning), tokenizer, rng, in_reasoning=in_reasoning)
+        answer = written(make(grammars, kind, in_reasoning=in_reasoning), tokenizer, rng, begins)
         tokens = [token for token, _ in answer]
         constraint, place = make(grammars, kind, in_reasoning=in_reasoning), 0
         while place < len(answer):

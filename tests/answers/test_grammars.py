@@ -447,6 +447,55 @@ def test_which_calls_are_allowed(
     assert accepts(tokenizer, grammars.tool_calls(TOOLS, in_reasoning=False, **options), text) == allowed
 
 
+FREE = {"name": "free", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
+
+
+@pytest.mark.parametrize("in_reasoning", [False, True])
+@pytest.mark.parametrize(
+    ("text", "parallel", "allowed"),
+    [
+        ("It is late.", True, True),
+        ("<function=later>\n</function>", True, True),
+        (call("get_weather", CITY, DAYS), True, True),
+        ("Let me look.\n\n" + call("get_weather", DAYS, CITY), True, True),
+        (call("get_weather", CITY, DAYS) + "\n" + call("now"), True, True),
+        (call("free", ("x", "one"), ("y", "</function>")), True, True),
+        ("<tool_call>\n<function=free>, or whatever it is</tool_call>", True, True),
+        (call("get_weather", CITY), True, False),
+        (call("get_weather", CITY, ("days", "15")), True, False),
+        (call("get_weather", CITY, DAYS, ("other", "1")), True, False),
+        (call("later"), True, False),
+        ("<tool_call>\n<function=free>", True, False),
+        ("<tool_call>now</tool_call>", True, False),
+        (call("now") + "\n" + call("get_weather", CITY), True, False),
+        (call("now") + "\nThat is it.", True, False),
+        (call("now"), False, True),
+        (call("now") + "\n" + call("now"), False, False),
+    ],
+)
+def test_what_strict_functions_allow(
+    grammars: Grammars, tokenizer: Tokenizer, text: str, parallel: bool, allowed: bool, in_reasoning: bool
+) -> None:
+    """Any text, and calls that follow the schemas of strict functions; whatever looks like one in the reasoning."""
+    constraint = grammars.strict_tool_calls(
+        [*TOOLS, FREE], {"get_weather", "now"}, parallel=parallel, in_reasoning=in_reasoning
+    )
+    before = "A <tool_call>later</tool_call>?\n</think>\n\n" if in_reasoning else ""
+    assert accepts(tokenizer, constraint, before + text) == allowed
+
+
+def test_reasoning_may_end_an_answer_that_need_not_call(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    constraint = grammars.strict_tool_calls([WEATHER], {"get_weather"}, in_reasoning=True)
+    assert accepts(tokenizer, constraint, "No.<tool_call>")
+
+
+def test_a_strict_function_that_cannot_be_called_is_refused_with_its_place(grammars: Grammars) -> None:
+    tools = [FREE, {"name": "strict", "parameters": {"properties": {"x": {"$ref": "#/nowhere"}}}}]
+    assert grammars.strict_tool_calls(tools, {"free"}, in_reasoning=False)
+    with pytest.raises(OptionError, match=re.escape("tools[1].parameters")):
+        grammars.strict_tool_calls(tools, {"strict"}, in_reasoning=False)
+
+
 ALL_OF = [
     ([{"type": "string"}, {"enum": ["a", "b"]}], ["a", "b"], ["c", "1", "null"]),
     ([{"enum": ["a", "b", 1]}, {"enum": ["b", "c", 1]}], ["b", "1"], ["a", "c"]),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -397,6 +398,30 @@ def test_the_model_decides_whether_to_call(server: Running, name: str, streamed:
     assert (found.calls, found.reason) == ((("get_weather", '{"city": "Paris"}'),), "tool_calls")
     found = answer(server, name, with_functions(name, STAR), streamed=streamed)
     assert (found.text, found.calls, found.reason) == ("s-t-a-r.", (), "stop")
+
+
+@pytest.mark.some(3)
+@streamed_or_whole
+@every_protocol
+def test_a_strict_function_is_called_by_its_schema(server: Running, name: str, streamed: bool) -> None:
+    """Wherever the model decides to call: it would say Paris. Others are called as it likes, and text is left alone."""
+
+    def asked(text: str, strict: bool) -> dict[str, Any]:
+        body = deepcopy(with_functions(name, text))
+        for tool in body["tools"]:
+            described = tool.get("function", tool)
+            described["strict"] = strict
+            key = "input_schema" if name == "messages" else "parameters"
+            described[key] = CITIES | {"properties": {"city": {"enum": ["Oslo", "Rome"]}}}
+        return body
+
+    for strict, cities in ((False, {"Paris"}), (True, {"Oslo", "Rome"})):
+        found = answer(server, name, asked(PARIS[0]["content"], strict), streamed=streamed)
+        ((called, arguments),) = found.calls
+        assert (called, json.loads(arguments).keys(), found.reason) == ("get_weather", {"city"}, "tool_calls")
+        assert json.loads(arguments)["city"] in cities
+        found = answer(server, name, asked(STAR, strict), streamed=streamed)
+        assert (found.text, found.calls, found.reason) == ("s-t-a-r.", (), "stop")
 
 
 @pytest.mark.some(3)

@@ -209,6 +209,8 @@ def test_what_cannot_be_is_refused(box: ModelKit, ask: dict[str, Any], message: 
         ({"schema": {}}, ["Constraint"]),
         ({"schema": {"type": "object"}, "tools": [WEATHER]}, ["Constraint"]),
         ({"tools": [WEATHER], "tool_choice": "required"}, ["Constraint"]),
+        ({"tools": [WEATHER], "strict_tools": {"weather"}}, ["Constraint"]),
+        ({"tools": [WEATHER], "strict_tools": {"weather"}, "tool_choice": "none"}, []),
         ({"thinking_budget": 3, "enable_thinking": True}, ["ThinkingBudget"]),
         ({"thinking_budget": 3, "enable_thinking": False}, []),
     ],

@@ -155,6 +155,7 @@ class ChatCompletionRequest(SamplingFields):
             GenerationRequest(
                 prompt=[message_of(message, f"messages[{at}]") for at, message in enumerate(self.messages)],
                 tools=functions.described,
+                strict_tools=functions.strict,
                 tool_choice=choice,
                 parallel_tool_calls=self.parallel_tool_calls is not False,
                 enable_thinking=_one("enable_thinking", enable_thinking, "reasoning.enabled", reasoning.thinking),

@@ -62,13 +62,12 @@ AnyCall = Annotated[
 
 
 class Function(WireObject):
-    """A function's description; `parameters` is a JSON schema."""
-
-    without_effect: ClassVar = frozenset({"strict"})
+    """A function's description; `parameters` is a JSON schema, which calls have to follow if it is strict."""
 
     name: str
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
+    strict: bool | None = None
 
 
 class FunctionTool(WireObject):
@@ -147,7 +146,8 @@ def functions_of(tools: Sequence[Any]) -> Functions:
     found = Functions()
     for tool in tools:
         if isinstance(tool, FunctionTool):
-            found.add(tool.function.name, tool.function.description, tool.function.parameters)
+            called = tool.function
+            found.add(called.name, called.description, called.parameters, strict=called.strict)
         elif isinstance(tool, CustomTool):
             found.add_custom(tool.custom.name, tool.custom.description, tool.custom.format)
     return found

@@ -22,10 +22,13 @@ class Original:
 
 
 class Functions:
-    """The functions that stand for a request's tools, in their order; `described` has them in OpenAI's form."""
+    """The functions that stand for a request's tools, in their order; `described` has them in OpenAI's form, `strict`
+    the names of those whose calls have to follow their schemas.
+    """
 
     def __init__(self) -> None:
         self.described: list[dict[str, Any]] = []
+        self.strict: set[str] = set()
         self._originals: dict[str, Original] = {}
 
     def add(
@@ -36,13 +39,17 @@ class Functions:
         *,
         namespace: str | None = None,
         custom: bool = False,
+        strict: bool | None = None,
     ) -> None:
         """One more function.
 
         Args:
             parameters: JSON schema of the arguments.
+            strict: Whether each call has to follow it.
         """
         flat = flat_name(name, namespace)
+        if strict:
+            self.strict.add(flat)
         self._originals[flat] = Original(name, namespace, custom)
         self.described.append(function_tool(flat, description, parameters))
 
@@ -59,6 +66,7 @@ class Functions:
     def keep(self, names: Collection[str]) -> None:
         """Leave only those that may be called."""
         self.described = [tool for tool in self.described if tool["function"]["name"] in names]
+        self.strict &= set(names)
 
     def original(self, call: ToolCall) -> Original:
         """What a call is of."""

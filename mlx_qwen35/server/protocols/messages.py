@@ -25,16 +25,17 @@ from mlx_qwen35.server.wire import ApiError, HostedTool, Items, Whole, WireObjec
 
 
 class OwnTool(WireObject):
-    """A function that the answer may call."""
+    """A function that the answer may call, by its schema if it is strict."""
 
     without_effect: ClassVar = frozenset({
-        "cache_control", "eager_input_streaming", "strict", "defer_loading", "input_examples", "allowed_callers",
+        "cache_control", "eager_input_streaming", "defer_loading", "input_examples", "allowed_callers",
     })  # fmt: skip
 
     name: str
     input_schema: dict[str, JsonValue]
     description: str | None = None
     type: Literal["custom"] | None = None
+    strict: bool | None = None
 
     @property
     def function(self) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class ClientTool(WireObject):
     """A tool of Anthropic's that the client runs; see `CLIENT_TOOLS`."""
 
     # The client holds what it shows to the number of characters itself.
-    without_effect: ClassVar = OwnTool.without_effect | {"max_characters"}
+    without_effect: ClassVar = OwnTool.without_effect | {"max_characters", "strict"}
 
     name: str
     type: str
@@ -140,6 +141,7 @@ class CountRequest(PromptBody):
             GenerationRequest(
                 prompt=messages,
                 tools=[tool.function for tool in self.tools or () if not isinstance(tool, HostedTool)],
+                strict_tools={tool.name for tool in self.tools or () if isinstance(tool, OwnTool) and tool.strict},
                 tool_choice=choice,
                 parallel_tool_calls=not (self.tool_choice and self.tool_choice.disable_parallel_tool_use),
                 enable_thinking=thinks,

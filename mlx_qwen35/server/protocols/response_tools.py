@@ -12,14 +12,15 @@ from mlx_qwen35.server.wire import HostedTool, Items, WireObject, invalid_reques
 
 
 class FunctionTool(WireObject):
-    """A function that the answer may call."""
+    """A function that the answer may call, by its schema if it is strict."""
 
-    without_effect: ClassVar = frozenset({"strict", "defer_loading", "output_schema", "cache_control"})
+    without_effect: ClassVar = frozenset({"defer_loading", "output_schema", "cache_control"})
 
     type: Literal["function"]
     name: str
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
+    strict: bool | None = None
 
 
 class CustomTool(WireObject):
@@ -73,7 +74,7 @@ def functions_of(tools: Sequence[Any]) -> Functions:
         inner, namespace = (tool.tools, tool.name) if isinstance(tool, NamespaceTool) else ((tool,), None)
         for one in inner:
             if isinstance(one, FunctionTool):
-                found.add(one.name, one.description, one.parameters, namespace=namespace)
+                found.add(one.name, one.description, one.parameters, namespace=namespace, strict=one.strict)
             elif isinstance(one, CustomTool):
                 found.add_custom(one.name, one.description, one.format, namespace=namespace)
     return found

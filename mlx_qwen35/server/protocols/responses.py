@@ -124,6 +124,7 @@ class ResponsesRequest(GenerationBody):
             GenerationRequest(
                 prompt=messages,
                 tools=functions.described,
+                strict_tools=functions.strict,
                 tool_choice=choice,
                 parallel_tool_calls=self.parallel_tool_calls is not False,
                 effort=self.reasoning.effort if self.reasoning else None,

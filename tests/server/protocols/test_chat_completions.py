@@ -83,6 +83,7 @@ def test_a_request_with_everything() -> None:
     assert found == GenerationRequest(
         ASK,
         tools=[{"type": "function", "function": function}],
+        strict_tools={"f"},
         tool_choice="required",
         parallel_tool_calls=False,
         enable_thinking=True,

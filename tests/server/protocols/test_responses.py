@@ -46,6 +46,7 @@ def test_a_request_with_everything() -> None:
     assert found == GenerationRequest(
         [{"role": "system", "content": "Be kind."}, *ASK],
         tools=[{"type": "function", "function": function}],
+        strict_tools={"f"},
         tool_choice={"name": "f"},
         parallel_tool_calls=False,
         effort="low",
