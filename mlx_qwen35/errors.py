@@ -34,11 +34,24 @@ class PromptMismatchError(PromptError):
 
 
 class ContextLengthError(PromptError):
-    """The prompt does not fit the context."""
+    """The prompt does not fit the context.
+
+    Args:
+        found: Tokens that it has, at least.
+        fits: Tokens that it may have.
+    """
+
+    def __init__(self, message: str, found: int = 0, fits: int = 0) -> None:
+        super().__init__(message)
+        self.found, self.fits = found, fits
 
 
 class InsufficientMemoryError(Qwen35Error):
     """A request, or the context that was asked for, needs more memory than there is."""
+
+
+class PromptMemoryError(InsufficientMemoryError, ContextLengthError):
+    """There is memory for a shorter prompt only."""
 
 
 class MediaError(Qwen35Error):

@@ -170,9 +170,8 @@ class PromptBuilder:
         length = len(prompt.input_ids)
         if length + new_tokens > context:
             whose = "the model's context" if context == self._config.text.context_length else "max_context"
-            raise ContextLengthError(
-                f"prompt: expected at most {context - new_tokens} tokens ({whose}), found {length}"
-            )
+            fits = context - new_tokens
+            raise ContextLengthError(f"prompt: expected at most {fits} tokens ({whose}), found {length}", length, fits)
         if (
             length
             and not 0 <= int(prompt.input_ids.min()) <= int(prompt.input_ids.max()) < self._config.text.vocab_size

@@ -181,7 +181,9 @@ class Tokenizer:
         if found > 1.25 * tokens:
             raise ContextLengthError(
                 f"prompt: expected at most {tokens} tokens (the model's context), found over {found} "
-                f"({len(text)} characters)"
+                f"({len(text)} characters)",
+                found,
+                tokens,
             )
 
     def encode_text(self, text: str) -> list[int]:

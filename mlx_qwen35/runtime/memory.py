@@ -9,7 +9,7 @@ from mlx_qwen35.checkpoints.build import read_tensors
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.formats import loaded_bytes
 from mlx_qwen35.checkpoints.headers import activation_size, read_headers, weight_bytes
-from mlx_qwen35.errors import InsufficientMemoryError
+from mlx_qwen35.errors import InsufficientMemoryError, PromptMemoryError
 from mlx_qwen35.patches import cpu
 from mlx_qwen35.runtime.estimates import (
     attention_bytes_per_token,
@@ -183,10 +183,13 @@ class MemoryGuard:
             if step <= SMALLEST_STEP:
                 fits = self.longest(patches, kept)
                 hint = f"at most {fits} tokens" if fits else "a smaller checkpoint or image"
-                raise InsufficientMemoryError(
+                message = (
                     f"{place}: expected {hint} with {gigabytes(self.limit)} of memory, found {tokens} tokens, which "
                     f"need {gigabytes(self.needs(tokens, step, patches, kept))}"
                 )
+                if fits and place == "prompt":
+                    raise PromptMemoryError(message, tokens, fits)
+                raise InsufficientMemoryError(message)
             step = max(step // 2, SMALLEST_STEP)
         return step
 

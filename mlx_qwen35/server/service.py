@@ -186,8 +186,7 @@ class GenerationService:
         if wanted.tool_choice not in ("auto", "none"):
             if not wanted.tools:
                 raise OptionError("tool_choice: expected tools to choose from, found none")
-            if schema is not None:
-                raise OptionError("response_format: expected none beside a forced tool_choice, found one")
+            # A schema beside it is for an answer's text, of which there is none.
             name = None if isinstance(wanted.tool_choice, str) else wanted.tool_choice["name"]
             return self.grammars.tool_calls(wanted.tools, name=name, parallel=parallel, in_reasoning=in_reasoning)
         if schema is None:

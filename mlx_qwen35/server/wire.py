@@ -11,7 +11,7 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field
 
-from mlx_qwen35.errors import EngineFullError, GenerationCancelled, KitClosedError, Qwen35Error
+from mlx_qwen35.errors import ContextLengthError, EngineFullError, GenerationCancelled, KitClosedError, Qwen35Error
 from mlx_qwen35.paths import shorten
 from mlx_qwen35.server.generation import RequestTimeoutError
 
@@ -125,11 +125,12 @@ class ApiError(Exception):
         status: HTTP status.
         kind: The error's `type`, as OpenAI and Anthropic name it.
         param: The field that is wrong, if it is one.
+        code: OpenAI's, where programs go by it.
     """
 
-    def __init__(self, status: int, kind: str, message: str, param: str | None = None) -> None:
+    def __init__(self, status: int, kind: str, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.kind, self.param = status, kind, param
+        self.status, self.kind, self.param, self.code = status, kind, param, code
 
     @property
     def headers(self) -> dict[str, str]:
@@ -159,6 +160,12 @@ def api_error(error: BaseException) -> ApiError:
         return ApiError(503, "overloaded_error", "the server is shutting down")
     if isinstance(error, RequestTimeoutError):
         return ApiError(504, "timeout_error", str(error))
+    if isinstance(error, ContextLengthError):
+        # The words of Anthropic's API, and those of OpenAI's: by them, or by the code, agents know that they have to
+        # shorten the conversation, and to what.
+        told = f"prompt is too long: {error.found} tokens > {error.fits} maximum; "
+        told += f"this model's maximum context length is {error.fits} tokens here ({error})"
+        return ApiError(400, "invalid_request_error", told, "prompt", "context_length_exceeded")
     if isinstance(error, Qwen35Error):
         # Messages of this package about a field begin with its name and a colon.
         place, colon, _ = str(error).partition(": ")

@@ -1,6 +1,7 @@
 """What the protocols promise alike: the same answers, usage, efforts and budgets, and who may call functions."""
 
 import json
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pytest
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
+from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import EngineFullError
 from mlx_qwen35.runtime.engine import Reservation
 from mlx_qwen35.runtime.request import Event, Request
@@ -50,6 +52,38 @@ def question(name: str, text: str, *, thinks: bool = False) -> dict[str, Any]:
         return {"input": messages, "temperature": 0, "max_output_tokens": 120, "reasoning": effort}
     thinking = {"type": "enabled" if thinks else "disabled"}
     return {"model": "box", "messages": messages, "temperature": 0, "max_tokens": 120, "thinking": thinking}
+
+
+# What does not fit
+
+# By which programs know that a conversation has to be shortened: Claude Code, litellm, pi, and Cline.
+TOO_LONG = (
+    r"prompt is too long[^0-9]*\d+ tokens > \d+",
+    r"this model's maximum context length is",
+    r"maximum context length is \d+ tokens",
+    r"\bcontext\s*(?:length|window|limit)\b",
+)
+
+
+@pytest.mark.parametrize("few", ["tokens", "bytes"])
+@every_protocol
+def test_what_is_too_long_is_told_in_the_words_that_programs_know(box: ModelKit, name: str, few: str) -> None:
+    """Too long for the model, or for the memory that there is."""
+    memory = box.guard.needs(1000, 16)
+    with ModelKit.load(BOX, **({"max_context": 1000} if few == "tokens" else {"memory_limit": memory})) as kit:
+        fits = 999 if few == "tokens" else kit.guard.longest()
+        with serving(kit) as server:
+            body = question(name, "star " * 2000)
+            for more in ({}, {"stream": True}):
+                status, _, text = raw(server.url, BY_NAME[name].path, body | more)
+                error = json.loads(text)["error"]
+                assert (status, error["type"]) == (400, "invalid_request_error")
+                assert all(re.search(words, error["message"]) for words in TOO_LONG), error["message"]
+                found, most = re.findall(r"(\d+) tokens > (\d+) maximum", error["message"])[0]
+                assert int(found) > 2000
+                assert int(most) == fits
+                # OpenAI's, by which LangChain and Codex go.
+                assert name == "messages" or error["code"] == "context_length_exceeded"
 
 
 # The same answers

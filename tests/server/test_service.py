@@ -190,10 +190,6 @@ def test_running_out_is_not_waited_for(box: ModelKit) -> None:
         ({"template": {"colour": 1}}, "chat_template_kwargs: the chat template has no colour"),
         ({"tool_choice": "required"}, "tool_choice: expected tools to choose from"),
         ({"tool_choice": {"name": "weather"}}, "tool_choice: expected tools to choose from"),
-        (
-            {"tools": [WEATHER], "tool_choice": "required", "schema": {"type": "object"}},
-            "response_format: expected none beside a forced tool_choice",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused(box: ModelKit, ask: dict[str, Any], message: str) -> None:

@@ -56,6 +56,17 @@ def test_calls_are_parsed(client: Any) -> None:
     assert isinstance(call.function.parsed_arguments, GetWeather)
 
 
+def test_a_forced_call_comes_before_a_schema(client: Any) -> None:
+    """As instructor asks for it in responses: the schema is for text, which such an answer does not have."""
+    openai = pytest.importorskip("openai")
+    tool = openai.pydantic_function_tool(GetWeather)["function"]
+    options: dict[str, Any] = {"text_format": Shape, "tool_choice": {"type": "function", "name": tool["name"]}}
+    options |= {"temperature": 0.0, "reasoning": {"effort": "none"}, "max_output_tokens": 200}
+    found = client.responses.parse(model="box", input=PARIS, tools=[{"type": "function", **tool}], **options)
+    assert {item.type for item in found.output} == {"function_call"}
+    assert GetWeather.model_validate_json(found.output[0].arguments).city
+
+
 @pytest.mark.some(1)
 @pytest.mark.parametrize("model", [Shape, Drawing])
 def test_responses_are_parsed(client: Any, model: type[BaseModel]) -> None:

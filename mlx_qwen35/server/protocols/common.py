@@ -158,5 +158,5 @@ def token_logprob(found: TokenLogprob, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def openai_error(error: ApiError) -> dict[str, Any]:
     """OpenAI's error object."""
-    code = {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(error.status)
+    code = error.code or {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(error.status)
     return {"error": {"message": str(error), "type": error.kind, "param": error.param, "code": code}}
