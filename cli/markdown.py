@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -11,10 +12,12 @@ from rich.markdown import Markdown
 from rich.segment import Segment
 from rich.text import Text
 
+from mlx_qwen35.cli.terminal import CONTROLS
 from mlx_qwen35.server.tex import find_tex
 
-# So often is the end of an answer drawn anew.
-_SECONDS = 0.1
+# So often is the end of an answer drawn anew, and not before so many times as long as drawing it took have passed: a
+# list of a thousand items takes a second, and the answer is written on the same processor.
+_SECONDS, _REST = 0.1, 4
 # HTML is what stands there: a terminal shows no elements, and a `<br>` in a sentence would vanish.
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).use(find_tex)
 # What ends a formula that does not end as it begins.
@@ -33,17 +36,21 @@ class MarkdownStream:
         self._text = ""
         self._first = True
         self._live: Live | None = None
-        self._drawn = 0.0
+        self._next = 0.0
 
     def write(self, text: str) -> None:
         """The next piece of the answer."""
         self._text += text
+        began = time.monotonic()
+        if began < self._next:
+            return
         *finished, self._text = split_blocks(self._text, partial=True)
         if finished:
             self._end_live()
             self._print(finished)
-        if time.monotonic() - self._drawn >= _SECONDS:
-            self._draw()
+        self._draw()
+        ended = time.monotonic()
+        self._next = ended + max(_SECONDS, _REST * (ended - began))
 
     def close(self) -> None:
         """The answer ends here."""
@@ -68,7 +75,6 @@ class MarkdownStream:
             self._live.start()
         most = max(1, self._console.height - 3)
         self._live.update(_Lines(self._text, most=most, gap=not self._first), refresh=True)
-        self._drawn = time.monotonic()
 
     def _end_live(self) -> None:
         if self._live is not None:
@@ -96,8 +102,9 @@ class _Lines:
         if self._gap:
             yield Segment.line()
         for line in lines if self._most is None else lines[-self._most :]:
-            yield from line[:-1]
-            yield from (Segment(last.text.rstrip(), last.style) for last in line[-1:])
+            for segment in [*line[:-1], *(Segment(last.text.rstrip(), last.style) for last in line[-1:])]:
+                # Markdown reads addresses, in which any character may be written as %1b.
+                yield Segment(segment.text.translate(CONTROLS), segment.style)
             yield Segment.line()
 
 
@@ -118,8 +125,16 @@ def split_blocks(text: str, *, partial: bool = False) -> list[str]:
     Args:
         partial: Whether more may follow, like the end of a formula.
     """
-    tokens = _PARSER.parse(text, {"partial": partial})
-    starts = [token.map[0] for token in tokens if token.level == 0 and token.map and token.nesting >= 0]
+    env: dict[str, Any] = {"partial": partial}
+    tokens = _PARSER.parse(text, env)
+    # Where links lead has no token of its own.
+    targets = [*env.get("references", {}).values(), *env.get("duplicate_refs", ())]
+    ranges = [token.map for token in tokens if token.level == 0 and token.map and token.nesting >= 0]
+    starts, end = [], 0
+    for first, last in sorted([*ranges, *(target["map"] for target in targets)]):
+        if first >= end:
+            starts.append(first)
+            end = last
     lines = text.split("\n")
     ends = [*starts[1:], len(lines)]
     return ["\n".join(lines[start:end]) for start, end in zip([0, *starts[1:]], ends, strict=True)]

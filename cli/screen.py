@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from mlx_qwen35.cli.terminal import takes_escapes
+from mlx_qwen35.cli.terminal import CONTROLS, takes_escapes
 
 if TYPE_CHECKING:
     from mlx_qwen35.answers.results import GenerationChunk, GenerationStats
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
-# What would move the cursor or ring the bell, if a model wrote it; tabs and line ends stay.
-_CONTROLS = {code: None for code in [*range(32), 127, *range(128, 160)] if chr(code) not in "\t\n"}
 
 
 class Screen:
@@ -86,13 +84,13 @@ class Screen:
                 self.end_progress()
                 yield chunk
                 if chunk.reasoning and self.on_terminal:
-                    self._reason(chunk.reasoning.translate(_CONTROLS), begins=not in_reasoning)
+                    self._reason(chunk.reasoning.translate(CONTROLS), begins=not in_reasoning)
                     in_reasoning = True
                 if chunk.text:
                     if in_reasoning:
                         self._write("\n\n" if self.styled else "\n</think>\n\n")
                         in_reasoning = False
-                    text = chunk.text.translate(_CONTROLS) if self.on_terminal else chunk.text
+                    text = chunk.text.translate(CONTROLS) if self.on_terminal else chunk.text
                     if rendered is None:
                         self._write(text)
                     else:

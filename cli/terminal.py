@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
+# What would move the cursor or ring the bell, if a model wrote it; tabs and line ends stay.
+CONTROLS = {code: None for code in [*range(32), 127, *range(128, 160)] if chr(code) not in "\t\n"}
+
 
 def takes_escapes(stream: TextIO) -> bool:
     """Whether escape sequences may be written: to a terminal that is not dumb, and not where NO_COLOR is set."""

@@ -1,10 +1,7 @@
 """Images: from whatever a caller has, to the pixels that the vision tower takes."""
 
 import hashlib
-import io
 import math
-import threading
-import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -18,6 +15,7 @@ from mlx_qwen35.checkpoints.config import VisionConfig
 from mlx_qwen35.errors import MediaError, OptionError
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.arrays import is_array, whole_numbers
+from mlx_qwen35.prompts.image_headers import open_header
 from mlx_qwen35.prompts.image_settings import read_image_settings
 from mlx_qwen35.prompts.media_types import begins_as_image, image_brand, video_container
 from mlx_qwen35.prompts.pixels import cut_into_patches, to_rgb
@@ -44,7 +42,6 @@ _ANIMATED = ("GIF", "PNG", "WEBP")
 # Smaller copies in a TIFF file, each of a quarter of the one before it, and a mask for each.
 _MAX_COPIES = 64
 _NEW_SUBFILE_TYPE = 254
-_FILTERS = threading.Lock()
 
 
 class ImageMemory:
@@ -139,11 +136,8 @@ def read_header(data: bytes, place: str, label: str) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
-        # The filters of warnings are the whole process's.
-        with _FILTERS, warnings.catch_warnings():
-            # Pillow only warns below twice its limit. The header is enough to refuse.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data), formats=_formats(data))
+        # The header is enough to refuse.
+        return open_header(data, _formats(data))
     except Image.DecompressionBombError as error:
         raise MediaError(f"{place}: {label}: {error}") from error
     except UnidentifiedImageError as error:

@@ -32,6 +32,8 @@ OPENING = re.compile(r"\$\$|\\\[|\\begin\{((?:equation|align|alignat|flalign|gat
 NOT_BEHIND = re.compile(r"[\dA-Z_]")
 # Brackets may be escaped ones of Markdown; math has one of these.
 TELLS_MATH = re.compile(r"[\\^_=+<>/*-]")
+# Of a formula that is a block: a text may have as many beginnings as lines, and no end.
+MAX_LINES = 200
 
 
 class UnknownTexError(ValueError):
@@ -90,16 +92,17 @@ def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         return False
     closing = rf"\end{{{opening[1]}}}" if opening[1] else {"$$": "$$", r"\[": r"\]"}[opening[0]]
     line, at, found = start, opening.end(), -1
-    while line < end and not (line > start and not state.isEmpty(line) and state.sCount[line] < state.blkIndent):
+    limit = min(end, start + MAX_LINES)
+    while line < limit and not (line > start and not state.isEmpty(line) and state.sCount[line] < state.blkIndent):
         found = state.src.find(closing, at, state.eMarks[line])
         line += 1
         if found >= 0:
             break
-        if line < end:
+        if line < limit:
             at = state.bMarks[line]
     if found >= 0 and state.src[found + len(closing) : state.eMarks[line - 1]].strip(" \t.,;"):
         return False
-    if found < 0 and not state.env.get("partial"):
+    if found < 0 and (line - start == MAX_LINES or not state.env.get("partial")):
         return False
     if silent:
         return True

@@ -2,12 +2,15 @@
 
 import io
 import random
+import time
 
 import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
+from mlx_qwen35.cli import markdown
 from mlx_qwen35.cli.markdown import MarkdownStream, as_markdown, split_blocks
+from mlx_qwen35.cli.terminal import CONTROLS
 
 TEXT = """\
 # Title
@@ -84,6 +87,7 @@ def test_what_is_finished_stays_what_it_is(position: int) -> None:
 
 def test_a_long_block_shows_its_end_while_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlx_qwen35.cli.markdown._SECONDS", 0.0)
+    monkeypatch.setattr("mlx_qwen35.cli.markdown._REST", 0)
     lines = [f"line {number}\n" for number in range(60)]
     written = shown(["```\n", *lines], terminal=True)
     assert written.count("line 0 ") < 30  # while it was among the last, and at the end
@@ -125,3 +129,48 @@ def test_pictures_and_addresses_stand_where_they_were_written_once() -> None:
     text = "A [link](http://a.example), <http://b.example>, ![a cat](cat.png) and ![](dog.png), then words."
     expected = "A link (http://a.example), http://b.example, a cat (cat.png) and (dog.png), then words."
     assert " ".join(shown([text]).split()) == expected
+
+
+def test_an_address_that_is_read_holds_nothing_that_a_terminal_obeys() -> None:
+    """%1b is a character of an address, and became the one that begins a terminal's commands."""
+    text = "So <http://a/%1b]52;c;eA==%07>, <http://b/%c2%9b2J>, <mailto:%1b[2J@c.d> and `&#27;`, &#13;."
+    written = shown([text])
+    assert "http://a/]52;c;eA==" in written
+    assert written == written.translate(CONTROLS)
+
+
+def test_long_blocks_leave_time_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every piece was read anew with all before it, and what took a second to draw was drawn after a tenth of one."""
+    now, drawn = 0.0, 0
+    real = MarkdownStream._draw
+
+    def draw(stream: MarkdownStream) -> None:
+        nonlocal now, drawn
+        now += 1.0
+        drawn += 1
+        real(stream)
+
+    monkeypatch.setattr(MarkdownStream, "_draw", draw)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    reading = []
+
+    def split(text: str, *, partial: bool = False) -> list[str]:
+        reading.append(text)
+        return split_blocks(text, partial=partial)
+
+    monkeypatch.setattr(markdown, "split_blocks", split)
+    stream = MarkdownStream(Console(file=io.StringIO(), width=60, height=20, _environ={}))
+    for _ in range(1000):
+        stream.write("- one\n")
+        now += 0.01
+    assert drawn <= 3
+    assert len(reading) <= 3
+
+
+def test_where_links_lead_is_shown_as_it_was_written() -> None:
+    """It stands in no block, and vanished with the one before it where both came in one piece."""
+    text = "See [b].\n\n[a]: http://a.example\n[b]: http://b.example\n[a]: twice\n\n> [c]: http://c.example"
+    assert "\n".join(split_blocks(text)) == text
+    assert [line for line in shown([text]).splitlines() if line.startswith("[")] == [
+        "[a]: http://a.example", "[b]: http://b.example", "[a]: twice",
+    ]  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("latex2mathml", reason="needs the server extra")
 
 from mlx_qwen35.server.markdown import render_markdown
-from mlx_qwen35.server.tex import UnknownTexError, to_mathml
+from mlx_qwen35.server.tex import MAX_LINES, UnknownTexError, to_mathml
 
 X = "<mi>x</mi>"
 SOURCE = '<code class="tex">x\n\n- y</code>'
@@ -133,3 +133,12 @@ def test_while_it_is_written_a_formula_that_is_not_closed_is_one_already() -> No
     text = "a\n\n$$\nx\n\n- y"
     assert html(text, partial=True) == f"<p>a</p>{block(SOURCE)}"
     assert "<ul>" in html(text)
+
+
+def test_an_end_is_looked_for_a_while_only() -> None:
+    """A text of 8,000 beginnings was looked through from each of them: two minutes, in a chat's terminal too."""
+    formula = "\\begin{{align}}\n{}\\end{{align}}"
+    for partial in (False, True):
+        assert "<math" in html(formula.format("x\n" * (MAX_LINES - 2)), partial=partial)
+        assert "<math" not in html(formula.format("x\n" * MAX_LINES), partial=partial)
+        assert "formula" not in html(formula.format("x\n" * MAX_LINES), partial=partial)

@@ -1,0 +1,72 @@
+"""Headers of image files take a moment, and nobody waits for another's."""
+
+import io
+import struct
+import threading
+import warnings
+import zlib
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mlx_qwen35.errors import MediaError
+from mlx_qwen35.prompts import image_headers
+from mlx_qwen35.prompts.images import open_image
+
+
+def encoded(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(buffer, kind)
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def padded(kind: str, pieces: int) -> bytes:
+    """A picture with so many pieces before its pixels that say nothing."""
+    data = encoded(kind)
+    at, piece = {
+        "PNG": (33, chunk(b"tEXt", b"a\0")), "JPEG": (2, b"\xff\xe3\0\2"), "GIF": (data.find(b","), b"!\xfe\1a\0"),
+    }[kind]  # fmt: skip
+    return data[:at] + piece * pieces + data[at:]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_a_header_of_many_pieces_is_refused(kind: str) -> None:
+    """A million of them took half a minute."""
+    assert open_image(padded(kind, 1000), "image").size == (4, 4)
+    with pytest.raises(MediaError, match="image: .*damaged .more than 50000 pieces before its pixels"):
+        open_image(padded(kind, 50_000), "image")
+
+
+def test_what_stands_behind_the_header_is_read_however_many_pieces_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_headers, "MAX_READS", 50)
+    data = encoded("PNG")
+    assert open_image(data[:-12] + chunk(b"tEXt", b"a\0") * 50 + data[-12:], "image").size == (4, 4)
+
+
+def test_nobody_waits_for_the_header_of_another_and_warnings_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters of warnings are the process's: a lock around them kept every picture waiting for the slowest."""
+    real, slow, entered, go_on = Image.open, encoded("PNG"), threading.Event(), threading.Event()
+
+    def opened(file: Any, **options: Any) -> Any:
+        if file.getvalue() == slow:
+            entered.set()
+            assert go_on.wait(20)
+        return real(file, **options)
+
+    monkeypatch.setattr(Image, "open", opened)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # beyond which Pillow warns, and twice of which it refuses
+    before = list(warnings.filters)
+    thread = threading.Thread(target=open_image, args=(slow, "image"))
+    thread.start()
+    assert entered.wait(20)
+    assert image_headers.open_header(encoded("JPEG"), ("JPEG",)).size == (4, 4)
+    go_on.set()
+    thread.join()
+    assert list(warnings.filters) == before
+    with pytest.warns(Image.DecompressionBombWarning):
+        real(io.BytesIO(slow)).close()
