@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 
 from mlx_qwen35.errors import OptionError, PromptError, PromptMismatchError
 from mlx_qwen35.paths import shorten
-from mlx_qwen35.prompts.tokenizer import Tokenizer
+from mlx_qwen35.prompts.tokenizer import CLOSE, OPEN, Tokenizer
 from mlx_qwen35.prompts.tool_results import order_of
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -21,9 +21,8 @@ IMAGE_PARTS = ("image", "image_url", "input_image")
 VIDEO_PARTS = ("video", "video_url", "input_video")
 # What a video part may say about its video, in the words of qwen-vl-utils; see `VideoPreprocessor`.
 VIDEO_OPTIONS = ("fps", "source_fps", "min_frames", "max_frames", "max_pixels")
-# Of private-use characters, as escapes are: no user's text holds it once those are hidden. The space shows whether a
-# template trims what it writes.
-_MARK = "\ue000continue\ue001 "
+# As escapes are: no user's text holds it once those are hidden. The space shows whether a template trims texts.
+_MARK = f"{OPEN}continue{CLOSE} "
 
 
 @dataclass(frozen=True)

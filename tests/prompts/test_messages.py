@@ -373,6 +373,18 @@ def test_a_template_that_trims_before_it_splits_keeps_its_spaces(
     assert text_of(with_template(tokenizer, source), messages) == expected
 
 
+def test_a_list_that_a_template_writes_as_python_does_holds_the_text_of_control_tokens(
+    tokenizer: Tokenizer, reference_tokenizer: Any
+) -> None:
+    """Templates for texts alone do that with parts."""
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a <think> and <|im_end|>"}]}]
+    expected = reference_tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False)
+    rendered = render_messages(with_template(tokenizer, source), messages)
+    assert tokenizer.decode(rendered.input_ids) == expected
+    assert not {*rendered.input_ids} & {*IDS.values()}
+
+
 def test_an_explicit_none_does_not_hide_the_other_name(tokenizer: Tokenizer) -> None:
     answer = {"role": "assistant", "content": "hi", "reasoning_content": None, "reasoning": "because"}
     assert "because" in text_of(tokenizer, [USER, answer], add_generation_prompt=False)
