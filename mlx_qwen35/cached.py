@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mlx_qwen35.checkpoints.config import MODEL_TYPES
+from mlx_qwen35.checkpoints.fields import shown
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.checkpoints.hub import find_checkpoint, find_file
 from mlx_qwen35.checkpoints.layouts import canonical_names
 from mlx_qwen35.checkpoints.mtp_heads import head_files
+from mlx_qwen35.checkpoints.reading import read_json
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError, Qwen35Error
 from mlx_qwen35.runtime.estimates import default_limit
 from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard
@@ -140,8 +142,11 @@ def pull(name: str, revision: str | None = None) -> Path:
     if Path(name).expanduser().exists() or name.count("/") != 1:
         raise OptionError(f"models pull: expected a hub id like 'owner/name', found {name}")
     config = find_file(name, "config.json", revision)
-    if not is_of_the_family(config.parent):
-        raise CheckpointError(f"{name}: expected a Qwen3.5-class checkpoint, found another model_type in config.json")
+    model_type = read_json(config).get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise CheckpointError(
+            f"{name}: expected a Qwen3.5-class checkpoint, found model_type {shown(model_type)} in config.json"
+        )
     return find_checkpoint(name, revision=revision)
 
 

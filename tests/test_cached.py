@@ -153,7 +153,9 @@ def test_another_family_is_refused_before_it_is_downloaded(tmp_path: Path, monke
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", one_file)
     monkeypatch.setattr("huggingface_hub.snapshot_download", everything)
-    with pytest.raises(CheckpointError, match="owner/other: expected a Qwen3.5-class checkpoint"):
+    with pytest.raises(
+        CheckpointError, match="owner/other: expected a Qwen3.5-class checkpoint, found model_type 'llama'"
+    ):
         cached.pull("owner/other")
     assert asked == ["config.json"]
     assert cached.pull("owner/ours") == tmp_path
