@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mlx_qwen35.errors import OptionError
+from mlx_qwen35.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
     from mlx_qwen35.cached import CachedModel
@@ -70,10 +70,17 @@ def row(model: "CachedModel") -> tuple[str, ...]:
 
 
 def run_pull(options: argparse.Namespace) -> None:
-    """Download, and say what came."""
+    """Download, and say what came.
+
+    Raises:
+        CheckpointError: It came, and cannot be loaded.
+    """
     from mlx_qwen35.cached import describe, pull
 
-    _print_table([describe(options.id, pull(options.id, options.revision))])
+    found = describe(options.id, pull(options.id, options.revision))
+    if found.problem is not None:
+        raise CheckpointError(f"{options.id}: downloaded, and cannot be loaded: {found.problem}")
+    _print_table([found])
 
 
 def run_remove(options: argparse.Namespace) -> None:

@@ -1,27 +1,30 @@
 """The Qwen3.5-class checkpoints in the hub's cache: which there are, whether they fit; downloading and removing."""
 
 import json
+import shutil
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlx_qwen35.checkpoints.config import MODEL_TYPES
+from mlx_qwen35.checkpoints.fields import shown
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.checkpoints.hub import find_checkpoint, find_file
 from mlx_qwen35.checkpoints.layouts import canonical_names
 from mlx_qwen35.checkpoints.mtp_heads import head_files
+from mlx_qwen35.checkpoints.reading import read_json
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError, Qwen35Error
 from mlx_qwen35.runtime.estimates import default_limit
 from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard
 from mlx_qwen35.runtime.thread import MlxThread
 
-if TYPE_CHECKING:
-    from huggingface_hub import CachedRepoInfo
-
 # A conversation of this length has to fit beside the weights.
 CONVERSATION = 8192
+
+# What the hub's client puts before the names of models' folders, beside those of data sets.
+_PREFIX = "models--"
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ def cached_models() -> list[CachedModel]:
     """The newest snapshot of every Qwen3.5-class checkpoint that is there, by name."""
     found = []
     for entry in _entries():
-        newest = max(entry.revisions, key=lambda revision: revision.last_modified, default=None)
-        if newest is not None and is_of_the_family(newest.snapshot_path):
-            found.append(describe(entry.repo_id, newest.snapshot_path))
+        newest = entry.newest()
+        if newest is not None and is_of_the_family(newest):
+            found.append(describe(entry.id, newest))
     return sorted(found, key=lambda model: model.id.lower())
 
 
@@ -139,31 +142,58 @@ def pull(name: str, revision: str | None = None) -> Path:
     if Path(name).expanduser().exists() or name.count("/") != 1:
         raise OptionError(f"models pull: expected a hub id like 'owner/name', found {name}")
     config = find_file(name, "config.json", revision)
-    if not is_of_the_family(config.parent):
-        raise CheckpointError(f"{name}: expected a Qwen3.5-class checkpoint, found another model_type in config.json")
+    model_type = read_json(config).get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise CheckpointError(
+            f"{name}: expected a Qwen3.5-class checkpoint, found model_type {shown(model_type)} in config.json"
+        )
     return find_checkpoint(name, revision=revision)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A repository in the cache, with all of its revisions."""
+    """A repository in the cache, whole or not; the hub's own scan knows none of which a file is missing.
 
-    repository: "CachedRepoInfo"
+    Args:
+        folder: What lies there of it: blobs, references, and snapshots of links to blobs.
+    """
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        """Its hub id."""
+        return self.folder.name.removeprefix(_PREFIX).replace("--", "/")
 
     @property
     def size_on_disk(self) -> int:
-        """Bytes that it takes."""
-        return self.repository.size_on_disk
+        """Bytes that it takes, with those of downloads that did not end."""
+        return sum(path.lstat().st_size for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+    def newest(self) -> Path | None:
+        """The snapshot with the newest file."""
+        snapshots = [path for path in self.folder.glob("snapshots/*") if path.is_dir()]
+        return max(snapshots, key=_modified, default=None)
 
     def remove(self) -> int:
-        """Delete it; returns the bytes that it took."""
-        from huggingface_hub import scan_cache_dir
+        """Delete it; returns the bytes that it took.
 
-        # Of this repository alone: another one, a renamed or copied one, may hold the same commit.
-        alone = replace(scan_cache_dir(cache_directory()), repos=frozenset({self.repository}))
-        strategy = alone.delete_revisions(*(revision.commit_hash for revision in self.repository.revisions))
-        strategy.execute()
-        return strategy.expected_freed_size
+        Raises:
+            CheckpointError: The system does not allow it.
+        """
+        size = self.size_on_disk
+        try:
+            # The folder may be a link to where there is more room.
+            shutil.rmtree(self.folder.resolve())
+            if self.folder.is_symlink():
+                self.folder.unlink()
+        except OSError as error:
+            raise CheckpointError(f"{error.filename}: cannot be removed ({error.strerror or error})") from error
+        return size
+
+
+def _modified(snapshot: Path) -> float:
+    return max((path.stat().st_mtime for path in snapshot.rglob("*") if path.is_file()), default=0.0)
 
 
 def find_cached(name: str) -> Entry:
@@ -172,18 +202,11 @@ def find_cached(name: str) -> Entry:
     Raises:
         OptionError: It is not there.
     """
-    entries = _entries()
-    for entry in entries:
-        if entry.repo_id == name:
-            return Entry(entry)
+    for entry in _entries():
+        if entry.id == name:
+            return entry
     raise OptionError(f"{name}: expected a checkpoint in {cache_directory()}, found none; mlx-qwen35 models lists them")
 
 
-def _entries() -> "list[CachedRepoInfo]":
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        return [entry for entry in scan_cache_dir(cache_directory()).repos if entry.repo_type == "model"]
-    except CacheNotFound:
-        return []
+def _entries() -> list[Entry]:
+    return [Entry(folder) for folder in cache_directory().glob(f"{_PREFIX}*") if folder.is_dir()]

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.convert import QUANT_RECIPES, mixed_quant_predicate_builder
 from mlx_lm.utils import make_shards
 
-from mlx_qwen35.checkpoints.config import LayerType, ModelConfig
+from mlx_qwen35.checkpoints.config import MEDIA_TOKENS, LayerType, ModelConfig
 from mlx_qwen35.checkpoints.dequantising import dequantise
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
@@ -365,9 +365,11 @@ def spell_out(config: dict[str, Any], known: ModelConfig) -> None:
 
 
 def _with_text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A text-only model's flat config in the nested form, which mlx-lm knows."""
+    """A flat config in the nested form, which mlx-lm and mlx-vlm know."""
     if "text_config" in config:
         return config
     names = ("tie_word_embeddings", "eos_token_id", "dtype")
-    shared: dict[str, Any] = {name: config[name] for name in names if name in config}
-    return {"model_type": config["model_type"].removesuffix("_text"), "text_config": config, **shared}
+    top: dict[str, Any] = {name: config[name] for name in names if name in config}
+    # Nobody looks for a tower inside text_config.
+    top |= {name: config.pop(name) for name in ("vision_config", *MEDIA_TOKENS) if name in config}
+    return {"model_type": config["model_type"].removesuffix("_text"), "text_config": config, **top}

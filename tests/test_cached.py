@@ -99,10 +99,42 @@ def test_removing_takes_every_snapshot(cache: Path, checkpoint_dir: Callable[[Sh
     add(cache, "tiny/model", checkpoint_dir(DENSE), "b" * 40)
     add(cache, "tiny/other", checkpoint_dir(DENSE))
     entry = cached.find_cached("tiny/model")
-    assert entry.remove() == entry.size_on_disk
+    size = entry.size_on_disk
+    assert entry.remove() == size > 0
     assert [path.name for path in cache.iterdir()] == ["models--tiny--other"]
     with pytest.raises(OptionError, match="tiny/model: expected a checkpoint in .*hub, found none"):
         cached.find_cached("tiny/model")
+
+
+def test_what_the_hub_calls_corrupted_is_listed_and_removed(
+    cache: Path, tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """A link to a blob that is not there, as after a disk was tidied up, and a reference to a snapshot that is not."""
+    snapshot = add(cache, "tiny/model", checkpoint_dir(DENSE))
+    (snapshot / "model.safetensors").resolve().unlink()
+    (snapshot.parent.parent / "refs" / "old").write_text("b" * 40)
+    (model,) = cached.cached_models()
+    assert model.problem == "expected model*.safetensors, found none"
+    # As for a folder that was moved to a larger disk.
+    shutil.move(cache / "models--tiny--model", tmp_path / "moved")
+    (cache / "models--tiny--model").symlink_to(tmp_path / "moved")
+    entry = cached.find_cached("tiny/model")
+    assert entry.remove() > 0
+    assert not (tmp_path / "moved").exists()
+    assert list(cache.iterdir()) == []
+
+
+def test_what_cannot_be_removed_is_told(
+    cache: Path, checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(cache, "tiny/model", checkpoint_dir(DENSE))
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(CheckpointError, match=r"models--tiny--model: cannot be removed \(Permission denied\)"):
+        cached.find_cached("tiny/model").remove()
 
 
 def test_another_family_is_refused_before_it_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +153,9 @@ def test_another_family_is_refused_before_it_is_downloaded(tmp_path: Path, monke
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", one_file)
     monkeypatch.setattr("huggingface_hub.snapshot_download", everything)
-    with pytest.raises(CheckpointError, match="owner/other: expected a Qwen3.5-class checkpoint"):
+    with pytest.raises(
+        CheckpointError, match="owner/other: expected a Qwen3.5-class checkpoint, found model_type 'llama'"
+    ):
         cached.pull("owner/other")
     assert asked == ["config.json"]
     assert cached.pull("owner/ours") == tmp_path

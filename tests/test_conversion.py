@@ -342,6 +342,16 @@ def test_a_text_only_conversion_says_at_the_top_what_programs_look_for_there(tmp
     }  # fmt: skip
 
 
+def test_a_flat_config_keeps_its_tower(tmp_path: Path) -> None:
+    """Some write all fields at one level; programs look for the tower and its tokens at the top, and so does this."""
+    source = write_checkpoint(tmp_path / "source", DENSE)
+    nested = config_of(DENSE)
+    (source / "config.json").write_text(json.dumps(nested.pop("text_config") | nested))
+    out = convert(source, tmp_path / "out")
+    np.testing.assert_array_equal(logits_of(out, sees=True), logits_of(source, sees=True))
+    assert_parents_read(out)
+
+
 def assert_parents_read(out: Path) -> None:
     """mlx-lm computes the same to the last bit, mlx-vlm within the usual tolerance.
 

@@ -28,7 +28,7 @@ MAX_PATCH = 256
 _FULL_ATTENTION_INTERVAL = 4
 _RMS_NORM_EPS = 1e-6
 _MAX_POSITION_EMBEDDINGS = 32768
-_MEDIA_TOKENS = {
+MEDIA_TOKENS = {
     "image_token_id": 248056, "video_token_id": 248057, "vision_start_token_id": 248053, "vision_end_token_id": 248054,
 }  # fmt: skip
 _VISION_IDS = ("image_token_id", "vision_start_token_id", "vision_end_token_id")
@@ -253,7 +253,7 @@ def _media_tokens(fields: Fields, raw: dict[str, Any], vocab_size: int) -> Media
     # Below the vocabulary's size, as none of the defaults is for a model with a smaller one.
     ids = {
         name: fields.integer(raw, "", name, default=default, least=0, most=vocab_size - 1)
-        for name, default in _MEDIA_TOKENS.items()
+        for name, default in MEDIA_TOKENS.items()
         if name in _VISION_IDS or raw.get(name) is not None
     }
     return MediaTokens(

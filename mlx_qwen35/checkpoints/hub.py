@@ -9,6 +9,8 @@ from mlx_qwen35.paths import expand, shorten
 
 # Only data: no Python file of a checkpoint is ever fetched or run.
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+# Other conversions, and originals, in folders of their own, from which nothing is loaded.
+_OTHERS_WEIGHTS = ["*/*.safetensors"]
 
 
 def find_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
@@ -39,20 +41,25 @@ def find_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) 
         raise CheckpointError(f"{name}: expected an existing directory or a hub id like 'owner/name'")
     from huggingface_hub import snapshot_download
 
-    return _download(name, revision, lambda: snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+    return _download(
+        name,
+        revision,
+        lambda: snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_OTHERS_WEIGHTS),
+    )
 
 
 def find_file(name: str, file: str, revision: str | None = None) -> Path:
     """One file of a hub repository; errors as in `find_checkpoint`."""
     from huggingface_hub import hf_hub_download
 
-    return _download(name, revision, lambda: hf_hub_download(name, file, revision=revision))
+    return _download(name, revision, lambda: hf_hub_download(name, file, revision=revision), file)
 
 
-def _download(name: str, revision: str | None, download: Callable[[], str]) -> Path:
+def _download(name: str, revision: str | None, download: Callable[[], str], file: str = "such file") -> Path:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
+        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
@@ -68,9 +75,12 @@ def _download(name: str, revision: str | None, download: Callable[[], str]) -> P
     except (RepositoryNotFoundError, HFValidationError) as error:
         reason, cause = "no such directory, and no such repository on the hub", error  # type: ignore[assignment]
     except LocalEntryNotFoundError as error:
-        reason, cause = "not in the local cache, and the hub cannot be reached", error  # type: ignore[assignment]
+        # It stands for whatever went wrong with the hub, an answer of the hub's too.
+        cause = error.__cause__ or error  # type: ignore[assignment]
+        trouble = "did not give it" if isinstance(cause, HfHubHTTPError) else "cannot be reached"
+        reason = f"not in the local cache, and the hub {trouble}"
     except EntryNotFoundError as error:
-        reason, cause = "the repository has no such file", error  # type: ignore[assignment]
+        reason, cause = f"the repository has no {file}", error  # type: ignore[assignment]
     except Exception as error:  # whatever its HTTP client and the disk raise
         reason, cause = "the download failed", error  # type: ignore[assignment]
     detail = str(cause).strip().splitlines()

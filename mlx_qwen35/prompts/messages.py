@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 
 from mlx_qwen35.errors import OptionError, PromptError, PromptMismatchError
 from mlx_qwen35.paths import shorten
-from mlx_qwen35.prompts.tokenizer import Tokenizer
+from mlx_qwen35.prompts.tokenizer import CLOSE, OPEN, Tokenizer
 from mlx_qwen35.prompts.tool_results import order_of
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -21,9 +21,8 @@ IMAGE_PARTS = ("image", "image_url", "input_image")
 VIDEO_PARTS = ("video", "video_url", "input_video")
 # What a video part may say about its video, in the words of qwen-vl-utils; see `VideoPreprocessor`.
 VIDEO_OPTIONS = ("fps", "source_fps", "min_frames", "max_frames", "max_pixels")
-# Of private-use characters, as escapes are: no user's text holds it once those are hidden. The space shows whether a
-# template trims what it writes.
-_MARK = "\ue000continue\ue001 "
+# As escapes are: no user's text holds it once those are hidden. The space shows whether a template trims texts.
+_MARK = f"{OPEN}continue{CLOSE} "
 
 
 @dataclass(frozen=True)
@@ -285,7 +284,7 @@ def _message(message: Any, place: str, hide: Any, splits: Callable[[], bool], me
     out: dict[str, Any] = {"role": role}
     content = message.get("content")
     if role == "assistant":
-        content, reasoning = _split_reasoning(message, content, place, splits)
+        content, reasoning = _reasoning(message, content, place)
         if reasoning is not None:
             out["reasoning_content"] = hide(reasoning)
         calls = message.get("tool_calls")
@@ -296,7 +295,8 @@ def _message(message: Any, place: str, hide: Any, splits: Callable[[], bool], me
             ]
         content = "" if content is None else content
     if isinstance(content, str):
-        out["content"] = hide(content)
+        looked_for = role == "assistant" and "reasoning_content" not in out and "</think>" in content and splits()
+        out["content"] = _hide_but_think_block(content, hide) if looked_for else hide(content)
     elif content is None or content == []:
         out["content"] = content
     else:
@@ -305,23 +305,20 @@ def _message(message: Any, place: str, hide: Any, splits: Callable[[], bool], me
     return out
 
 
-def _split_reasoning(
-    message: Mapping[str, Any], content: Any, place: str, splits: Callable[[], bool]
-) -> tuple[Any, str | None]:
-    """An earlier answer's reasoning, from its own field or from a `<think>` block in the text.
-
-    Args:
-        splits: Whether the template looks for the block: it would do likewise, but cannot once user text is hidden.
-    """
+def _reasoning(message: Mapping[str, Any], content: Any, place: str) -> tuple[Any, str | None]:
+    """An earlier answer's content, one text where it is texts, and its reasoning from a field of its own."""
     if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
         content = "".join(str(part["text"]) for part in content)
     reasoning = next((message[name] for name in REASONING_FIELDS if message.get(name) is not None), None)
     if reasoning is not None and not isinstance(reasoning, str):
         raise PromptError(f"{place}.reasoning_content: expected a string, found {_found(reasoning)}")
-    if reasoning is None and isinstance(content, str) and "</think>" in content and splits():
-        reasoning = content.split("</think>")[0].rstrip("\n").split("<think>")[-1].lstrip("\n")
-        content = content.split("</think>")[-1].lstrip("\n")
     return content, reasoning
+
+
+def _hide_but_think_block(content: str, hide: Any) -> str:
+    """An answer's text, in which the template finds the marks of its reasoning and splits there, as it does."""
+    reasoning, *rest = content.split("</think>")
+    return "</think>".join(["<think>".join(map(hide, reasoning.split("<think>"))), *map(hide, rest)])
 
 
 def _tool_call(call: Any, place: str, hide: Any) -> dict[str, Any]:

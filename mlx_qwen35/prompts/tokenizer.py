@@ -19,10 +19,10 @@ from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.templates import ChatTemplate
 from mlx_qwen35.prompts.tokenizer_files import find_chat_template, incomplete, load_tokenizer
 
-# Private-use characters, which no chat template writes. They bracket the number of a string
-# that `Escapes` took out of a user's text.
-_OPEN, _CLOSE = "\ue000", "\ue001"
-_ESCAPED = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
+# Marks of cuneiform, which no chat template writes. They bracket the number of a string that `Escapes` took out of a
+# user's text. Python has them as they are, and not as escapes, in the text of a list, which some templates write.
+OPEN, CLOSE = "\U00012470", "\U00012471"
+_ESCAPED = re.compile(f"{OPEN}(\\d+){CLOSE}")
 # JSON of requests nested deeper than that: Python's own recursion ends at a few hundred.
 _MAX_LEVELS = 100
 # A text of more characters for each token of the context is looked into before all of it is tokenised.
@@ -71,7 +71,7 @@ class Escapes:
 
     def _replace(self, match: re.Match[str]) -> str:
         self._originals.append(match[0])
-        return f"{_OPEN}{len(self._originals) - 1}{_CLOSE}"
+        return f"{OPEN}{len(self._originals) - 1}{CLOSE}"
 
 
 class Tokenizer:
@@ -240,7 +240,7 @@ class Tokenizer:
         # Longest first, as above; every alternative begins with a letter of its own, for which Python's engine scans
         # a long text many times faster than it tries alternatives.
         names = sorted(filter(None, self._control), key=len, reverse=True)
-        rests: dict[str, list[str]] = {_OPEN: [""], _CLOSE: [""]}
+        rests: dict[str, list[str]] = {OPEN: [""], CLOSE: [""]}
         for name in names:
             rests.setdefault(name[0], []).append(re.escape(name[1:]))
         beginnings = {name[:length] for name in names for length in range(1, len(name))}

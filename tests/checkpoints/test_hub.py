@@ -85,8 +85,41 @@ def test_a_repository_without_the_file_is_told(monkeypatch: pytest.MonkeyPatch) 
         raise RemoteEntryNotFoundError("no", response=httpx2.Response(404, request=request))
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
-    with pytest.raises(CheckpointError, match="owner/name: the repository has no such file"):
+    with pytest.raises(CheckpointError, match=r"owner/name: the repository has no config\.json \(RemoteEntry"):
         find_file("owner/name", "config.json")
+
+
+def test_what_the_hub_answered_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client says of every answer that it cannot use that one should look after the connection."""
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        response = httpx2.Response(403, request=httpx2.Request("GET", "https://example.com"))
+        raise LocalEntryNotFoundError("check your connection") from HfHubHTTPError("403 Forbidden", response=response)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(CheckpointError, match=r"the hub did not give it \(HfHubHTTPError: 403 Forbidden\)$"):
+        find_file("owner/name", "config.json")
+
+
+def test_weights_in_folders_of_a_repository_are_left_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: asked.append(options) or "x")
+    find_checkpoint("owner/name")
+    files = [
+        "config.json",
+        "model.safetensors",
+        "original/model.safetensors",
+        "additional_chat_templates/a.jinja",
+        "a.py",
+    ]
+    patterns = {name: asked[0][name] for name in ("allow_patterns", "ignore_patterns")}
+    assert list(filter_repo_objects(files, **patterns)) == [files[0], files[1], files[3]]
 
 
 def test_files_and_repositories_of_llama_cpp_are_called_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

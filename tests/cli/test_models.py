@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.test_commands import run
 from tests.test_cached import add, cache
-from tests.tiny import DENSE, Shape
+from tests.tiny import DENSE, Shape, config_of
 
 __all__ = ["cache"]  # the fixture
 
@@ -44,3 +44,12 @@ def test_pulling_says_what_came(checkpoint_dir: Callable[[Shape], Path], monkeyp
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file, revision: str(directory / file))
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: str(directory))
     assert run("models", "pull", "tiny/model").stdout.splitlines()[1].startswith("tiny/model  0.0 GB  16 ")
+
+
+def test_a_pull_that_brings_what_cannot_be_loaded_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_of(DENSE)))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file, revision: str(tmp_path / file))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: str(tmp_path))
+    done = run("models", "pull", "tiny/model")
+    assert done.returncode == 2
+    assert "tiny/model: downloaded, and cannot be loaded: expected model*.safetensors, found none" in done.stderr

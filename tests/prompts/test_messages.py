@@ -358,6 +358,33 @@ def test_think_blocks_are_read_as_the_template_reads_them(
         assert text_of(tokenizer, messages, add_generation_prompt=False) == expected
 
 
+@pytest.mark.parametrize("content", ["so </think> hi", "<think> \nso\n </think> \n hi ", "a</think>b<think>c"])
+def test_a_template_that_trims_before_it_splits_keeps_its_spaces(
+    tokenizer: Tokenizer, reference_tokenizer: Any, content: str
+) -> None:
+    """As the published ones do: what stands behind the block is not trimmed once more."""
+    source = (
+        "{% for m in messages %}{% set c = m.content|trim %}{% set r = m.reasoning_content|default('') %}"
+        "{% if '</think>' in c %}{% set r = c.split('</think>')[0].split('<think>')[-1] %}"
+        "{% set c = c.split('</think>')[-1].lstrip('\\n') %}{% endif %}[{{ r|trim }}]{{ c }}{% endfor %}"
+    )
+    messages = [USER, {"role": "assistant", "content": content}, USER]
+    expected = reference_tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False)
+    assert text_of(with_template(tokenizer, source), messages) == expected
+
+
+def test_a_list_that_a_template_writes_as_python_does_holds_the_text_of_control_tokens(
+    tokenizer: Tokenizer, reference_tokenizer: Any
+) -> None:
+    """Templates for texts alone do that with parts."""
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a <think> and <|im_end|>"}]}]
+    expected = reference_tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False)
+    rendered = render_messages(with_template(tokenizer, source), messages)
+    assert tokenizer.decode(rendered.input_ids) == expected
+    assert not {*rendered.input_ids} & {*IDS.values()}
+
+
 def test_an_explicit_none_does_not_hide_the_other_name(tokenizer: Tokenizer) -> None:
     answer = {"role": "assistant", "content": "hi", "reasoning_content": None, "reasoning": "because"}
     assert "because" in text_of(tokenizer, [USER, answer], add_generation_prompt=False)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import CheckpointError, PromptError
-from mlx_qwen35.prompts.tokenizer import Tokenizer
+from mlx_qwen35.prompts.tokenizer import CLOSE, OPEN, Tokenizer
 from tests.tiny import CONTROL_TOKENS, IDS, VOCAB_SIZE, write_tokenizer
 
 
@@ -31,7 +31,7 @@ def box_tokenizer() -> Tokenizer:
 
 
 FRAGMENTS = st.lists(
-    st.one_of(st.sampled_from([*CONTROL_TOKENS, "<|im", "_start|>", "\ue000", "\ue0000\ue001"]), st.text()),
+    st.one_of(st.sampled_from([*CONTROL_TOKENS, "<|im", "_start|>", OPEN, f"{OPEN}0{CLOSE}"]), st.text()),
     max_size=6,
 ).map("".join)
 
