@@ -133,7 +133,7 @@ class Commands:
         if expand(argument, MediaError, "image").is_file():
             self._chat.attach(Path(argument))
             return
-        message, paths = "", []
+        message, paths = "", list[Path]()
         with suppress(MediaError):  # said once more where it is read
             message, paths = split_dropped_paths(argument)
         self._chat.attach(*(paths or [Path(argument)]))

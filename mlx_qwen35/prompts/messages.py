@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from jinja2 import TemplateError
@@ -283,11 +284,13 @@ def _message(message: Any, place: str, hide: Any, splits: Callable[[], bool], me
     # OpenAI's newer name for the same thing, which the templates do not know.
     role = "system" if role == "developer" else role
     out: dict[str, Any] = {"role": role}
-    content = message.get("content")
+    content, write = message.get("content"), hide
     if role == "assistant":
-        content, reasoning = _split_reasoning(message, content, place, splits)
+        content, reasoning = _reasoning(message, content, place)
         if reasoning is not None:
             out["reasoning_content"] = hide(reasoning)
+        elif isinstance(content, str) and "</think>" in content and splits():
+            write = partial(_hide_around_block, hide=hide)
         calls = message.get("tool_calls")
         if calls:
             out["tool_calls"] = [
@@ -296,7 +299,7 @@ def _message(message: Any, place: str, hide: Any, splits: Callable[[], bool], me
             ]
         content = "" if content is None else content
     if isinstance(content, str):
-        out["content"] = hide(content)
+        out["content"] = write(content)
     elif content is None or content == []:
         out["content"] = content
     else:
@@ -305,23 +308,20 @@ def _message(message: Any, place: str, hide: Any, splits: Callable[[], bool], me
     return out
 
 
-def _split_reasoning(
-    message: Mapping[str, Any], content: Any, place: str, splits: Callable[[], bool]
-) -> tuple[Any, str | None]:
-    """An earlier answer's reasoning, from its own field or from a `<think>` block in the text.
-
-    Args:
-        splits: Whether the template looks for the block: it would do likewise, but cannot once user text is hidden.
-    """
+def _reasoning(message: Mapping[str, Any], content: Any, place: str) -> tuple[Any, str | None]:
+    """The content of an earlier answer, one text if its parts are texts, and its reasoning from a field of its own."""
     if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
         content = "".join(str(part["text"]) for part in content)
     reasoning = next((message[name] for name in REASONING_FIELDS if message.get(name) is not None), None)
     if reasoning is not None and not isinstance(reasoning, str):
         raise PromptError(f"{place}.reasoning_content: expected a string, found {_found(reasoning)}")
-    if reasoning is None and isinstance(content, str) and "</think>" in content and splits():
-        reasoning = content.split("</think>")[0].rstrip("\n").split("<think>")[-1].lstrip("\n")
-        content = content.split("</think>")[-1].lstrip("\n")
     return content, reasoning
+
+
+def _hide_around_block(content: str, hide: Any) -> str:
+    """An answer with its `<think>` block, whose marks stay for the template: it takes and trims it in its own way."""
+    reasoning, *_, text = content.split("</think>")
+    return f"<think>{hide(reasoning.split('<think>')[-1])}</think>{hide(text)}"
 
 
 def _tool_call(call: Any, place: str, hide: Any) -> dict[str, Any]:
