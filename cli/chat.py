@@ -134,7 +134,7 @@ class Chat:
 
         text = line.strip()
         if line[0].isspace():  # a message, whatever it begins with
-            self._ask(text)
+            self.ask(text)
             return
         if self.commands.is_command(text):
             reply = self.commands.run(text)
@@ -144,7 +144,7 @@ class Chat:
         message, paths = split_dropped_paths(text)
         self.attach(*paths)
         if message:
-            self._ask(message)
+            self.ask(message)
 
     def confirm(self, question: str) -> bool | None:
         """Ask the user; None where there is nobody to ask."""
@@ -210,7 +210,12 @@ class Chat:
         self._ahead = threading.Thread(target=read, name="prefill_ahead")
         self._ahead.start()
 
-    def _ask(self, message: str) -> None:
+    def ask(self, message: str) -> None:
+        """Send a message with what waits for it; it is taken back where no answer begins.
+
+        Raises:
+            Qwen35Error: It cannot be answered.
+        """
         self.conversation.ask(message)
         try:
             answered = self._write_answer()
@@ -220,9 +225,11 @@ class Chat:
         if not answered:
             self.conversation.take_back()
 
-    def answer_again(self) -> None:
+    def answer_again(self) -> bool:
         """Another answer to the last question; the one before stays where none comes.
 
+        Returns:
+            Whether it says what the one before said.
         Raises:
             OptionError: There is no question.
         """
@@ -234,6 +241,7 @@ class Chat:
             raise
         if not answered:
             self.conversation.turns += before
+        return answered and self.conversation.turns[-1:] == before
 
     def _write_answer(self) -> bool:
         """Answer the question that the conversation ends with; False where it was stopped before it began."""

@@ -69,7 +69,9 @@ class Commands:
             Command("/max-tokens N", "the same as /set max_tokens N", lambda n: self._set(f"max_tokens {n}")),
             Command("/regenerate", "answer the last question again", self._regenerate),
             Command("/edit", "take the last question back and change it", self._edit),
-            Command("/undo", "forget the last question and its answer", self._undo),
+            Command(
+                "/undo", "forget what waits for the next message, or else the last question and its answer", self._undo
+            ),
             Command("/copy", "copy the last answer to the clipboard", self._copy),
             Command("/clear", "forget the conversation", self._clear),
             Command(
@@ -131,10 +133,12 @@ class Commands:
         if expand(argument, MediaError, "image").is_file():
             self._chat.attach(Path(argument))
             return
-        paths: list[Path] = []
+        message, paths = "", list[Path]()
         with suppress(MediaError):  # said once more where it is read
-            _, paths = split_dropped_paths(argument)
+            message, paths = split_dropped_paths(argument)
         self._chat.attach(*(paths or [Path(argument)]))
+        if paths and message:
+            self._chat.ask(message)
 
     def _sample(self, argument: str) -> str:
         self._chat.attach(SAMPLE)
@@ -186,7 +190,8 @@ class Commands:
     def _regenerate(self, argument: str) -> str | None:
         from mlx_qwen35.answers.sampling import options_from
 
-        self._chat.answer_again()
+        if not self._chat.answer_again():
+            return None
         given = {name: value for name, value in self._chat.arguments.items() if name in Sampling.__annotations__}
         options = options_from(self._chat.kit.checkpoint.generation_config, given)
         if options.temperature and options.seed is None:
@@ -198,6 +203,9 @@ class Commands:
         self._chat.keep(self._chat.conversation.take_back())
 
     def _undo(self, argument: str) -> str:
+        waiting, self._chat.conversation.waiting = self._chat.conversation.waiting, []
+        if waiting:
+            return f"forgotten: what was to go with the next message ({len(waiting)})"
         self._chat.stop_reading_ahead()
         text = self._chat.conversation.take_back()
         self._chat.conversation.waiting = []

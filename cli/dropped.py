@@ -11,7 +11,7 @@ from mlx_qwen35.errors import MediaError
 from mlx_qwen35.paths import expand, shorten
 
 VIDEOS = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"}
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif"}
+PICTURES = {".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif"}
 # What people drop in the hope that it is read, and what it is called.
 _OTHERS = {
     ".pdf": "a PDF", ".doc": "a document", ".docx": "a document", ".odt": "a document", ".pages": "a document",
@@ -83,8 +83,7 @@ def _names(text: str, start: int) -> Iterator[tuple[int, str]]:
     if word is not None:
         for part in (word[0], word[0].rstrip(_PUNCTUATION)):
             yield start + len(part), _unquoted(part)
-    rooted = _ROOTED.match(text, start) or (start == 0 and "/" in text.split(maxsplit=1)[0])
-    if not rooted or text[start] in "'\"":
+    if (start > 0 and not _ROOTED.match(text, start)) or text[start] in "'\"":
         return
     line = text[start:].split("\n", 1)[0][:_MOST_CHARACTERS]
     for number, end in enumerate([match.start() for match in _WORD_END.finditer(line)][:_MOST_WORDS]):

@@ -122,6 +122,7 @@ class ModelKit(PromptMaking, SessionFiles):
             InsufficientMemoryError: The weights, or a sequence of max_context, do not fit; before they are read.
             VersionError: mlx-lm or mlx-vlm is outside the tested range.
             SessionError: prompt_cache_dir cannot be written.
+            KitClosedError: This process was forked from one that had loaded a model.
         """
         options = LoadOptions(
             path_or_hub_id, adapter_path=adapter_path, revision=revision, max_pixels=max_pixels,
@@ -290,6 +291,9 @@ class ModelKit(PromptMaking, SessionFiles):
         sees = "text" if self.vision.unavailable else "text and images"
         kind, layers = self.config.model_type, len(self.config.text.layer_types)
         return f"<ModelKit {self.checkpoint.name}: {kind}, {layers} layers, {sees}, context {self.context_length}>"
+
+    def __reduce__(self) -> Never:
+        raise TypeError(f"{self!r} can neither be pickled nor copied: call ModelKit.load in each process")
 
     def __enter__(self) -> Self:
         return self

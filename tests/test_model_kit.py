@@ -1,8 +1,10 @@
 """The Python API."""
 
+import copy
 import dataclasses
 import inspect
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -657,6 +659,13 @@ def test_what_is_shown_of_it_all_is_short(kit: ModelKit) -> None:
     engine.close()
     assert len(repr(kit.request(prompt))) < 1000
     assert "array" not in repr(prompt.images[0])
+
+
+@pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_kit_is_neither_pickled_nor_copied(kit: ModelKit, take: Callable[[ModelKit], object]) -> None:
+    """A pool of processes would try, and fail after a while with what MLX or Jinja says."""
+    with pytest.raises(TypeError, match=r"dense.* neither be pickled nor copied: call ModelKit\.load in each process"):
+        take(kit)
 
 
 def test_what_is_read_ahead_is_checked_as_a_prompt_is(kit: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:

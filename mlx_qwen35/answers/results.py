@@ -86,6 +86,7 @@ class GenerationChunk:
         finish_reason: "stop" or "length" on the last chunk, else None.
         stop_string: The stop string that ended the answer, on the last chunk.
         stats: On the last chunk, else None.
+        held: Characters of the answer that come with a later chunk: they may be the beginning of a stop string.
     """
 
     text: str
@@ -97,10 +98,11 @@ class GenerationChunk:
     finish_reason: str | None = None
     stop_string: str | None = None
     stats: GenerationStats | None = None
+    held: int = 0
 
     def __repr__(self) -> str:
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
-        told = {name: value for name, value in told.items() if value not in (None, "") and value is not False}
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        told = {field.name: value for field, value in values if value not in ("", field.default)}
         told = {"text": self.text, **told}
         return f"GenerationChunk({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 

@@ -74,6 +74,11 @@ class AnswerText:
         """Whether the next token belongs to the reasoning."""
         return self._in_reasoning
 
+    @property
+    def held(self) -> int:
+        """Characters of the answer that wait, because a stop string may begin with them."""
+        return 0 if self._in_reasoning else len(self._held)
+
     def add(self, token: int) -> Piece:
         """The text that one more token gives; after `stopped` no token may follow."""
         if token in self._tokenizer.eos_token_ids:

@@ -262,6 +262,7 @@ class Executor:
             finish_reason=finish_reason,
             stop_string=piece.stop_string,
             stats=None if finish_reason is None else self._stats(row, now),
+            held=row.text.held,
         )
 
     def _named(self, top: Sequence[tuple[int, float]]) -> tuple[TokenLogprob, ...]:

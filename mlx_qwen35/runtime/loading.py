@@ -42,7 +42,7 @@ from mlx_qwen35.runtime.loop import Loop
 from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard
 from mlx_qwen35.runtime.scheduler import Scheduler
 from mlx_qwen35.runtime.speculation import Speculate, Speculation, check_speculation
-from mlx_qwen35.runtime.thread import MlxThread
+from mlx_qwen35.runtime.thread import MlxThread, check_process
 from mlx_qwen35.state.cache import make_caches
 from mlx_qwen35.state.disk import fingerprint_of
 from mlx_qwen35.state.kept_files import KeptFiles
@@ -160,6 +160,7 @@ class Loaded:
 
 def load(options: LoadOptions) -> Loaded:
     """Check everything that can be checked before a weight is read, then build it all; errors as `ModelKit.load`."""
+    check_process()
     check_versions()
     check_max_pixels(options.max_pixels)
     gated_delta = choose_gated_delta(options.gated_delta, exact=options.exact)

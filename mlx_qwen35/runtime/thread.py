@@ -20,7 +20,23 @@ from mlx_qwen35.errors import KitClosedError
 
 T = TypeVar("T")
 _END = object()
+_FORKED = (
+    "a ModelKit was loaded before a fork, which MLX's threads do not outlive: load one in a new process, as "
+    "multiprocessing's 'spawn' starts it"
+)
+# Where the first thread of this kind began: a child of a fork has copies of MLX's own, which would be waited for.
+_first_process: int | None = None
 _Job = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+def check_process() -> None:
+    """Make sure that MLX works in this process.
+
+    Raises:
+        KitClosedError: It was forked from one that had such a thread.
+    """
+    if _first_process not in (None, os.getpid()):
+        raise KitClosedError(_FORKED)
 
 
 class MlxThread:
@@ -91,6 +107,9 @@ class _Worker:
     """The thread and its queue; knows nothing of the object that callers hold."""
 
     def __init__(self) -> None:
+        global _first_process
+        check_process()
+        _first_process = os.getpid()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         # The collector may close an abandoned stream in whatever this thread is doing, so also here.
         self._lock = threading.RLock()
@@ -111,7 +130,7 @@ class _Worker:
     def check(self) -> None:
         # Before the lock is taken: another thread may have held it when the process was forked.
         if os.getpid() != self.process:
-            raise KitClosedError("this ModelKit was loaded before a fork: load it again in this process")
+            raise KitClosedError(_FORKED)
         if self._closed:
             raise KitClosedError("this ModelKit was closed: load it again")
 

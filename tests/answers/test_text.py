@@ -89,8 +89,8 @@ def test_a_stop_string_is_found_wherever_tokens_cut_it(pieces: list[str]) -> Non
 
 def test_only_what_may_become_a_stop_string_is_held_back() -> None:
     answer = AnswerText(cast(Tokenizer, Pieces()), stop=("abc", "#"))
-    pieces = [answer.add(cast(int, piece)).text for piece in ["xab", "ab", "x", "bc", "a", "b"]]
-    assert pieces == ["x", "ab", "abx", "bc", "", ""]
+    pieces = [(answer.add(cast(int, piece)).text, answer.held) for piece in ["xab", "ab", "x", "bc", "a", "b"]]
+    assert pieces == [("x", 2), ("ab", 2), ("abx", 0), ("bc", 0), ("", 1), ("", 2)]
     assert answer.close().text == "ab"
 
 

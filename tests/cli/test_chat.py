@@ -107,6 +107,7 @@ def test_a_conversation_with_images(terminal: Terminal, picture: Path) -> None:
     terminal.say("what is this?", shows=r"prompt tokens \(6 image\)")
     escaped = str(picture).replace(" ", "\\ ")
     terminal.say(f"{escaped} and this?", shows=r"prompt tokens \(12 image\)")
+    terminal.say(f"/image {escaped} and now?", shows=r"prompt tokens \(18 image\)")
 
 
 def test_commands(terminal: Terminal, tmp_path: Path) -> None:
@@ -230,6 +231,24 @@ def test_taking_back_and_repeating(terminal: Terminal, tmp_path: Path) -> None:
     terminal.child.expect("tokens/s")
     assert questions(terminal, tmp_path / "chat.json") == ["one more"]
     terminal.say("/undo", shows="forgotten: one more")
+    terminal.say("/undo", shows="expected a question, found none yet")
+
+
+def test_only_an_answer_that_stays_the_same_is_said_to(terminal: Terminal) -> None:
+    terminal.say("one", shows="tokens/s")
+    terminal.say("/max-tokens 3", shows="max_tokens: 3")
+    terminal.say("/regenerate", shows=" 3 tokens at .* tokens/s")
+    terminal.say("/max-tokens 6", shows="max_tokens: 6")
+    assert "stays the same" not in terminal.child.before
+
+
+def test_what_waits_for_the_next_message_is_taken_back_first(terminal: Terminal, picture: Path) -> None:
+    terminal.say("one", shows="tokens/s")
+    terminal.say(f"/image {picture}", shows="goes with the next message")
+    terminal.say("/undo", shows=r"forgotten: what was to go with the next message \(1\)")
+    terminal.say("/undo", shows="forgotten: one")
+    terminal.say(f"/image {picture}", shows="goes with the next message")
+    terminal.say("/undo", shows=r"forgotten: what was to go with the next message \(1\)")
     terminal.say("/undo", shows="expected a question, found none yet")
 
 
@@ -395,7 +414,7 @@ def test_reasoning_is_switched_from_what_the_template_does(terminal: Terminal) -
 
 def test_generate_on_a_terminal_shows_reasoning_and_status(checkpoint_dir: Callable[[Shape], Path]) -> None:
     command = ["-m", "mlx_qwen35.cli.main", "generate", "--model", str(checkpoint_dir(DENSE)), "-p", "hi", "-m", "5"]
-    child = pexpect.spawn(sys.executable, command, env={**os.environ, "TERM": "xterm"}, encoding="utf-8", timeout=120)
+    child = pexpect.spawn(sys.executable, command, env={**os.environ, "TERM": "xterm"}, encoding="utf-8", timeout=20)
     child.expect("\x1b\\[2m")
     child.expect("5 tokens at")
     child.expect(pexpect.EOF)

@@ -9,7 +9,7 @@ from PIL import Image
 from mlx_qwen35.cli.dropped import split_dropped_paths
 from mlx_qwen35.errors import MediaError
 
-NAMES = ("a.png", "my (second) picture.JPG", "it's.webp", "docs/b.png")
+NAMES = ("a.png", "my (second) picture.JPG", "it's.webp", "docs/b.png", "moving.apng")
 
 
 @pytest.fixture
@@ -53,6 +53,12 @@ def test_relative_paths_count(folder: Path, written: str) -> None:
     for line in (f"{written} what is this?", f"what is in {written}?"):
         _, paths = split_dropped_paths(line)
         assert [path.resolve() for path in paths] == [(folder / written.replace("~", ".")).resolve()]
+
+
+@pytest.mark.parametrize("name", ["my (second) picture.JPG", "it's.webp"])
+def test_a_name_with_spaces_as_they_are_counts_where_the_line_begins(folder: Path, name: str) -> None:
+    assert split_dropped_paths(f"{name} what is this?") == ("what is this?", [Path(name)])
+    assert split_dropped_paths(f"is {name} mine?") == (f"is {name} mine?", [])
 
 
 def test_a_video_is_taken_too(folder: Path) -> None:

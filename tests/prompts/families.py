@@ -20,9 +20,10 @@ def _replaced(text: str, *replacements: tuple[str, str]) -> str:
 
 
 def _like_3_5(text: str) -> str:
-    """Values of arguments as Python writes them, unless they are lists or objects."""
+    """Values of arguments as Python writes them, unless they are lists or objects; spaces behind a block stay."""
     return _replaced(
         text,
+        ("content.split('</think>')[-1] | trim", "content.split('</think>')[-1].lstrip('\\n')"),
         (
             "value if value is string else value | tojson",
             "value | tojson if value is mapping or (value is sequence and value is not string) else value | string",

@@ -213,6 +213,20 @@ def test_a_think_block_in_a_text_is_reasoning_where_the_template_says_so(
     assert splits or "<think>\nhm\n</think>\n\nit is" in tokenizer.decode(found)
 
 
+@pytest.mark.parametrize("version", ["3.5", "3.6"])
+@pytest.mark.parametrize(
+    "content", ["<think>hm</think> two", " <think> hm </think>\n  two \n", "hm</think>a</think> b"]
+)
+@pytest.mark.parametrize("tail", [[], [user()]], ids=["last turn", "earlier turn"])
+def test_what_is_trimmed_around_a_think_block_is_for_the_template_to_say(
+    tokenizer: Tokenizer, reference_tokenizer: Any, version: str, content: str, tail: list[dict[str, Any]]
+) -> None:
+    messages = [user(), answer(content), *tail]
+    expected = reference_tokenizer.apply_chat_template(messages, chat_template=OURS[version], return_dict=False)
+    found = render_messages(with_template(tokenizer, OURS[version]), messages, add_generation_prompt=False)
+    assert found.input_ids == expected
+
+
 @pytest.mark.parametrize(
     "source", ["{{ 1 / 0 }}", "{% if messages|length > 1 %}{{ raise_exception('no') }}{% endif %}"]
 )

@@ -277,7 +277,7 @@ next(open_stream)
 uses = [
     lambda: kit.generate([1, 2]), lambda: next(open_stream), lambda: kit.logits(prompt), lambda: kit.save_session(path),
     lambda: kit.load_session(path), lambda: kit.prefill_ahead(talk), lambda: engine.submit(request, print),
-    engine.close,
+    engine.close, lambda: ModelKit.load({str(checkpoint_dir(DENSE))!r}),
 ]
 child = os.fork()
 if child == 0:

@@ -63,12 +63,14 @@ class _Logprobs:
     """One answer's log probabilities in the form of plain completions: a list for each kind of value.
 
     Args:
-        offset: Characters of the answer so far.
+        sent: Characters of the answer that were sent so far.
+        held: And of those that follow as soon as they cannot be the beginning of a stop string.
         found: All values so far, by kind.
     """
 
     tokenizer: Tokenizer
-    offset: int = 0
+    sent: int = 0
+    held: int = 0
     found: dict[str, list[Any]] = field(default_factory=dict)
 
     def add(self, delta: DeltaEvent) -> dict[str, list[Any] | None] | None:
@@ -88,9 +90,10 @@ class _Logprobs:
             "tokens": [text],
             "token_logprobs": [chunk.logprob],
             "top_logprobs": [tops] if tops else None,
-            "text_offset": [self.offset],
+            "text_offset": [self.sent + self.held],
         }
-        self.offset += len(delta.text)
+        self.sent += len(delta.text)
+        self.held = chunk.held
         for name, values in found.items():
             if values is not None:
                 self.found.setdefault(name, []).extend(values)

@@ -142,6 +142,12 @@ def test_the_chosen_token_is_among_the_likeliest_and_of_one_text_the_likelier_co
     assert answered([*events, finish()], logprobs=3)["choices"][0]["logprobs"]["top_logprobs"] == expected
 
 
+def test_where_a_token_begins_counts_what_waits_for_the_next() -> None:
+    """Two characters of three may be the beginning of a stop string, then all four are none."""
+    events = [delta("a", logprob=-1.0, held=2), delta("bcd", logprob=-1.0), delta("e", logprob=-1.0), finish()]
+    assert answered(events, logprobs=0)["choices"][0]["logprobs"]["text_offset"] == [0, 3, 4]
+
+
 def test_log_probabilities_without_candidates() -> None:
     found = answered([delta("ab", logprob=-0.25), delta("c", token=8, logprob=-1.0), finish()], logprobs=0)
     expected = {"tokens": ["<7>", "<8>"], "token_logprobs": [-0.25, -1.0], "text_offset": [0, 2]}
