@@ -25,6 +25,8 @@ CONVERSATION = 8192
 
 # What the hub's client puts before the names of models' folders, beside those of data sets.
 _PREFIX = "models--"
+# What it puts into them, and macOS.
+_PARTS = {"blobs", "refs", "snapshots", ".no_exist", ".DS_Store"}
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,11 @@ class Entry:
         """Delete it; returns the bytes that it took.
 
         Raises:
-            CheckpointError: The system does not allow it.
+            CheckpointError: It is a link to where something else lies too, or the system does not allow it.
         """
+        others = sorted(path.name for path in self.folder.iterdir() if path.name not in _PARTS)
+        if self.folder.is_symlink() and others:
+            raise CheckpointError(f"{self.folder}: expected what the hub's client writes, found {shown(others[0])}")
         size = self.size_on_disk
         try:
             # The folder may be a link to where there is more room.

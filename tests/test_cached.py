@@ -119,6 +119,10 @@ def test_what_the_hub_calls_corrupted_is_listed_and_removed(
     shutil.move(cache / "models--tiny--model", tmp_path / "moved")
     (cache / "models--tiny--model").symlink_to(tmp_path / "moved")
     entry = cached.find_cached("tiny/model")
+    (tmp_path / "moved" / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="expected what the hub's client writes, found 'notes.txt'"):
+        entry.remove()
+    (tmp_path / "moved" / "notes.txt").unlink()
     assert entry.remove() > 0
     assert not (tmp_path / "moved").exists()
     assert list(cache.iterdir()) == []

@@ -7,10 +7,8 @@ from mlx_qwen35.checkpoints.reading import GGUF
 from mlx_qwen35.errors import CheckpointError, OptionError
 from mlx_qwen35.paths import expand, shorten
 
-# Only data: no Python file of a checkpoint is ever fetched or run.
+# Only data: no Python file of a checkpoint is ever fetched or run. In folders too: an MTP head may lie in one.
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
-# Other conversions, and originals, in folders of their own, from which nothing is loaded.
-_OTHERS_WEIGHTS = ["*/*.safetensors"]
 
 
 def find_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
@@ -41,11 +39,7 @@ def find_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) 
         raise CheckpointError(f"{name}: expected an existing directory or a hub id like 'owner/name'")
     from huggingface_hub import snapshot_download
 
-    return _download(
-        name,
-        revision,
-        lambda: snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_OTHERS_WEIGHTS),
-    )
+    return _download(name, revision, lambda: snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
 
 
 def find_file(name: str, file: str, revision: str | None = None) -> Path:

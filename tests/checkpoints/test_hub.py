@@ -103,25 +103,6 @@ def test_what_the_hub_answered_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         find_file("owner/name", "config.json")
 
 
-def test_weights_in_folders_of_a_repository_are_left_there(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from huggingface_hub.utils import filter_repo_objects
-
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: asked.append(options) or "x")
-    find_checkpoint("owner/name")
-    files = [
-        "config.json",
-        "model.safetensors",
-        "original/model.safetensors",
-        "additional_chat_templates/a.jinja",
-        "a.py",
-    ]
-    patterns = {name: asked[0][name] for name in ("allow_patterns", "ignore_patterns")}
-    assert list(filter_repo_objects(files, **patterns)) == [files[0], files[1], files[3]]
-
-
 def test_files_and_repositories_of_llama_cpp_are_called_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -177,7 +158,8 @@ def test_paths_that_cannot_be_resolved_are_errors(path: str) -> None:
     ("name", "wanted"),
     [
         ("config.json", True), ("model.safetensors", True), ("model-00001-of-00002.safetensors", True),
-        ("model.safetensors.index.json", True), ("chat_template.jinja", True), ("merges.txt", True),
+        ("model.safetensors.index.json", True), ("mtp/model-mtp.safetensors", True), ("chat_template.jinja", True),
+        ("merges.txt", True),
         ("modeling_evil.py", False), ("pytorch_model.bin", False), ("training_args.pt", False), ("weights.pkl", False),
         ("model.gguf", False), ("original/consolidated.00.pth", False), ("setup.sh", False), ("json.py", False),
         ("evil.json.py", False), ("model.safetensors.bin", False),
