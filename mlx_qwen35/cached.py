@@ -10,6 +10,7 @@ from typing import Any
 from mlx_qwen35.checkpoints.config import MODEL_TYPES
 from mlx_qwen35.checkpoints.fields import shown
 from mlx_qwen35.checkpoints.files import Checkpoint
+from mlx_qwen35.checkpoints.formats import is_quantised
 from mlx_qwen35.checkpoints.headers import read_headers
 from mlx_qwen35.checkpoints.hub import find_checkpoint, find_file
 from mlx_qwen35.checkpoints.layouts import canonical_names
@@ -95,7 +96,8 @@ def describe(name: str, directory: Path) -> CachedModel:
             warnings.simplefilter("ignore", CheckpointWarning)
             checkpoint = Checkpoint.open(directory)
             files = checkpoint.weight_files()
-            names = canonical_names(header.name for header in read_headers(files)).values()
+            headers = list(read_headers(files))
+            names = canonical_names(header.name for header in headers).values()
             limit = default_limit()
             # Without a limit, to learn what it would take.
             guard = _on_mlx_thread(checkpoint, files)
@@ -106,7 +108,7 @@ def describe(name: str, directory: Path) -> CachedModel:
         name,
         directory,
         size,
-        bits=bits_of(checkpoint.config.raw),
+        bits=bits_of(checkpoint.config.raw if is_quantised(headers) else {}),
         vision=checkpoint.config.vision is not None and any(name.startswith("vision_tower.") for name in names),
         mtp=bool(head_files(checkpoint)),
         needs=guard.needs(CONVERSATION, SMALLEST_STEP),

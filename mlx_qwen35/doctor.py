@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 
 from mlx_qwen35.checkpoints.explaining import explain
 from mlx_qwen35.checkpoints.files import Checkpoint
-from mlx_qwen35.checkpoints.formats import loaded_bytes
+from mlx_qwen35.checkpoints.formats import is_quantised, loaded_bytes
 from mlx_qwen35.checkpoints.headers import TensorHeader, activation_size, read_headers
 from mlx_qwen35.checkpoints.hub import find_checkpoint
 from mlx_qwen35.checkpoints.layouts import canonical_names, recognise_layout
@@ -93,12 +93,13 @@ def _report(directory: Path) -> Report:
     names = canonical_names(header.name for header in headers).values()
     config = checkpoint.config
     size = activation_size(headers)
+    settings = config.raw.get("quantization", config.raw.get("quantization_config"))
     return Report(
         directory=checkpoint.directory,
         model_type=config.model_type,
         layout=recognise_layout({header.name: header.shape for header in headers}),
         dtypes=dict(Counter(header.dtype for header in headers)),
-        quantization=config.raw.get("quantization", config.raw.get("quantization_config")),
+        quantization=settings if is_quantised(headers) else None,
         vision=config.vision is not None and any(name.startswith("vision_tower.") for name in names),
         mtp=bool(head_files(checkpoint)),
         parameters_bytes=_in_memory(checkpoint, headers),

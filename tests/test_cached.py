@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_qwen35 import cached
+from mlx_qwen35 import cached, convert
+from mlx_qwen35.doctor import examine
 from mlx_qwen35.errors import CheckpointError, OptionError
 from tests.tiny import DENSE, MOE, Shape, write_checkpoint
 
@@ -91,6 +92,21 @@ def test_the_newest_snapshot_counts(cache: Path, checkpoint_dir: Callable[[Shape
 )
 def test_bits_in_words(settings: dict[str, object] | None, bits: str) -> None:
     assert cached.bits_of({} if settings is None else {"quantization": settings}) == bits
+
+
+def test_settings_left_over_beside_plain_weights_are_no_bits(
+    cache: Path, tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """As mlx-vlm's convert leaves them when it restores plain weights."""
+    source = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "source")
+    config = json.loads((source / "config.json").read_text()) | {"quantization": {"bits": 4, "group_size": 64}}
+    (source / "config.json").write_text(json.dumps(config))
+    add(cache, "tiny/plain", source)
+    add(cache, "tiny/quantised", convert(checkpoint_dir(DENSE), tmp_path / "out", bits=4))
+    plain, quantised = cached.cached_models()
+    assert (plain.bits, quantised.bits[0]) == ("16", "4")
+    assert examine(plain.directory).quantization is None
+    assert examine(quantised.directory).quantization is not None
 
 
 def test_removing_takes_every_snapshot(cache: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:

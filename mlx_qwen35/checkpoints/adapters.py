@@ -79,6 +79,7 @@ def _load_mlx(model: Any, directory: Path, weights: Path, config: Mapping[str, A
     kind = config.get("fine_tune_type", "lora")
     if kind != "full":
         linear_to_lora_layers(model, config["num_layers"], config["lora_parameters"], use_dora=kind == "dora")
+        _mend_sizes(model)
     parameters: dict[str, Any] = dict(tree_flatten(model.parameters()))
     asked = {name for name in parameters if kind == "full" or name.rsplit(".", 1)[-1] in ("lora_a", "lora_b", "m")}
     if kind != "full" and asked - names:
@@ -87,6 +88,17 @@ def _load_mlx(model: Any, directory: Path, weights: Path, config: Mapping[str, A
         raise AdapterError(f"{directory}: the adapter does not fit: no such parameters: {_listed(names - asked)}")
     stored: dict[str, Any] = mx.load(str(weights))  # type: ignore[assignment]
     _set(model, stored, parameters, directory)
+
+
+def _mend_sizes(model: Any) -> None:
+    """Of DoRA over 3, 5 and 6 bits, for which mlx-lm takes a word to hold 32 // bits numbers."""
+    import mlx.core as mx
+    from mlx_lm.tuner.dora import DoRALinear
+
+    for _, module in model.named_modules():
+        if isinstance(module, DoRALinear) and "scales" in module.linear:
+            inputs = module.linear.weight.shape[-1] * 32 // module.linear.bits
+            module.lora_a = mx.zeros((inputs, module.lora_a.shape[-1]))
 
 
 _FIRST = re.compile(r"(?P<path>.+)\.(?P<part>A|B)$")

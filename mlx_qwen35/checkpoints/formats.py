@@ -5,7 +5,7 @@ not tell. Whatever MLX has a mode for stays packed; FP8 and groups that MLX does
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,11 @@ def _targets(target: str, path: str) -> bool:
 def is_foreign(names: Mapping[str, Any] | list[str]) -> bool:
     """Whether any of these tensors is stored in a way that MLX does not have."""
     return any(_split(name)[1] in _MARKERS for name in names)
+
+
+def is_quantised(headers: Iterable[TensorHeader]) -> bool:
+    """Whether any of these tensors is: config.json may have settings left over from what they were made of."""
+    return any(_split(header.name)[1] in (_MARKERS | {"scales"}) or header.dtype == "F8_E4M3" for header in headers)
 
 
 def to_mlx(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[str, mx.array]:

@@ -22,7 +22,7 @@ from mlx_qwen35.prompts.tokenizer_files import find_chat_template, incomplete, l
 # Marks of cuneiform, which no chat template writes. They bracket the number of a string that `Escapes` took out of a
 # user's text. Python has them as they are, and not as escapes, in the text of a list, which some templates write.
 OPEN, CLOSE = "\U00012470", "\U00012471"
-_ESCAPED = re.compile(f"{OPEN}(\\d+){CLOSE}")
+_ESCAPED = re.compile(f"{OPEN}([0-9]{{1,9}}){CLOSE}")
 # JSON of requests nested deeper than that: Python's own recursion ends at a few hundred.
 _MAX_LEVELS = 100
 # A text of more characters for each token of the context is looked into before all of it is tokenised.
@@ -66,8 +66,12 @@ class Escapes:
         return value
 
     def restore(self, text: str) -> str:
-        """The text as the user wrote it."""
-        return _ESCAPED.sub(lambda match: self._originals[int(match[1])], text)
+        """The text as the user wrote it; numbers of the template's own making stay."""
+        return _ESCAPED.sub(self._original, text)
+
+    def _original(self, match: re.Match[str]) -> str:
+        number = int(match[1])
+        return self._originals[number] if number < len(self._originals) else match[0]
 
     def _replace(self, match: re.Match[str]) -> str:
         self._originals.append(match[0])

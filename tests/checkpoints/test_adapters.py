@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_qwen35 import ModelKit
+from mlx_qwen35 import ModelKit, convert
 from mlx_qwen35.checkpoints.adapters import adapter_files, load_adapter
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.errors import AdapterError
@@ -56,6 +56,35 @@ def test_an_adapter_made_by_mlx_lm_is_applied(tmp_path: Path, checkpoint_dir: Ca
     np.testing.assert_array_equal(found, expected)
     assert np.abs(found - logits_of(source)).max() > 0.1
     assert np.isfinite(logits_of(source, "image first", adapter_path=adapter)).all()
+
+
+@pytest.mark.parametrize("bits", [3, 6])
+def test_dora_is_applied_to_words_that_bits_do_not_divide(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], bits: int
+) -> None:
+    """Trained on plain weights, and put on quantised ones; against the same on what those stand for."""
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+    from mlx_lm.utils import load_model
+
+    lora = {"rank": 4, "scale": 5.0, "dropout": 0.0}
+    trained, _ = load_model(checkpoint_dir(DENSE))
+    linear_to_lora_layers(trained, 2, lora, use_dora=True)
+    rng = np.random.Generator(np.random.PCG64(3))
+    parts = {
+        name: value if name.endswith(".m") else mx.array(rng.normal(0, 0.1, value.shape).astype(np.float32))
+        for name, value in tree_flatten(trained.parameters())
+        if name.endswith((".lora_a", ".lora_b", ".m"))
+    }
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    mx.save_safetensors(str(adapter / "adapters.safetensors"), parts)
+    settings = {"fine_tune_type": "dora", "num_layers": 2, "lora_parameters": lora}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    quantised = convert(checkpoint_dir(DENSE), tmp_path / "quantised", bits=bits)
+    plain = convert(quantised, tmp_path / "plain", dequantize=True)
+    found, expected = (logits_of(directory, adapter_path=adapter) for directory in (quantised, plain))
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert np.abs(found - logits_of(quantised)).max() > 0.1
 
 
 def test_adapters_that_do_not_fit_are_refused(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:

@@ -15,7 +15,7 @@ from mlx_qwen35.errors import ContextLengthError, OptionError, PromptError, Prom
 from mlx_qwen35.prompts.messages import MediaPart, fill_sources, render_messages, system_first
 from mlx_qwen35.prompts.prompt import begins_in_reasoning
 from mlx_qwen35.prompts.templates import ChatTemplate
-from mlx_qwen35.prompts.tokenizer import Tokenizer
+from mlx_qwen35.prompts.tokenizer import CLOSE, OPEN, Tokenizer
 from tests.prompts.families import TEMPLATES, with_template
 from tests.tiny import IDS, write_tokenizer
 
@@ -383,6 +383,14 @@ def test_a_list_that_a_template_writes_as_python_does_holds_the_text_of_control_
     rendered = render_messages(with_template(tokenizer, source), messages)
     assert tokenizer.decode(rendered.input_ids) == expected
     assert not {*rendered.input_ids} & {*IDS.values()}
+
+
+@pytest.mark.parametrize("number", ["7", "9" * 5000])
+def test_a_template_that_writes_marks_of_its_own_is_harmless(tokenizer: Tokenizer, number: str) -> None:
+    written = f"{OPEN}{number}{CLOSE}"
+    other = with_template(tokenizer, f"{{% for m in messages %}}{{{{ m.content }}}}{written}{{% endfor %}}")
+    ids = render_messages(other, [{"role": "user", "content": "a <think>"}]).input_ids
+    assert tokenizer.decode(ids) == f"a <think>{written}"
 
 
 def test_an_explicit_none_does_not_hide_the_other_name(tokenizer: Tokenizer) -> None:
