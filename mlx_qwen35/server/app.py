@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from mlx_qwen35 import Engine, __version__
 from mlx_qwen35.errors import Qwen35Error
@@ -249,7 +250,16 @@ async def _tell_no_route(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         message = f"no such path: {shorten(request.url.path)}; {BASE_URLS}"
         return error_response(ApiError(404, "not_found_error", message), request.url.path)
-    return error_response(ApiError(error.status_code, "invalid_request_error", str(error.detail)), request.url.path)
+    if error.status_code != 405:
+        return error_response(ApiError(error.status_code, "invalid_request_error", str(error.detail)), request.url.path)
+    # Starlette looks no further than the first route of a path.
+    there = [route for route in request.app.routes if isinstance(route, Route)]
+    found = {name for route in there if route.path_regex.match(request.scope["path"]) for name in route.methods or ()}
+    methods = ", ".join(sorted(found))
+    message = f"method: expected {methods}, found {shorten(request.method, 20)}: {shorten(request.url.path)}"
+    response = error_response(ApiError(405, "invalid_request_error", message), request.url.path)
+    response.headers["Allow"] = methods
+    return response
 
 
 async def _tell_nobody(request: Request, error: Exception) -> Response:
