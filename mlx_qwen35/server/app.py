@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from mlx_qwen35 import Engine, __version__
 from mlx_qwen35.errors import Qwen35Error
@@ -23,8 +24,9 @@ from mlx_qwen35.server.guard import Guard
 from mlx_qwen35.server.metrics import Metrics
 from mlx_qwen35.server.page_files import page, page_file
 from mlx_qwen35.server.protocols import PROTOCOLS, error_response
-from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
+from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, PromptBody
 from mlx_qwen35.server.protocols.messages import CountRequest
+from mlx_qwen35.server.protocols.responses import ResponsesRequest
 from mlx_qwen35.server.rendering import RENDER_PATH, RenderProcess, RenderRequest
 from mlx_qwen35.server.service import GenerationService, PreparedRequest
 from mlx_qwen35.server.settings import Settings
@@ -40,7 +42,11 @@ from mlx_qwen35.server.wire import (
     unused_fields,
 )
 
-COUNT_PATH = "/v1/messages/count_tokens"
+# Where a prompt's tokens are counted: the body, and what stands beside the number.
+COUNTS: dict[str, tuple[type[PromptBody], dict[str, str]]] = {
+    "/v1/messages/count_tokens": (CountRequest, {}),
+    "/v1/responses/input_tokens": (ResponsesRequest, {"object": "response.input_tokens"}),
+}
 UNUSED_HEADER = "X-Unused-Fields"
 # What is wrong most often where a path is.
 BASE_URLS = "the base URL of OpenAI's clients ends with /v1, that of Anthropic's does not"
@@ -63,7 +69,8 @@ def make_app(service: GenerationService, settings: Settings) -> FastAPI:
     endpoints = Endpoints(service, settings, metrics, renderer)
     for protocol in PROTOCOLS:
         app.post(protocol.path)(endpoints.generation(protocol))
-    app.post(COUNT_PATH)(endpoints.count_tokens)
+    for path in COUNTS:
+        app.post(path)(endpoints.counting(path))
     app.get("/v1/responses/{name}")(endpoints.stored)
     app.get("/v1/responses/{name}/input_items")(endpoints.stored_items)
     app.delete("/v1/responses/{name}")(endpoints.forget)
@@ -76,7 +83,7 @@ def make_app(service: GenerationService, settings: Settings) -> FastAPI:
     app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)(page)
     app.get("/page/{name}", include_in_schema=False)(page_file)
     bodies: dict[str, type[WireObject]] = {protocol.path: protocol.body for protocol in PROTOCOLS}
-    bodies |= {COUNT_PATH: CountRequest, RENDER_PATH: RenderRequest}
+    bodies |= {path: body for path, (body, _) in COUNTS.items()} | {RENDER_PATH: RenderRequest}
     app.openapi = lambda: describe(app, bodies)  # type: ignore[method-assign]
     for kind in (ApiError, Qwen35Error):
         app.add_exception_handler(kind, _tell)
@@ -139,15 +146,21 @@ class Endpoints:
 
         return generate
 
-    async def count_tokens(self, request: Request) -> Response:
-        """Anthropic's count of a prompt's tokens."""
-        deadline = self._service.deadline()
-        body = await self._bodies.read(request, CountRequest, deadline)
-        self._check_model(body.model)
-        headers = self._unused(body, COUNT_PATH)
-        (wanted,) = body.generation_requests()
-        prepared = await unless_gone(request, self._service.prepare_soon(wanted, deadline))
-        return JSONResponse({"input_tokens": len(prepared.prompt.input_ids)}, headers=headers)
+    def counting(self, path: str) -> Callable[[Request], Awaitable[Response]]:
+        """Counts a prompt's tokens, for one protocol."""
+        model, beside = COUNTS[path]
+
+        async def count(request: Request) -> Response:
+            deadline = self._service.deadline()
+            body = await self._bodies.read(request, model, deadline)
+            self._check_model(body.model)
+            headers = self._unused(body, path)
+            body.resolve(self._stored)
+            (wanted,) = body.generation_requests()
+            prepared = await unless_gone(request, self._service.prepare_soon(wanted, deadline))
+            return JSONResponse({**beside, "input_tokens": len(prepared.prompt.input_ids)}, headers=headers)
+
+        return count
 
     def _unused(self, body: WireObject, path: str) -> dict[str, str]:
         """The header that names the fields which change nothing; they are counted too.
@@ -237,7 +250,16 @@ async def _tell_no_route(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         message = f"no such path: {shorten(request.url.path)}; {BASE_URLS}"
         return error_response(ApiError(404, "not_found_error", message), request.url.path)
-    return error_response(ApiError(error.status_code, "invalid_request_error", str(error.detail)), request.url.path)
+    if error.status_code != 405:
+        return error_response(ApiError(error.status_code, "invalid_request_error", str(error.detail)), request.url.path)
+    # Starlette looks no further than the first route of a path.
+    there = [route for route in request.app.routes if isinstance(route, Route)]
+    found = {name for route in there if route.path_regex.match(request.scope["path"]) for name in route.methods or ()}
+    methods = ", ".join(sorted(found))
+    message = f"method: expected {methods}, found {shorten(request.method, 20)}: {shorten(request.url.path)}"
+    response = error_response(ApiError(405, "invalid_request_error", message), request.url.path)
+    response.headers["Allow"] = methods
+    return response
 
 
 async def _tell_nobody(request: Request, error: Exception) -> Response:

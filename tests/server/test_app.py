@@ -46,6 +46,25 @@ def test_other_errors(server: Running) -> None:
         assert (json.loads(text).get("type") == "error") == path.startswith("/v1/messages")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "methods"),
+    [
+        ("/v1/responses/compact", {}, "DELETE, GET"),
+        ("/responses/resp_1", {}, "DELETE, GET"),
+        ("/v1/chat/completions", None, "POST"),
+        ("/", {}, "GET, HEAD"),
+    ],
+)
+def test_another_method_is_told_which_there_are(server: Running, path: str, body: Any, methods: str) -> None:
+    """In the header that HTTP asks for, too."""
+    status, headers, text = raw(server.url, path, body)
+    assert (status, headers["allow"]) == (405, methods)
+    found = "GET" if body is None else "POST"
+    message = json.loads(text)["error"]["message"]
+    assert message.startswith(f"method: expected {methods}, found {found}: ")
+    assert message.endswith(path)
+
+
 def test_models_health_and_metrics(server: Running, client: Any) -> None:
     assert [model.id for model in client.models.list()] == ["box"]
     assert client.models.retrieve("box").id == "box"

@@ -10,6 +10,10 @@ def test_responses(client: Any) -> None:
     options: dict[str, Any] = {"model": "box", "temperature": 0.0, "reasoning": {"effort": "none"}}
     found = client.responses.create(input="Spell the word star.", **options)
     assert (found.output_text, found.status) == ("s-t-a-r.", "completed")
+    more = {"model": "box", "input": "And moon.", "previous_response_id": found.id, "reasoning": {"effort": "none"}}
+    counted = client.responses.input_tokens.count(**more)
+    assert counted.object == "response.input_tokens"
+    assert counted.input_tokens == client.responses.create(**more).usage.input_tokens > found.usage.total_tokens
     image = [
         {"type": "input_image", "image_url": picture(RED_CIRCLE)},
         {"type": "input_text", "text": "What do you see?"},

@@ -22,6 +22,7 @@ from mlx_qwen35.errors import (
     PromptError,
 )
 from mlx_qwen35.server import wire
+from mlx_qwen35.server.app import COUNTS
 from mlx_qwen35.server.bodies import parse_body
 from mlx_qwen35.server.generation import RequestTimeoutError
 from mlx_qwen35.server.protocols import PROTOCOLS
@@ -97,7 +98,7 @@ def test_what_would_cost_far_more_than_it_is_is_refused(server: Running, attack:
     assert raw(server.url, "/health")[0] == 200
 
 
-@pytest.mark.parametrize("path", [*(protocol.path for protocol in PROTOCOLS), "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("path", [*(protocol.path for protocol in PROTOCOLS), *COUNTS])
 @pytest.mark.parametrize("rudely", [False, True])
 def test_a_client_that_leaves_inside_its_body_is_no_failure(
     server: Running, caplog: pytest.LogCaptureFixture, path: str, rudely: bool
