@@ -72,8 +72,7 @@ def make_app(service: GenerationService, settings: Settings) -> FastAPI:
     app.get("/health")(endpoints.health)
     app.get("/metrics")(endpoints.show_metrics)
     app.post(RENDER_PATH)(endpoints.render)
-    # Claude Code looks with HEAD whether somebody is there.
-    app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)(page)
+    app.get("/", include_in_schema=False)(page)
     app.get("/page/{name}", include_in_schema=False)(page_file)
     bodies: dict[str, type[WireObject]] = {protocol.path: protocol.body for protocol in PROTOCOLS}
     bodies |= {COUNT_PATH: CountRequest, RENDER_PATH: RenderRequest}
@@ -237,7 +236,10 @@ async def _tell_no_route(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         message = f"no such path: {shorten(request.url.path)}; {BASE_URLS}"
         return error_response(ApiError(404, "not_found_error", message), request.url.path)
-    return error_response(ApiError(error.status_code, "invalid_request_error", str(error.detail)), request.url.path)
+    response = error_response(ApiError(error.status_code, "invalid_request_error", str(error.detail)), request.url.path)
+    # Which methods there are, where it is not one of them.
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _tell_nobody(request: Request, error: Exception) -> Response:
