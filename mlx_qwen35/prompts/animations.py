@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mlx_qwen35.errors import MediaError
 from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.clips import StillClip, check_frame_size
-from mlx_qwen35.prompts.images import read_header
+from mlx_qwen35.prompts.images import ImageMemory, read_header
 from mlx_qwen35.prompts.pixels import to_rgb
 
 if TYPE_CHECKING:
@@ -25,11 +25,13 @@ class AnimationClip(StillClip):
         data: The file.
         place, label: For error messages.
         check: Called before every frame; ends the work by raising.
+        memory: Asked before the frames are drawn to find their times.
     Raises:
         MediaError: It is damaged, does not move, or has too many pixels.
+        InsufficientMemoryError: There is none for drawing.
     """
 
-    def __init__(self, data: bytes, place: str, label: str, check: Callable[[], None]) -> None:
+    def __init__(self, data: bytes, place: str, label: str, check: Callable[[], None], memory: ImageMemory) -> None:
         self._data, self._place, self._label = data, place, label
         image = read_header(data, place, label)
         self.size, self.sampled = image.size, False
@@ -39,9 +41,10 @@ class AnimationClip(StillClip):
         # An APNG may begin with a picture for those who cannot see it move.
         self._first = 1 if image.info.get("default_image") else 0
         durations = []
-        for _ in self._walk(image, check):
-            shown = float(image.info.get("duration") or 0)
-            durations.append(shown if shown > SHORTEST_MS else INSTEAD_MS)
+        with memory.decoding(self.decoding_bytes, place):
+            for _ in self._walk(image, check):
+                shown = float(image.info.get("duration") or 0)
+                durations.append(shown if shown > SHORTEST_MS else INSTEAD_MS)
         # What is refused as an image for its second frame must be a video, even if that frame is the only one to show.
         if len(durations) < 2 and not (durations and getattr(image, "is_animated", False)):
             raise MediaError(f"{place}: {label}: expected a video, found a still picture; send it as an image")

@@ -13,7 +13,7 @@ from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.animations import AnimationClip
 from mlx_qwen35.prompts.arrays import is_array
 from mlx_qwen35.prompts.clips import ArrayClip, Clip, PictureClip
-from mlx_qwen35.prompts.images import MAX_SOURCE_BYTES, read_header
+from mlx_qwen35.prompts.images import MAX_SOURCE_BYTES, ImageMemory, read_header
 from mlx_qwen35.prompts.media_types import animation_format, image_brand, video_container
 from mlx_qwen35.prompts.movies import MovieClip
 from mlx_qwen35.prompts.sources import check_size, file_url_path, open_file, read_data_url, read_stream
@@ -42,12 +42,13 @@ class Opened:
     file: BinaryIO | None = None
     frames: Any = None
 
-    def clip(self, fps: float, check: Callable[[], None]) -> Clip:
+    def clip(self, fps: float, check: Callable[[], None], memory: ImageMemory) -> Clip:
         """Look into it.
 
         Args:
             fps: Frames a second of a list or an array.
             check: Called now and then; ends the work by raising.
+            memory: Asked before anything is decoded to look into it.
         Raises:
             MediaError: It is no video, or a damaged one.
         """
@@ -63,7 +64,7 @@ class Opened:
             raise MediaError(
                 f"{self.place}: {self.label}: expected a video file ({', '.join(FORMATS)}), found {_describe(data)}"
             )
-        return AnimationClip(data, self.place, self.label, check)
+        return AnimationClip(data, self.place, self.label, check, memory)
 
     def _whole_file(self) -> bytes:
         """The bytes of what Pillow reads from memory."""

@@ -122,7 +122,7 @@ class VideoPreprocessor:
             found = None if key is None else self._recent.find(key)
             if found is not None:
                 return found
-            clip = opened.clip(wanted.source_fps or wanted.fps, check)
+            clip = opened.clip(wanted.source_fps or wanted.fps, check, self._memory)
             with closing(clip):
                 prepared = self._prepare(clip, wanted, place, progress, check)
         if key is not None:

@@ -79,8 +79,7 @@ def make_app(service: GenerationService, settings: Settings) -> FastAPI:
     app.get("/health")(endpoints.health)
     app.get("/metrics")(endpoints.show_metrics)
     app.post(RENDER_PATH)(endpoints.render)
-    # Claude Code looks with HEAD whether somebody is there.
-    app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)(page)
+    app.get("/", include_in_schema=False)(page)
     app.get("/page/{name}", include_in_schema=False)(page_file)
     bodies: dict[str, type[WireObject]] = {protocol.path: protocol.body for protocol in PROTOCOLS}
     bodies |= {path: body for path, (body, _) in COUNTS.items()} | {RENDER_PATH: RenderRequest}

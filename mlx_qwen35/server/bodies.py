@@ -49,6 +49,10 @@ class BodyReader:
             ApiError: It is not of this model, and names the wrong fields; or it is too large or too slow.
             ClientGoneError: The client left before the end of the body.
         """
+        coding = request.headers.get("content-encoding", "identity")
+        if coding.strip().lower() not in ("", "identity"):
+            message = f"Content-Encoding: expected a body that is not compressed, found {shorten(coding)}"
+            raise ApiError(415, "invalid_request_error", message)
         with ExitStack() as stack:
             raw = await self._raw(request, stack)
             return await self._threads.run(parse_body, raw, model, deadline=deadline)

@@ -43,7 +43,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope = with_version(scope)
+        scope = as_get(with_version(scope))
         label, status = route_label(self._routes, scope), 0
         refusal = self._foreign(scope)
         origin = None if refusal else self._let_in(scope)
@@ -129,6 +129,14 @@ def with_version(scope: Scope) -> Scope:
     if any(f"{path}/".startswith(f"{known}/") for known in UNVERSIONED):
         return {**scope, "path": f"/v1{path}", "raw_path": b"/v1" + scope.get("raw_path", path.encode())}
     return scope
+
+
+def as_get(scope: Scope) -> Scope:
+    """A question for the headers of an answer only, as one for all of it: uvicorn leaves the rest out.
+
+    Every server has to take it (RFC 9110, 9.1); Claude Code looks with it whether somebody is there.
+    """
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
 
 def origins_of(scope: Scope) -> list[bytes]:

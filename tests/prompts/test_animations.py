@@ -1,21 +1,22 @@
 """Animated pictures as videos: their own times, whatever their frames are made of."""
 
 import io
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_qwen35.errors import MediaError
+from mlx_qwen35.errors import InsufficientMemoryError, MediaError
 from mlx_qwen35.prompts import animations
 from mlx_qwen35.prompts.animations import AnimationClip
-from mlx_qwen35.prompts.images import open_image
+from mlx_qwen35.prompts.images import ImageMemory, open_image
 from tests.prompts.clips import HEIGHT, WIDTH, animated, near, pictures, shades, still
 
 
 def opened(data: bytes) -> AnimationClip:
-    return AnimationClip(data, "video", "it", lambda: None)
+    return AnimationClip(data, "video", "it", lambda: None, ImageMemory())
 
 
 def frames_of(clip: AnimationClip, indices: list[int]) -> list[Image.Image]:
@@ -127,4 +128,17 @@ def test_who_wants_no_more_is_heard_between_frames() -> None:
             raise KeyError("enough")
 
     with pytest.raises(KeyError):
-        AnimationClip(data, "video", "it", check)
+        AnimationClip(data, "video", "it", check, ImageMemory())
+
+
+def test_memory_is_asked_for_before_frames_are_drawn_for_their_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of 5 kB drew 8 gigapixels, in 600 MiB that nobody had been asked for."""
+
+    class Full(ImageMemory):
+        def decoding(self, nbytes: int, place: str) -> AbstractContextManager[None]:
+            raise InsufficientMemoryError(f"{place}: {nbytes}")
+
+    monkeypatch.setattr(AnimationClip, "_walk", lambda *_: pytest.fail("drawn"))
+    data = animated(pictures(2), "GIF")
+    with pytest.raises(InsufficientMemoryError, match=f"video: {20 * WIDTH * HEIGHT + len(data)}"):
+        AnimationClip(data, "video", "it", lambda: None, Full())

@@ -14,14 +14,14 @@ from PIL import Image
 
 from mlx_qwen35.errors import MediaError
 from mlx_qwen35.prompts import video_sources
-from mlx_qwen35.prompts.images import open_image
+from mlx_qwen35.prompts.images import ImageMemory, open_image
 from mlx_qwen35.prompts.video_sources import open_source
 from tests.prompts.clips import animated, movie, near, pictures, shades, still
 
 
 def shown(source: Any) -> list[int]:
     opened = open_source(source, "video")
-    clip = opened.clip(2.0, lambda: None)
+    clip = opened.clip(2.0, lambda: None, ImageMemory())
     found = shades(list(clip.frames([0, 3], lambda: None)))
     clip.close()
     opened.close()
@@ -72,7 +72,7 @@ def test_every_kind_of_source_is_read(tmp_path: Path, make: Callable[[], bytes])
 )
 def test_what_is_no_video_is_refused_with_its_place(source: Any, message: str) -> None:
     with pytest.raises(MediaError, match=rf"^messages\[0\].content\[1\]: .*{message}") as caught:
-        open_source(source, "messages[0].content[1]").clip(2.0, lambda: None)
+        open_source(source, "messages[0].content[1]").clip(2.0, lambda: None, ImageMemory())
     assert len(str(caught.value)) < 300
 
 
@@ -95,7 +95,7 @@ def test_a_file_too_large_is_refused_unread(tmp_path: Path) -> None:
         file.truncate(2**29 + 1)
     message = "expected at most 536870912 bytes, found 536870913"
     with closing(open_source(path, "video")) as opened, pytest.raises(MediaError, match=message):
-        opened.clip(2.0, lambda: None)
+        opened.clip(2.0, lambda: None, ImageMemory())
 
 
 def test_bytes_have_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,8 +41,10 @@ def test_other_errors(server: Running) -> None:
         ("/v1/chat/completions", None, 405, "invalid_request_error"),
         ("/v1/messages", None, 405, "invalid_request_error"),
     ):
-        found, _, text = raw(server.url, path, body)
+        found, headers, text = raw(server.url, path, body)
         assert (found, json.loads(text)["error"]["type"]) == (status, kind)
+        # RFC 9110, 15.5.6: it has to say what it takes.
+        assert headers.get("allow") == ("POST" if status == 405 else None)
         assert (json.loads(text).get("type") == "error") == path.startswith("/v1/messages")
 
 

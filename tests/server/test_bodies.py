@@ -1,6 +1,7 @@
 """Bodies: what is read of them, for how long and into how much memory."""
 
 import asyncio
+import gzip
 import json
 import socket
 import time
@@ -189,3 +190,14 @@ def test_bodies_are_entered_in_the_ledger(box: ModelKit, server: Running, monkey
     assert (status, "body: expected memory for it" in text) == (503, True)
     assert headers["retry-after"] == "2"
     assert "request bodies" not in box.ledger.by_purpose()
+
+
+def test_a_compressed_body_is_told_from_a_damaged_one(server: Running) -> None:
+    asked = {"messages": SPELL, "max_tokens": 1}
+    body = gzip.compress(json.dumps(asked).encode())
+    for path in (CHAT, "/render"):
+        status, _, text = raw(server.url, path, body, {"Content-Encoding": "gzip"})
+        assert (status, json.loads(text)["error"]["message"]) == (
+            415, "Content-Encoding: expected a body that is not compressed, found gzip",
+        )  # fmt: skip
+    assert raw(server.url, CHAT, asked, {"Content-Encoding": "Identity"})[0] == 200

@@ -320,8 +320,16 @@ def test_preflights_are_counted_at_their_route(shared: ASGIApp) -> None:
     assert counts(shared) == {(CHAT, "204"): 1}
 
 
-def test_whether_somebody_is_there_can_be_asked_without_a_key(guarded: ASGIApp) -> None:
-    assert asyncio.run(asgi(guarded, "HEAD", "/")) == (200, b"")
+@pytest.mark.parametrize(("path", "status"), [("/", 200), ("/health", 200), ("/v1/models", 401), ("/v1/messages", 401)])
+def test_whether_somebody_is_there_can_be_asked_without_a_key(box: ModelKit, path: str, status: int) -> None:
+    """With HEAD, which gets the headers of what GET gets."""
+    with serving(box, api_key="secret") as running:
+        connection = HTTPConnection(urlsplit(running.url).netloc, timeout=60)
+        connection.request("HEAD", path)
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (status, b"")
+        assert int(response.headers["content-length"]) == len(raw(running.url, path)[2].encode())
+        connection.close()
 
 
 class Behind:

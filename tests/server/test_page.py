@@ -525,6 +525,29 @@ def test_there_are_several_chats(chat: Chat) -> None:
     expect(chat.chats).to_contain_text(["Two"])
 
 
+def test_what_another_tab_has_kept_is_not_lost(chat: Chat, locked: Running) -> None:
+    """The later of two tabs overwrote what was said in the other since it had opened the chat."""
+    chat.answer_with({"content": "First."})
+    chat.say("One")
+    chat.finished(1)
+    other = Chat(chat.page.context.new_page(), locked.url)
+    other.press("Chats")
+    other.chats.click()
+    expect(other.answers).to_have_text("First.")
+    for tab, text in ((other, "Two"), (chat, "Three")):
+        tab.answer_with({"content": f"Answer to {text}."})
+        tab.say(text)
+        tab.finished(2)
+    expect(chat.notice).to_contain_text("another tab has changed it")
+    chat.press("Chats")
+    chat.chats.click()
+    expect(chat.answers).to_have_text(["First.", "Answer to Two."])
+    chat.say("Four")
+    chat.finished(3)
+    expect(chat.notice).to_be_hidden()
+    other.page.close()
+
+
 def test_chats_are_exported_and_imported(chat: Chat, browser: Any, locked: Running, circle: bytes) -> None:
     chat.answer_with({"reasoning_content": "Hm"}, {"content": "A *circle*."})
     chat.hand_over("drop", circle, "circle.png")
@@ -556,8 +579,10 @@ def test_chats_are_exported_and_imported(chat: Chat, browser: Any, locked: Runni
             taken.set_input_files([{"name": "a.json", "mimeType": "application/json", "buffer": text.encode()}])
             expect(other.page.locator("#failure")).to_contain_text(f"a.json cannot be imported: {reason}")
         expect(other.chats).to_have_count(0)
-        taken.set_input_files([{"name": "a.json", "mimeType": "application/json", "buffer": exported.encode()}])
+        dated = re.sub(r'"updated": \d+', '"updated": 1e300', exported)
+        taken.set_input_files([{"name": "a.json", "mimeType": "application/json", "buffer": dated.encode()}])
         expect(other.chats).to_have_count(1)
+        expect(other.chats).not_to_contain_text("Invalid Date")
         other.chats.click()
         expect(other.answers.locator("em")).to_have_text("circle")
         other.answer_with({"content": "Yes."})

@@ -22,16 +22,20 @@ function database() {
 // Does something with the stores, all of it or nothing; what `work` returns may be a request.
 async function transaction(mode, work) {
   const started = (await database()).transaction(["chats", "turns"], mode);
-  let found;
+  let found, fault;
+  const refuse = (error) => {
+    fault = error;
+    started.abort();
+  };
   try {
-    found = work(started.objectStore("chats"), started.objectStore("turns"));
+    found = work(started.objectStore("chats"), started.objectStore("turns"), refuse);
   } catch (error) {
     started.abort();
     throw error;
   }
   return new Promise((resolve, reject) => {
     started.oncomplete = () => resolve(found?.result);
-    started.onabort = () => reject(started.error);
+    started.onabort = () => reject(fault ?? started.error);
   });
 }
 
@@ -50,12 +54,23 @@ export async function listChats() { // the newest first
 export const findChat = (id) => transaction("readonly", (chats) => chats.get(id));
 export const loadTurns = (id) => transaction("readonly", (_, turns) => turns.getAll(turnsOf(id)));
 
-// Keeps one turn, in place of what was there and after it, or of what was there only.
+// Keeps one turn, in place of what was there and after it, or of what was there only; `chat.kept` is when this page did so last.
 export function keepTurn(chat, at, turn, isLast) {
-  return transaction("readwrite", (chats, turns) => {
-    chats.put({ id: chat.id, title: chat.title, updated: chat.updated });
-    if (isLast) turns.delete(turnsOf(chat.id, at));
-    turns.put(turn, [chat.id, at]);
+  const { id, title, updated } = chat;
+  const kept = transaction("readwrite", (chats, turns, refuse) => {
+    chats.get(id).onsuccess = ({ target: { result } }) => {
+      if (result?.updated !== chat.kept) return refuse(new Error("another tab has changed it. Open it anew to go on from there."));
+      try {
+        chats.put({ id, title, updated });
+        if (isLast) turns.delete(turnsOf(id, at));
+        turns.put(turn, [id, at]);
+      } catch (error) {
+        refuse(error);
+      }
+    };
+  });
+  return kept.then(() => {
+    chat.kept = updated;
   });
 }
 
@@ -108,7 +123,7 @@ export async function importChats(text) {
     const turns = [];
     for (const [number, message] of one.messages.entries()) turns.push(await turnOf(message, `${place}.messages[${number}]`));
     const title = typeof one.title === "string" && one.title ? one.title : turns.length && titleOf({ media: [], ...turns[0] });
-    if (turns.length) found.push({ chat: { ...newChat(), title, updated: Number(one.updated) || Date.now() }, turns });
+    if (turns.length) found.push({ chat: { ...newChat(), title, updated: new Date(Number(one.updated)).getTime() || Date.now() }, turns });
   }
   await transaction("readwrite", (chats, kept) => {
     for (const { chat, turns } of found) {

@@ -296,7 +296,7 @@ async function openChat(id) {
   const [found, kept] = await Promise.all([conversations.findChat(id), conversations.loadTurns(id)]);
   if (!found) return;
   startAgain();
-  chat = found;
+  chat = { ...found, kept: found.updated };
   session.set("chat", id);
   for (const turn of kept) {
     if (turn.role === "user") addTurn(turn);
