@@ -9,10 +9,11 @@ from typing import Any
 
 from mlx_qwen35.errors import MediaError, OptionError
 from mlx_qwen35.paths import shorten
-from mlx_qwen35.prompts.messages import (
+from mlx_qwen35.prompts.media_parts import (
     IMAGE_PARTS,
     VIDEO_OPTIONS,
     VIDEO_PARTS,
+    check_options,
     image_source,
     part_kind,
     video_source,
@@ -156,6 +157,7 @@ def fetch_media(messages: Sequence[Any], policy: MediaPolicy) -> list[Any]:
 
     Raises:
         MediaError: One may not be fetched, or there are too many.
+        PromptError: One says what it cannot have here.
     """
     out: list[Any] = []
     counts: dict[Kind, int] = {"image": 0, "video": 0}
@@ -171,6 +173,7 @@ def fetch_media(messages: Sequence[Any], policy: MediaPolicy) -> list[Any]:
             if name not in (*IMAGE_PARTS, *VIDEO_PARTS):
                 parts.append(part)
                 continue
+            check_options(part, place)
             kind: Kind = "image" if name in IMAGE_PARTS else "video"
             counts[kind] += 1
             check_number(counts[kind], policy, place=place, kind=kind)

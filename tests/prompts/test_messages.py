@@ -497,6 +497,23 @@ def test_what_cannot_fit_is_refused_before_it_is_tokenised(
     assert len(render_messages(tokenizer, long, context=10_000).input_ids) > 10_000
 
 
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"image": "a.png", "max_pixels": 9}, "max_pixels: expected images without it, which max_pixels of .* found 9"),
+        ({"type": "image_url", "image_url": "a.png", "resized_height": 64}, "resized_height: expected images without"),
+        ({"video": "a.mp4", "nframes": 4}, "nframes: expected one of fps, source_fps, .*; found 4"),
+        ({"video": "a.mp4", "video_start": 0.0}, "video_start: expected one of fps"),
+    ],
+)
+def test_what_others_read_in_a_part_and_nobody_would_here_is_refused(
+    tokenizer: Tokenizer, part: dict[str, Any], message: str
+) -> None:
+    """qwen-vl-utils' options: without them the model would see another picture than the one that is meant."""
+    with pytest.raises(PromptError, match=rf"^messages\[0\]\.content\[0\]\.{message}"):
+        render_messages(tokenizer, [{"role": "user", "content": [part]}])
+
+
 def test_video_parts_keep_what_they_say_of_their_video(tokenizer: Tokenizer) -> None:
     """In OpenAI's, transformers' and qwen-vl-utils' forms, between images, in order."""
     parts = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlx_qwen35.errors import MediaError, OptionError
+from mlx_qwen35.errors import MediaError, OptionError, PromptError
 from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts import sources
 from mlx_qwen35.prompts.images import open_image
@@ -342,6 +342,12 @@ def test_images_of_messages_are_fetched_where_they_stand(part: dict[str, Any]) -
         {"role": "user", "content": [image]},
         "no message",
     ]
+
+
+def test_what_nobody_would_read_in_a_part_is_refused() -> None:
+    for part in ({"type": "image_url", "image_url": "data:", "max_pixels": 9}, {"video": "data:", "nframes": 4}):
+        with pytest.raises(PromptError, match=r"^messages\[0\]\.content\[0\]\.(max_pixels|nframes): expected"):
+            fetch_media([{"role": "user", "content": [part]}], MediaPolicy())
 
 
 def test_images_are_counted_over_all_messages_and_none_too_many_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
