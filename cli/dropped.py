@@ -28,6 +28,8 @@ _WORD_START, _WORD_END = re.compile(r"(?<!\S)\S"), re.compile(r"(?<=\S)(?=\s|$)"
 _PUNCTUATION = ",;:!?.)"
 # Names with spaces that nobody quoted, which end as a picture or a document does: of so many words.
 _MOST_WORDS, _MOST_CHARACTERS = 24, 1024
+# Of a path with every byte written as in a URL; shlex takes a time that grows with the square.
+_LONGEST_WORD = 3 * 4096
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def _longest(text: str, start: int) -> _Found | None:
 def _names(text: str, start: int) -> Iterator[tuple[int, str]]:
     """Names that may be meant, and where they end."""
     word = _SHELL_WORD.match(text, start)
-    if word is not None:
+    # Neither a path nor a name with an ending: nearly every word of a long text.
+    if word is not None and ("/" in word[0] or "." in word[0]):
         for part in (word[0], word[0].rstrip(_PUNCTUATION)):
             yield start + len(part), _unquoted(part)
     if (start > 0 and not _ROOTED.match(text, start)) or text[start] in "'\"":
@@ -93,6 +96,8 @@ def _names(text: str, start: int) -> Iterator[tuple[int, str]]:
 
 
 def _unquoted(word: str) -> str:
+    if len(word) > _LONGEST_WORD:
+        return word
     try:
         parts = shlex.split(word)
     except ValueError:

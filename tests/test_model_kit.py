@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -288,10 +289,19 @@ def test_an_answer_ends_where_the_context_ends(kit: ModelKit) -> None:
 
 
 def test_the_pixel_budget_of_a_kit_and_of_a_prompt(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """And of an image, which goes before both."""
     large = Image.new("RGB", (256, 256))
+    two = with_images(large, large)
+    two[0]["content"][1]["max_pixels"] = 64 * 128
     with ModelKit.load(checkpoint_dir(DENSE), max_pixels=64 * 64) as kit:
         assert kit.process_prompt(with_images(large)).image_tokens == 4
         assert kit.process_prompt(with_images(large), max_pixels=128 * 128).image_tokens == 16
+        assert kit.process_prompt(two, max_pixels=128 * 128).image_tokens == 16 + 4
+        two[0]["content"][1]["max_pixels"] = 128 * 128
+        assert kit.process_prompt(two).image_tokens == 4 + 16
+        two[0]["content"][1]["max_pixels"] = "few"
+        with pytest.raises(OptionError, match=re.escape("messages[0].content[1].max_pixels: expected a whole number")):
+            kit.process_prompt(two)
 
 
 def test_defaults_come_from_generation_config(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:

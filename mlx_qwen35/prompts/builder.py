@@ -139,7 +139,11 @@ class PromptBuilder:
         for part in parts:
             self._vision.require(part.place)
         budget = check_max_pixels(given.max_pixels) if given.max_pixels is not None else self._max_pixels
-        return [self._vision.prepare_image(part.source, max_pixels=budget, place=part.place) for part in parts]
+        own = [check_max_pixels(part.options.get("max_pixels"), f"{part.place}.max_pixels") for part in parts]
+        return [
+            self._vision.prepare_image(part.source, max_pixels=pixels or budget, place=part.place)
+            for part, pixels in zip(parts, own, strict=True)
+        ]
 
     def _prepare_videos(self, parts: Sequence[MediaPart], given: GivenMedia) -> list[PreparedVideo]:
         for part in parts:

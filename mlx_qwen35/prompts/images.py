@@ -269,14 +269,14 @@ def _describe(data: bytes) -> str:
     return "an empty file" if not data else f"{len(data)} bytes beginning {data[:8]!r}"
 
 
-def check_max_pixels(value: Any) -> int | None:
+def check_max_pixels(value: Any, place: str = "max_pixels") -> int | None:
     """A pixel budget as it was given.
 
     Raises:
         OptionError: It is neither None nor a positive whole number.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise OptionError(f"max_pixels: expected a whole number of at least 1, found {value!r}")
+        raise OptionError(f"{place}: expected a whole number of at least 1, found {value!r}")
     return value
 
 

@@ -9,6 +9,14 @@ from jinja2 import TemplateError
 
 from mlx_qwen35.errors import OptionError, PromptError, PromptMismatchError
 from mlx_qwen35.paths import shorten
+from mlx_qwen35.prompts.media_parts import (
+    IMAGE_PARTS,
+    VIDEO_PARTS,
+    image_source,
+    options_of,
+    part_kind,
+    video_source,
+)
 from mlx_qwen35.prompts.tokenizer import CLOSE, OPEN, Tokenizer
 from mlx_qwen35.prompts.tool_results import order_of
 
@@ -17,10 +25,6 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 # transformers' names for it, in its order; templates read the first.
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-IMAGE_PARTS = ("image", "image_url", "input_image")
-VIDEO_PARTS = ("video", "video_url", "input_video")
-# What a video part may say about its video, in the words of qwen-vl-utils; see `VideoPreprocessor`.
-VIDEO_OPTIONS = ("fps", "source_fps", "min_frames", "max_frames", "max_pixels")
 # As escapes are: no user's text holds it once those are hidden. The space shows whether a template trims texts.
 _MARK = f"{OPEN}continue{CLOSE} "
 
@@ -33,7 +37,7 @@ class MediaPart:
         source: What it is; None where the caller passes it separately.
         place: Where it stands in the messages, for errors.
         is_video: Else it is an image.
-        options: Of `VIDEO_OPTIONS`, those that the part says.
+        options: Of `IMAGE_OPTIONS` or `VIDEO_OPTIONS`, those that the part says.
     """
 
     source: Any
@@ -356,42 +360,9 @@ def _part(part: Any, place: str, hide: Any, media: list[MediaPart]) -> dict[str,
             raise PromptError(f"{place}.text: expected a string, found {_found(part.get('text'))}")
         return {"type": "text", "text": hide(part["text"])}
     if kind in IMAGE_PARTS:
-        media.append(MediaPart(image_source(part, place), place))
+        media.append(MediaPart(image_source(part, place), place, options=options_of(part, place)))
         return {"type": "image"}
     if kind in VIDEO_PARTS:
-        options = {name: part[name] for name in VIDEO_OPTIONS if part.get(name) is not None}
-        media.append(MediaPart(video_source(part, place), place, is_video=True, options=options))
+        media.append(MediaPart(video_source(part, place), place, is_video=True, options=options_of(part, place)))
         return {"type": "video"}
     raise PromptError(f"{place}.type: expected 'text', 'image', 'image_url', 'video' or 'video_url', found {kind!r}")
-
-
-def part_kind(part: Mapping[str, Any]) -> Any:
-    """The type of a content part, which may be left out where the part's own key tells it."""
-    return part.get("type") or next((kind for kind in ("text", "image", "video") if kind in part), None)
-
-
-def image_source(part: Mapping[str, Any], place: str) -> Any:
-    """What an image part says the image is; None if it is passed separately.
-
-    Raises:
-        PromptError: It names several.
-    """
-    return _only(part, ("image", "path", "url", "image_url", "data"), place, "image")
-
-
-def video_source(part: Mapping[str, Any], place: str) -> Any:
-    """What a video part says the video is, such as a list of pictures; None if it is passed separately.
-
-    Raises:
-        PromptError: It names several.
-    """
-    return _only(part, ("video", "path", "url", "video_url", "data"), place, "video")
-
-
-def _only(part: Mapping[str, Any], keys: Sequence[str], place: str, kind: str) -> Any:
-    values = [part.get(key) for key in keys]
-    values = [value.get("url") if isinstance(value, Mapping) else value for value in values]
-    found = [value for value in values if value is not None]
-    if len(found) > 1:
-        raise PromptError(f"{place}: expected one {kind}, found {len(found)}")
-    return found[0] if found else None

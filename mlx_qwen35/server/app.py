@@ -254,7 +254,8 @@ async def _tell_no_route(request: Request, error: Exception) -> Response:
     # Starlette looks no further than the first route of a path.
     there = [route for route in request.app.routes if isinstance(route, Route)]
     found = {name for route in there if route.path_regex.match(request.scope["path"]) for name in route.methods or ()}
-    methods = ", ".join(sorted(found))
+    # What is asked for its headers is answered too; see `guard.as_get`.
+    methods = ", ".join(sorted(found | {"HEAD"} if "GET" in found else found))
     message = f"method: expected {methods}, found {shorten(request.method, 20)}: {shorten(request.url.path)}"
     response = error_response(ApiError(405, "invalid_request_error", message), request.url.path)
     response.headers["Allow"] = methods

@@ -9,11 +9,11 @@ from typing import Any
 
 from mlx_qwen35.errors import MediaError, OptionError
 from mlx_qwen35.paths import shorten
-from mlx_qwen35.prompts.messages import (
+from mlx_qwen35.prompts.media_parts import (
     IMAGE_PARTS,
-    VIDEO_OPTIONS,
     VIDEO_PARTS,
     image_source,
+    options_of,
     part_kind,
     video_source,
 )
@@ -156,6 +156,7 @@ def fetch_media(messages: Sequence[Any], policy: MediaPolicy) -> list[Any]:
 
     Raises:
         MediaError: One may not be fetched, or there are too many.
+        PromptError: One says what it cannot have here.
     """
     out: list[Any] = []
     counts: dict[Kind, int] = {"image": 0, "video": 0}
@@ -175,7 +176,8 @@ def fetch_media(messages: Sequence[Any], policy: MediaPolicy) -> list[Any]:
             counts[kind] += 1
             check_number(counts[kind], policy, place=place, kind=kind)
             if kind == "image":
-                parts.append({"type": "image", "image": fetch(image_source(part, place), policy, place=place)})
+                data = fetch(image_source(part, place), policy, place=place)
+                parts.append({"type": "image", "image": data, **options_of(part, place)})
             else:
                 parts.append(_fetch_video(part, policy, place))
         out.append({**message, "content": parts})
@@ -184,7 +186,7 @@ def fetch_media(messages: Sequence[Any], policy: MediaPolicy) -> list[Any]:
 
 def _fetch_video(part: Mapping[str, Any], policy: MediaPolicy, place: str) -> dict[str, Any]:
     """A video part with its bytes, or with those of the pictures that it lists."""
-    options = {name: part[name] for name in VIDEO_OPTIONS if part.get(name) is not None}
+    options = options_of(part, place)
     for name in ("min_frames", "max_frames"):
         wanted = options.get(name, 1)
         if not isinstance(wanted, int) or wanted > policy.max_frames:

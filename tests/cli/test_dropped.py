@@ -1,6 +1,7 @@
 """Paths in a line, as people type them and as terminals paste them."""
 
 import shlex
+import time
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,13 @@ def test_a_document_behind_a_question_is_refused(folder: Path) -> None:
 )
 def test_other_text_is_left_alone(folder: Path, line: str) -> None:
     assert split_dropped_paths(line) == (line, [])
+
+
+@pytest.mark.parametrize("text", ["x" * 300_000, "x." * 150_000 + " y", "word " * 40_000])
+def test_no_word_is_so_long_that_it_takes_long(folder: Path, text: str) -> None:
+    before = time.process_time()
+    assert split_dropped_paths(text) == (text, [])
+    assert time.process_time() - before < 2
 
 
 def test_a_long_text_takes_no_time(folder: Path) -> None:

@@ -532,11 +532,27 @@ def test_what_cannot_fit_is_refused_before_it_is_tokenised(
     assert len(render_messages(tokenizer, long, context=10_000).input_ids) > 10_000
 
 
-def test_video_parts_keep_what_they_say_of_their_video(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"type": "video_url", "video_url": "a", "resized_height": 64}, "resized_height: expected one of fps, .* 64"),
+        ({"video": "a.mp4", "nframes": 4}, "nframes: expected one of fps, source_fps, .*; found 4"),
+        ({"video": "a.mp4", "video_start": 0.0}, "video_start: expected one of fps"),
+    ],
+)
+def test_what_others_read_in_a_part_and_nobody_would_here_is_refused(
+    tokenizer: Tokenizer, part: dict[str, Any], message: str
+) -> None:
+    """qwen-vl-utils' options of videos: without them the model would see another one than is meant."""
+    with pytest.raises(PromptError, match=rf"^messages\[0\]\.content\[0\]\.{message}"):
+        render_messages(tokenizer, [{"role": "user", "content": [part]}])
+
+
+def test_parts_keep_what_they_say_of_their_video_or_image(tokenizer: Tokenizer) -> None:
     """In OpenAI's, transformers' and qwen-vl-utils' forms, between images, in order."""
     parts = [
         {"type": "video", "video": "a.mp4", "fps": 1, "max_frames": 8, "colour": "red"},
-        {"type": "image", "image": "b.png"},
+        {"type": "image", "image": "b.png", "max_pixels": 7, "fps": 2},
         {"type": "video_url", "video_url": {"url": "data:c"}},
         {"type": "input_video", "video_url": "data:d", "min_frames": None},
         {"type": "video", "path": "e.mp4", "source_fps": 30.0},
@@ -546,7 +562,7 @@ def test_video_parts_keep_what_they_say_of_their_video(tokenizer: Tokenizer) -> 
     rendered = render_messages(tokenizer, [{"role": "user", "content": [*parts, {"type": "text", "text": "what?"}]}])
     assert [(part.source, part.is_video, dict(part.options)) for part in rendered.media] == [
         ("a.mp4", True, {"fps": 1, "max_frames": 8}),
-        ("b.png", False, {}),
+        ("b.png", False, {"max_pixels": 7}),
         ("data:c", True, {}),
         ("data:d", True, {}),
         ("e.mp4", True, {"source_fps": 30.0}),

@@ -51,8 +51,8 @@ def test_other_errors(server: Running) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "methods"),
     [
-        ("/v1/responses/compact", {}, "DELETE, GET"),
-        ("/responses/resp_1", {}, "DELETE, GET"),
+        ("/v1/responses/compact", {}, "DELETE, GET, HEAD"),
+        ("/responses/resp_1", {}, "DELETE, GET, HEAD"),
         ("/v1/chat/completions", None, "POST"),
         ("/", {}, "GET, HEAD"),
     ],

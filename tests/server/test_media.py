@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlx_qwen35.errors import MediaError, OptionError
+from mlx_qwen35.errors import MediaError, OptionError, PromptError
 from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts import sources
 from mlx_qwen35.prompts.images import open_image
@@ -342,6 +342,14 @@ def test_images_of_messages_are_fetched_where_they_stand(part: dict[str, Any]) -
         {"role": "user", "content": [image]},
         "no message",
     ]
+
+
+def test_what_a_part_says_of_its_image_is_kept_and_what_nobody_would_read_of_a_video_is_refused() -> None:
+    part = {"type": "image_url", "image_url": {"url": URL}, "max_pixels": 9}
+    (found,) = fetch_media([{"role": "user", "content": [part]}], MediaPolicy())
+    assert found["content"] == [{"type": "image", "image": PICTURE, "max_pixels": 9}]
+    with pytest.raises(PromptError, match=r"^messages\[0\]\.content\[0\]\.nframes: expected"):
+        fetch_media([{"role": "user", "content": [{"video": URL, "nframes": 4}]}], MediaPolicy())
 
 
 def test_images_are_counted_over_all_messages_and_none_too_many_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, Tag, TypeAdapter
 
-from mlx_qwen35.prompts.messages import VIDEO_OPTIONS
+from mlx_qwen35.prompts.media_parts import VIDEO_OPTIONS
 from mlx_qwen35.server.protocols.common import new_id
 from mlx_qwen35.server.protocols.files import SEND_DATA, file_text
 from mlx_qwen35.server.protocols.functions import TEXT, flat_name
