@@ -222,9 +222,9 @@ def _drawn(logits: mx.array, tokens: mx.array | None, drawn: mx.array) -> mx.arr
     return found if tokens is None else mx.take_along_axis(tokens, found[:, None], axis=-1)[:, 0]
 
 
-def greedy(logits: mx.array) -> mx.array:
+def greedy(logprobs: mx.array) -> mx.array:
     """The likeliest token at each place; one function for all, so that rows of a batch are chosen together."""
-    return mx.argmax(logits, axis=-1)
+    return mx.argmax(logprobs, axis=-1)
 
 
 def _filtered(

@@ -5,14 +5,15 @@ A caller's own function is called once for every token of the answer and for no 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import mlx.core as mx
 
 from mlx_qwen35.answers.sampling import LogitsProcessor, Sampler, SeededSampler, draw_together, greedy
 from mlx_qwen35.errors import OptionError
-from mlx_qwen35.patches import cpu
+from mlx_qwen35.patches.operations import Operations, choose_operations
 from mlx_qwen35.runtime.request import Request
 
 
@@ -21,9 +22,11 @@ class Chooser:
 
     Args:
         request: Its options, and the caller's functions.
+        operations: The model's; None for the device's.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, operations: Operations | None = None) -> None:
+        self.operations = choose_operations() if operations is None else operations
         self.sampler: Sampler = request.make_sampler()
         self.processors: list[LogitsProcessor] = request.make_processors()
         # Those of the options look at the history alone.
@@ -207,14 +210,16 @@ def choose_together(choosers: Sequence[Chooser], tokens: mx.array, logits: mx.ar
         logits: (B, L, V).
     """
     most = max(chooser.top for chooser in choosers)
+    operations = choosers[0].operations
     if all(chooser.sampler is greedy and not chooser.processors for chooser in choosers):
         if not most:
-            return Choices(*_likeliest(logits))
-        return Choices.of(greedy(logits), normalised(logits), most)
+            return Choices(*_likeliest(operations)(logits))
+        scores = normalised(logits, operations)
+        return Choices.of(greedy(scores), scores, most)
     # Penalties and biases are finer than the steps of half precision.
     given, own = _given(choosers, tokens, logits.astype(mx.float32))
-    scores = normalised(given)
-    return Choices.of(_sampled(choosers, given, scores, own), scores, most)
+    scores = normalised(given, operations)
+    return Choices.of(_sampled(choosers, scores, own), scores, most)
 
 
 def _given(
@@ -248,26 +253,26 @@ def _given(
                 ]
             )
         for row, found in own.items():
-            found.append(choosers[row].sampled(normalised(here[row : row + 1])))
+            found.append(choosers[row].sampled(normalised(here[row : row + 1], choosers[row].operations)))
         for chooser in choosers:
             chooser.chose()
         given.append(here)
     return mx.stack(given, axis=1), own
 
 
-@mx.compile
-def _likeliest(logits: mx.array) -> tuple[mx.array, ...]:
-    # Log probabilities of the chosen tokens alone, from what the rest adds up to.
-    wide = logits.astype(mx.float32)
-    found = Choices.of(greedy(logits), wide, 0)
-    return replace(found, logprobs=found.logprobs - _logsumexp(wide)[..., 0]).arrays()
+@cache
+def _likeliest(operations: Operations) -> Callable[[mx.array], tuple[mx.array, ...]]:
+    """A compiled function from logits (B, L, V) to the arrays of greedy choices."""
+
+    def choose(logits: mx.array) -> tuple[mx.array, ...]:
+        scores = normalised(logits, operations)
+        return Choices.of(greedy(scores), scores, 0).arrays()
+
+    return mx.compile(choose)
 
 
-def _sampled(
-    choosers: Sequence[Chooser], given: mx.array, scores: mx.array, own: Mapping[int, Sequence[mx.array]]
-) -> mx.array:
-    """Tokens (B, L) from logits and log probabilities (B, L, V); samplers that differ in their seeds alone draw
-    together.
+def _sampled(choosers: Sequence[Chooser], scores: mx.array, own: Mapping[int, Sequence[mx.array]]) -> mx.array:
+    """Tokens (B, L) from log probabilities (B, L, V); samplers that differ in their seeds alone draw together.
 
     Args:
         own: What callers' samplers chose, see `_given`.
@@ -279,9 +284,7 @@ def _sampled(
         kinds.setdefault(alike, []).append(row)
     found: list[mx.array] = []
     for kind, rows in kinds.items():
-        # Of the logits themselves, as where every row is greedy: rounded differences could be equal.
-        part = given if kind == "greedy" else scores
-        part = part if len(rows) == len(choosers) else part[mx.array(rows)]
+        part = scores if len(rows) == len(choosers) else scores[mx.array(rows)]
         if kind == "greedy":
             found.append(greedy(part))
         elif isinstance(kind, tuple):
@@ -295,12 +298,7 @@ def _sampled(
     return mx.concatenate(found)[mx.array([order.index(row) for row in range(len(order))])]
 
 
-def normalised(logits: mx.array) -> mx.array:
+def normalised(logits: mx.array, operations: Operations) -> mx.array:
     """Log probabilities over the last axis, in float32: logits near 20 leave half precision steps of a tenth."""
     wide = logits.astype(mx.float32)
-    return wide - _logsumexp(wide)
-
-
-def _logsumexp(wide: mx.array) -> mx.array:
-    """Over the last axis, (..., 1); MLX's own takes 20 ns for each token of the vocabulary on a CPU."""
-    return cpu.logsumexp(wide) if cpu.on_cpu() else mx.logsumexp(wide, axis=-1, keepdims=True)
+    return wide - operations.logsumexp(wide)

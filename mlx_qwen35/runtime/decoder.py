@@ -6,6 +6,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_qwen35.patches.mtp import DraftSteps
+from mlx_qwen35.patches.operations import Operations
 from mlx_qwen35.state.kv_quantization import KvQuantization, quantized
 from mlx_qwen35.state.sequence import SequenceState
 
@@ -30,6 +31,11 @@ class Decoder:
         layers = len(model.layers)
         self._own, self._of_module = slice(layers), slice(layers, None)
         self._drafting = None if module is None else DraftSteps(module, model.language_model)
+
+    @property
+    def operations(self) -> Operations:
+        """Those of the model's layers."""
+        return self.model.language_model.args.operations  # type: ignore[no-any-return]
 
     def make_state(self) -> SequenceState:
         """That of a sequence of which nothing is read."""

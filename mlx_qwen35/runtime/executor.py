@@ -197,7 +197,7 @@ class Executor:
             if row.job in self._batches:
                 continue
             try:
-                row.chooser = Chooser(row.job.request)
+                row.chooser = Chooser(row.job.request, self._decoder.operations)
                 new.append(row)
             except Exception as error:
                 out[row.job] = [error]

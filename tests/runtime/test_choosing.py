@@ -80,16 +80,6 @@ def test_log_probabilities_and_the_likeliest_are_those_chosen_from() -> None:
     )
 
 
-@pytest.mark.parametrize("rows", [(0,), (0, 1), (0, 5)], ids=str)
-def test_the_likeliest_token_is_that_of_the_logits(rows: tuple[int, ...]) -> None:
-    """However close the others are: log probabilities of logits near 0 have coarser steps."""
-    logits = mx.array([0.0, *[1e-9] * (VOCABULARY - 2), 2e-9])
-    tokens, given = mx.ones((len(rows), 1), mx.uint32), mx.broadcast_to(logits, (len(rows), 1, VOCABULARY))
-    found = choose_together(choosers(*rows), tokens, given).numbers()[0][0]
-    assert found.token == VOCABULARY - 1
-    assert found.logprob == pytest.approx(-np.log(VOCABULARY), rel=1e-6)
-
-
 def test_choices_of_rows_that_come_and_go() -> None:
     """Rows that ask for different numbers of the likeliest keep theirs."""
     (tokens, logits), *_ = steps(1)
