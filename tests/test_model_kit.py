@@ -281,6 +281,7 @@ def test_prompts_longer_than_the_context_are_refused(kit: ModelKit) -> None:
         kit.logits(kit.process_prompt([5] * 4097))
 
 
+@pytest.mark.thorough
 def test_an_answer_ends_where_the_context_ends(kit: ModelKit) -> None:
     prompt = kit.process_prompt([5] * 4093)
     eos = dict.fromkeys((IDS["<|im_end|>"], IDS["<|endoftext|>"]), -1000.0)

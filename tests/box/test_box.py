@@ -69,6 +69,7 @@ def test_it_says_which_of_two_is_where(box: ModelKit) -> None:
         assert say(box, "How many shapes are there?", image) == "2."
 
 
+@pytest.mark.thorough
 def test_two_images_in_either_order(box: ModelKit) -> None:
     """What is asked about, and which picture is meant, go by the order that they came in."""
     one_star, other_star = drawn("star", "red"), drawn("star", "green")
@@ -83,6 +84,7 @@ def test_what_it_was_not_made_for_gets_one_honest_sentence(box: ModelKit) -> Non
         assert say(box, question) == HONEST
 
 
+@pytest.mark.thorough
 def test_an_image_answer_does_not_change_a_following_text_answer(box: ModelKit) -> None:
     question = "Spell the word star."
     with ModelKit.load(BOX) as fresh:

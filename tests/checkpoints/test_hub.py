@@ -130,6 +130,7 @@ def test_one_file_is_that_of_the_revision_that_was_asked_for(monkeypatch: pytest
     assert asked == [(("owner/name", "config.json"), {"revision": "v2"})]
 
 
+@pytest.mark.thorough
 def test_hub_ids_obey_the_environment(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
     """HF_HOME says where the cache is, HF_HUB_OFFLINE that nothing else may be asked."""
     import os

@@ -117,6 +117,7 @@ def test_a_pipe_is_read_and_a_socket_is_not() -> None:
     other.close()
 
 
+@pytest.mark.thorough
 def test_flags_are_those_of_both_parents(model: str, kit: ModelKit, picture: str) -> None:
     """mlx-lm's --temp and mlx-vlm's --temperature, and several pictures behind one --image."""
     for flag in ("--temp", "--temperature"):
@@ -210,6 +211,7 @@ def test_the_model_may_be_named_by_the_environment(model: str) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.thorough
 def test_a_system_prompt_and_a_pixel_budget_count(model: str, picture: str, tmp_path: Path) -> None:
     def tokens(*arguments: str) -> tuple[int, int]:
         stats = json.loads(run("generate", "--model", model, "-p", "hi", "-m", "1", "--json", *arguments).stdout)[

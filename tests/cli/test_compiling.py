@@ -45,6 +45,7 @@ def test_the_watch_ends_with_its_kit() -> None:
     assert not watch.is_alive()
 
 
+@pytest.mark.thorough
 @needs_compiler
 def test_it_is_said_when_mlx_compiles_and_not_when_it_has_what_it_needs(tmp_path: Path) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path)}

@@ -60,6 +60,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.thorough
 def test_what_never_ends_does_not_keep_it_from_ending() -> None:
     """Requests that are stuck get their 504, others are answered, and SIGTERM ends the process in --timeout."""
     with serving([sys.executable, "-c", STUCK, "serve", "--timeout", "2", "--log-level", "error"], "serve") as server:

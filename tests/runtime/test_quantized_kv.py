@@ -65,6 +65,7 @@ def test_a_prompt_in_chunks_reads_what_decoding_will_see(load: Load, shape: Shap
         assert error(kit.logits(prompt, prefill_step_size=step), whole) < quantisation / 3
 
 
+@pytest.mark.thorough
 def test_rows_that_come_and_go_get_what_they_get_alone(load: Load) -> None:
     kit = load(kv_bits=8)
     lengths = {"text": 24, "wide image": 9, "tall image": 20, "two images": 12}
@@ -120,7 +121,7 @@ def test_a_session_of_other_bits_is_refused_by_name(load: Load, tmp_path: Path) 
                     reader.load_session(tmp_path / str(number))
 
 
-@pytest.mark.some(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("speculate", ["mtp", "lookup"])
 def test_drafts_change_no_answer(load: Load, speculate: str) -> None:
     """Alone, and as rows of one batch, of which some drafts are wrong."""

@@ -617,7 +617,8 @@ FOX: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("shape", [DENSE, pytest.param(MOE, marks=pytest.mark.thorough)], ids=lambda shape: shape.name)
+@pytest.mark.thorough
+@pytest.mark.parametrize("shape", [DENSE, MOE], ids=lambda shape: shape.name)
 def test_text_images_tool_calls_and_json_in_one_batch_are_those_without_drafts(
     kits: Callable[[Shape], ModelKit],
     drafting: Load,

@@ -213,6 +213,7 @@ def test_an_answer_has_a_time_limit(box: ModelKit) -> None:
         eventually(lambda: running.engine.running == 0)
 
 
+@pytest.mark.thorough
 def test_a_long_prompt_keeps_the_connection_alive(box: ModelKit) -> None:
     with serving(box, prefill_step_size=32) as running:
         body = {"messages": [{"role": "user", "content": "star " * 300}], "max_tokens": 2, "stream": True}

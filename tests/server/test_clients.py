@@ -179,6 +179,7 @@ def test_what_says_that_it_is_not_wanted_is_accepted(server: Running) -> None:
     assert "user" not in unused_in(headers)
 
 
+@pytest.mark.thorough
 def test_calls_of_other_kinds_of_tools_come_back_as_they_went(client: Any) -> None:
     """A function of a namespace, and a tool with free text, each forced."""
     weather = {"type": "function", **WEATHER}
@@ -324,6 +325,7 @@ def test_what_changes_with_every_request_costs_no_prefix(server: Running) -> Non
     assert second["usage"]["cache_read_input_tokens"] > new
 
 
+@pytest.mark.thorough
 def test_models_have_the_shape_of_either_sdk(server: Running) -> None:
     anthropic = pytest.importorskip("anthropic", reason="needs the test extra")
     with anthropic.Anthropic(base_url=server.url, api_key="none") as client:

@@ -557,6 +557,7 @@ def with_pictures(name: str) -> list[dict[str, Any]]:
     return [turn, {"role": "assistant", "content": "A red circle."}, turn]
 
 
+@pytest.mark.thorough
 def test_the_number_of_pictures_is_that_of_the_whole_request(box: ModelKit) -> None:
     """Not of each message."""
     with serving(box, MediaPolicy(max_images=1)) as strict, serving(box, MediaPolicy(max_images=2)) as enough:

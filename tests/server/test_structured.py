@@ -40,6 +40,7 @@ def test_chat_completions_are_parsed(client: Any, messages: Any, model: type[Bas
     assert found.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.thorough
 def test_a_stream_is_parsed(client: Any) -> None:
     options: dict[str, Any] = {"messages": SPELL, "response_format": Drawing, "temperature": 0.0, "extra_body": QUICK}
     with client.chat.completions.stream(model="box", **options) as stream:
@@ -47,6 +48,7 @@ def test_a_stream_is_parsed(client: Any) -> None:
     assert isinstance(found.choices[0].message.parsed, Drawing)
 
 
+@pytest.mark.thorough
 def test_calls_are_parsed(client: Any) -> None:
     openai = pytest.importorskip("openai")
     tools = [openai.pydantic_function_tool(GetWeather)]

@@ -227,6 +227,7 @@ def test_numbers_of_another_type_are_refused(saved_file: Path, fresh: Callable[.
     refused(kit, path, "does not match its checksum")
 
 
+@pytest.mark.thorough
 def test_no_flipped_bit_gets_through(saved_file: Path, fresh: Callable[..., ModelKit]) -> None:
     """Also in the header, where a file says how to read it."""
     kit, path = fresh(), saved_file

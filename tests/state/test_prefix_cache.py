@@ -749,6 +749,7 @@ Converse = Callable[[list[Any], bool], None]
 random_conversations = given(operations=st.lists(_OPERATIONS, min_size=2, max_size=8), thinking=st.booleans())
 
 
+@pytest.mark.thorough
 @settings(max_examples=6, derandomize=True)
 @random_conversations
 def test_random_conversations(converse: Converse, operations: list[Any], thinking: bool) -> None:
