@@ -168,7 +168,7 @@ class Batch:
         awaited = chosen.arrays() if isinstance(chosen, Choices) else chosen
         mx.async_eval(tokens, hidden, awaited, histories)  # type: ignore[no-untyped-call]
         if self._drafter is not None and hidden is not None and ahead.width > 1 and isinstance(chosen, Choices):
-            self._drafter.read_ahead(self._clipped(chosen.tokens), hidden, self.state)
+            self._drafter.read_step(self._clipped(chosen.tokens), hidden, self.state)
         return ahead
 
     def _chosen(self, ahead: _Ahead) -> list[list[Choice]]:
@@ -199,9 +199,9 @@ class Batch:
             row.chooser.rewind(len(own) - count)
         self._decoder.settle(self.state, width, kept)
         if self._drafter is not None and ahead.hidden is not None:
-            if not self._drafter.has_read_ahead:
+            if not self._drafter.is_unsettled:
                 padded = mx.array([[*own, *[own[-1]] * (width - len(own))] for own in tokens])
-                self._drafter.read_ahead(self._clipped(padded), ahead.hidden, self.state)
+                self._drafter.read_step(self._clipped(padded), ahead.hidden, self.state)
             self._drafter.settle(kept, self.state)
         last = [own[count - 1] for own, count in zip(tokens, kept, strict=True)]
         return self._clipped(mx.array(last)[:, None])
@@ -244,7 +244,7 @@ class Batch:
             chosen = choose_together([row.chooser for row in self.rows], ahead.tokens[:, :1], ahead.chosen[:, :1])
         hidden = None if ahead.hidden is None else ahead.hidden[:, :1]
         ahead = _Ahead(ahead.tokens[:, :1], hidden, chosen, [(0, False)] * len(self.rows))
-        if self._drafter is not None and self._drafter.has_read_ahead:
+        if self._drafter is not None and self._drafter.is_unsettled:
             self._drafter.settle([1] * len(self.rows), self.state)
         elif self._drafter is not None:
             self._note(ahead)

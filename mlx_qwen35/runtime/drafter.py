@@ -18,7 +18,7 @@ class Drafter:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._unread: list[tuple[mx.array, mx.array]] = []
-        self._ahead: mx.array | None = None
+        self._unsettled: mx.array | None = None
         self._seed: Seed | None = None
 
     def note(self, following: mx.array, hidden: mx.array, state: SequenceState) -> None:
@@ -27,28 +27,28 @@ class Drafter:
         if len(self._unread) >= _MOST_UNREAD:
             self.catch_up(state)
 
-    def read_ahead(self, following: mx.array, hidden: mx.array, state: SequenceState) -> None:
-        """Read the pairs of a step with drafts before anybody knows which of them were right.
+    def read_step(self, following: mx.array, hidden: mx.array, state: SequenceState) -> None:
+        """Read the pairs of a step, of which `settle` will say how many stay.
 
-        The device has something to do then while that is found out.
+        With drafts, before anybody knows which were right: the device has something to do while that is found out.
 
         Args:
             following: What was chosen at every place, (B, L).
             hidden: (B, L, hidden_size).
         """
         self.catch_up(state)
-        self._ahead = self._decoder.read_pairs(following, hidden, state)
-        mx.async_eval(self._ahead)  # type: ignore[no-untyped-call]
+        self._unsettled = self._decoder.read_pairs(following, hidden, state)
+        mx.async_eval(self._unsettled)  # type: ignore[no-untyped-call]
 
     @property
-    def has_read_ahead(self) -> bool:
+    def is_unsettled(self) -> bool:
         """Whether `settle` is still to say which pairs stay."""
-        return self._ahead is not None
+        return self._unsettled is not None
 
     def settle(self, kept: list[int], state: SequenceState) -> None:
-        """Of the pairs that were read ahead keep the first `kept[row]` of every row, at least one."""
-        assert self._ahead is not None
-        self._seed, self._ahead = self._decoder.settle_pairs(self._ahead, kept, state), None
+        """Of the pairs that `read_step` has read keep the first `kept[row]` of every row, at least one."""
+        assert self._unsettled is not None
+        self._seed, self._unsettled = self._decoder.settle_pairs(self._unsettled, kept, state), None
 
     def catch_up(self, state: SequenceState) -> None:
         """Read what waits."""

@@ -70,11 +70,11 @@ def test_what_waits_is_read_before_a_step_s_tokens() -> None:
     decoder = Counting()
     drafter = Drafter(decoder)  # type: ignore[arg-type]
     note(drafter, 1)
-    drafter.read_ahead(mx.array([[2, 3, 4]]), mx.zeros((1, 3, 4)), STATE)
-    assert drafter.has_read_ahead
+    drafter.read_step(mx.array([[2, 3, 4]]), mx.zeros((1, 3, 4)), STATE)
+    assert drafter.is_unsettled
     assert decoder.read == [([[1]], None), ([[2, 3, 4]], None)]
     drafter.settle([2], STATE)
-    assert not drafter.has_read_ahead
+    assert not drafter.is_unsettled
     assert decoder.read[1:] == [([[2, 3, 4]], [2])]
 
 
