@@ -37,11 +37,13 @@ def wheel(source: Path) -> zipfile.ZipFile:
 
 
 @pytest.mark.thorough
+@pytest.mark.thorough
 def test_a_wheel_owns_one_name_only(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"mlx_qwen35"}
 
 
+@pytest.mark.thorough
 def test_a_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     for folder, target in (("mlx_qwen35", "mlx_qwen35"), ("patches", "mlx_qwen35/patches"), ("cli", "mlx_qwen35/cli")):
@@ -59,6 +61,7 @@ def test_a_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_an_editable_install_is_a_path_that_type_checkers_follow(source: Path, tmp_path: Path) -> None:
     """And it is found from a directory that holds a folder of this name, as the parent of a clone does."""
     build = "import sys; from setuptools.build_meta import build_editable; print(build_editable(sys.argv[1]))"

@@ -38,6 +38,7 @@ def test_chat_stream_is_the_same_answer(client: Any) -> None:
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
+@pytest.mark.thorough
 def test_an_answer_goes_on_from_the_assistants_last_words(client: Any, claude: Any, box: ModelKit) -> None:
     """In chat completions where that is asked for, in Anthropic's protocol always; only what is new comes back."""
     begun = [*SPELL, {"role": "assistant", "content": "s-t"}]

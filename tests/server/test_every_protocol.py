@@ -109,7 +109,7 @@ def told(server: Running) -> dict[str, tuple[Conversation, list[Answer]]]:
     return {one.kind: (one, talk(server, "chat", one, streamed=False)) for one in make_pool(21, 4)}
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("kind", ["text", "image", "tools", "schema"])
 @every_protocol
 def test_a_conversation_is_the_same_in_every_protocol(
@@ -424,7 +424,7 @@ def with_functions(name: str, text: str, choice: str = "auto", *, parallel: bool
     return question(name, text) | {"tools": wrapped, "tool_choice": by_name if named else choice, **off}
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @streamed_or_whole
 @every_protocol
 def test_the_model_decides_whether_to_call(server: Running, name: str, streamed: bool) -> None:
@@ -434,7 +434,7 @@ def test_the_model_decides_whether_to_call(server: Running, name: str, streamed:
     assert (found.text, found.calls, found.reason) == ("s-t-a-r.", (), "stop")
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @streamed_or_whole
 @every_protocol
 def test_a_strict_function_is_called_by_its_schema(server: Running, name: str, streamed: bool) -> None:
@@ -458,7 +458,7 @@ def test_a_strict_function_is_called_by_its_schema(server: Running, name: str, s
         assert (found.text, found.calls, found.reason) == ("s-t-a-r.", (), "stop")
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @streamed_or_whole
 @every_protocol
 def test_none_makes_calls_impossible(server: Running, name: str, streamed: bool) -> None:
@@ -475,7 +475,7 @@ def test_none_goes_before_a_bias(server: Running, box: ModelKit) -> None:
     assert "<tool_call>" not in answer(server, "chat", body, streamed=False).text
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @streamed_or_whole
 @every_protocol
 def test_a_call_can_be_forced(server: Running, name: str, streamed: bool) -> None:

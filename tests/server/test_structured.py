@@ -69,16 +69,14 @@ def test_a_forced_call_comes_before_a_schema(client: Any) -> None:
     assert GetWeather.model_validate_json(found.output[0].arguments).city
 
 
-@pytest.mark.some(1)
-@pytest.mark.parametrize("model", [Shape, Drawing])
+@pytest.mark.parametrize("model", [Shape, pytest.param(Drawing, marks=pytest.mark.thorough)])
 def test_responses_are_parsed(client: Any, model: type[BaseModel]) -> None:
     options: dict[str, Any] = {"temperature": 0.0, "reasoning": {"effort": "none"}, "max_output_tokens": 400}
     found = client.responses.parse(model="box", input="Spell the word star.", text_format=model, **options)
     assert isinstance(found.output_parsed, model)
 
 
-@pytest.mark.some(1)
-@pytest.mark.parametrize("model", [Shape, Drawing])
+@pytest.mark.parametrize("model", [Shape, pytest.param(Drawing, marks=pytest.mark.thorough)])
 def test_messages_are_parsed(claude: Any, model: type[BaseModel]) -> None:
     options: dict[str, Any] = {
         "messages": SPELL,
