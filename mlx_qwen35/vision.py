@@ -140,16 +140,20 @@ class VisionAddOn:
         tokens = self._config.media_tokens
         return self._videos is not None and tokens is not None and tokens.video_token_id is not None
 
-    def prepare_image(self, source: Any, *, max_pixels: int | None = None, place: str = "image") -> PreparedImage:
+    def prepare_image(
+        self, source: Any, *, max_pixels: int | None = None, place: str = "image", **others: int | None
+    ) -> PreparedImage:
         """Decode one image and cut it into patches; any thread.
 
+        Args:
+            max_pixels, others: See `Resizing`.
         Raises:
             VisionUnavailableError: The checkpoint cannot see.
             MediaError, OptionError: See `ImagePreprocessor`.
         """
         self.require(place)
         assert self._preprocessor is not None
-        return self._preprocessor(source, max_pixels=max_pixels, place=place)
+        return self._preprocessor(source, max_pixels=max_pixels, place=place, **others)
 
     def prepare_video(
         self, source: Any, *, place: str = "video", on_frames: FramesCallback | None = None, **options: Any

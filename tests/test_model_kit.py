@@ -300,6 +300,10 @@ def test_the_pixel_budget_of_a_kit_and_of_a_prompt(checkpoint_dir: Callable[[Sha
         assert kit.process_prompt(two, max_pixels=128 * 128).image_tokens == 16 + 4
         two[0]["content"][1]["max_pixels"] = 128 * 128
         assert kit.process_prompt(two).image_tokens == 4 + 16
+        two[0]["content"][1] |= {"resized_height": 32, "resized_width": 96}
+        assert kit.process_prompt(two).image_tokens == 4 + 3
+        two[0]["content"][1]["min_pixels"] = 64 * 96
+        assert kit.process_prompt(two).image_tokens == 4 + 10
         two[0]["content"][1]["max_pixels"] = "few"
         with pytest.raises(OptionError, match=re.escape("messages[0].content[1].max_pixels: expected a whole number")):
             kit.process_prompt(two)

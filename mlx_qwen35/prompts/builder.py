@@ -12,7 +12,7 @@ from mlx_qwen35.checkpoints.config import MediaTokens, ModelConfig
 from mlx_qwen35.errors import ContextLengthError, OptionError, PromptError, PromptMismatchError
 from mlx_qwen35.prompts.arrays import is_array, to_numpy
 from mlx_qwen35.prompts.efforts import understand_effort
-from mlx_qwen35.prompts.images import PreparedImage, check_max_pixels
+from mlx_qwen35.prompts.images import PreparedImage, check_pixels
 from mlx_qwen35.prompts.messages import MediaPart, fill_sources, render_messages
 from mlx_qwen35.prompts.positions import MediaLayout
 from mlx_qwen35.prompts.prompt import Prompt, begins_in_reasoning, check_ids, find_branch_points
@@ -48,7 +48,7 @@ class MediaSource(Protocol):
     def require(self, place: str) -> None:
         """Refuse an image or a video that the model would never see."""
 
-    def prepare_image(self, source: Any, *, max_pixels: int | None = None, place: str = "image") -> PreparedImage:
+    def prepare_image(self, source: Any, *, place: str = "image", **options: Any) -> PreparedImage:
         """Decode one image and cut it into patches."""
 
     def prepare_video(
@@ -138,11 +138,13 @@ class PromptBuilder:
     def _prepare_images(self, parts: Sequence[MediaPart], given: GivenMedia) -> list[PreparedImage]:
         for part in parts:
             self._vision.require(part.place)
-        budget = check_max_pixels(given.max_pixels) if given.max_pixels is not None else self._max_pixels
-        own = [check_max_pixels(part.options.get("max_pixels"), f"{part.place}.max_pixels") for part in parts]
+        budget = check_pixels(given.max_pixels) if given.max_pixels is not None else self._max_pixels
+        for part in parts:
+            for name, value in part.options.items():
+                check_pixels(value, f"{part.place}.{name}")
         return [
-            self._vision.prepare_image(part.source, max_pixels=pixels or budget, place=part.place)
-            for part, pixels in zip(parts, own, strict=True)
+            self._vision.prepare_image(part.source, place=part.place, **{"max_pixels": budget, **part.options})
+            for part in parts
         ]
 
     def _prepare_videos(self, parts: Sequence[MediaPart], given: GivenMedia) -> list[PreparedVideo]:

@@ -26,6 +26,21 @@ _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27
 
 
 @dataclass(frozen=True)
+class Resizing:
+    """How large one image is to be, in the words of qwen-vl-utils; what is None is as the checkpoint has it.
+
+    Args:
+        max_pixels, min_pixels: Pixels, at most and at least.
+        resized_height, resized_width: Pixels that it is to have in place of its own, before it is rounded and bounded.
+    """
+
+    max_pixels: int | None = None
+    min_pixels: int | None = None
+    resized_height: int | None = None
+    resized_width: int | None = None
+
+
+@dataclass(frozen=True)
 class ImageSettings:
     """transformers' image processor, as far as a checkpoint may set it up.
 
@@ -44,18 +59,22 @@ class ImageSettings:
     resample: int
     values: NDArray[np.float32]
 
-    def resized(self, height: int, width: int, max_pixels: int | None) -> tuple[int, int]:
+    def resized(
+        self, height: int, width: int, max_pixels: int | None, min_pixels: int | None = None
+    ) -> tuple[int, int]:
         """Height and width after resizing.
 
         Args:
             max_pixels: At most this many pixels, as far as the shape allows it; None for the checkpoint's own limit.
+            min_pixels: At least this many, unless that is more than the most; as many as the checkpoint wants anyway.
         Raises:
             ValueError: The image is too long and thin.
         """
         ratio = max(height, width) / min(height, width)
         if ratio > MAX_ASPECT_RATIO:
             raise ValueError(f"absolute aspect ratio must be smaller than {MAX_ASPECT_RATIO}, got {ratio}")
-        low, high = self.shortest_edge, self.longest_edge if max_pixels is None else max_pixels
+        high = self.longest_edge if max_pixels is None else max_pixels
+        low = max(self.shortest_edge, min(min_pixels or 0, high))
         factor = self.patch_size * self.merge_size
         rows, columns = round(height / factor) * factor, round(width / factor) * factor
         if rows * columns > high:

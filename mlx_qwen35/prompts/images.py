@@ -16,7 +16,7 @@ from mlx_qwen35.errors import MediaError, OptionError
 from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.arrays import is_array, whole_numbers
 from mlx_qwen35.prompts.image_headers import open_header
-from mlx_qwen35.prompts.image_settings import read_image_settings
+from mlx_qwen35.prompts.image_settings import Resizing, read_image_settings
 from mlx_qwen35.prompts.media_types import begins_as_image, image_brand, video_container
 from mlx_qwen35.prompts.pixels import cut_into_patches, to_rgb
 from mlx_qwen35.prompts.positions import merged_grid
@@ -269,8 +269,8 @@ def _describe(data: bytes) -> str:
     return "an empty file" if not data else f"{len(data)} bytes beginning {data[:8]!r}"
 
 
-def check_max_pixels(value: Any, place: str = "max_pixels") -> int | None:
-    """A pixel budget as it was given.
+def check_pixels(value: Any, place: str = "max_pixels") -> int | None:
+    """A number of pixels as it was given.
 
     Raises:
         OptionError: It is neither None nor a positive whole number.
@@ -302,26 +302,31 @@ class ImagePreprocessor:
             recent_bytes, lambda image: image.pixel_values.nbytes, self._memory.pixels
         )
 
-    def __call__(self, source: Any, *, max_pixels: int | None = None, place: str = "image") -> PreparedImage:
+    def __call__(
+        self, source: Any, *, max_pixels: int | None = None, place: str = "image", **others: int | None
+    ) -> PreparedImage:
         """Decode, resize and cut into patches; files seen lately are remembered by their bytes.
 
         Args:
             source: See `open_image`.
             max_pixels: At most this many pixels after resizing; None for the checkpoint's own limit.
+            others: What else `Resizing` has.
         Raises:
             MediaError: See `open_image`; or the image is too long and thin for the model, or for `max_pixels`.
-            OptionError: `max_pixels` is below the checkpoint's minimum.
+            OptionError: `max_pixels` is below the checkpoint's minimum, or below `min_pixels`.
         """
+        wish = Resizing(max_pixels, **others)
+        self._check(wish, place)
         decoded = _decoded(source, place)
         if decoded is not None:
             image, _, label = decoded
-            return self._decode(image, max_pixels, place, label)
+            return self._decode(image, wish, place, label)
         data, label = read_image_bytes(source, place)
-        key = (hashlib.blake2b(data, digest_size=32).digest(), max_pixels)
+        key = (hashlib.blake2b(data, digest_size=32).digest(), wish)
         found = self._recent.find(key)
         if found is not None:
             return found
-        prepared = self._decode(read_header(data, place, label), max_pixels, place, label)
+        prepared = self._decode(read_header(data, place, label), wish, place, label)
         self._recent.keep(key, prepared)
         return prepared
 
@@ -329,10 +334,26 @@ class ImagePreprocessor:
         """Give back so many bytes of pixels, as far as there are as many; returns how many it was."""
         return self._recent.reclaim(nbytes)
 
-    def _decode(self, image: "Image", max_pixels: int | None, place: str, label: str) -> PreparedImage:
+    def _check(self, wish: Resizing, place: str) -> None:
+        """Before anything is read."""
+        if wish.max_pixels is None:
+            return
+        if wish.max_pixels < self.settings.shortest_edge:
+            raise OptionError(
+                f"{place}: max_pixels: expected at least {self.settings.shortest_edge} (the checkpoint's minimum), "
+                f"found {wish.max_pixels}"
+            )
+        if wish.max_pixels < (wish.min_pixels or 0):
+            raise OptionError(
+                f"{place}: min_pixels: expected at most max_pixels, {wish.max_pixels}, found {wish.min_pixels}"
+            )
+
+    def _decode(self, image: "Image", wish: Resizing, place: str, label: str) -> PreparedImage:
         """An image that may not be decoded yet; its header says how much memory that takes."""
         pixels = image.width * image.height
-        resized = min(max(pixels, self.settings.shortest_edge), max_pixels or self.settings.longest_edge)
+        wanted = (wish.resized_height or image.height) * (wish.resized_width or image.width)
+        low = max(self.settings.shortest_edge, wish.min_pixels or 0)
+        resized = min(max(wanted, low), wish.max_pixels or self.settings.longest_edge)
         if FULL_SIZE_PIXELS < pixels <= MAX_SOURCE_PIXELS and image.format in ("JPEG", "MPO"):
             scale = REDUCED_OVERSAMPLING * math.sqrt(resized / pixels)
             image.draft(None, (math.ceil(scale * image.width), math.ceil(scale * image.height)))
@@ -340,21 +361,18 @@ class ImagePreprocessor:
         # Pillow has four bytes a pixel, and a copy each for turning and for the colour mode; then three channels in
         # 32 bits, and as patches of two frames, with copies.
         with self._memory.decoding(3 * 4 * pixels + 3 * 3 * 8 * resized, place):
-            return self._prepare(_upright(image, place, label), max_pixels, place)
+            return self._prepare(_upright(image, place, label), wish, place)
 
-    def _prepare(self, image: "Image", max_pixels: int | None, place: str) -> PreparedImage:
+    def _prepare(self, image: "Image", wish: Resizing, place: str) -> PreparedImage:
         settings = self.settings
-        if max_pixels is not None and max_pixels < settings.shortest_edge:
-            raise OptionError(
-                f"max_pixels: expected at least {settings.shortest_edge} (the checkpoint's minimum), found {max_pixels}"
-            )
+        height, width = wish.resized_height or image.height, wish.resized_width or image.width
         try:
-            rows, columns = settings.resized(image.height, image.width, max_pixels)
+            rows, columns = settings.resized(height, width, wish.max_pixels, wish.min_pixels)
         except ValueError as error:
             raise MediaError(f"{place}: {error}") from error
-        if max_pixels is not None and rows * columns > max_pixels:
+        if wish.max_pixels is not None and rows * columns > wish.max_pixels:
             raise MediaError(
-                f"{place}: expected a shape that fits into {max_pixels} pixels, found {image.width} x {image.height}, "
+                f"{place}: expected a shape that fits into {wish.max_pixels} pixels, found {width} x {height}, "
                 f"which takes {rows * columns}"
             )
         resized = np.asarray(to_rgb(image).resize((columns, rows), settings.resample))

@@ -8,8 +8,9 @@ from mlx_qwen35.paths import shorten
 
 IMAGE_PARTS = ("image", "image_url", "input_image")
 VIDEO_PARTS = ("video", "video_url", "input_video")
-# What a part may say about its image or video, in the words of qwen-vl-utils; see `VideoPreprocessor`.
-IMAGE_OPTIONS = ("max_pixels",)
+# What a part may say about its image or video, in the words of qwen-vl-utils; see `Resizing` and
+# `VideoPreprocessor`.
+IMAGE_OPTIONS = ("max_pixels", "min_pixels", "resized_height", "resized_width")
 VIDEO_OPTIONS = ("fps", "source_fps", "min_frames", "max_frames", "max_pixels")
 # What else qwen-vl-utils reads of a video: without it, the model would see something else than the caller means.
 _OF_OTHERS = (

@@ -13,7 +13,7 @@ from mlx_qwen35.checkpoints.config import VisionConfig
 from mlx_qwen35.errors import GenerationCancelled, OptionError
 from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.clips import Clip
-from mlx_qwen35.prompts.images import ImageMemory, PreparedImage, check_max_pixels, prepared
+from mlx_qwen35.prompts.images import ImageMemory, PreparedImage, check_pixels, prepared
 from mlx_qwen35.prompts.pixels import cut_into_patches
 from mlx_qwen35.prompts.recent import RecentPixels
 from mlx_qwen35.prompts.video_settings import VideoSettings, read_video_settings
@@ -152,7 +152,7 @@ class VideoPreprocessor:
             source_fps=None if source_fps is None else _rate(source_fps, "source_fps", place),
             min_frames=low,
             max_frames=high,
-            max_pixels=check_max_pixels(max_pixels),
+            max_pixels=check_pixels(max_pixels),
         )
 
     def _prepare(

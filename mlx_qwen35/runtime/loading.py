@@ -31,7 +31,7 @@ from mlx_qwen35.patches.qwen3_5 import Model
 from mlx_qwen35.patches.versions import check_versions
 from mlx_qwen35.patches.widening import widen, widened_bytes
 from mlx_qwen35.paths import expand
-from mlx_qwen35.prompts.images import check_max_pixels
+from mlx_qwen35.prompts.images import check_pixels
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.runtime.admission import MemoryAdmission
 from mlx_qwen35.runtime.decoder import Decoder
@@ -162,7 +162,7 @@ def load(options: LoadOptions) -> Loaded:
     """Check everything that can be checked before a weight is read, then build it all; errors as `ModelKit.load`."""
     check_process()
     check_versions()
-    check_max_pixels(options.max_pixels)
+    check_pixels(options.max_pixels)
     gated_delta = choose_gated_delta(options.gated_delta, exact=options.exact)
     mode, draft_tokens = check_speculation(options.speculate, options.draft_tokens, exact=options.exact)
     kv = check_kv_quantization(options.kv_bits, options.kv_group_size, exact=options.exact)

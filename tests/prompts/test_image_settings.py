@@ -76,16 +76,24 @@ def test_sides_that_a_file_leaves_out_are_those_of_its_class(tmp_path: Path, vis
         read_image_settings(tmp_path, vision)
 
 
-@given(height=st.integers(1, 3000), width=st.integers(1, 3000), limit=st.sampled_from([None, 1024, 5000, 20000]))
-def test_sizes_are_those_of_transformers(height: int, width: int, limit: int | None) -> None:
+@given(
+    height=st.integers(1, 3000),
+    width=st.integers(1, 3000),
+    limit=st.sampled_from([None, 1024, 5000, 20000]),
+    least=st.sampled_from([None, 1, 4000, 30000, 10**9]),
+)
+def test_sizes_are_those_of_transformers(height: int, width: int, limit: int | None, least: int | None) -> None:
+    """With an image's own bounds, those of its smart_resize."""
+    high = limit or 65536
+    low = max(1024, min(least or 0, high))
     settings = ImageSettings(16, 2, 2, 1024, 65536, 3, np.zeros((3, 256), np.float32))
     try:
-        expected = smart_resize(height, width, 32, min_pixels=1024, max_pixels=limit or 65536)
+        expected = smart_resize(height, width, 32, min_pixels=low, max_pixels=high)
     except ValueError:
         with pytest.raises(ValueError, match="aspect ratio"):
-            settings.resized(height, width, limit)
+            settings.resized(height, width, limit, least)
     else:
-        assert settings.resized(height, width, limit) == expected
+        assert settings.resized(height, width, limit, least) == expected
 
 
 @pytest.mark.parametrize(

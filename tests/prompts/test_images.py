@@ -23,7 +23,7 @@ from mlx_qwen35.prompts.images import (
     ImageMemory,
     ImagePreprocessor,
     PreparedImage,
-    check_max_pixels,
+    check_pixels,
     open_image,
 )
 from tests.tiny import write_processor
@@ -168,6 +168,18 @@ def test_a_pixel_budget_is_kept(preprocessor: ImagePreprocessor) -> None:
     assert preprocessor(image, max_pixels=32 * 32).tokens == 1
     with pytest.raises(OptionError, match=r"max_pixels: expected at least 1024 .*, found 100"):
         preprocessor(image, max_pixels=100)
+
+
+def test_an_image_may_have_a_size_of_its_own(preprocessor: ImagePreprocessor) -> None:
+    """As by qwen-vl-utils 0.0.14's fetch_image; there its own size is not bounded by the others."""
+    image = noise(96, 64)
+    assert preprocessor(image).grid_thw == (1, 4, 6)
+    assert preprocessor(image, min_pixels=128 * 128).grid_thw == (1, 8, 10)
+    assert preprocessor(image, resized_height=200, resized_width=90).grid_thw == (1, 12, 6)
+    assert preprocessor(image, resized_height=200, resized_width=90, max_pixels=64 * 64).grid_thw == (1, 4, 2)
+    assert preprocessor(image, resized_width=160).grid_thw == (1, 4, 10)
+    with pytest.raises(OptionError, match="^image: min_pixels: expected at most max_pixels, 4096, found 5000"):
+        preprocessor(image, min_pixels=5000, max_pixels=4096)
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -411,7 +423,7 @@ def test_a_budget_that_the_shape_cannot_keep_is_refused(preprocessor: ImagePrepr
 @pytest.mark.parametrize("value", [0, -1, 4096.5, "64", True, float("nan")])
 def test_budgets_that_are_no_number_of_pixels_are_refused(value: Any) -> None:
     with pytest.raises(OptionError, match="max_pixels: expected a whole number of at least 1"):
-        check_max_pixels(value)
+        check_pixels(value)
 
 
 def test_settings_without_sizes_are_refused(tmp_path: Path, vision: VisionConfig) -> None:

@@ -552,7 +552,7 @@ def test_parts_keep_what_they_say_of_their_video_or_image(tokenizer: Tokenizer) 
     """In OpenAI's, transformers' and qwen-vl-utils' forms, between images, in order."""
     parts = [
         {"type": "video", "video": "a.mp4", "fps": 1, "max_frames": 8, "colour": "red"},
-        {"type": "image", "image": "b.png", "max_pixels": 7, "fps": 2},
+        {"type": "image", "image": "b.png", "max_pixels": 7, "resized_height": 5, "fps": 2},
         {"type": "video_url", "video_url": {"url": "data:c"}},
         {"type": "input_video", "video_url": "data:d", "min_frames": None},
         {"type": "video", "path": "e.mp4", "source_fps": 30.0},
@@ -562,7 +562,7 @@ def test_parts_keep_what_they_say_of_their_video_or_image(tokenizer: Tokenizer) 
     rendered = render_messages(tokenizer, [{"role": "user", "content": [*parts, {"type": "text", "text": "what?"}]}])
     assert [(part.source, part.is_video, dict(part.options)) for part in rendered.media] == [
         ("a.mp4", True, {"fps": 1, "max_frames": 8}),
-        ("b.png", False, {"max_pixels": 7}),
+        ("b.png", False, {"max_pixels": 7, "resized_height": 5}),
         ("data:c", True, {}),
         ("data:d", True, {}),
         ("e.mp4", True, {"source_fps": 30.0}),

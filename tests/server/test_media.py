@@ -345,9 +345,9 @@ def test_images_of_messages_are_fetched_where_they_stand(part: dict[str, Any]) -
 
 
 def test_what_a_part_says_of_its_image_is_kept_and_what_nobody_would_read_of_a_video_is_refused() -> None:
-    part = {"type": "image_url", "image_url": {"url": URL}, "max_pixels": 9}
+    part = {"type": "image_url", "image_url": {"url": URL}, "max_pixels": 9, "min_pixels": 4}
     (found,) = fetch_media([{"role": "user", "content": [part]}], MediaPolicy())
-    assert found["content"] == [{"type": "image", "image": PICTURE, "max_pixels": 9}]
+    assert found["content"] == [{"type": "image", "image": PICTURE, "max_pixels": 9, "min_pixels": 4}]
     with pytest.raises(PromptError, match=r"^messages\[0\]\.content\[0\]\.nframes: expected"):
         fetch_media([{"role": "user", "content": [{"video": URL, "nframes": 4}]}], MediaPolicy())
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, Tag, TypeAdapter
 
-from mlx_qwen35.prompts.media_parts import VIDEO_OPTIONS
+from mlx_qwen35.prompts.media_parts import IMAGE_OPTIONS, VIDEO_OPTIONS
 from mlx_qwen35.server.protocols.common import new_id
 from mlx_qwen35.server.protocols.files import SEND_DATA, file_text
 from mlx_qwen35.server.protocols.functions import TEXT, flat_name
@@ -37,6 +37,10 @@ class ImagePart(WireObject):
 
     type: Literal["input_image"]
     image_url: str | None = None
+    max_pixels: int | None = None
+    min_pixels: int | None = None
+    resized_height: int | None = None
+    resized_width: int | None = None
 
 
 class VideoPart(WireObject):
@@ -275,9 +279,10 @@ def _part(part: Part, place: str) -> dict[str, Any]:
         return {"type": "text", "text": part.text or part.refusal}
     if isinstance(part, FilePart):
         return {"type": "text", "text": file_text(part.file_data, part.filename, place)}
+    names = IMAGE_OPTIONS if isinstance(part, ImagePart) else VIDEO_OPTIONS
+    options = {name: value for name in names if (value := getattr(part, name, None)) is not None}
     if isinstance(part, ImagePart):
-        return {"type": "image_url", "image_url": {"url": _url(part.image_url, f"{place}.image_url")}}
-    options = {name: value for name in VIDEO_OPTIONS if (value := getattr(part, name, None)) is not None}
+        return {"type": "image_url", "image_url": {"url": _url(part.image_url, f"{place}.image_url")}, **options}
     return {"type": "video", "video": _url(part.video_url, f"{place}.video_url"), **options}
 
 
