@@ -1,6 +1,10 @@
-"""Headers of image files, read by Pillow: in bounded time, and without anybody else having to wait."""
+"""Headers of image files, read by Pillow: in bounded time, and without anybody else having to wait.
+
+A file that would take minutes to decode, for its size in pixels, is refused here too.
+"""
 
 import io
+import re
 import threading
 import warnings
 from contextlib import ExitStack
@@ -11,6 +15,13 @@ if TYPE_CHECKING:
 
 # Before the pixels, of a few bytes each as a rule: markers, chunks and blocks, of which files have some dozen.
 MAX_READS = 50_000
+# Of a JPEG file: each goes over all pixels once more. Progressive files have some ten.
+MAX_SCANS = 100
+# In the data behind a scan's header, 0xff is followed by 0 or by the number of a restart.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_SCAN, _END = b"\xda", b"\xd9"
+# Of a TIFF file: strips or tiles, of which large ones have some thousand.
+MAX_TILES = 100_000
 
 
 def open_header(data: bytes, formats: tuple[str, ...]) -> "Image":
@@ -26,8 +37,23 @@ def open_header(data: bytes, formats: tuple[str, ...]) -> "Image":
     file = _BoundedFile(data)
     with _QUIET:
         image = Image.open(file, formats=formats)
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(data)
+    if len(getattr(image, "tile", ())) > MAX_TILES:
+        raise OSError(f"more than {MAX_TILES} strips or tiles")
     file.left = None
     return image
+
+
+def _check_scans(data: bytes) -> None:
+    """Of a JPEG file up to its end; behind that may stand anything, such as a film."""
+    at, scans, segments = 2, 0, 0
+    while (marker := _MARKER.search(data, at)) and marker[1] != _END:
+        scans += marker[1] == _SCAN
+        segments += 1
+        if scans > MAX_SCANS or segments > MAX_READS:
+            raise OSError(f"more than {MAX_SCANS} scans or {MAX_READS} segments")
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
 
 
 class _BoundedFile(io.BytesIO):

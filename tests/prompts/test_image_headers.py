@@ -42,6 +42,40 @@ def test_a_header_of_many_pieces_is_refused(kind: str) -> None:
         open_image(padded(kind, 50_000), "image")
 
 
+def test_a_jpeg_of_many_scans_is_refused_whatever_stands_behind_its_end() -> None:
+    """Of 64 million pixels, 210 of them took half a minute, in a file of 400 kB; a motion photo's film is no scan."""
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 50).convert("RGB").save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    own, last = data.count(b"\xff\xda"), data.rindex(b"\xff\xda")
+    assert own > 5
+    film = b"\xff\xda\0\2" * 200
+
+    def repeated(count: int) -> bytes:
+        return data[:-2] + data[last:-2] * count + data[-2:] + film
+
+    assert open_image(repeated(100 - own), "image").size == (64, 64)
+    with pytest.raises(MediaError, match="image: .*damaged .more than 100 scans"):
+        open_image(repeated(101 - own), "image")
+
+
+def strips(count: int) -> bytes:
+    """A grey TIFF file of so many rows, each a strip."""
+    entries = [
+        (256, 3, 1, 1), (257, 4, 1, count), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, count, 128),
+        (277, 3, 1, 1), (278, 4, 1, 1), (279, 3, count, 128 + 4 * count),
+    ]  # fmt: skip
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    header = b"II*\0" + struct.pack("<I", 8) + directory + bytes(4)
+    return header.ljust(128, b"\0") + struct.pack("<I", 0) * count + struct.pack("<H", 1) * count
+
+
+def test_a_tiff_of_many_strips_is_refused() -> None:
+    assert open_image(strips(1000), "image").size == (1, 1000)
+    with pytest.raises(MediaError, match="image: .*damaged .more than 100000 strips or tiles"):
+        open_image(strips(100_001), "image")
+
+
 def test_what_stands_behind_the_header_is_read_however_many_pieces_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_headers, "MAX_READS", 50)
     data = encoded("PNG")
