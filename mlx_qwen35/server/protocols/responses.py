@@ -114,9 +114,7 @@ class ResponsesRequest(GenerationBody):
         if not messages:
             raise invalid_request("input: expected at least one message, found none", "input")
         wanted = self.text.format if self.text else None
-        schema = (
-            wanted.schema_ if isinstance(wanted, SchemaFormat) else {} if isinstance(wanted, ObjectFormat) else None
-        )
+        schema = wanted.schema_ or {} if isinstance(wanted, SchemaFormat | ObjectFormat) else None
         functions = functions_of(self.tools or ())
         choice = choose(functions, self.tool_choice)
         options = {"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p}

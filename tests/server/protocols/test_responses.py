@@ -74,6 +74,7 @@ def test_forms_of_an_answer() -> None:
     for text in (None, {}, {"format": None}, {"format": {"type": "text"}}):
         assert translated(text=text).schema is None
     assert translated(text={"format": {"type": "json_object"}}).schema == {}
+    assert translated(text={"format": {"type": "json_object", "schema": SCHEMA}}).schema == SCHEMA
 
 
 def test_reasoning_only_as_far_as_it_is_asked_for() -> None:
