@@ -82,7 +82,9 @@ class Chooser:
         found: list[Choice] = []
         for place in range(tokens.shape[1]):
             here = slice(place, place + 1)
-            found += choose_together([self], tokens[:, here], logits[:, here]).numbers()[0]
+            # Right as it is, but behind the answer's end it is taken back.
+            draft = drafts[place - 1] if place else None
+            found += choose_together([self], tokens[:, here], logits[:, here], draft).numbers()[0]
             if self.fault is not None or found[-1].token not in drafts[place : place + 1]:
                 break
         return found
@@ -201,13 +203,16 @@ class Choices:
         return Choices(*map(mx.concatenate, pairs))
 
 
-def choose_together(choosers: Sequence[Chooser], tokens: mx.array, logits: mx.array) -> Choices:
+def choose_together(
+    choosers: Sequence[Chooser], tokens: mx.array, logits: mx.array, draft: int | None = None
+) -> Choices:
     """The choices of all rows at every place of a step, each as its own chooser makes it, in one graph.
 
     Args:
         choosers: One per row.
         tokens: That are read there, (B, L).
         logits: (B, L, V).
+        draft: The first place's token where that is a draft too, of a row alone.
     """
     most = max(chooser.top for chooser in choosers)
     operations = choosers[0].operations
@@ -217,13 +222,13 @@ def choose_together(choosers: Sequence[Chooser], tokens: mx.array, logits: mx.ar
         scores = normalised(logits, operations)
         return Choices.of(greedy(scores), scores, most)
     # Penalties and biases are finer than the steps of half precision.
-    given, own = _given(choosers, tokens, logits.astype(mx.float32))
+    given, own = _given(choosers, tokens, logits.astype(mx.float32), draft)
     scores = normalised(given, operations)
     return Choices.of(_sampled(choosers, scores, own), scores, most)
 
 
 def _given(
-    choosers: Sequence[Chooser], tokens: mx.array, logits: mx.array
+    choosers: Sequence[Chooser], tokens: mx.array, logits: mx.array, draft: int | None
 ) -> tuple[mx.array, dict[int, list[mx.array]]]:
     """What is chosen from, (B, L, V), and what callers' own samplers choose from it, by row: L times (1,)."""
     own: dict[int, list[mx.array]] = {row: [] for row, chooser in enumerate(choosers) if chooser.has_own_sampler}
@@ -245,7 +250,7 @@ def _given(
                     chooser.processed(
                         tokens[row : row + 1, place],
                         here[row : row + 1],
-                        drafts[row][place] if drafts and place else None,
+                        drafts[row][place] if drafts and place else draft,
                     )
                     if chooser.processors
                     else here[row : row + 1]

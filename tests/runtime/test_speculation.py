@@ -315,6 +315,25 @@ def test_a_grammar_and_a_thinking_budget_hold_with_right_and_wrong_drafts(
         same(drafting(DENSE, "mtp", 7).generate(prompt, **given(plain)), expected)
 
 
+def test_a_grammar_beside_what_cannot_be_taken_back_ends_inside_a_step(
+    plain: ModelKit, drafting: Load, oracle: Callable[..., None]
+) -> None:
+    """A function without `rewind` has the places asked for one by one; the grammar goes back all the same."""
+    grammars, prompt = Grammars(plain.tokenizer, plain.config.text.vocab_size), [*ids(4, 12), 301]
+    schema = {"type": "object", "properties": {"name": {"enum": ["fox", "dog"]}}, "required": ["name"]}
+
+    def given() -> dict[str, Any]:
+        processors = [grammars.json_schema(schema, in_reasoning=False), lambda tokens, logits: logits]
+        return GREEDY | {"max_tokens": 60, "logits_processors": processors}
+
+    whole = plain.generate(prompt, **given())
+    stop = whole.text[2:4]
+    expected = plain.generate(prompt, stop=stop, **given())
+    assert len(expected.tokens) < len(whole.tokens)
+    oracle({301: whole}, {301: PATTERNS["always"]})
+    same(drafting(DENSE, "mtp", 7).generate(prompt, stop=stop, **given()), expected)
+
+
 def test_functions_of_the_caller_see_every_token_once(
     plain: ModelKit, drafting: Load, oracle: Callable[..., None]
 ) -> None:

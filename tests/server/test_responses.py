@@ -10,6 +10,7 @@ def test_responses(client: Any) -> None:
     options: dict[str, Any] = {"model": "box", "temperature": 0.0, "reasoning": {"effort": "none"}}
     found = client.responses.create(input="Spell the word star.", **options)
     assert (found.output_text, found.status) == ("s-t-a-r.", "completed")
+    type(found).model_validate(found.to_dict())  # nothing of its type is missing
     more = {"model": "box", "input": "And moon.", "previous_response_id": found.id, "reasoning": {"effort": "none"}}
     counted = client.responses.input_tokens.count(**more)
     assert counted.object == "response.input_tokens"

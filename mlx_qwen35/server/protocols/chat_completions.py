@@ -179,7 +179,7 @@ class ChatCompletionRequest(SamplingFields):
     def _schema(self) -> dict[str, JsonValue] | None:
         if isinstance(self.response_format, SchemaFormat):
             return self.response_format.json_schema.schema_
-        return {} if isinstance(self.response_format, ObjectFormat) else None
+        return self.response_format.schema_ or {} if isinstance(self.response_format, ObjectFormat) else None
 
 
 def _one(name: str, value: T | None, other_name: str, other: T | None) -> T | None:
@@ -203,7 +203,7 @@ def message_of(message: Message, place: str) -> dict[str, Any]:
     """
     content = message.content
     if isinstance(content, list):
-        content = [_without_file(part, f"{place}.content[{at}]") for at, part in enumerate(content)]
+        content = [_part(part, f"{place}.content[{at}]") for at, part in enumerate(content)]
     kept: dict[str, Any] = {"role": message.role, "content": content}
     if message.role == "tool":
         kept["tool_call_id"] = message.tool_call_id
@@ -217,8 +217,10 @@ def message_of(message: Message, place: str) -> dict[str, Any]:
     return kept
 
 
-def _without_file(part: dict[str, JsonValue], place: str) -> dict[str, JsonValue]:
-    """A content part; a file's text in place of a file."""
+def _part(part: dict[str, JsonValue], place: str) -> dict[str, JsonValue]:
+    """A content part; text in place of a file of text, or of an earlier answer's refusal."""
+    if part.get("type") == "refusal":
+        return {"type": "text", "text": part.get("refusal")}
     if part.get("type") != "file":
         return part
     try:

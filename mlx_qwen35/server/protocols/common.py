@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, JsonValue
 
 from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.answers.tool_calls import ToolCall
@@ -42,9 +42,10 @@ class TextFormat(WireObject):
 
 
 class ObjectFormat(WireObject):
-    """Any JSON object."""
+    """Any JSON object; one that follows a schema, where llama.cpp's server and others take one."""
 
     type: Literal["json_object"]
+    schema_: dict[str, JsonValue] | None = Field(None, alias="schema")
 
 
 class StreamOptions(WireObject):

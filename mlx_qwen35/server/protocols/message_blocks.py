@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, Tag
@@ -77,12 +78,12 @@ class ToolUseBlock(Block):
 
 
 class DocumentSource(WireObject):
-    """A document's text."""
+    """A document's text, with images in it perhaps."""
 
     type: str
     media_type: str | None = None
     data: str | None = None
-    content: str | list[dict[str, JsonValue]] | None = None
+    content: str | Items[Annotated[TextBlock | ImageBlock, Field(discriminator="type")]] | None = None
 
 
 class DocumentBlock(Block):
@@ -224,26 +225,41 @@ def _parts(blocks: Sequence[Any]) -> list[dict[str, Any]]:
                 "to /v1/chat/completions or /v1/responses"
             )
         elif isinstance(block, DocumentBlock):
-            out.append({"type": "text", "text": _document(block)})
+            out += _document(block)
         elif isinstance(block, SearchResultBlock):
             text = "\n".join(part.text for part in block.content)
             out.append({"type": "text", "text": f"# {block.title}\n{block.source}\n\n{text}\n"})
     return out
 
 
-def _document(block: DocumentBlock) -> str:
+def _document(block: DocumentBlock) -> list[dict[str, Any]]:
+    """A document below its title; texts in a row are one."""
+    source = block.source
+    if source.type == "content" and isinstance(source.content, list):
+        found = _parts(source.content or [TextBlock(type="text", text="")])
+    else:
+        found = [{"type": "text", "text": _document_text(block)}]
+    out: list[dict[str, Any]] = []
+    head = block.title, block.context
+    for is_text, run in groupby(found, lambda part: part["type"] == "text"):
+        parts = list(run)
+        if is_text or any(head):
+            text = "\n".join(part["text"] for part in parts) if is_text else ""
+            out.append({"type": "text", "text": document_text(text, *head)})
+        out += [] if is_text else parts
+        head = None, None
+    return out
+
+
+def _document_text(block: DocumentBlock) -> str:
     source = block.source
     if source.type == "text" and source.data is not None:
-        text = source.data
-    elif source.type == "content" and isinstance(source.content, str):
-        text = source.content
-    elif source.type == "content" and isinstance(source.content, list):
-        text = "\n".join(str(part.get("text", "")) for part in source.content)
-    elif source.type == "base64" and source.data is not None:
-        text = read_text(f"data:{source.media_type or ''};base64,{source.data}", block.title, "messages: document")
-    else:
-        kind = source.media_type or f"a source of type {source.type}"
-        raise invalid_request(
-            f"messages: document: expected text, found {kind[:80]}; PDFs and files are not read here: send their text"
-        )
-    return document_text(text, block.title, block.context)
+        return source.data
+    if source.type == "content" and isinstance(source.content, str):
+        return source.content
+    if source.type == "base64" and source.data is not None:
+        return read_text(f"data:{source.media_type or ''};base64,{source.data}", block.title, "messages: document")
+    kind = source.media_type or f"a source of type {source.type}"
+    raise invalid_request(
+        f"messages: document: expected text, found {kind[:80]}; PDFs and files are not read here: send their text"
+    )

@@ -118,6 +118,8 @@ class CountRequest(PromptBody):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    # Where the format stood at first; SDKs of that time send it here.
+    output_format: JsonFormat | None = None
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""
@@ -137,6 +139,9 @@ class CountRequest(PromptBody):
         # Anthropic's default: reasoning only when it is asked for.
         thinking, output = self.thinking or Thinking(type="disabled"), self.output_config or OutputConfig()
         thinks = thinking.type != "disabled"
+        format_ = output.format or self.output_format
+        if None not in (output.format, self.output_format) and output.format != self.output_format:
+            raise invalid_request("output_format: found another output_config.format", "output_format")
         return [
             GenerationRequest(
                 prompt=messages,
@@ -147,7 +152,7 @@ class CountRequest(PromptBody):
                 enable_thinking=thinks,
                 effort=output.effort if thinks else None,
                 thinking_budget=thinking.budget_tokens if thinks else None,
-                schema=output.format.schema_ if output.format else None,
+                schema=format_.schema_ if format_ else None,
                 # As Anthropic has it: what the assistant said last is how the answer begins.
                 continue_final_message=ends_in_an_answer(messages),
             )

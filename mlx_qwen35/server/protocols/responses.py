@@ -114,9 +114,7 @@ class ResponsesRequest(GenerationBody):
         if not messages:
             raise invalid_request("input: expected at least one message, found none", "input")
         wanted = self.text.format if self.text else None
-        schema = (
-            wanted.schema_ if isinstance(wanted, SchemaFormat) else {} if isinstance(wanted, ObjectFormat) else None
-        )
+        schema = wanted.schema_ or {} if isinstance(wanted, SchemaFormat | ObjectFormat) else None
         functions = functions_of(self.tools or ())
         choice = choose(functions, self.tool_choice)
         options = {"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p}
@@ -137,7 +135,8 @@ class ResponsesRequest(GenerationBody):
 def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt,
-        "input_tokens_details": {"cached_tokens": usage.cached},
+        # What is written costs nothing here, but OpenAI's types have the number in every usage.
+        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
         "output_tokens": usage.completion,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.prompt + usage.completion,

@@ -146,6 +146,7 @@ def test_a_call_with_free_text_in_the_history_is_one_of_the_function() -> None:
 def test_forms_of_an_answer() -> None:
     assert translated(response_format={"type": "text"}).schema is None
     assert translated(response_format={"type": "json_object"}).schema == {}
+    assert translated(response_format={"type": "json_object", "schema": SCHEMA}).schema == SCHEMA
 
 
 def test_calls_may_be_several_unless_they_may_not() -> None:
@@ -214,6 +215,11 @@ def test_messages_are_passed_on_without_what_the_template_has_no_use_for() -> No
         {"role": "tool", "content": "4", "tool_call_id": "call_1"},
         {"role": "user", "content": None},
     ]
+
+
+def test_what_an_earlier_answer_refused_is_its_text() -> None:
+    asked = [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]
+    assert translated(messages=[*ASK, *asked, *ASK]).prompt[1]["content"] == [{"type": "text", "text": "No."}]
 
 
 def test_a_speakers_name_changes_nothing() -> None:

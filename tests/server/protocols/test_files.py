@@ -4,6 +4,7 @@ import base64
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from mlx_qwen35.server.protocols.chat_completions import ChatCompletionRequest
 from mlx_qwen35.server.protocols.files import document_text, file_text
@@ -68,6 +69,20 @@ def test_a_file_is_the_same_prompt_in_every_protocol() -> None:
     assert document({"type": "base64", "media_type": "text/csv", "data": "aGkg4oKs"}) == content
     assert response({"type": "input_file", "filename": "a.txt", "file_data": TEXT, "detail": "low"}) == [content] * 2
     assert chat({"type": "file", "file": {"filename": "a.txt", "file_data": TEXT}}) == [content] * 2
+
+
+def test_images_of_a_document_stand_where_they_stood() -> None:
+    def text(said: str) -> dict[str, str]:
+        return {"type": "text", "text": said}
+
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+    seen = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    content = [text("a"), text("b"), image, text("c")]
+    assert document({"type": "content", "content": content}) == [text("# a.txt\n\na\nb\n"), seen, text("c")]
+    assert document({"type": "content", "content": [image]}) == [text("# a.txt\n\n\n"), seen]
+    assert document({"type": "content", "content": []}) == [text("# a.txt\n\n\n")]
+    with pytest.raises(ValidationError, match="'video'"):
+        document({"type": "content", "content": [{"type": "video"}]})
 
 
 @pytest.mark.parametrize(

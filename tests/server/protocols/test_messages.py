@@ -57,6 +57,16 @@ def test_a_request_with_nothing_but_messages() -> None:
     assert found == GenerationRequest(ASK, tools=[], enable_thinking=False, options=options)
 
 
+def test_the_format_may_stand_where_it_stood_at_first() -> None:
+    """Anthropic's SDKs before the end of 2025 send it there."""
+    form, other = ({"type": "json_schema", "schema": schema} for schema in (SCHEMA, {"type": "object"}))
+    assert counted(output_format=form).schema == counted(output_format=form, output_config={"format": form}).schema
+    assert counted(output_format=form).schema == SCHEMA
+    assert refused(output_format=other, output_config={"format": form}) == (
+        "output_format: found another output_config.format"
+    )
+
+
 def test_a_request_with_everything() -> None:
     body = {
         **BODY, "max_tokens": 9, "stop_sequences": ["a"], "temperature": 0.5, "top_p": 0.25, "top_k": 20,

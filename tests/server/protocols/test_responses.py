@@ -74,6 +74,7 @@ def test_forms_of_an_answer() -> None:
     for text in (None, {}, {"format": None}, {"format": {"type": "text"}}):
         assert translated(text=text).schema is None
     assert translated(text={"format": {"type": "json_object"}}).schema == {}
+    assert translated(text={"format": {"type": "json_object", "schema": SCHEMA}}).schema == SCHEMA
 
 
 def test_reasoning_only_as_far_as_it_is_asked_for() -> None:
@@ -136,7 +137,7 @@ def test_reasoning_without_a_word_is_no_message() -> None:
 # Answers
 
 USAGE = {
-    "input_tokens": 11, "input_tokens_details": {"cached_tokens": 4}, "output_tokens": 7,
+    "input_tokens": 11, "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0}, "output_tokens": 7,
     "output_tokens_details": {"reasoning_tokens": 2}, "total_tokens": 18,
 }  # fmt: skip
 
