@@ -220,7 +220,8 @@ def response_tokens(usage: dict[str, Any]) -> Tokens:
 def message_tokens(usage: dict[str, Any]) -> Tokens:
     assert usage["cache_creation_input_tokens"] == 0
     cached = usage["cache_read_input_tokens"]
-    return Tokens(usage["input_tokens"] + cached, cached, usage["output_tokens"], 0)
+    thought = usage["output_tokens_details"]["thinking_tokens"]
+    return Tokens(usage["input_tokens"] + cached, cached, usage["output_tokens"], thought)
 
 
 COUNTS: dict[str, Callable[[dict[str, Any]], Tokens]] = {
@@ -267,8 +268,8 @@ def test_usage_counts_the_prompt_what_was_cached_and_the_answer(
         prompt, body = box.process_prompt([{"role": "user", "content": text}]), question(name, text, thinks=True)
         chunks = list(box.stream(prompt, temperature=0.0, max_tokens=120, cache_prompt=False))
     length = len(prompt.input_ids)
-    reasoning = 0 if name == "messages" else sum(chunk.in_reasoning for chunk in chunks)
-    assert (reasoning > 0) == (name in ("chat", "responses"))
+    reasoning = sum(chunk.in_reasoning for chunk in chunks)
+    assert (reasoning > 0) == (name != "completions")
     assert tokens_of(server, name, body, streamed=streamed) == Tokens(length, 0, len(chunks), reasoning)
     # All but the last token, which the first one of the answer is made of.
     assert tokens_of(server, name, body, streamed=streamed) == Tokens(length, length - 1, len(chunks), reasoning)

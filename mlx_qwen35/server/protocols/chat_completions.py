@@ -25,6 +25,7 @@ from mlx_qwen35.server.protocols.common import (
     ObjectFormat,
     SamplingFields,
     TextFormat,
+    Thinking,
     completion_head,
     completion_usage,
     openai_error,
@@ -126,6 +127,7 @@ class ChatCompletionRequest(SamplingFields):
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
     reasoning_effort: EffortName | None = None
     reasoning: Reasoning | None = None
+    thinking: Thinking | None = None
     enable_thinking: bool | None = None
     thinking_budget: Whole | None = Field(None, ge=0)
     chat_template_kwargs: dict[str, JsonValue] | None = None
@@ -146,9 +148,13 @@ class ChatCompletionRequest(SamplingFields):
             if enable_thinking not in (None, wanted) or not isinstance(wanted, bool):
                 raise invalid_request("chat_template_kwargs.enable_thinking: expected one bool")
             enable_thinking = wanted
-        reasoning = self.reasoning or Reasoning()
+        reasoning, thinking = self.reasoning or Reasoning(), self.thinking or Thinking(type="auto")
+        enable_thinking = _one("enable_thinking", enable_thinking, "reasoning.enabled", reasoning.thinking)
+        effort = _one("reasoning_effort", self.reasoning_effort, "reasoning.effort", reasoning.effort)
+        budget = _one("thinking_budget", self.thinking_budget, "reasoning.max_tokens", reasoning.max_tokens)
         # A switch that is off stands above the effort that is set beside it.
-        effort = "none" if reasoning.enabled is False else reasoning.effort
+        if False in (reasoning.enabled, thinking.switch):
+            effort = "none"
         functions = functions_of(self.tools or ())
         choice = choose(functions, self.tool_choice)
         return [
@@ -158,13 +164,11 @@ class ChatCompletionRequest(SamplingFields):
                 strict_tools=functions.strict,
                 tool_choice=choice,
                 parallel_tool_calls=self.parallel_tool_calls is not False,
-                enable_thinking=_one("enable_thinking", enable_thinking, "reasoning.enabled", reasoning.thinking),
+                enable_thinking=_one("enable_thinking", enable_thinking, "thinking.type", thinking.switch),
                 template=template,
                 continue_final_message=self.continue_final_message,
-                effort=_one("reasoning_effort", self.reasoning_effort, "reasoning.effort", effort),
-                thinking_budget=_one(
-                    "thinking_budget", self.thinking_budget, "reasoning.max_tokens", reasoning.max_tokens
-                ),
+                effort=effort,
+                thinking_budget=_one("thinking_budget", budget, "thinking.budget_tokens", thinking.budget_tokens),
                 schema=self._schema(),
                 n=self.n or 1,
                 options={

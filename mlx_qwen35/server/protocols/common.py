@@ -4,7 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
@@ -33,6 +33,23 @@ ELSEWHERE = {
 MaxTokens = Annotated[Whole | None, BeforeValidator(lambda value: None if value == -1 else value)]
 # JSON has no infinity; OpenAI writes this for what cannot come.
 IMPOSSIBLE = -9999.0
+
+
+class Thinking(WireObject):
+    """Whether the answer begins with reasoning, and for how many tokens, as Anthropic, DeepSeek and Z.ai have it.
+
+    "adaptive" and "auto" leave that to the effort.
+    """
+
+    without_effect: ClassVar = frozenset({"display"})
+
+    type: Literal["enabled", "adaptive", "auto", "disabled"]
+    budget_tokens: Whole | None = Field(default=None, ge=0)
+
+    @property
+    def switch(self) -> bool | None:
+        """Whether to think; None where that is left open."""
+        return {"enabled": True, "disabled": False}.get(self.type)
 
 
 class TextFormat(WireObject):

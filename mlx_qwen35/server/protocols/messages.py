@@ -19,7 +19,7 @@ from mlx_qwen35.server.generation import (
 )
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody, PromptBody
 from mlx_qwen35.server.protocols.client_tools import CLIENT_TOOLS
-from mlx_qwen35.server.protocols.common import arguments_json, function_tool, new_id
+from mlx_qwen35.server.protocols.common import Thinking, arguments_json, function_tool, new_id
 from mlx_qwen35.server.protocols.message_blocks import Message, TextBlock, ends_in_an_answer, is_changing, messages_of
 from mlx_qwen35.server.wire import ApiError, HostedTool, Items, Whole, WireObject, invalid_request, sse
 
@@ -77,15 +77,6 @@ class ToolChoice(WireObject):
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: bool = False
-
-
-class Thinking(WireObject):
-    """Whether the answer begins with reasoning, and for how many tokens; "adaptive" leaves that to the effort."""
-
-    without_effect: ClassVar = frozenset({"display"})
-
-    type: Literal["enabled", "adaptive", "disabled"]
-    budget_tokens: Whole | None = Field(default=None, ge=0)
 
 
 class JsonFormat(WireObject):
@@ -180,12 +171,13 @@ class MessagesRequest(CountRequest, GenerationBody):
         return [replace(wanted, options=options) for wanted in super().generation_requests()]
 
 
-def _usage(usage: Usage) -> dict[str, int]:
+def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt - usage.cached,
         "cache_read_input_tokens": usage.cached,
         "cache_creation_input_tokens": 0,
         "output_tokens": usage.completion,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning},
     }
 
 

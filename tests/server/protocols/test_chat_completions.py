@@ -66,7 +66,25 @@ def test_reasoning_as_openrouter_has_it(reasoning: Any, expected: tuple[Any, ...
     assert (found.effort, found.enable_thinking, found.thinking_budget) == expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"thinking": {"type": "disabled"}}, ("none", False, None)),
+        ({"thinking": {"type": "disabled"}, "reasoning_effort": "high"}, ("none", False, None)),
+        ({"thinking": {"type": "enabled"}}, (None, True, None)),
+        ({"thinking": {"type": "enabled", "budget_tokens": 500}}, (None, True, 500)),
+        ({"thinking": {"type": "enabled"}, "reasoning_effort": "high"}, ("high", True, None)),
+        ({"thinking": {"type": "auto"}, "enable_thinking": False}, (None, False, None)),
+    ],
+)
+def test_thinking_as_deepseek_and_zai_have_it(fields: Any, expected: tuple[Any, ...]) -> None:
+    found = translated(**fields)
+    assert (found.effort, found.enable_thinking, found.thinking_budget) == expected
+
+
 def test_reasoning_that_is_said_twice_is_said_the_same() -> None:
+    assert refused(thinking={"type": "enabled"}, enable_thinking=False).param == "enable_thinking"
+    assert refused(thinking={"type": "enabled", "budget_tokens": 5}, thinking_budget=6).param == "thinking_budget"
     assert translated(reasoning={"effort": "low"}, reasoning_effort="low").effort == "low"
     assert refused(reasoning={"effort": "low"}, reasoning_effort="high").param == "reasoning_effort"
     assert refused(reasoning={"max_tokens": 5}, thinking_budget=6).param == "thinking_budget"

@@ -211,7 +211,8 @@ def test_blocks_stand_where_they_can(role: str, block: dict[str, Any]) -> None:
 # Answers
 
 USAGE = {
-    "input_tokens": 7, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 0, "output_tokens": 7
+    "input_tokens": 7, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 0, "output_tokens": 7,
+    "output_tokens_details": {"thinking_tokens": 2},
 }  # fmt: skip
 
 
@@ -263,7 +264,7 @@ def parts(*events: Any) -> list[Any]:
 def start(cached: int) -> Any:
     usage = {
         "input_tokens": 11 - cached, "cache_read_input_tokens": cached, "cache_creation_input_tokens": 0,
-        "output_tokens": 0,
+        "output_tokens": 0, "output_tokens_details": {"thinking_tokens": 0},
     }  # fmt: skip
     message = {**head(), "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
     return event("message_start", message=message)
