@@ -37,6 +37,7 @@ _PREFIXES = (
     *((name, f"mtp.{name}") for name in ("fc.", "layers.", "norm.", "pre_fc_norm_embedding.", "pre_fc_norm_hidden.")),
 )
 
+_HEAD, _EMBEDDING = "language_model.lm_head.", "language_model.model.embed_tokens."
 _BARE = ("embed_tokens.", "layers.", "norm.")
 
 # Stored as w in transformers' layout, where the layer multiplies by (1 + w). The gated norm of
@@ -121,8 +122,7 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
             raise CheckpointError(f"tensor {new_name}: found twice, the second time as {name}")
         renamed[new_name] = weights[name]
     if config.tie_word_embeddings:
-        # The embedding is the head; some checkpoints hold a copy all the same.
-        renamed = {name: value for name, value in renamed.items() if not name.startswith("language_model.lm_head.")}
+        renamed = _tie(renamed)
     renamed = arrange_experts(renamed)
     if layout == "transformers":
         for name, value in renamed.items():
@@ -138,6 +138,23 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
         if renamed[patches].shape[1] == channels and renamed[patches].shape[-1] != channels:
             renamed[patches] = mx.contiguous(renamed[patches].transpose(0, 2, 3, 4, 1))
     return renamed
+
+
+def _tie(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """One matrix for embedding and head, whichever is there; some checkpoints hold a copy all the same.
+
+    A head with values of its own was trained or merged apart, and counts, whatever config.json says.
+
+    Source:
+        transformers 5.24, modeling_utils.py, PreTrainedModel.tie_weights.
+    """
+    head, embedding = weights.get(f"{_HEAD}weight"), weights.get(f"{_EMBEDDING}weight")
+    if head is not None and embedding is None:
+        return {name.replace(_HEAD, _EMBEDDING): value for name, value in weights.items()}
+    plain = head is not None and not any(f"{path}scales" in weights for path in (_HEAD, _EMBEDDING))
+    if plain and head.shape == embedding.shape and not mx.array_equal(head, embedding).item():
+        return weights
+    return {name: value for name, value in weights.items() if not name.startswith(_HEAD)}
 
 
 def to_gain(name: str, value: mx.array) -> mx.array:
