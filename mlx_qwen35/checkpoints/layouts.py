@@ -38,6 +38,7 @@ _PREFIXES = (
 )
 
 _HEAD, _EMBEDDING = "language_model.lm_head.", "language_model.model.embed_tokens."
+_PATCHES = "vision_tower.patch_embed.proj.weight"
 _BARE = ("embed_tokens.", "layers.", "norm.")
 
 # Stored as w in transformers' layout, where the layer multiplies by (1 + w). The gated norm of
@@ -125,19 +126,27 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
         renamed = _tie(renamed)
     renamed = arrange_experts(renamed)
     if layout == "transformers":
-        for name, value in renamed.items():
-            if name.endswith("conv1d.weight"):
-                # One of another number of axes is refused with its shape, as any other tensor is.
-                renamed[name] = mx.contiguous(value.moveaxis(2, 1)) if value.ndim == 3 else value
-            else:
-                renamed[name] = to_gain(name, value)
-    patches = "vision_tower.patch_embed.proj.weight"
-    if config.vision is not None and patches in renamed and renamed[patches].ndim == 5:
-        # (out, C, T, P, P) in transformers, (out, T, P, P, C) in mlx-vlm.
-        channels = config.vision.in_channels
-        if renamed[patches].shape[1] == channels and renamed[patches].shape[-1] != channels:
-            renamed[patches] = mx.contiguous(renamed[patches].transpose(0, 2, 3, 4, 1))
+        renamed = {
+            name: value if name == _PATCHES else from_transformers(name, value) for name, value in renamed.items()
+        }
+    if config.vision is not None and _PATCHES in renamed and renamed[_PATCHES].ndim == 5:
+        channels, shape = config.vision.in_channels, renamed[_PATCHES].shape
+        if shape[1] == channels and shape[-1] != channels:
+            renamed[_PATCHES] = from_transformers(_PATCHES, renamed[_PATCHES])
     return renamed
+
+
+def from_transformers(name: str, value: mx.array) -> mx.array:
+    """A tensor that transformers stores, by canonical name, as MLX computes with it.
+
+    One of another number of axes is refused with its shape, as any other tensor is.
+    """
+    if name.endswith("conv1d.weight"):
+        return mx.contiguous(value.moveaxis(2, 1)) if value.ndim == 3 else value
+    if name == _PATCHES:
+        # (out, C, T, P, P) in transformers, (out, T, P, P, C) in mlx-vlm.
+        return mx.contiguous(value.moveaxis(1, -1)) if value.ndim == 5 else value
+    return value + 1.0 if _SHIFTED_NORM.search(name) else value
 
 
 def _tie(weights: dict[str, mx.array]) -> dict[str, mx.array]:
@@ -151,15 +160,11 @@ def _tie(weights: dict[str, mx.array]) -> dict[str, mx.array]:
     head, embedding = weights.get(f"{_HEAD}weight"), weights.get(f"{_EMBEDDING}weight")
     if head is not None and embedding is None:
         return {name.replace(_HEAD, _EMBEDDING): value for name, value in weights.items()}
-    plain = head is not None and not any(f"{path}scales" in weights for path in (_HEAD, _EMBEDDING))
-    if plain and head.shape == embedding.shape and not mx.array_equal(head, embedding).item():
+    quantised = any(f"{path}scales" in weights for path in (_HEAD, _EMBEDDING))
+    comparable = head is not None and embedding is not None and head.shape == embedding.shape and not quantised
+    if comparable and not mx.array_equal(head, embedding).item():  # type: ignore[arg-type]
         return weights
     return {name: value for name, value in weights.items() if not name.startswith(_HEAD)}
-
-
-def to_gain(name: str, value: mx.array) -> mx.array:
-    """A tensor that transformers stores, by canonical name: norms as MLX multiplies by them, all others unchanged."""
-    return value + 1.0 if _SHIFTED_NORM.search(name) else value
 
 
 def half_offsets(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
