@@ -15,7 +15,7 @@ def untie(decoder: Any) -> None:
     if isinstance(embedding, nn.QuantizedEmbedding):
         settings = {"group_size": embedding.group_size, "bits": embedding.bits, "mode": embedding.mode}
         # Of any size: its weights are replaced.
-        head: Any = nn.QuantizedLinear(embedding.group_size, 1, bias=False, **settings)
+        head: Any = nn.QuantizedLinear(512, 1, bias=False, **settings)
         head.scales, head.biases = embedding.scales, embedding.get("biases")
     else:
         head = nn.Linear(1, 1, bias=False)
