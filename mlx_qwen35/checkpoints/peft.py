@@ -242,12 +242,18 @@ def _pattern(config: Mapping[str, Any], default: str, patterns: str, name: str) 
 
 def _replace_weights(model: nn.Module, plain: Mapping[str, mx.array], directory: Path) -> None:
     """Whole weights (`modules_to_save`), which are transformers' own, in place of the checkpoint's."""
-    weights = {name: from_transformers(name, value) for name, value in arrange_experts(dict(plain)).items()}
+    stored = arrange_experts(dict(plain))
     # These are not quantised, where the checkpoint's may be.
-    paths = {name.removesuffix(".weight") for name in weights}
-    own = {id(module) for path, module in model.named_modules() if path in paths}  # type: ignore[no-untyped-call]
-    dequantise(model, mx.float32, only=lambda module: id(module) in own)
+    paths = {name.removesuffix(".weight") for name in stored}
+    modules = dict(model.named_modules())  # type: ignore[no-untyped-call]
+    own = {id(module) for path, module in modules.items() if path in paths}
+    dequantise(model, modules["language_model.model.norm"].weight.dtype, only=lambda module: id(module) in own)
     parameters: dict[str, Any] = dict(tree_flatten(model.parameters()))  # type: ignore[no-untyped-call]
+    # In the model's precision, as peft loads what it trained in float32: all that follows would be computed in another.
+    stored = {
+        name: value.astype(parameters[name].dtype) if name in parameters else value for name, value in stored.items()
+    }
+    weights = {name: from_transformers(name, value) for name, value in stored.items()}
     strange = [
         name for name, value in weights.items() if name not in parameters or parameters[name].shape != value.shape
     ]
@@ -256,6 +262,9 @@ def _replace_weights(model: nn.Module, plain: Mapping[str, mx.array], directory:
             f"{directory}: the adapter does not fit: expected plain weights of the same shape for {', '.join(strange)}"
         )
     model.load_weights(list(weights.items()), strict=False)
-    for name in weights:
+    offsets = getattr(model, "_half_offsets", {})
+    for name, value in stored.items():
         # The checkpoint's are in use no longer.
-        getattr(model, "_half_offsets", {}).pop(name, None)
+        offsets.pop(name, None)
+        if value.ndim == 1 and value.itemsize == 2 and weights[name] is not value:
+            offsets[name] = value

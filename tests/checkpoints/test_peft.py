@@ -124,6 +124,25 @@ def test_whole_weights_stand_in_place_of_the_checkpoint_s(
     assert np.abs(found - last_logits(source, None, case)).max() > 0.2 * np.abs(expected).max()
 
 
+def test_whole_weights_have_the_model_s_precision(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """And are what a checkpoint of that precision would hold, norms too: peft trains in float32, and loads them so."""
+    names = [f"{DECODER}.layers.0.input_layernorm.weight", f"{DECODER}.layers.3.mlp.up_proj.weight"]
+    stored = {name: mx.array(value).astype(mx.bfloat16) for name, value in tensors_of(DENSE).items()}
+    generator = np.random.default_rng(5)
+    new = {name: mx.array(generator.standard_normal(stored[name].shape).astype(np.float32)) for name in names}
+    for name, tensors in (("base", stored), ("merged", stored | {n: v.astype(mx.bfloat16) for n, v in new.items()})):
+        shutil.copytree(checkpoint_dir(DENSE), tmp_path / name)
+        mx.save_safetensors(str(tmp_path / name / "model.safetensors"), tensors)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps(SETTINGS | {"target_modules": []}))
+    mx.save_safetensors(str(adapter / FILE), {f"base_model.model.{name}": value for name, value in new.items()})
+    model = Model.from_checkpoint(Checkpoint.open(tmp_path / "base"), adapter_path=adapter)
+    assert {value.dtype for _, value in tree_flatten(model.parameters())} == {mx.bfloat16}
+    expected, found = last_logits(tmp_path / "merged", None, "text"), last_logits(tmp_path / "base", adapter, "text")
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_a_head_and_an_embedding_that_were_trained_as_one_stay_one(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
 ) -> None:
