@@ -123,7 +123,7 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
             raise CheckpointError(f"tensor {new_name}: found twice, the second time as {name}")
         renamed[new_name] = weights[name]
     if config.tie_word_embeddings:
-        renamed = _tie(renamed)
+        renamed = _tie(renamed, by_transformers=layout == "transformers")
     renamed = arrange_experts(renamed)
     if layout == "transformers":
         renamed = {
@@ -149,10 +149,11 @@ def from_transformers(name: str, value: mx.array) -> mx.array:
     return value + 1.0 if _SHIFTED_NORM.search(name) else value
 
 
-def _tie(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+def _tie(weights: dict[str, mx.array], *, by_transformers: bool) -> dict[str, mx.array]:
     """One matrix for embedding and head, whichever is there; some checkpoints hold a copy all the same.
 
-    A head with values of its own was trained or merged apart, and counts, whatever config.json says.
+    In transformers a head with values of its own, which was trained or merged apart, counts, whatever config.json says;
+    mlx-lm and mlx-vlm leave it out of theirs.
 
     Source:
         transformers 5.24, modeling_utils.py, PreTrainedModel.tie_weights.
@@ -162,7 +163,7 @@ def _tie(weights: dict[str, mx.array]) -> dict[str, mx.array]:
         return {name.replace(_HEAD, _EMBEDDING): value for name, value in weights.items()}
     quantised = any(f"{path}scales" in weights for path in (_HEAD, _EMBEDDING))
     comparable = head is not None and embedding is not None and head.shape == embedding.shape and not quantised
-    if comparable and not mx.array_equal(head, embedding).item():  # type: ignore[arg-type]
+    if by_transformers and comparable and not mx.array_equal(head, embedding).item():  # type: ignore[arg-type]
         return weights
     return {name: value for name, value in weights.items() if not name.startswith(_HEAD)}
 
