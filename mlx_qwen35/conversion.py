@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,8 @@ class _Writer:
             tensors = {name: self._cast(name, value) for name, value in tensors.items()}
         if self.quantisation is not None:
             self._quantise(model, self.quantisation)
-        config = self._config(_settings_of(model) | ({} if head is None else head.quantisation))
+        tied = model.language_model.args.tie_word_embeddings
+        config = self._config(_settings_of(model) | ({} if head is None else head.quantisation), tied=tied)
         tensors |= dict(tree_flatten(model.parameters()))
         del model, head
         self._save(tensors, out)
@@ -257,8 +258,12 @@ class _Writer:
                 f"{_hint(asked)}"
             )
 
-    def _config(self, quantised: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """What the result's config.json holds."""
+    def _config(self, quantised: dict[str, dict[str, Any]], *, tied: bool) -> dict[str, Any]:
+        """What the result's config.json holds.
+
+        Args:
+            tied: Whether the model's embedding is its head, which the source's own may say wrongly.
+        """
         config = _with_text_config(json.loads(json.dumps(self.source.config.raw)))
         text = config["text_config"]
         sections = (config, text, config.get("vision_config") or {})
@@ -272,7 +277,7 @@ class _Writer:
         if quantised:
             # mlx-lm writes both names, for programs that look for the second.
             config["quantization"] = config["quantization_config"] = _with_default(quantised)
-        spell_out(config, self.source.config)
+        spell_out(config, replace(self.source.config, tie_word_embeddings=tied))
         interval = _interval(self.source.config.text.layer_types)
         if interval is None:
             self.remarks.append(

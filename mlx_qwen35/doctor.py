@@ -80,7 +80,8 @@ def examine(path_or_hub_id: str | Path, *, revision: str | None = None) -> Repor
         return _report(directory)
     except CheckpointError as error:
         words = explain(directory)
-        raise type(error)(str(error) if words in str(error) else f"{error}. {words}") from error
+        text = str(error) if str(directory) in str(error) else f"{directory}: {error}"
+        raise type(error)(text if words in text else f"{text}. {words}") from error
 
 
 def _report(directory: Path) -> Report:

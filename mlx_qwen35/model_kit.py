@@ -189,13 +189,13 @@ class ModelKit(PromptMaking, SessionFiles):
         sampling.check_vocabulary(vocab_size)
         step_size = _step_size(options.get("prefill_step_size"))
         plan = self._plan(ready, self._most_tokens(options.get("max_tokens")), step_size)
-        sampler = options.get("sampler")
+        sampler, stop = options.get("sampler"), options.get("stop")
         return Request(
             prompt=ready,
             options=sampling,
             max_tokens=plan.tokens - len(ready.input_ids),
             prefill_step_size=plan.step_size,
-            stop=check_stop(options.get("stop")),
+            stop=check_stop(self.checkpoint.generation_config.get("stop_strings") if stop is None else stop),
             logprobs=check_flag("logprobs", options.get("logprobs", False)),
             top_logprobs=whole_number("top_logprobs", options.get("top_logprobs", 0), 0, vocab_size - 1),
             started=started,

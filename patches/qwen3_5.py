@@ -25,6 +25,7 @@ from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.formats import to_mlx
 from mlx_qwen35.checkpoints.layouts import check_tensors, half_offsets, to_canonical
 from mlx_qwen35.checkpoints.rope import RopeConfig, YarnConfig
+from mlx_qwen35.checkpoints.untying import untie
 from mlx_qwen35.errors import AdapterError
 from mlx_qwen35.patches.attention import PatchedAttention
 from mlx_qwen35.patches.compiled_step import CompiledStep
@@ -335,6 +336,8 @@ class Model(upstream.Model):  # type: ignore[misc]
         """
         stored = to_mlx(weights, self.args.raw)
         weights, self._half_offsets = to_canonical(stored, self.args), half_offsets(stored)
+        if "language_model.lm_head.weight" in weights and self.language_model.args.tie_word_embeddings:
+            untie(self.language_model)
         vision = {name.removeprefix(_VISION): value for name, value in weights.items() if name.startswith(_VISION)}
         # mlx-lm sanitises an empty dict when it plans a distributed load.
         if weights and not vision:

@@ -475,6 +475,19 @@ def test_max_new_tokens_of_the_checkpoint_is_the_default(
         assert len(kit.generate([USER], max_tokens=5).tokens) == 5
 
 
+def test_stop_strings_of_the_checkpoint_are_the_default(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path, kit: ModelKit
+) -> None:
+    directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "copy")
+    whole = kit.generate("hello", max_tokens=16, temperature=0.0).text
+    stop = whole[len(whole) // 2 :][:3]
+    (directory / "generation_config.json").write_text(json.dumps({"stop_strings": [stop]}))
+    with ModelKit.load(directory) as stopping:
+        result = stopping.generate("hello", max_tokens=16, temperature=0.0)
+        assert (result.text, result.finish_reason) == (whole[: whole.index(stop)], "stop")
+        assert stopping.generate("hello", max_tokens=16, temperature=0.0, stop=[]).text == whole
+
+
 def test_image_messages_equal_what_transformers_renders(kit: ModelKit, reference_tokenizer: Any) -> None:
     """The tokenizer's own template with placeholders repeated, as Qwen3VLProcessor does it."""
     messages = with_images(RED, BLUE)

@@ -1,4 +1,4 @@
-"""Checkpoints that other programs quantised: FP8, NVFP4, MXFP4, AWQ, GPTQ and compressed-tensors.
+"""Checkpoints that other programs quantised: FP8, NVFP4, MXFP4, AWQ, GPTQ, compressed-tensors and AutoRound.
 
 What a module holds says how it is stored, more surely than config.json does, which is read only for what tensors do
 not tell. Whatever MLX has a mode for stays packed; FP8 and groups that MLX does not have become plain weights.
@@ -18,7 +18,9 @@ from mlx_qwen35.checkpoints.layouts import canonical_names
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
 
-METHODS = ("fp8", "fbgemm_fp8", "modelopt", "compressed-tensors", "awq", "gptq", "mxfp4", "mxfp8")
+METHODS = ("fp8", "fbgemm_fp8", "modelopt", "compressed-tensors", "awq", "gptq", "mxfp4", "mxfp8", "auto-round")
+# AutoRound packs as other programs do, and says as which; it has further ways, which are not read.
+_AUTO_ROUND = ("auto_round:auto_gptq", "auto_round:auto_awq", "auto_round:fp8", "auto_round:llm_compressor")
 
 # One of these among a module's tensors says that they are not MLX's.
 _MARKERS = frozenset({
@@ -175,16 +177,20 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _check_method(settings: Settings, weights: Mapping[str, mx.array], foreign: Mapping[str, Any]) -> None:
-    method = settings.raw.get("quant_method")
-    # ModelOpt has several names, for what it mixes.
-    if method is None or method in METHODS or str(method).startswith("modelopt_"):
-        return
+    method, packing = settings.raw.get("quant_method"), settings.raw.get("packing_format")
+    if method == "auto-round":
+        found, expected = f"packing_format {shorten(repr(packing))}", f"packing_format {', '.join(_AUTO_ROUND)}"
+        known = packing in _AUTO_ROUND
+    else:
+        found, expected = shorten(repr(method)), f"quant_method {', '.join(METHODS)}"
+        # ModelOpt has several names, for what it mixes.
+        known = method is None or method in METHODS or str(method).startswith("modelopt_")
     # Left over beside plain weights, or beside MLX's own, it says nothing.
     strange = list(foreign) + [name for name, value in weights.items() if not _is_plain(name, value)]
-    if strange:
+    if strange and not known:
         raise CheckpointError(
-            f"quantization_config: expected quant_method {', '.join(METHODS)}, found {shorten(repr(method))}, "
-            f"and tensors such as {strange[0]}; take the original checkpoint, or a conversion to MLX"
+            f"quantization_config: expected {expected}, found {found}, and tensors such as {strange[0]}; "
+            "take the original checkpoint, or a conversion to MLX"
         )
 
 

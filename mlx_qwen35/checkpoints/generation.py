@@ -58,6 +58,12 @@ def usable(settings: dict[str, Any], place: str) -> dict[str, Any]:
                 leave_out(name, f"a whole number of at least {least}")
             else:
                 found[name] = whole
+    if "stop_strings" in found:
+        strings = found["stop_strings"] if isinstance(found["stop_strings"], list) else [found["stop_strings"]]
+        if all(isinstance(text, str) and text for text in strings):
+            found["stop_strings"] = strings
+        else:
+            leave_out("stop_strings", "strings of at least one character")
     if "eos_token_id" in found:
         ids = found["eos_token_id"] if isinstance(found["eos_token_id"], list) else [found["eos_token_id"]]
         if any(_whole(token) is None for token in ids):

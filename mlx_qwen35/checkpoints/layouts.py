@@ -37,6 +37,8 @@ _PREFIXES = (
     *((name, f"mtp.{name}") for name in ("fc.", "layers.", "norm.", "pre_fc_norm_embedding.", "pre_fc_norm_hidden.")),
 )
 
+_HEAD, _EMBEDDING = "language_model.lm_head.", "language_model.model.embed_tokens."
+_PATCHES = "vision_tower.patch_embed.proj.weight"
 _BARE = ("embed_tokens.", "layers.", "norm.")
 
 # Stored as w in transformers' layout, where the layer multiplies by (1 + w). The gated norm of
@@ -121,28 +123,49 @@ def to_canonical(weights: Mapping[str, mx.array], config: ModelConfig) -> dict[s
             raise CheckpointError(f"tensor {new_name}: found twice, the second time as {name}")
         renamed[new_name] = weights[name]
     if config.tie_word_embeddings:
-        # The embedding is the head; some checkpoints hold a copy all the same.
-        renamed = {name: value for name, value in renamed.items() if not name.startswith("language_model.lm_head.")}
+        renamed = _tie(renamed, by_transformers=layout == "transformers")
     renamed = arrange_experts(renamed)
     if layout == "transformers":
-        for name, value in renamed.items():
-            if name.endswith("conv1d.weight"):
-                # One of another number of axes is refused with its shape, as any other tensor is.
-                renamed[name] = mx.contiguous(value.moveaxis(2, 1)) if value.ndim == 3 else value
-            else:
-                renamed[name] = to_gain(name, value)
-    patches = "vision_tower.patch_embed.proj.weight"
-    if config.vision is not None and patches in renamed and renamed[patches].ndim == 5:
-        # (out, C, T, P, P) in transformers, (out, T, P, P, C) in mlx-vlm.
-        channels = config.vision.in_channels
-        if renamed[patches].shape[1] == channels and renamed[patches].shape[-1] != channels:
-            renamed[patches] = mx.contiguous(renamed[patches].transpose(0, 2, 3, 4, 1))
+        renamed = {
+            name: value if name == _PATCHES else from_transformers(name, value) for name, value in renamed.items()
+        }
+    if config.vision is not None and _PATCHES in renamed and renamed[_PATCHES].ndim == 5:
+        channels, shape = config.vision.in_channels, renamed[_PATCHES].shape
+        if shape[1] == channels and shape[-1] != channels:
+            renamed[_PATCHES] = from_transformers(_PATCHES, renamed[_PATCHES])
     return renamed
 
 
-def to_gain(name: str, value: mx.array) -> mx.array:
-    """A tensor that transformers stores, by canonical name: norms as MLX multiplies by them, all others unchanged."""
+def from_transformers(name: str, value: mx.array) -> mx.array:
+    """A tensor that transformers stores, by canonical name, as MLX computes with it.
+
+    One of another number of axes is refused with its shape, as any other tensor is.
+    """
+    if name.endswith("conv1d.weight"):
+        return mx.contiguous(value.moveaxis(2, 1)) if value.ndim == 3 else value
+    if name == _PATCHES:
+        # (out, C, T, P, P) in transformers, (out, T, P, P, C) in mlx-vlm.
+        return mx.contiguous(value.moveaxis(1, -1)) if value.ndim == 5 else value
     return value + 1.0 if _SHIFTED_NORM.search(name) else value
+
+
+def _tie(weights: dict[str, mx.array], *, by_transformers: bool) -> dict[str, mx.array]:
+    """One matrix for embedding and head, whichever is there; some checkpoints hold a copy all the same.
+
+    In transformers a head with values of its own, which was trained or merged apart, counts, whatever config.json says;
+    mlx-lm and mlx-vlm leave it out of theirs.
+
+    Source:
+        transformers 5.24, modeling_utils.py, PreTrainedModel.tie_weights.
+    """
+    head, embedding = weights.get(f"{_HEAD}weight"), weights.get(f"{_EMBEDDING}weight")
+    if head is not None and embedding is None:
+        return {name.replace(_HEAD, _EMBEDDING): value for name, value in weights.items()}
+    quantised = any(f"{path}scales" in weights for path in (_HEAD, _EMBEDDING))
+    comparable = head is not None and embedding is not None and head.shape == embedding.shape and not quantised
+    if by_transformers and comparable and not mx.array_equal(head, embedding).item():  # type: ignore[arg-type]
+        return weights
+    return {name: value for name, value in weights.items() if not name.startswith(_HEAD)}
 
 
 def half_offsets(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:

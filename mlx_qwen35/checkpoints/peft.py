@@ -13,7 +13,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 
-from mlx_qwen35.checkpoints.layouts import canonical_name, to_gain
+from mlx_qwen35.checkpoints import peft_experts
+from mlx_qwen35.checkpoints.dequantising import dequantise
+from mlx_qwen35.checkpoints.layouts import arrange_experts, canonical_name, from_transformers
+from mlx_qwen35.checkpoints.untying import untie
 from mlx_qwen35.errors import AdapterError, CheckpointError
 
 FILE = "adapter_model.safetensors"
@@ -29,7 +32,6 @@ _ARITHMETIC: dict[str, tuple[object, ...]] = {
     "lora_bias": (False, None),
     "megatron_config": (None,),
     "layer_replication": (None, []),
-    "target_parameters": (None, []),
     "trainable_token_indices": (None, [], {}),
     "alora_invocation_tokens": (None, []),
     "use_qalora": (False, None),
@@ -78,18 +80,59 @@ def load_peft(model: nn.Module, directory: Path, config: Mapping[str, Any]) -> N
     """
     _check_settings(config, directory)
     layers, plain = _read(directory / FILE)
+    _untie(model, layers, plain, config)
     modules = dict(model.named_modules())  # type: ignore[no-untyped-call]
+    stacks = {path: layers.pop(path) for path in list(layers) if peft_experts.is_stack(path)}
     unknown = [path for path in layers if not isinstance(modules.get(path), _LAYERS)]
-    broken = [path for path, layer in layers.items() if not layer.complete]
+    broken = [path for path, layer in (layers | stacks).items() if not layer.complete]
     missing = sorted(_expected(config, modules, layers) - layers.keys())
     for what, paths in (("no such layers", unknown), ("halves of", broken), ("no tensors for", missing)):
         if paths:
             raise AdapterError(f"{directory}: the adapter does not fit: {what} {', '.join(paths)}")
     new = [(path, _adapted(path, modules[path], layer, config)) for path, layer in layers.items()]
+    new += _adapted_stacks(directory, modules, stacks, config)
     # An embedding's own weights come along with its update; a quantised one keeps what it has.
     kept = {f"{path}.weight" for path in layers if "scales" in modules[path]}
     _replace_weights(model, {name: value for name, value in plain.items() if name not in kept}, directory)
     model.update_modules(tree_unflatten(new))
+
+
+_HEAD, _EMBEDDING = "language_model.lm_head", "language_model.model.embed_tokens"
+
+
+def _untie(model: nn.Module, layers: dict[str, _Layer], plain: dict[str, mx.array], config: Mapping[str, Any]) -> None:
+    """Two matrices of a checkpoint's one where peft trained a head or an embedding by itself; in place."""
+    decoder: Any = model.get("language_model")
+    if decoder is None or not decoder.args.tie_word_embeddings:
+        return
+    if config.get("ensure_weight_tying"):
+        # Trained as one, and saved under both names.
+        layers.pop(_HEAD, None)
+        plain.pop(f"{_HEAD}.weight", None)
+    # An adapted embedding's weights come along as they were.
+    elif (
+        _HEAD in layers or f"{_HEAD}.weight" in plain or (f"{_EMBEDDING}.weight" in plain and _EMBEDDING not in layers)
+    ):
+        untie(decoder)
+
+
+def _adapted_stacks(
+    directory: Path, modules: Mapping[str, Any], layers: Mapping[str, _Layer], config: Mapping[str, Any]
+) -> list[tuple[str, nn.Module]]:
+    """Stacked experts with their updates."""
+    new: list[tuple[str, nn.Module]] = []
+    found: list[tuple[str, str]] = []
+    for path, layer in layers.items():
+        down, up = layer.parts["lora_A"], layer.parts["lora_B"]
+        mlp, stack = peft_experts.which_stack(path, down, up, modules)
+        found.append((mlp, stack))
+        name = f"{layer.name.replace('.base_layer', '')}.{stack}"
+        rank = _pattern(config, "r", "rank_pattern", name)
+        scale = _pattern(config, "lora_alpha", "alpha_pattern", name) / _root(rank, config)
+        new += peft_experts.adapted(mlp, stack, down, up, int(rank), scale, modules)
+    if missing := peft_experts.missing(config.get("target_parameters"), found, modules):
+        raise AdapterError(f"{directory}: the adapter does not fit: no tensors for {', '.join(missing)}")
+    return new
 
 
 _LAYERS = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
@@ -163,8 +206,7 @@ def _adapted(path: str, module: Any, layer: _Layer, config: Mapping[str, Any]) -
     magnitude = parts.get("lora_magnitude_vector")
     if (magnitude is not None) != bool(config.get("use_dora")) or (embedding and magnitude is not None):
         raise AdapterError(f"{path}: expected a magnitude where use_dora is set, in a linear layer, found otherwise")
-    root = math.sqrt(rank) if config.get("use_rslora") else rank
-    scale = _pattern(config, "lora_alpha", "alpha_pattern", layer.name) / root
+    scale = _pattern(config, "lora_alpha", "alpha_pattern", layer.name) / _root(rank, config)
     if embedding:
         kind: Any = LoRAEmbedding if config.get("ensure_weight_tying") else _Lookup
         new = kind(size[0], size[1], r=rank, scale=scale)
@@ -175,6 +217,10 @@ def _adapted(path: str, module: Any, layer: _Layer, config: Mapping[str, Any]) -
     if magnitude is not None:
         new.m = magnitude.reshape(-1)
     return new  # type: ignore[no-any-return]
+
+
+def _root(rank: float, config: Mapping[str, Any]) -> float:
+    return math.sqrt(rank) if config.get("use_rslora") else rank
 
 
 def _size(module: Any) -> tuple[int, int]:
@@ -196,18 +242,29 @@ def _pattern(config: Mapping[str, Any], default: str, patterns: str, name: str) 
 
 def _replace_weights(model: nn.Module, plain: Mapping[str, mx.array], directory: Path) -> None:
     """Whole weights (`modules_to_save`), which are transformers' own, in place of the checkpoint's."""
+    stored = arrange_experts(dict(plain))
+    # These are not quantised, where the checkpoint's may be.
+    paths = {name.removesuffix(".weight") for name in stored}
+    modules = dict(model.named_modules())  # type: ignore[no-untyped-call]
+    own = {id(module) for path, module in modules.items() if path in paths}
+    dequantise(model, modules["language_model.model.norm"].weight.dtype, only=lambda module: id(module) in own)
     parameters: dict[str, Any] = dict(tree_flatten(model.parameters()))  # type: ignore[no-untyped-call]
-    weights = {name: to_gain(name, value) for name, value in plain.items()}
+    # In the model's precision, as peft loads what it trained in float32: all that follows would be computed in another.
+    stored = {
+        name: value.astype(parameters[name].dtype) if name in parameters else value for name, value in stored.items()
+    }
+    weights = {name: from_transformers(name, value) for name, value in stored.items()}
     strange = [
-        name
-        for name, value in weights.items()
-        if name not in parameters or parameters[name].shape != value.shape or f"{name[:-6]}scales" in parameters
+        name for name, value in weights.items() if name not in parameters or parameters[name].shape != value.shape
     ]
     if strange:
         raise AdapterError(
             f"{directory}: the adapter does not fit: expected plain weights of the same shape for {', '.join(strange)}"
         )
     model.load_weights(list(weights.items()), strict=False)
-    for name in weights:
+    offsets = getattr(model, "_half_offsets", {})
+    for name, value in stored.items():
         # The checkpoint's are in use no longer.
-        getattr(model, "_half_offsets", {}).pop(name, None)
+        offsets.pop(name, None)
+        if value.ndim == 1 and value.itemsize == 2 and weights[name] is not value:
+            offsets[name] = value

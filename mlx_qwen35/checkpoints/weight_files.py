@@ -66,8 +66,10 @@ def _may_be_beside(name: str) -> bool:
 def _single_or_sharded(directory: Path) -> list[Path]:
     found = sorted(filter(is_file, directory.glob("model*.safetensors")))
     if not found:
-        others = sorted(path.name for path in directory.glob("*.bin"))
-        hint = f" (only {', '.join(others)}; pickled weights are not read)" if others else ""
+        pickled = sorted(path.name for path in directory.glob("*.bin"))
+        hint = f" (only {', '.join(pickled)}; pickled weights are not read)" if pickled else ""
+        if others := sorted(path.name for path in directory.glob("*.safetensors") if is_file(path)):
+            hint = f" (only {shorten(', '.join(others))}; rename it if it holds the weights of a whole checkpoint)"
         hint = f"; {GGUF}" if is_gguf(directory) else hint
         raise CheckpointError(f"{directory}: expected model*.safetensors, found none{hint}")
     return found

@@ -89,18 +89,17 @@ class ImageSettings:
 
 
 def read_image_settings(directory: Path, vision: VisionConfig) -> ImageSettings:
-    """The image processor's settings, from either of the files that transformers writes.
+    """The image processor's settings, in transformers' order: nested in the newest file, or in the older one.
 
     Raises:
         CheckpointError: None of them has any, or they are none that an image could be prepared by.
     """
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        path = directory / name
-        if path.is_file():
-            found = read_json(path)
-            settings = found.get("image_processor", found)
-            if "patch_size" in settings and ("size" in settings or "max_pixels" in settings):
-                return _settings(dict(settings), vision, path)
+    newer, older = directory / "processor_config.json", directory / "preprocessor_config.json"
+    found = {path: read_json(path) for path in (newer, older) if path.is_file()}
+    nested = [(path, settings["image_processor"]) for path, settings in found.items() if "image_processor" in settings]
+    for path, settings in [*nested, *((path, found[path]) for path in (older, newer) if path in found)]:
+        if "patch_size" in settings and ("size" in settings or "max_pixels" in settings):
+            return _settings(dict(settings), vision, path)
     raise CheckpointError(
         f"{directory}: expected preprocessor_config.json with the image sizes that the model was trained on, "
         "found none; copy it from the original checkpoint"

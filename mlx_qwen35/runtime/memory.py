@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_qwen35.checkpoints.build import read_tensors
+from mlx_qwen35.checkpoints.build import naming, read_tensors
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.formats import loaded_bytes
 from mlx_qwen35.checkpoints.headers import activation_size, read_headers, weight_bytes
@@ -78,7 +78,8 @@ class MemoryGuard:
         """
         files = list(files)
         headers = list(read_headers(files))
-        weights = loaded_bytes(headers, config.raw, lambda: all_tensors(files))
+        with naming(files[0].parent):
+            weights = loaded_bytes(headers, config.raw, lambda: all_tensors(files))
         guard = cls(config, weights, activation_size(headers), limit, kv=kv)
         if guard.needs(1, 1) > limit:
             # By more than scales and zeros are written out.

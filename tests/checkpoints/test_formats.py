@@ -233,15 +233,41 @@ def test_a_format_that_nobody_reads_is_refused_by_name(tmp_path: Path, checkpoin
         ModelKit.load(directory)
 
 
-def test_tensors_of_a_program_that_packs_otherwise_are_refused(tmp_path: Path, foreign: Foreign) -> None:
-    """AutoRound's have the names of GPTQ's, and zeros that are not less one."""
-    directory = shutil.copytree(foreign(BY_NAME["GPTQ"], DENSE), tmp_path / "copy")
-    settings = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": 4}
+@pytest.mark.parametrize(
+    ("name", "packing"),
+    [
+        ("GPTQ", "auto_gptq"),
+        ("AWQ", "auto_awq"),
+        ("FP8 in blocks", "fp8"),
+        ("compressed-tensors, NVFP4", "llm_compressor"),
+    ],
+)
+def test_autoround_packs_as_others_do(tmp_path: Path, foreign: Foreign, name: str, packing: str) -> None:
+    """And says as which, in its own settings."""
+    directory = shutil.copytree(foreign(BY_NAME[name], DENSE), tmp_path / "copy")
+    expected = load(directory)(TOKENS)
+    settings = {"quant_method": "auto-round", "packing_format": f"auto_round:{packing}"}
     (directory / "config.json").write_text(json.dumps(config_of(DENSE) | {"quantization_config": settings}))
-    with pytest.raises(
-        CheckpointError, match=r"expected quant_method fp8, .*, found 'auto-round', and tensors such as"
-    ):
-        load(directory)
+    assert mx.array_equal(load(directory)(TOKENS), expected).item()
+
+
+@pytest.mark.parametrize(
+    "packing", ["auto_round", "auto_round:gptqmodel", "auto_round:llm_compressor_nvfp4_e5m3", None]
+)
+def test_tensors_of_a_program_that_packs_otherwise_are_refused(
+    tmp_path: Path, foreign: Foreign, packing: str | None
+) -> None:
+    """Some of AutoRound's have the names of GPTQ's, and zeros that are not less one; the error says where they lie."""
+    directory = shutil.copytree(foreign(BY_NAME["GPTQ"], DENSE), tmp_path / "copy")
+    settings = {"quant_method": "auto-round", "packing_format": packing, "bits": 4}
+    (directory / "config.json").write_text(json.dumps(config_of(DENSE) | {"quantization_config": settings}))
+    for use in (load, ModelKit.load, examine):
+        with pytest.raises(
+            CheckpointError,
+            match=rf"copy: quantization_config: expected packing_format auto_round:auto_gptq, .*, found packing_format "
+            f"{packing!r}, and tensors such as",
+        ):
+            use(directory)
 
 
 def test_a_missing_scale_is_missed(tmp_path: Path, foreign: Foreign) -> None:

@@ -19,6 +19,8 @@ MEANINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"top_p": 0.0, "top_k": 20}, {"top_p": 0.0, "top_k": 20}),
     ({"top_p": 1, "min_p": 0, "temperature": 0}, {"top_p": 1, "min_p": 0, "temperature": 0}),
     ({"max_new_tokens": 7.0}, {"max_new_tokens": 7}),
+    ({"stop_strings": "###"}, {"stop_strings": ["###"]}),
+    ({"stop_strings": ["a", "b"]}, {"stop_strings": ["a", "b"]}),
     ({"eos_token_id": 3}, {"eos_token_id": [3]}),
     ({"eos_token_id": [3, 4.0]}, {"eos_token_id": [3, 4]}),
     ({"top_p": None, "unknown": {"a": 1}, "use_cache": True}, {"unknown": {"a": 1}, "use_cache": True}),
@@ -38,6 +40,8 @@ LEFT_OUT: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"min_p": -0.1}, {}, "min_p: expected a number of at least 0 and at most 1, found -0.1"),
     ({"repetition_penalty": 0}, {}, "repetition_penalty: expected a number above 0, found 0"),
     ({"do_sample": "yes"}, {}, "do_sample: expected true or false, found 'yes'"),
+    ({"stop_strings": ["a", ""]}, {}, r"stop_strings: expected strings of at least one character, found \['a', ''\]"),
+    ({"stop_strings": 5}, {}, "stop_strings: expected strings of at least one character, found 5"),
     ({"eos_token_id": [3, "x"]}, {"eos_token_id": [3]}, r"eos_token_id: expected token ids, found \[3, 'x'\]"),
     ({"eos_token_id": True}, {"eos_token_id": []}, "eos_token_id: expected token ids, found True"),
 ]

@@ -1,11 +1,14 @@
 """Names and values of the three layouts."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.layouts import (
     canonical_name,
@@ -14,8 +17,10 @@ from mlx_qwen35.checkpoints.layouts import (
     recognise_layout,
     to_canonical,
 )
+from mlx_qwen35.conversion import convert
 from mlx_qwen35.errors import CheckpointError
-from tests.tiny import DENSE, MOE, Shape, config_of, tensors_of
+from tests.parity.cases import SHORT_IDS
+from tests.tiny import DENSE, MOE, Shape, config_of, tensors_of, write_checkpoint
 
 
 def weights_of(shape: Shape) -> tuple[dict[str, mx.array], ModelConfig]:
@@ -157,6 +162,31 @@ def test_a_head_beside_tied_embeddings_is_left_out() -> None:
     tied = to_canonical(weights | {"lm_head.scales": mx.ones(1)}, replace(config, tie_word_embeddings=True))
     without = {name: value for name, value in weights.items() if not name.startswith("lm_head.")}
     assert equal(tied, to_canonical(without, config))
+
+
+def test_of_tied_matrices_a_copy_is_left_out_and_whichever_is_there_is_both() -> None:
+    weights, config = weights_of(replace(DENSE, tied=True))
+    embedding = weights["model.language_model.embed_tokens.weight"]
+    expected = to_canonical(weights, config)
+    assert equal(to_canonical(weights | {"lm_head.weight": mx.array(embedding)}, config), expected)
+    del weights["model.language_model.embed_tokens.weight"]
+    assert equal(to_canonical(weights | {"lm_head.weight": embedding}, config), expected)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_head_of_its_own_counts_whatever_config_says(tmp_path: Path, exact: bool) -> None:
+    """As in transformers, which unties them: somebody trained one of them alone, and left config.json as it was."""
+    found = []
+    for tied in (False, True):
+        directory = write_checkpoint(tmp_path / str(tied), DENSE)
+        config = config_of(DENSE) | {"tie_word_embeddings": tied}
+        (directory / "config.json").write_text(json.dumps(config))
+        for path in (directory, convert(directory, tmp_path / f"{tied}-out", bits=8)):
+            assert json.loads((path / "config.json").read_text())["tie_word_embeddings"] is (tied and path == directory)
+            with ModelKit.load(path, exact=exact) as kit:
+                found.append(np.array(kit.logits(kit.process_prompt(SHORT_IDS))))
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_array_equal(found[1], found[3])
 
 
 def test_patches_of_a_tower_that_is_not_described_stay_as_they_are() -> None:

@@ -11,20 +11,21 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from safetensors.numpy import save_file
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.checkpoints.files import Checkpoint
-from mlx_qwen35.checkpoints.peft import load_peft
+from mlx_qwen35.checkpoints.peft import FILE, load_peft
 from mlx_qwen35.conversion import convert
 from mlx_qwen35.errors import AdapterError
 from mlx_qwen35.patches.cpu import on_cpu
 from mlx_qwen35.patches.qwen3_5 import Model
 from tests.parity.cases import CASES, SHORT_IDS, TOLERANCE
-from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape
+from tests.tiny import DENSE, MOE, WIDE_HEADS, Shape, tensors_of
 
 # tools/checkpoints/peft_adapters.py made them, with the logits of transformers and peft.
 ADAPTERS = Path(__file__).parent / "peft"
-SHAPES = {"embedding": WIDE_HEADS, "experts": MOE}
+SHAPES = {"embedding": WIDE_HEADS, "experts": MOE, "stacks": MOE}
 
 
 def last_logits(model: Path, adapter: Path | None, name: str) -> np.ndarray:
@@ -85,6 +86,115 @@ def test_a_quantised_model_gets_the_same_update(
     assert np.isfinite(np.array(models[1](tokens))).all()
 
 
+DECODER, TOWER = "model.language_model", "model.visual"
+# The checkpoint, and what peft saved whole (`modules_to_save`), in transformers' own layout.
+WHOLE: dict[str, tuple[Shape, list[str]]] = {
+    "a convolution": (DENSE, [f"{DECODER}.layers.0.linear_attn.conv1d.weight"]),
+    "the tower's first layer": (DENSE, [f"{TOWER}.patch_embed.proj.weight", f"{TOWER}.patch_embed.proj.bias"]),
+    "experts": (MOE, [f"{DECODER}.layers.3.mlp.experts.{stack}" for stack in ("gate_up_proj", "down_proj")]),
+    "a head where it was the embedding": (WIDE_HEADS, ["lm_head.weight"]),
+    "an embedding where it was the head": (WIDE_HEADS, [f"{DECODER}.embed_tokens.weight"]),
+    "both of them": (WIDE_HEADS, ["lm_head.weight", f"{DECODER}.embed_tokens.weight"]),
+}
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+@pytest.mark.parametrize(("shape", "names"), WHOLE.values(), ids=WHOLE)
+def test_whole_weights_stand_in_place_of_the_checkpoint_s(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], shape: Shape, names: list[str], bits: int | None
+) -> None:
+    """As in a checkpoint that holds them; a head or an embedding alone leaves the other as it was, quantised or not."""
+    stored = tensors_of(shape)
+    embedding = stored[f"{DECODER}.embed_tokens.weight"]
+    generator = np.random.default_rng(5)
+    new = {name: generator.standard_normal(stored.get(name, embedding).shape).astype(np.float32) for name in names}
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps(SETTINGS | {"target_modules": []}))
+    save_file({f"base_model.model.{name}": value for name, value in new.items()}, adapter / FILE)
+    merged = shutil.copytree(checkpoint_dir(shape), tmp_path / "merged")
+    save_file({**stored, **({"lm_head.weight": embedding} if shape.tied else {}), **new}, merged / "model.safetensors")
+    source = checkpoint_dir(shape)
+    if bits is not None:
+        source, merged = (convert(path, tmp_path / f"{path.name}-8", bits=bits) for path in (source, merged))
+    for case in ("text", "two images"):
+        expected, found = last_logits(merged, None, case), last_logits(source, adapter, case)
+        # The merged one quantises what the adapter has in full.
+        assert np.abs(found - expected).max() <= (1e-5 if bits is None else 0.05) * np.abs(expected).max()
+    assert np.abs(found - last_logits(source, None, case)).max() > 0.2 * np.abs(expected).max()
+
+
+def test_whole_weights_have_the_model_s_precision(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """And are what a checkpoint of that precision would hold, norms too: peft trains in float32, and loads them so."""
+    names = [f"{DECODER}.layers.0.input_layernorm.weight", f"{DECODER}.layers.3.mlp.up_proj.weight"]
+    stored = {name: mx.array(value).astype(mx.bfloat16) for name, value in tensors_of(DENSE).items()}
+    generator = np.random.default_rng(5)
+    new = {name: mx.array(generator.standard_normal(stored[name].shape).astype(np.float32)) for name in names}
+    for name, tensors in (("base", stored), ("merged", stored | {n: v.astype(mx.bfloat16) for n, v in new.items()})):
+        shutil.copytree(checkpoint_dir(DENSE), tmp_path / name)
+        mx.save_safetensors(str(tmp_path / name / "model.safetensors"), tensors)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps(SETTINGS | {"target_modules": []}))
+    mx.save_safetensors(str(adapter / FILE), {f"base_model.model.{name}": value for name, value in new.items()})
+    model = Model.from_checkpoint(Checkpoint.open(tmp_path / "base"), adapter_path=adapter)
+    assert {value.dtype for _, value in tree_flatten(model.parameters())} == {mx.bfloat16}
+    expected, found = last_logits(tmp_path / "merged", None, "text"), last_logits(tmp_path / "base", adapter, "text")
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_head_and_an_embedding_that_were_trained_as_one_stay_one(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    name = f"base_model.model.{DECODER}.embed_tokens.weight"
+    weight = np.random.default_rng(5).standard_normal((352, 64)).astype(np.float32)
+    settings = SETTINGS | {"target_modules": [], "ensure_weight_tying": True}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    save_file({name: weight, "base_model.model.lm_head.weight": weight.copy()}, tmp_path / FILE)
+    model = loaded(checkpoint_dir, tmp_path, WIDE_HEADS)
+    assert "lm_head" not in model.language_model
+    assert mx.array_equal(model.language_model.model.embed_tokens.weight, mx.array(weight)).item()
+
+
+def test_a_head_may_be_adapted_where_it_was_the_embedding(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    generator = np.random.default_rng(5)
+    down, up = (generator.standard_normal(shape).astype(np.float32) for shape in ((4, 64), (352, 4)))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(SETTINGS | {"target_modules": ["lm_head"]}))
+    names = (f"base_model.model.lm_head.{part}.weight" for part in ("lora_A", "lora_B"))
+    save_file(dict(zip(names, (down, up), strict=True)), tmp_path / FILE)
+    model, hidden = loaded(checkpoint_dir, tmp_path, WIDE_HEADS).language_model, mx.random.normal((1, 64))
+    expected = model.model.embed_tokens.as_linear(hidden) + hidden @ mx.array(down).T @ mx.array(up).T
+    assert mx.allclose(model.project(hidden), expected, rtol=1e-4, atol=1e-4).item()
+    assert model.model.embed_tokens(mx.array([3])).shape == (1, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (lambda tensors: drop("layers.2.mlp.experts.lora_A")(tensors), {}, "halves of .*layers.2.mlp.experts"),
+        (lambda tensors: [drop("2.mlp.experts.lora")(tensors) for _ in "ab"], {}, "no tensors for .*2.mlp.experts"),
+        (len, {"r": 3, "rank_pattern": {"q_proj": 2}}, "expected updates of rank 3 for 6 experts, found"),
+        (lambda tensors: [tensors.pop(name) for name in list(tensors) if "experts" in name], {}, "no tensors for"),
+    ],
+)  # fmt: skip
+def test_updates_of_stacked_experts_that_do_not_fit_are_refused(
+    checkpoint_dir: Callable[[Shape], Path],
+    edited: Callable[..., Path],
+    change: Callable[[dict[str, mx.array]], Any],
+    settings: dict[str, Any],
+    message: str,
+) -> None:
+    with pytest.raises(AdapterError, match=message):
+        loaded(checkpoint_dir, edited("stacks", change, **settings), MOE)
+
+
+def test_updates_of_stacked_experts_are_none_of_a_dense_model_s(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    with pytest.raises(AdapterError, match=r"experts.*: expected experts in this layer of the model, found none"):
+        loaded(checkpoint_dir, ADAPTERS / "stacks")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -94,7 +204,6 @@ def test_a_quantised_model_gets_the_same_update(
         ({"r": 0}, "r: expected a number above 0, found 0"),
         ({"lora_alpha": None}, "lora_alpha: expected a number above 0, found None"),
         ({"r": True, "lora_alpha": "4"}, "r: .*; lora_alpha: expected a number above 0, found '4'"),
-        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters: expected None or .*, found"),
         ({"r": 8}, r"v_proj: expected lora_A \(8, 64\) and lora_B \(64, 8\), found \(4, 64\) and \(64, 4\)"),
         ({"rank_pattern": {"v_proj": 2}}, r"v_proj: expected lora_A \(2, 64\)"),
         ({"target_modules": ["q_proj", "k_proj", "v_proj", "out_proj"]}, "no tensors for .*layers.3.self_attn.k_proj"),
@@ -157,7 +266,7 @@ def loaded(checkpoint_dir: Callable[[Shape], Path], adapter: Path, shape: Shape 
 NOT_COMPUTED: list[tuple[str, Any, list[Any]]] = [
     ("peft_type", "LOHA", ["LORA"]), ("bias", "lora_only", ["none", None]), ("fan_in_fan_out", True, [False, None]),
     ("lora_bias", True, [False, None]), ("megatron_config", {}, [None]), ("layer_replication", [[0, 1]], [None, []]),
-    ("target_parameters", ["x"], [None, []]), ("trainable_token_indices", [5], [None, [], {}]),
+    ("trainable_token_indices", [5], [None, [], {}]),
     ("alora_invocation_tokens", [5], [None, []]), ("use_qalora", True, [False, None]), ("arrow_config", {}, [None]),
     ("use_bdlora", True, [False, None]), ("kasa_config", {}, [None]), ("monteclora_config", {}, [None]),
 ]  # fmt: skip

@@ -180,6 +180,13 @@ def test_pickled_weights_are_named_where_there_are_no_others(directory: Path) ->
         find_weight_files(directory, vision=True)
 
 
+def test_weights_of_another_name_are_named(directory: Path) -> None:
+    (directory / SINGLE).rename(directory / "consolidated.safetensors")
+    message = r"found none \(only consolidated.safetensors; rename it if it holds the weights of a whole checkpoint\)$"
+    with pytest.raises(CheckpointError, match=message):
+        find_weight_files(directory, vision=True)
+
+
 def test_damaged_files_hold_nothing(directory: Path) -> None:
     assert parts_in(directory / SINGLE) == {"language_model", "vision_tower", "mtp"}
     (directory / "damaged.safetensors").write_bytes(b"vision")

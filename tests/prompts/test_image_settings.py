@@ -118,8 +118,21 @@ def test_the_older_names_of_sizes_count_before_the_newer(
     assert (found.shortest_edge, found.longest_edge) == edges
 
 
-def test_settings_are_those_of_the_older_file_unless_it_has_none(tmp_path: Path, vision: VisionConfig) -> None:
-    """Or of the newer one, nested in it; without sizes they are no image processor's."""
+def test_settings_nested_in_the_newest_file_count_before_those_of_the_older(
+    tmp_path: Path, vision: VisionConfig
+) -> None:
+    """As in transformers: its processors write that file, and leave the older one where it was."""
+    older, newer = tmp_path / "preprocessor_config.json", tmp_path / "processor_config.json"
+    older.write_text(json.dumps(SETTINGS))
+    newer.write_text(json.dumps({"image_processor": SETTINGS | {"image_mean": [0.1] * 3, "resample": 2}}))
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (70, 110, 3), dtype=np.uint8))
+    expected = Qwen2VLImageProcessorPil.from_pretrained(tmp_path)(images=[image], return_tensors="np")
+    found = ImagePreprocessor(tmp_path, vision)(image)
+    np.testing.assert_array_equal(found.pixel_values, expected["pixel_values"])
+
+
+def test_settings_are_those_of_the_older_file_where_the_newest_nests_none(tmp_path: Path, vision: VisionConfig) -> None:
+    """Or none with sizes: such are no image processor's."""
     older, newer = tmp_path / "preprocessor_config.json", tmp_path / "processor_config.json"
     with pytest.raises(CheckpointError, match=r"expected preprocessor_config.json with the image sizes .* found none"):
         read_image_settings(tmp_path, vision)
@@ -131,6 +144,7 @@ def test_settings_are_those_of_the_older_file_unless_it_has_none(tmp_path: Path,
         older.write_text(json.dumps(other))
         assert read_image_settings(tmp_path, vision).resample == 1
     older.write_text(json.dumps(SETTINGS | {"resample": 0}))
+    newer.write_text(json.dumps({"processor_class": "x", "image_processor": {"patch_size": 16}}))
     assert read_image_settings(tmp_path, vision).resample == 0
     older.write_text(json.dumps(SETTINGS | {"resample": None, "rescale_factor": None, "image_mean": None}))
     found = read_image_settings(tmp_path, vision)

@@ -81,7 +81,8 @@ def adapters(root: Path) -> Iterator[tuple[str, float]]:
         _add_noise(adapted)
         save_adapter(adapted, directory / "adapters.safetensors")
         yield f"mlx-vlm, {kind}", _differ(model, directory, apply_lora_layers(load_vlm(model), directory))
-    models = {"embedding": write_checkpoint(root / "wide", WIDE_HEADS), "experts": write_checkpoint(root / "moe", MOE)}
+    moe = write_checkpoint(root / "moe", MOE)
+    models = {"embedding": write_checkpoint(root / "wide", WIDE_HEADS), "experts": moe, "stacks": moe}
     for directory in sorted(PEFT.iterdir()):
         with np.load(directory / "logits.npz") as expected:
             apart = [

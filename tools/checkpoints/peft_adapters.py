@@ -39,6 +39,13 @@ ADAPTERS: dict[str, tuple[Shape, dict[str, Any]]] = {
     "embedding": (
         WIDE_HEADS, {"r": 2, "lora_alpha": 4, "target_modules": ["embed_tokens"], "modules_to_save": ["norm"]},
     ),
+    "stacks": (
+        MOE,
+        {
+            "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "alpha_pattern": {"experts.down_proj": 6},
+            "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        },
+    ),
     "experts": (MOE, {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "up_proj", "in_proj_qkv"]}),
 }  # fmt: skip
 
