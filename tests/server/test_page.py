@@ -152,6 +152,11 @@ def slow(monkeypatch: pytest.MonkeyPatch, pause: float) -> Iterator[None]:
         yield
 
 
+def shown_by(chat: Chat) -> str:
+    """The HTML of an answer; every block has its direction from its own letters."""
+    return str(chat.answers.evaluate("node => node.innerHTML")).replace(' dir="auto"', "")
+
+
 def encoded(image: Image.Image, form: str = "PNG") -> bytes:
     file = io.BytesIO()
     image.save(file, form)
@@ -370,7 +375,7 @@ def test_markdown_is_the_same_however_it_comes_in(chat: Chat) -> None:
     chat.answer_with({"content": MARKDOWN})
     chat.say(HOSTILE)
     chat.finished(1)
-    assert chat.answers.evaluate("node => node.innerHTML") == SHOWN
+    assert shown_by(chat) == SHOWN
     expect(chat.page.locator(".user > p")).to_have_text(HOSTILE)
     chat.page.set_viewport_size({"width": 360, "height": 640})
     assert chat.page.evaluate("document.documentElement.scrollWidth") == 360
@@ -393,7 +398,7 @@ def test_markdown_is_the_same_however_it_comes_in(chat: Chat) -> None:
     chat.rendered.clear()
     chat.press("Regenerate")
     chat.finished(1)
-    assert chat.answers.evaluate("node => node.innerHTML") == SHOWN
+    assert shown_by(chat) == SHOWN
     assert chat.page.title() == "box"
 
 
@@ -675,6 +680,33 @@ def test_a_dropped_video_shows_its_first_frame_and_is_sent(chat: Chat, clip: Pat
     ]  # fmt: skip
     chat.page.reload()
     expect(chat.page.locator(".user video")).to_have_js_property("videoWidth", 64)
+
+
+def test_what_is_written_from_the_right_stands_at_the_right(chat: Chat) -> None:
+    """Each line that was typed, and each block of an answer; code and formulas begin at the left."""
+    hebrew = "\u05e9\u05dc\u05d5\u05dd"
+    blocks = (f"{hebrew}.", "Left.", f"1. {hebrew}\n\n   ```\n   x\n   ```", f"| {hebrew} | b |\n|---|---|\n| 1 | 2 |")
+    chat.answer_with({"content": "\n\n".join([*blocks, f"```\n{hebrew}\n```"])})
+    chat.text.fill(f"{hebrew}?")
+    assert chat.text.evaluate("node => getComputedStyle(node).direction") == "rtl"
+    chat.say(f"{hebrew}?")
+    chat.finished(1)
+    directions = "nodes => nodes.map((node) => getComputedStyle(node).direction)"
+    assert chat.page.locator(".answer .text > *").evaluate_all(directions) == ["rtl", "ltr", "rtl", "rtl", "ltr"]
+    assert chat.page.locator(".answer pre").evaluate_all(directions) == ["ltr", "ltr"]
+    first, last = chat.page.locator(".answer td").all()
+    assert first.bounding_box()["x"] > last.bounding_box()["x"]
+    question = chat.page.locator(".user > p").evaluate(
+        """(node) => {
+            const range = document.createRange(), [text] = node.childNodes;
+            return [0, 4].map((at) => {
+                range.setStart(text, at);
+                range.setEnd(text, at + 1);
+                return range.getBoundingClientRect().left;
+            });
+        }"""
+    )
+    assert question[0] > question[1]  # the question mark comes behind the first letter
 
 
 def test_nothing_is_loaded_from_elsewhere(chat: Chat) -> None:
