@@ -206,9 +206,9 @@ def test_a_picture_is_added_removed_dropped_and_described(chat: Chat, circle: by
 
 
 def test_pictures_are_made_fit_for_the_server(chat: Chat) -> None:
-    """Large ones smaller, animations into their first frame; what is no picture is not taken."""
+    """Large ones smaller, GIFs as PNG; what is no picture is not taken."""
     chat.hand_over("paste", encoded(Image.new("RGB", (5000, 20), "red")), "wide.png")
-    chat.hand_over("paste", encoded(Image.new("P", (20, 20)), "GIF"), "moving.gif", "image/gif")
+    chat.hand_over("paste", encoded(Image.new("P", (20, 20)), "GIF"), "still.gif", "image/gif")
     expect(chat.thumbnails).to_have_count(2)
     chat.thumbnails.last.evaluate("image => image.decode()")
     found = chat.thumbnails.evaluate_all(
@@ -680,6 +680,33 @@ def test_a_dropped_video_shows_its_first_frame_and_is_sent(chat: Chat, clip: Pat
     ]  # fmt: skip
     chat.page.reload()
     expect(chat.page.locator(".user video")).to_have_js_property("videoWidth", 64)
+
+
+@pytest.mark.parametrize(("form", "kind"), [("GIF", "image/gif"), ("WEBP", "image/webp"), ("PNG", "image/png")])
+def test_a_picture_that_moves_is_sent_as_a_video(
+    chat: Chat, browser: Any, locked: Running, form: str, kind: str
+) -> None:
+    """The server takes no animation as a picture, and of its first frame alone nobody knows what happens."""
+    frames, file = [drawn("circle", color, 64) for color in ("red", "blue", "green")], io.BytesIO()
+    frames[0].save(file, form, save_all=True, append_images=frames[1:], duration=100)
+    chat.answer_with({"content": "It changes."})
+    chat.hand_over("drop", file.getvalue(), "moving", kind)
+    expect(chat.thumbnails).to_have_class("video")
+    chat.say("What happens?")
+    chat.finished(1)
+    sent = {"url": f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"}
+    assert chat.asked[0]["messages"][0]["content"][0] == {"type": "video_url", "video_url": sent}
+    expect(chat.sent_images).to_have_js_property("naturalWidth", 64)
+    chat.page.reload()
+    expect(chat.sent_images).to_have_js_property("naturalWidth", 64)
+    chat.press("Chats")
+    with chat.page.expect_download() as download:
+        chat.press("Export all")
+    with opened(browser, locked.url, KEY) as other:
+        other.press("Chats")
+        other.page.locator("#imported").set_input_files(download.value.path())
+        other.chats.click()
+        expect(other.sent_images).to_have_js_property("naturalWidth", 64)
 
 
 def test_what_is_written_from_the_right_stands_at_the_right(chat: Chat) -> None:
