@@ -143,13 +143,13 @@ class Quantisation:
             bits = widths[0]
         size = sizes[0] if group_size is None else group_size
         if size not in sizes:
-            raise OptionError(f"group_size: expected {_any_of(sizes)}, found {size}")
+            raise OptionError(f"group_size: expected {_any_of(sizes)}, found {size!r}")
         if recipe is not None:
             return cls(0, size, "affine", recipe)
         if bits is None and mode is not None:
             raise OptionError(f"bits: expected {_any_of(widths)} for mode {mode}, found none")
         if bits is not None and bits not in widths:
-            raise OptionError(f"bits: expected {_any_of(widths)}, found {bits}")
+            raise OptionError(f"bits: expected {_any_of(widths)}, found {bits!r}")
         return None if bits is None else cls(bits, size, mode or "affine", None)
 
 

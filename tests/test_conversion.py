@@ -471,6 +471,8 @@ def test_a_mode_has_bits_and_groups_of_its_own(
         ((4, None, "mxfp8", None), "bits: expected 8, found 4"),
         ((7, None, None, None), "bits: expected 2, 3, 4, 5, 6 or 8, found 7"),
         ((0, None, None, None), "bits: expected 2, 3, 4, 5, 6 or 8, found 0"),
+        (("4", None, None, None), "bits: expected 2, 3, 4, 5, 6 or 8, found '4'"),
+        ((4, "64", None, None), "group_size: expected 32, 64 or 128, found '64'"),
     ],
     ids=str,
 )
