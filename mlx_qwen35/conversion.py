@@ -82,7 +82,8 @@ def convert(
         The directory that was written.
     Raises:
         CheckpointError: The source cannot be loaded, or is quantised already.
-        OptionError: `out` exists, a number is not one that MLX can quantise to, or no matrix can be quantised to it.
+        OptionError: `out` exists or has no room, a number is not one that MLX can quantise to, or no matrix can be
+            quantised to it.
     """
     target = expand(out, OptionError, "out")
     if target.exists():
@@ -301,7 +302,11 @@ class _Writer:
                     self.on_progress(done, total)
             several = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
             name = several if len(shards) > 1 else "model.safetensors"
-            mx.save_safetensors(str(out / name), shard, metadata={"format": "mlx"})
+            try:
+                mx.save_safetensors(str(out / name), shard, metadata={"format": "mlx"})
+            except RuntimeError as error:  # MLX's own, of a full disk too
+                free = f"{shutil.disk_usage(out).free / 1e9:.1f} GB free"
+                raise OptionError(f"out: {total / 1e9:.1f} GB cannot be written, with {free} ({error})") from error
             weight_map |= dict.fromkeys(shard, name)
             del shard
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

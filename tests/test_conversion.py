@@ -1,6 +1,7 @@
 """Converting: everything is kept, and whatever reads the result computes the same."""
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -282,6 +283,17 @@ def test_an_interrupted_conversion_leaves_nothing(
     monkeypatch.setattr("mlx_qwen35.conversion._Writer._save", fail)
     with pytest.raises(KeyboardInterrupt):
         convert(checkpoint_dir(DENSE), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    checkpoint, before = checkpoint_dir(DENSE), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OptionError, match=r"out: .* GB cannot be written, with .* GB free \(.*rite"):
+            convert(checkpoint, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
 
 
