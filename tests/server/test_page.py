@@ -205,6 +205,13 @@ def test_a_picture_is_added_removed_dropped_and_described(chat: Chat, circle: by
         assert asked["messages"][0]["content"][0] == {"type": "image_url", "image_url": {"url": url}}
 
 
+def test_a_pasted_picture_may_have_its_name_beside_it_and_a_text_its_picture(chat: Chat, circle: bytes) -> None:
+    """What a browser is given of a file that was copied in Finder, and of a text from a word processor."""
+    chat.hand_over("paste", circle, "image.png", plain="A sentence.", rtf="{}", html="<p>A sentence.</p>")
+    chat.hand_over("paste", circle, "cat.png", plain="cat.png")
+    expect(chat.thumbnails).to_have_attribute("alt", "cat.png")
+
+
 def test_pictures_are_made_fit_for_the_server(chat: Chat) -> None:
     """Large ones smaller, GIFs as PNG; what is no picture is not taken."""
     chat.hand_over("paste", encoded(Image.new("RGB", (5000, 20), "red")), "wide.png")

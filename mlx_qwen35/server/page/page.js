@@ -479,8 +479,9 @@ ui.text.onkeydown = (event) => {
 };
 document.onpaste = (event) => {
   const { files, types } = event.clipboardData;
-  // Word processors add a picture of the text.
-  if (!files.length || types.includes("text/plain")) return;
+  // Word processors add a picture of the text; macOS adds a copied file's name, without any form.
+  const isText = types.includes("text/plain") && (types.includes("text/rtf") || types.includes("text/html"));
+  if (!files.length || isText) return;
   event.preventDefault();
   addFiles([...files]);
 };
