@@ -212,6 +212,15 @@ def test_a_pasted_picture_may_have_its_name_beside_it_and_a_text_its_picture(cha
     expect(chat.thumbnails).to_have_attribute("alt", "cat.png")
 
 
+def test_an_answer_in_one_piece_tells_no_speed(chat: Chat) -> None:
+    usage = {"usage": {"prompt_tokens": 5, "completion_tokens": 3}}
+    body = f"data: {json.dumps(usage)}\n\n{stream({'content': 'a'}, {'content': 'b'})}"
+    chat.page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    chat.say("Hello!")
+    chat.finished(1)
+    expect(chat.page.locator(".stats")).to_have_text(re.compile("^first token after .* s · 5 prompt tokens, 0 cached$"))
+
+
 def test_pictures_are_made_fit_for_the_server(chat: Chat) -> None:
     """Large ones smaller, GIFs as PNG; what is no picture is not taken."""
     chat.hand_over("paste", encoded(Image.new("RGB", (5000, 20), "red")), "wide.png")

@@ -7,6 +7,7 @@ import { mediaOf, player, thumbnail } from "./media.js";
 import { access, events, modelName } from "./server.js";
 
 const KEEP_EVERY = 1000; // milliseconds between two times that an unfinished answer is kept
+const SHORTEST_WRITING = 10; // milliseconds; an answer that came in one piece tells no speed
 const SETTINGS = ["system", "temperature", "max_tokens", "top_p", "top_k", "seed", "thinking", "key"];
 const NUMBERS = ["temperature", "max_tokens", "top_p", "top_k", "seed"];
 
@@ -220,7 +221,7 @@ async function answer() {
 
 function figures(usage, untilFirst, writing) {
   const out = [];
-  if (usage?.completion_tokens > 1 && writing > 0) {
+  if (usage?.completion_tokens > 1 && writing > SHORTEST_WRITING) {
     out.push(`${((usage.completion_tokens - 1) / (writing / 1000)).toFixed(1)} tokens/s`);
   }
   if (untilFirst) out.push(`first token after ${seconds(untilFirst)}`);
