@@ -520,6 +520,26 @@ def test_an_answer_that_a_reload_cuts_off_is_kept_as_far_as_it_came(chat: Chat) 
     expect(chat.answers).to_have_text("One two three.")
 
 
+def test_a_question_that_was_left_before_its_answer_began_can_be_answered(chat: Chat) -> None:
+    chat.page.route("**/v1/chat/completions", lambda route: None)
+    chat.say("Hello!")
+    expect(chat.page.locator(".status")).to_be_visible()
+    again = chat.page.get_by_role("button", name="Answer", exact=True)
+    expect(again).to_be_hidden()
+    chat.page.reload()
+    expect(chat.page.locator(".user > p")).to_have_text("Hello!")
+    chat.page.unroute("**/v1/chat/completions")
+    chat.answer_with({"content": "Hi."})
+    again.click()
+    expect(chat.answers).to_have_text(["Hi."])
+    chat.finished(1)
+    expect(again).to_be_hidden()
+    assert chat.asked[0]["messages"] == chat.asked[1]["messages"]
+    chat.page.reload()
+    expect(chat.answers).to_have_text(["Hi."])
+    expect(chat.page.locator(".user > p")).to_have_count(1)
+
+
 def test_there_are_several_chats(chat: Chat) -> None:
     for name in ("One", "Two"):
         chat.press("New chat")

@@ -68,7 +68,8 @@ function addTurn(turn) {
   if (turn.role === "user") {
     if (turn.media.length) node.append(make("div", { className: "images" }, ...turn.media.map(player)));
     if (turn.text) node.append(make("p", { textContent: turn.text }));
-    const foot = make("div", { className: "foot" }, button("Edit", () => edit(node)));
+    // The last of all where the page was left before an answer began.
+    const foot = make("div", { className: "foot" }, button("Edit", () => edit(node)), button("Answer", answerLast, "last"));
     if (navigator.clipboard && turn.text) foot.prepend(copyButton(() => turn.text));
     node.append(foot);
   }
@@ -248,6 +249,12 @@ function send() {
 function regenerate() {
   if (editing) endEditing();
   dropTurns(turns.length - 1);
+  answer();
+}
+
+function answerLast() {
+  if (running) return;
+  if (editing) endEditing();
   answer();
 }
 
