@@ -117,9 +117,11 @@ class Commands:
         rows["Alt-Enter"] = "begin a new line; so does Esc and then Enter; a paste keeps its lines"
         rows["Ctrl-C"] = "stop an answer, or drop the line"
         rows["a space first"] = "a message, whatever it begins with"
+        # As wide as the terminal, while a second column has room in it.
+        width = min(_WIDTH, max(2 * _COLUMN, shutil.get_terminal_size((_WIDTH, 0)).columns))
         return "\n".join(
             textwrap.fill(
-                text, _WIDTH, initial_indent=usage.ljust(_COLUMN), subsequent_indent=" " * _COLUMN,
+                text, width, initial_indent=usage.ljust(_COLUMN), subsequent_indent=" " * _COLUMN,
                 break_on_hyphens=False,
             )
             for usage, text in rows.items()

@@ -21,8 +21,9 @@ _OTHERS = {
 _MEDIA = PICTURES | VIDEOS
 AS_TEXT = "a space before the line sends it as text"
 
-# A word as a shell reads it: quoted parts, escaped characters and others, one behind the other.
-_SHELL_WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+""")
+# A word as a shell reads it: quoted parts, escaped characters and others, one behind the other. Spaces of other kinds
+# are parts of it: macOS has one in the name of a screenshot, before AM or PM, and its terminal does not escape it.
+_SHELL_WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^ \t\n'"\\])+""")
 _ROOTED = re.compile(r"""['"]?(?:/(?!/)|~[\w.-]*/|\.\.?/|file://)""")
 _WORD_START, _WORD_END = re.compile(r"(?<!\S)\S"), re.compile(r"(?<=\S)(?=\s|$)")
 _PUNCTUATION = ",;:!?.)"

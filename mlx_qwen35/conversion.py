@@ -82,7 +82,8 @@ def convert(
         The directory that was written.
     Raises:
         CheckpointError: The source cannot be loaded, or is quantised already.
-        OptionError: `out` exists, a number is not one that MLX can quantise to, or no matrix can be quantised to it.
+        OptionError: `out` exists or has no room, a number is not one that MLX can quantise to, or no matrix can be
+            quantised to it.
     """
     target = expand(out, OptionError, "out")
     if target.exists():
@@ -143,13 +144,13 @@ class Quantisation:
             bits = widths[0]
         size = sizes[0] if group_size is None else group_size
         if size not in sizes:
-            raise OptionError(f"group_size: expected {_any_of(sizes)}, found {size}")
+            raise OptionError(f"group_size: expected {_any_of(sizes)}, found {size!r}")
         if recipe is not None:
             return cls(0, size, "affine", recipe)
         if bits is None and mode is not None:
             raise OptionError(f"bits: expected {_any_of(widths)} for mode {mode}, found none")
         if bits is not None and bits not in widths:
-            raise OptionError(f"bits: expected {_any_of(widths)}, found {bits}")
+            raise OptionError(f"bits: expected {_any_of(widths)}, found {bits!r}")
         return None if bits is None else cls(bits, size, mode or "affine", None)
 
 
@@ -306,7 +307,11 @@ class _Writer:
                     self.on_progress(done, total)
             several = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
             name = several if len(shards) > 1 else "model.safetensors"
-            mx.save_safetensors(str(out / name), shard, metadata={"format": "mlx"})
+            try:
+                mx.save_safetensors(str(out / name), shard, metadata={"format": "mlx"})
+            except RuntimeError as error:  # MLX's own, of a full disk too
+                free = f"{shutil.disk_usage(out).free / 1e9:.1f} GB free"
+                raise OptionError(f"out: {total / 1e9:.1f} GB cannot be written, with {free} ({error})") from error
             weight_map |= dict.fromkeys(shard, name)
             del shard
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

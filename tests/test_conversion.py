@@ -1,6 +1,7 @@
 """Converting: everything is kept, and whatever reads the result computes the same."""
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -285,6 +286,17 @@ def test_an_interrupted_conversion_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    checkpoint, before = checkpoint_dir(DENSE), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OptionError, match=r"out: .* GB cannot be written, with .* GB free \(.*rite"):
+            convert(checkpoint, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_large_models_are_written_in_shards(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -471,6 +483,8 @@ def test_a_mode_has_bits_and_groups_of_its_own(
         ((4, None, "mxfp8", None), "bits: expected 8, found 4"),
         ((7, None, None, None), "bits: expected 2, 3, 4, 5, 6 or 8, found 7"),
         ((0, None, None, None), "bits: expected 2, 3, 4, 5, 6 or 8, found 0"),
+        (("4", None, None, None), "bits: expected 2, 3, 4, 5, 6 or 8, found '4'"),
+        ((4, "64", None, None), "group_size: expected 32, 64 or 128, found '64'"),
     ],
     ids=str,
 )

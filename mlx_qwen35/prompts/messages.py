@@ -286,6 +286,9 @@ def _message(message: Any, place: str, hide: Any, splits: Callable[[], bool], me
     # OpenAI's newer name for the same thing, which the templates do not know.
     role = "system" if role == "developer" else role
     out: dict[str, Any] = {"role": role}
+    if role in ("user", "system") and "content" not in message:
+        # Misspelled, most of the time; the templates would show an empty message.
+        raise PromptError(f"{place}.content: expected text or a list of parts, found none")
     content = message.get("content")
     if role == "assistant":
         content, reasoning = _reasoning(message, content, place)

@@ -12,7 +12,7 @@ from weakref import ref
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_qwen35.answers.sampling import whole_number
+from mlx_qwen35.answers.sampling import check_flag, whole_number
 from mlx_qwen35.checkpoints.build import check_backend, materialise
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.hub import find_checkpoint
@@ -162,6 +162,7 @@ def load(options: LoadOptions) -> Loaded:
     """Check everything that can be checked before a weight is read, then build it all; errors as `ModelKit.load`."""
     check_process()
     check_versions()
+    check_flag("exact", options.exact)
     check_pixels(options.max_pixels)
     gated_delta = choose_gated_delta(options.gated_delta, exact=options.exact)
     mode, draft_tokens = check_speculation(options.speculate, options.draft_tokens, exact=options.exact)

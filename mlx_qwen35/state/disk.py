@@ -71,7 +71,8 @@ def write_prefix(path: Path, prefix: Prefix, state: FrozenState, fingerprint: st
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             part.unlink()
-        raise SessionError(f"{path}: cannot be written ({error})") from error
+        # What the system says names the part, which nobody asked for.
+        raise SessionError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
 def read_prefix(path: Path, fingerprint: str, caches: Sequence[Any], layout: StateLayout | None = None) -> Prefix:

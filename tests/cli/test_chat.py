@@ -471,6 +471,14 @@ def test_every_setting_reaches_the_answer(checkpoint_dir: Callable[[Shape], Path
     assert "expected" not in done.stderr
 
 
+def test_the_help_is_as_narrow_as_the_terminal(
+    checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    lines = talk(checkpoint_dir(DENSE), "/help\n").stderr.splitlines()
+    assert 45 < max(map(len, lines)) <= 50
+
+
 def test_the_help_keeps_its_columns_at_80(checkpoint_dir: Callable[[Shape], Path]) -> None:
     lines = talk(checkpoint_dir(DENSE), "/help\n").stderr.splitlines()
     assert len(lines) > 20

@@ -10,7 +10,8 @@ from PIL import Image
 from mlx_qwen35.cli.dropped import split_dropped_paths
 from mlx_qwen35.errors import MediaError
 
-NAMES = ("a.png", "my (second) picture.JPG", "it's.webp", "docs/b.png", "moving.apng")
+SCREENSHOT = "Screenshot 2026-11-27 at 9.41.00\u202fAM.png"
+NAMES = ("a.png", "my (second) picture.JPG", "it's.webp", "docs/b.png", "moving.apng", SCREENSHOT)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_relative_paths_count(folder: Path, written: str) -> None:
         assert [path.resolve() for path in paths] == [(folder / written.replace("~", ".")).resolve()]
 
 
-@pytest.mark.parametrize("name", ["my (second) picture.JPG", "it's.webp"])
+@pytest.mark.parametrize("name", ["my (second) picture.JPG", "it's.webp", SCREENSHOT])
 def test_a_name_with_spaces_as_they_are_counts_where_the_line_begins(folder: Path, name: str) -> None:
     assert split_dropped_paths(f"{name} what is this?") == ("what is this?", [Path(name)])
     assert split_dropped_paths(f"is {name} mine?") == (f"is {name} mine?", [])

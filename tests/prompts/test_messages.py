@@ -269,6 +269,8 @@ def test_separate_images_fill_the_empty_parts() -> None:
         ([{"role": "robot", "content": "x"}], r"messages\[0\]\.role: expected one of .*, found 'robot'"),
         ([{"content": "x"}], r"messages\[0\]\.role: expected one of .*, found None"),
         ([{"role": "system", "content": "x"}], r"the checkpoint's chat template refused them: No user query"),
+        ([{"role": "user", "contents": "x"}], r"messages\[0\]\.content: expected text or a list of parts, found none"),
+        ([{"role": "developer"}, USER], r"messages\[0\]\.content: expected text or a list of parts, found none"),
         ([{"role": "user", "content": 5}], r"messages\[0\]\.content: expected a list .*found int 5"),
         ([{"role": "user", "content": [7]}], r"messages\[0\]\.content\[0\]: expected an object with a type"),
         ([{"role": "user", "content": [{"type": "audio"}]}], r"content\[0\]\.type: expected 'text', .*found 'audio'"),

@@ -74,6 +74,7 @@ def test_a_load_that_fails_gives_back_what_it_had(
         ({"max_pixels": 0}, "max_pixels: expected"),
         ({"gated_delta": "slow"}, "gated_delta: expected"),
         ({"kv_bits": 5}, "kv_bits: expected"),
+        ({"exact": "no"}, "exact: expected True or False, found 'no'"),
         ({"mtp_path": "x", "speculate": "off"}, 'mtp_path: expected with speculate="mtp" or "auto", found without'),
         ({"mtp_path": "x", "speculate": "lookup"}, "mtp_path: expected with speculate"),
         ({"mtp_path": "x", "speculate": "mtp", "draft_tokens": 0}, "mtp_path: expected with speculate"),

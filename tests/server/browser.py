@@ -12,7 +12,7 @@ expect = playwright.expect
 
 # Milliseconds; only a machine that has much else to do needs as long.
 PATIENCE = 60_000
-FIGURES = re.compile(r"^[\d.]+ tokens/s · first token after [\d.]+ s · (\d+) prompt tokens, (\d+) cached$")
+FIGURES = re.compile(r"^(?:[\d.]+ tokens/s · )?first token after [\d.]+ s · (\d+) prompt tokens, (\d+) cached$")
 
 
 class Chat:
@@ -100,17 +100,18 @@ class Chat:
         self.say(question)
         self.page.wait_for_function("() => Boolean(window.write)")
 
-    def hand_over(self, how: str, data: bytes, name: str, kind: str = "image/png") -> None:
-        """A file, dropped onto the page or pasted into it."""
+    def hand_over(self, how: str, data: bytes, name: str, kind: str = "image/png", **texts: str) -> None:
+        """A file, dropped onto the page or pasted into it, with texts of other types beside it."""
         self.page.evaluate(
-            """([how, data, name, type]) => {
+            """([how, data, name, type, texts]) => {
                 const files = new DataTransfer(), bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
                 files.items.add(new File([bytes], name, { type }));
+                for (const [form, text] of Object.entries(texts)) files.setData(`text/${form}`, text);
                 const [Event, field] = how === "drop" ? [DragEvent, "dataTransfer"] : [ClipboardEvent, "clipboardData"];
                 const event = new Event(how, { [field]: files, bubbles: true, cancelable: true });
                 document.querySelector("#text").dispatchEvent(event);
             }""",
-            [how, base64.b64encode(data).decode(), name, kind],
+            [how, base64.b64encode(data).decode(), name, kind, texts],
         )
 
 

@@ -78,7 +78,8 @@ SHOWN = (
     '<p>One <strong>bold <code>x**</code> y</strong> and snake_case_name, <s>gone</s>,<br>\n'
     f'{LINK.format("a_b")}https://example.org/a_b</a>. [none](javascript:alert(1)) ✓ **open</p>'
     '<ol start="3">\n<li>\n<p>three</p>\n<ul class="contains-task-list">\n<li class="task-list-item">'
-    '<input class="task-list-item-checkbox" disabled="" type="checkbox" checked=""> deep</li>\n</ul>\n'
+    '<input class="task-list-item-checkbox" disabled="" type="checkbox" checked="" aria-label="Done"> deep'
+    '</li>\n</ul>\n'
     '<div class="formula" tabindex="0"><math display="block"><mrow><mi>x</mi><mo>=</mo><mn>1</mn></mrow></math></div>'
     '</li>\n<li>\n<p>four</p>\n</li>\n</ol>'
     '<div class="code"><header>python<button type="button">Copy</button></header><pre tabindex="0"><code>'
@@ -152,6 +153,11 @@ def slow(monkeypatch: pytest.MonkeyPatch, pause: float) -> Iterator[None]:
         yield
 
 
+def shown_by(chat: Chat) -> str:
+    """The HTML of an answer; every block has its direction from its own letters."""
+    return str(chat.answers.evaluate("node => node.innerHTML")).replace(' dir="auto"', "")
+
+
 def encoded(image: Image.Image, form: str = "PNG") -> bytes:
     file = io.BytesIO()
     image.save(file, form)
@@ -200,10 +206,26 @@ def test_a_picture_is_added_removed_dropped_and_described(chat: Chat, circle: by
         assert asked["messages"][0]["content"][0] == {"type": "image_url", "image_url": {"url": url}}
 
 
+def test_a_pasted_picture_may_have_its_name_beside_it_and_a_text_its_picture(chat: Chat, circle: bytes) -> None:
+    """What a browser is given of a file that was copied in Finder, and of a text from a word processor."""
+    chat.hand_over("paste", circle, "image.png", plain="A sentence.", rtf="{}", html="<p>A sentence.</p>")
+    chat.hand_over("paste", circle, "cat.png", plain="cat.png")
+    expect(chat.thumbnails).to_have_attribute("alt", "cat.png")
+
+
+def test_an_answer_in_one_piece_tells_no_speed(chat: Chat) -> None:
+    usage = {"usage": {"prompt_tokens": 5, "completion_tokens": 3}}
+    body = f"data: {json.dumps(usage)}\n\n{stream({'content': 'a'}, {'content': 'b'})}"
+    chat.page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    chat.say("Hello!")
+    chat.finished(1)
+    expect(chat.page.locator(".stats")).to_have_text(re.compile("^first token after .* s · 5 prompt tokens, 0 cached$"))
+
+
 def test_pictures_are_made_fit_for_the_server(chat: Chat) -> None:
-    """Large ones smaller, animations into their first frame; what is no picture is not taken."""
+    """Large ones smaller, GIFs as PNG; what is no picture is not taken."""
     chat.hand_over("paste", encoded(Image.new("RGB", (5000, 20), "red")), "wide.png")
-    chat.hand_over("paste", encoded(Image.new("P", (20, 20)), "GIF"), "moving.gif", "image/gif")
+    chat.hand_over("paste", encoded(Image.new("P", (20, 20)), "GIF"), "still.gif", "image/gif")
     expect(chat.thumbnails).to_have_count(2)
     chat.thumbnails.last.evaluate("image => image.decode()")
     found = chat.thumbnails.evaluate_all(
@@ -370,7 +392,7 @@ def test_markdown_is_the_same_however_it_comes_in(chat: Chat) -> None:
     chat.answer_with({"content": MARKDOWN})
     chat.say(HOSTILE)
     chat.finished(1)
-    assert chat.answers.evaluate("node => node.innerHTML") == SHOWN
+    assert shown_by(chat) == SHOWN
     expect(chat.page.locator(".user > p")).to_have_text(HOSTILE)
     chat.page.set_viewport_size({"width": 360, "height": 640})
     assert chat.page.evaluate("document.documentElement.scrollWidth") == 360
@@ -393,7 +415,7 @@ def test_markdown_is_the_same_however_it_comes_in(chat: Chat) -> None:
     chat.rendered.clear()
     chat.press("Regenerate")
     chat.finished(1)
-    assert chat.answers.evaluate("node => node.innerHTML") == SHOWN
+    assert shown_by(chat) == SHOWN
     assert chat.page.title() == "box"
 
 
@@ -496,6 +518,26 @@ def test_an_answer_that_a_reload_cuts_off_is_kept_as_far_as_it_came(chat: Chat) 
     chat.answer_with({"content": "One two three."})
     chat.press("Regenerate")
     expect(chat.answers).to_have_text("One two three.")
+
+
+def test_a_question_that_was_left_before_its_answer_began_can_be_answered(chat: Chat) -> None:
+    chat.page.route("**/v1/chat/completions", lambda route: None)
+    chat.say("Hello!")
+    expect(chat.page.locator(".status")).to_be_visible()
+    again = chat.page.get_by_role("button", name="Answer", exact=True)
+    expect(again).to_be_hidden()
+    chat.page.reload()
+    expect(chat.page.locator(".user > p")).to_have_text("Hello!")
+    chat.page.unroute("**/v1/chat/completions")
+    chat.answer_with({"content": "Hi."})
+    again.click()
+    expect(chat.answers).to_have_text(["Hi."])
+    chat.finished(1)
+    expect(again).to_be_hidden()
+    assert chat.asked[0]["messages"] == chat.asked[1]["messages"]
+    chat.page.reload()
+    expect(chat.answers).to_have_text(["Hi."])
+    expect(chat.page.locator(".user > p")).to_have_count(1)
 
 
 def test_there_are_several_chats(chat: Chat) -> None:
@@ -675,6 +717,60 @@ def test_a_dropped_video_shows_its_first_frame_and_is_sent(chat: Chat, clip: Pat
     ]  # fmt: skip
     chat.page.reload()
     expect(chat.page.locator(".user video")).to_have_js_property("videoWidth", 64)
+
+
+@pytest.mark.parametrize(("form", "kind"), [("GIF", "image/gif"), ("WEBP", "image/webp"), ("PNG", "image/png")])
+def test_a_picture_that_moves_is_sent_as_a_video(
+    chat: Chat, browser: Any, locked: Running, form: str, kind: str
+) -> None:
+    """The server takes no animation as a picture, and of its first frame alone nobody knows what happens."""
+    frames, file = [drawn("circle", color, 64) for color in ("red", "blue", "green")], io.BytesIO()
+    frames[0].save(file, form, save_all=True, append_images=frames[1:], duration=100)
+    chat.answer_with({"content": "It changes."})
+    chat.hand_over("drop", file.getvalue(), "moving", kind)
+    expect(chat.thumbnails).to_have_class("video")
+    chat.say("What happens?")
+    chat.finished(1)
+    sent = {"url": f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"}
+    assert chat.asked[0]["messages"][0]["content"][0] == {"type": "video_url", "video_url": sent}
+    expect(chat.sent_images).to_have_js_property("naturalWidth", 64)
+    chat.page.reload()
+    expect(chat.sent_images).to_have_js_property("naturalWidth", 64)
+    chat.press("Chats")
+    with chat.page.expect_download() as download:
+        chat.press("Export all")
+    with opened(browser, locked.url, KEY) as other:
+        other.press("Chats")
+        other.page.locator("#imported").set_input_files(download.value.path())
+        other.chats.click()
+        expect(other.sent_images).to_have_js_property("naturalWidth", 64)
+
+
+def test_what_is_written_from_the_right_stands_at_the_right(chat: Chat) -> None:
+    """Each line that was typed, and each block of an answer; code and formulas begin at the left."""
+    hebrew = "\u05e9\u05dc\u05d5\u05dd"
+    blocks = (f"{hebrew}.", "Left.", f"1. {hebrew}\n\n   ```\n   x\n   ```", f"| {hebrew} | b |\n|---|---|\n| 1 | 2 |")
+    chat.answer_with({"content": "\n\n".join([*blocks, f"```\n{hebrew}\n```"])})
+    chat.text.fill(f"{hebrew}?")
+    assert chat.text.evaluate("node => getComputedStyle(node).direction") == "rtl"
+    chat.say(f"{hebrew}?")
+    chat.finished(1)
+    directions = "nodes => nodes.map((node) => getComputedStyle(node).direction)"
+    assert chat.page.locator(".answer .text > *").evaluate_all(directions) == ["rtl", "ltr", "rtl", "rtl", "ltr"]
+    assert chat.page.locator(".answer pre").evaluate_all(directions) == ["ltr", "ltr"]
+    first, last = chat.page.locator(".answer td").all()
+    assert first.bounding_box()["x"] > last.bounding_box()["x"]
+    question = chat.page.locator(".user > p").evaluate(
+        """(node) => {
+            const range = document.createRange(), [text] = node.childNodes;
+            return [0, 4].map((at) => {
+                range.setStart(text, at);
+                range.setEnd(text, at + 1);
+                return range.getBoundingClientRect().left;
+            });
+        }"""
+    )
+    assert question[0] > question[1]  # the question mark comes behind the first letter
 
 
 def test_nothing_is_loaded_from_elsewhere(chat: Chat) -> None:

@@ -145,7 +145,7 @@ async function turnOf(message, place) {
   for (const part of Array.isArray(parts) ? parts : [null]) {
     const kind = /^(image|video)_url$/.exec(part?.type)?.[1], url = part?.[part?.type]?.url;
     if (part?.type === "text" && typeof part.text === "string") turn.text += part.text;
-    else if (kind && typeof url === "string" && url.startsWith(`data:${kind}/`)) {
+    else if (kind && typeof url === "string" && (url.startsWith(`data:${kind}/`) || (kind === "video" && url.startsWith("data:image/")))) {
       turn.media.push({ kind, url, name: kind, ...(kind === "video" && { poster: await firstFrame(url) }) });
     } else throw new Error(`${place}.content: expected texts, and pictures and videos as data: URLs`);
   }

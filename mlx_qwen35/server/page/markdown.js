@@ -82,6 +82,8 @@ export class Markdown {
 
 function element(html) {
   const template = make("template", { innerHTML: html }), node = template.content.firstElementChild;
+  node.dir = "auto";
+  for (const box of template.content.querySelectorAll(".task-list-item-checkbox")) box.ariaLabel = box.checked ? "Done" : "Not done";
   // Pages that did not come over https or from this machine may not use the clipboard.
   if (navigator.clipboard) {
     for (const code of template.content.querySelectorAll(".code")) {

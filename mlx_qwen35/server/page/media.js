@@ -11,14 +11,24 @@ const LARGEST_VIDEO = 45 * 2 ** 20; // bytes; the server takes requests of 64 Mi
 export async function mediaOf(file) {
   const name = file.name || "This";
   if (!file.size && /^(image|video)\//.test(file.type)) throw new Error(`${name} is empty.`);
-  if (file.type.startsWith("image/")) return { kind: "image", url: await pictureUrl(file, name), name: file.name || "image" };
-  if (!file.type.startsWith("video/")) throw new Error(`${name} is neither a picture nor a video.`);
+  const isPicture = file.type.startsWith("image/");
+  if (!isPicture && !file.type.startsWith("video/")) throw new Error(`${name} is neither a picture nor a video.`);
+  const picture = isPicture && await decoded(file, name);
+  if (isPicture && !await moves(file)) return { kind: "image", url: await pictureUrl(file, picture), name: file.name || "image" };
   if (file.size > LARGEST_VIDEO) throw new Error(`${name} is a video of ${Math.ceil(file.size / 2 ** 20)} MiB; at most 45 can be sent.`);
   const url = await dataUrl(file);
-  return { kind: "video", url, name: file.name || "video", poster: await firstFrame(url) };
+  return { kind: "video", url, name: file.name || "video", poster: isPicture ? null : await firstFrame(url) };
 }
 
-async function pictureUrl(file, name) {
+// Whether a picture is an animation, which the server reads as a video: WebP and APNG say so, a GIF has a second frame.
+async function moves(file) {
+  const bytes = new Uint8Array(await file.arrayBuffer()), text = new TextDecoder("latin1").decode(bytes);
+  if (text.startsWith("RIFF")) return text.startsWith("WEBPVP8X", 8) && Boolean(bytes[20] & 2);
+  if (text.startsWith("PNG", 1)) return text.slice(0, Math.max(0, text.indexOf("IDAT"))).includes("acTL");
+  return text.startsWith("GIF8") && text.split(/\0!\xf9\x04.{4}\0[!,]/s).length > 2;
+}
+
+async function decoded(file, name) {
   const image = new Image(), address = URL.createObjectURL(file);
   try {
     image.src = address;
@@ -31,6 +41,10 @@ async function pictureUrl(file, name) {
   // An image shows what there is of a file that was cut off; a bitmap is made of a whole one, and never of drawings.
   const cut = file.type !== "image/svg+xml" && await createImageBitmap(file).then((bitmap) => bitmap.close(), () => true);
   if (cut) throw new Error(`${name} is damaged: only a part of the picture is there.`);
+  return image;
+}
+
+function pictureUrl(file, image) {
   const { naturalWidth: width, naturalHeight: height } = image, scale = Math.min(1, LARGEST_SIDE / Math.max(width, height));
   // Drawings may be transparent, and their edges are sharp; photographs are large.
   const type = /png|gif|svg/.test(file.type) ? "image/png" : "image/jpeg";
@@ -81,17 +95,20 @@ export async function firstFrame(url) {
   }
 }
 
+const showsItself = (url) => url.startsWith("data:image/"); // as animations do, which are sent as videos
+
 export function partOf({ kind, url }) { // of a message, as OpenAI's protocol has it
   return { type: `${kind}_url`, [`${kind}_url`]: { url } };
 }
 
 export function thumbnail({ kind, url, name, poster }) {
   if (kind === "image") return make("img", { src: url, alt: name });
-  return poster ? make("img", { src: poster, alt: name, className: "video" }) : make("span", { textContent: name, className: "video" });
+  const frame = showsItself(url) ? url : poster;
+  return frame ? make("img", { src: frame, alt: name, className: "video" }) : make("span", { textContent: name, className: "video" });
 }
 
 export function player(media) { // as it stands in the conversation
-  if (media.kind === "image") return thumbnail(media);
+  if (showsItself(media.url)) return thumbnail(media);
   const video = make("video", { src: media.url, controls: true, muted: true, playsInline: true, preload: "metadata", ariaLabel: media.name });
   if (media.poster) video.poster = media.poster;
   return video;

@@ -7,6 +7,7 @@ import { mediaOf, player, thumbnail } from "./media.js";
 import { access, events, modelName } from "./server.js";
 
 const KEEP_EVERY = 1000; // milliseconds between two times that an unfinished answer is kept
+const SHORTEST_WRITING = 10; // milliseconds; an answer that came in one piece tells no speed
 const SETTINGS = ["system", "temperature", "max_tokens", "top_p", "top_k", "seed", "thinking", "key"];
 const NUMBERS = ["temperature", "max_tokens", "top_p", "top_k", "seed"];
 
@@ -67,7 +68,8 @@ function addTurn(turn) {
   if (turn.role === "user") {
     if (turn.media.length) node.append(make("div", { className: "images" }, ...turn.media.map(player)));
     if (turn.text) node.append(make("p", { textContent: turn.text }));
-    const foot = make("div", { className: "foot" }, button("Edit", () => edit(node)));
+    // The last of all where the page was left before an answer began.
+    const foot = make("div", { className: "foot" }, button("Edit", () => edit(node)), button("Answer", answerLast, "last"));
     if (navigator.clipboard && turn.text) foot.prepend(copyButton(() => turn.text));
     node.append(foot);
   }
@@ -220,7 +222,7 @@ async function answer() {
 
 function figures(usage, untilFirst, writing) {
   const out = [];
-  if (usage?.completion_tokens > 1 && writing > 0) {
+  if (usage?.completion_tokens > 1 && writing > SHORTEST_WRITING) {
     out.push(`${((usage.completion_tokens - 1) / (writing / 1000)).toFixed(1)} tokens/s`);
   }
   if (untilFirst) out.push(`first token after ${seconds(untilFirst)}`);
@@ -247,6 +249,12 @@ function send() {
 function regenerate() {
   if (editing) endEditing();
   dropTurns(turns.length - 1);
+  answer();
+}
+
+function answerLast() {
+  if (running) return;
+  if (editing) endEditing();
   answer();
 }
 
@@ -479,8 +487,9 @@ ui.text.onkeydown = (event) => {
 };
 document.onpaste = (event) => {
   const { files, types } = event.clipboardData;
-  // Word processors add a picture of the text.
-  if (!files.length || types.includes("text/plain")) return;
+  // Word processors add a picture of the text; macOS adds a copied file's name, without any form.
+  const isText = types.includes("text/plain") && (types.includes("text/rtf") || types.includes("text/html"));
+  if (!files.length || isText) return;
   event.preventDefault();
   addFiles([...files]);
 };
