@@ -66,8 +66,7 @@ SKELETONS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
                 {"type": "web_search", "external_web_access": False},
             ],
         },
-        ["client_metadata", "prompt_cache_key", "reasoning.summary", "text.verbosity",
-         "tools.web_search"],
+        ["client_metadata", "prompt_cache_key", "text.verbosity", "tools.web_search"],
     ),
     "two system messages": (
         "/v1/chat/completions",

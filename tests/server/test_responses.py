@@ -37,6 +37,13 @@ def test_responses(client: Any) -> None:
         input="Spell the word star.", model="box", temperature=0.0, reasoning={"effort": "high"}
     )
     assert [item.type for item in thinking.output] == ["reasoning", "message"]
+    with client.responses.stream(
+        input="Spell the word star.", model="box", temperature=0.0, reasoning={"effort": "high", "summary": "auto"}
+    ) as stream:
+        deltas = [event.delta for event in stream if event.type == "response.reasoning_summary_text.delta"]
+        final = stream.get_final_response().output
+    assert [part.text for part in final[0].summary] == ["".join(deltas)] == [thinking.output[0].content[0].text]
+    assert final[0].content is None
     short = client.responses.create(input="Spell the word star.", max_output_tokens=2, **options)
     assert (short.status, short.incomplete_details.reason) == ("incomplete", "max_output_tokens")
     with client.responses.stream(input="Spell the word star.", **options) as stream:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, PrivateAttr
@@ -51,12 +52,21 @@ class TextSettings(WireObject):
 
 
 class Reasoning(WireObject):
-    """How much to think."""
+    """How much to think, and whether the reasoning comes as its summary, which is all that most clients show of it.
 
-    # A summary: the answer has the whole reasoning.
-    without_effect: ClassVar = frozenset({"summary", "generate_summary", "context"})
+    It is the whole reasoning all the same: there is nobody who would summarise it.
+    """
+
+    without_effect: ClassVar = frozenset({"context"})
 
     effort: EffortName | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+    @property
+    def as_summary(self) -> bool:
+        """Whether a summary is asked for."""
+        return (self.summary or self.generate_summary or "none") != "none"
 
 
 class ResponsesRequest(GenerationBody):
@@ -143,6 +153,27 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of text that is written: the item and the field that it stands in, and the events about it.
+
+    Args:
+        index: What events call its place in the field.
+        part, text: Names of the events about the part, and about its text.
+    """
+
+    item: str
+    field: str
+    index: str
+    part: str
+    text: str
+
+
+_MESSAGE = _Kind("message", "content", "content_index", "content_part", "output_text")
+_REASONING = _Kind("reasoning", "content", "content_index", "content_part", "reasoning_text")
+_SUMMARY = _Kind("reasoning", "summary", "summary_index", "reasoning_summary_part", "reasoning_summary_text")
+
+
 class _Response:
     """A response that is being written: its items so far, and the server-sent events about them."""
 
@@ -153,7 +184,9 @@ class _Response:
         self._id, self._created = new_id("resp_"), int(time.time())
         self._output: list[dict[str, Any]] = []
         self._number = -1
-        self._open: str | None = None
+        asked = context.body.reasoning
+        self._reasoning = _SUMMARY if asked is not None and asked.as_summary else _REASONING
+        self._open: _Kind | None = None
 
     def head(self, status: str, end: FinishEvent | None = None) -> dict[str, Any]:
         """The response object as it stands."""
@@ -181,7 +214,7 @@ class _Response:
     def add(self, event: StreamEvent) -> list[str]:
         """What an event of the answer adds."""
         if isinstance(event, DeltaEvent):
-            return [*self._text("reasoning", event.reasoning), *self._text("message", event.text)]
+            return [*self._text(self._reasoning, event.reasoning), *self._text(_MESSAGE, event.text)]
         return self._call(event.call) if isinstance(event, ToolCallEvent) else []
 
     @property
@@ -203,50 +236,49 @@ class _Response:
 
     def _added(self, item: dict[str, Any]) -> str:
         self._output.append(item)
-        shown = {**item, **({"content": []} if "content" in item else {})}
-        return self.event("response.output_item.added", output_index=len(self._output) - 1, item=shown)
+        empty: dict[str, Any] = {field: [] for field in ("content", "summary") if field in item}
+        at = len(self._output) - 1
+        return self.event("response.output_item.added", output_index=at, item={**item, **empty})
 
-    def _text(self, kind: str, text: str) -> list[str]:
+    def _text(self, kind: _Kind, text: str) -> list[str]:
         if not text:
             return []
         events = []
         if self._open != kind:
             events += self.close("completed")
             self._open = kind
-            if kind == "message":
+            if kind is _MESSAGE:
                 part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-                item = {"type": kind, "id": new_id("msg_"), "role": "assistant",
+                item = {"type": kind.item, "id": new_id("msg_"), "role": "assistant",
                         "status": "in_progress", "content": [part]}  # fmt: skip
             else:
-                part = {"type": "reasoning_text", "text": ""}
-                item = {"type": kind, "id": new_id("rs_"), "summary": [], "content": [part],
+                part = {"type": "summary_text" if kind is _SUMMARY else "reasoning_text", "text": ""}
+                item = {"type": kind.item, "id": new_id("rs_"), "summary": [], kind.field: [part],
                         "status": "in_progress"}  # fmt: skip
             events.append(self._added(item))
-            events.append(self.event("response.content_part.added", **self._where(), part=dict(part)))
-        self._output[-1]["content"][0]["text"] += text
-        extra: dict[str, Any] = {"logprobs": []} if kind == "message" else {}
-        events.append(self.event(f"{self._prefix()}.delta", **self._where(), delta=text, **extra))
+            events.append(self.event(f"response.{kind.part}.added", **self._where(kind), part=dict(part)))
+        self._output[-1][kind.field][0]["text"] += text
+        extra: dict[str, Any] = {"logprobs": []} if kind is _MESSAGE else {}
+        events.append(self.event(f"response.{kind.text}.delta", **self._where(kind), delta=text, **extra))
         return events
 
-    def _prefix(self) -> str:
-        return "response.output_text" if self._open == "message" else "response.reasoning_text"
-
-    def _where(self) -> dict[str, Any]:
-        return {"item_id": self._output[-1]["id"], "output_index": len(self._output) - 1, "content_index": 0}
+    def _where(self, kind: _Kind) -> dict[str, Any]:
+        return {"item_id": self._output[-1]["id"], "output_index": len(self._output) - 1, kind.index: 0}
 
     def close(self, status: str) -> list[str]:
         """End the item that is being written."""
-        if self._open is None:
+        kind = self._open
+        if kind is None:
             return []
         item = self._output[-1]
-        part, where = item["content"][0], self._where()
-        extra: dict[str, Any] = {"logprobs": []} if self._open == "message" else {}
+        part, where = item[kind.field][0], self._where(kind)
+        extra: dict[str, Any] = {"logprobs": []} if kind is _MESSAGE else {}
         item["status"] = status
-        if self._seals and self._open == "reasoning":
+        if self._seals and kind is not _MESSAGE:
             item["encrypted_content"] = sealed(part["text"])
         events = [
-            self.event(f"{self._prefix()}.done", **where, text=part["text"], **extra),
-            self.event("response.content_part.done", **where, part=part),
+            self.event(f"response.{kind.text}.done", **where, text=part["text"], **extra),
+            self.event(f"response.{kind.part}.done", **where, part=part),
             self.event("response.output_item.done", output_index=where["output_index"], item=item),
         ]
         self._open = None

@@ -202,8 +202,9 @@ def test_an_answer_says_what_was_asked() -> None:
     assert answered(finish(), tool_choice="required")["tool_choice"] == "required"
 
 
-def parts(*events: Any) -> list[Any]:
-    found = [read(part) for part in streamed(RESPONSES, events, context(RESPONSES, {"input": "hi", "stream": True}))]
+def parts(*events: Any, **fields: Any) -> list[Any]:
+    asked = {"input": "hi", "stream": True, **fields}
+    found = [read(part) for part in streamed(RESPONSES, events, context(RESPONSES, asked))]
     numbered = [data for part in found if not isinstance(part, str) for name, data in [part] if name == data["type"]]
     assert [data.pop("sequence_number") for data in numbered] == list(range(len(numbered)))
     return [part if isinstance(part, str) else part[1] for part in found]
@@ -260,6 +261,34 @@ def test_a_streamed_answer() -> None:
         *made(3, 6),
         event("completed", response=response(output=items)),
     ]  # fmt: skip
+
+
+def test_reasoning_comes_as_its_summary_where_that_is_asked_for() -> None:
+    """All that clients like AI SDK show of it; with the events that OpenAI has for it."""
+    events = [delta(reasoning="so"), delta("a", " it"), finish()]
+    part = {"type": "summary_text", "text": "so it"}
+    item = {"type": "reasoning", "id": id_of("rs_", 2), "summary": [part], "status": "completed"}
+    where = {"item_id": item["id"], "output_index": 0, "summary_index": 0}
+    assert parts(*events, reasoning={"summary": "auto"}) == [
+        *begun(),
+        event("output_item.added", output_index=0, item={**item, "summary": [], "status": "in_progress"}),
+        event("reasoning_summary_part.added", **where, part={**part, "text": ""}),
+        event("reasoning_summary_text.delta", **where, delta="so"),
+        event("reasoning_summary_text.delta", **where, delta=" it"),
+        event("reasoning_summary_text.done", **where, text="so it"),
+        event("reasoning_summary_part.done", **where, part=part),
+        event("output_item.done", output_index=0, item=item),
+        *written(1, "output_text", message(3, "a"), "a"),
+        event("completed", response=response(output=[item, message(3, "a")])),
+    ]
+    for asked, texts in (
+        ({"summary": "none"}, ("", "so it")), ({"summary": None}, ("", "so it")), ({"effort": "high"}, ("", "so it")),
+        ({"generate_summary": "concise"}, ("so it", "")),
+    ):  # fmt: skip
+        found = answered(*events, reasoning=asked)["output"][0]
+        assert tuple("".join(one["text"] for one in found.get(key, [])) for key in ("summary", "content")) == texts
+    again = answered(*events, reasoning={"summary": "auto"}, include=["reasoning.encrypted_content"])["output"]
+    assert translated([*ASK, *again]).prompt[1] == {"role": "assistant", "content": "a", "reasoning_content": "so it"}
 
 
 def test_a_stream_that_is_too_long() -> None:
