@@ -1,6 +1,7 @@
 """`mlx-qwen35 chat`: a conversation in the terminal."""
 
 import argparse
+import re
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from mlx_qwen35.cli.options import (
     load_kit,
     video_options,
 )
-from mlx_qwen35.errors import Qwen35Error
+from mlx_qwen35.errors import MediaError, Qwen35Error
 
 if TYPE_CHECKING:
     from mlx_qwen35.cli.conversation import Conversation
@@ -53,11 +54,12 @@ def run(options: argparse.Namespace) -> None:
     from mlx_qwen35.cli.screen import Screen
     from mlx_qwen35.cli.terminal import quiet_typing
 
+    answering = generation_arguments(options)
     conversation = Conversation(options.system_prompt, options.think, options.reasoning_effort)
     conversation.attach(*options.image)
     screen = Screen(markdown=not options.plain)
     with quiet_typing(), load_kit(options) as kit:
-        chat = Chat(kit, conversation, screen, generation_arguments(options))
+        chat = Chat(kit, conversation, screen, answering)
         chat.of_videos = video_options(options)
         chat.attach(*map(Path, options.video))
         chat.reads_ahead = options.prefill_ahead and screen.on_terminal
@@ -185,6 +187,9 @@ class Chat:
         question = [{"role": "user", "content": [video_part(path, **self.of_videos), {"type": "text", "text": "?"}]}]
         try:
             self.kit.process_prompt(question, on_frames=self.screen.on_decoded)
+        except MediaError as error:
+            # Nobody here has seen that message; the video's name follows.
+            raise MediaError(re.sub(r"^messages\[0\]\.content\[0\](: |\.)", "", str(error))) from error
         finally:
             self.screen.end_progress()
         self.conversation.attach_video(path, **self.of_videos)

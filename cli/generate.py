@@ -73,11 +73,12 @@ def run(options: argparse.Namespace) -> None:
     messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
     if options.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": options.system_prompt})
+    answering = generation_arguments(options)
     with load_kit(options) as kit:
         rendering = {"enable_thinking": options.think, "reasoning_effort": options.reasoning_effort}
         if options.json:
             prompt = kit.process_prompt(messages, **rendering)
-            result = kit.generate(prompt, **generation_arguments(options))
+            result = kit.generate(prompt, **answering)
             utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
             print(json.dumps(dataclasses.asdict(result), ensure_ascii=not utf8))
             return
@@ -88,9 +89,7 @@ def run(options: argparse.Namespace) -> None:
             prompt = kit.process_prompt(messages, on_frames=screen.on_decoded, **rendering)
         finally:
             screen.end_progress()
-        chunks = kit.stream(
-            prompt, on_progress=screen.on_progress, on_frames=screen.on_frames, **generation_arguments(options)
-        )
+        chunks = kit.stream(prompt, on_progress=screen.on_progress, on_frames=screen.on_frames, **answering)
         answered = False
         for chunk in screen.stream(chunks):
             answered = answered or bool(chunk.text)

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -269,8 +270,15 @@ def add_media(parser: argparse.ArgumentParser, what_for: str) -> None:
 
 
 def generation_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of `ModelKit.stream` that the flags set."""
-    given = {
+    """The keyword arguments of `ModelKit.stream` that the flags set, checked before a model is loaded.
+
+    Raises:
+        OptionError: One is out of range.
+    """
+    from mlx_qwen35.answers.sampling import SamplingOptions, whole_number
+    from mlx_qwen35.answers.text import check_stop
+
+    given: dict[str, Any] = {
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,
         "top_p": options.top_p,
@@ -283,4 +291,9 @@ def generation_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "stop": options.stop,
         "prefill_step_size": options.prefill_step_size,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    check_stop(given.get("stop"))
+    for name in ("max_tokens", "prefill_step_size"):
+        whole_number(name, given.get(name, 1), 1)
+    SamplingOptions(**{field.name: given[field.name] for field in fields(SamplingOptions) if field.name in given})
+    return given

@@ -215,7 +215,7 @@ def test_a_video_dropped_or_named(terminal: Terminal, tmp_path: Path) -> None:
     terminal.say("and here?", shows=r"prompt tokens \(\d+ video\)")
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"\0\0\0\x18ftypmp42 and nothing else")
-    terminal.say(f"{broken} what happens?", shows=r"broken.mp4( \(\d+ characters\))?: ")
+    terminal.say(f"{broken} what happens?", shows=r"\n[^:]*broken.mp4( \(\d+ characters\))?: ")
     terminal.child.expect("broken.mp4 what happens")
     terminal.say("and now?", shows="tokens/s")
     assert questions(terminal, tmp_path / "chat.json") == ["what happens?", "and here?", "and now?"]

@@ -232,8 +232,11 @@ def test_a_system_prompt_and_a_pixel_budget_count(model: str, picture: str, tmp_
         (["generate", "-p", "hi", "--model", "/nowhere"], "/nowhere: expected an existing directory or a hub id"),
         (["generate", "-p", " ", "--model", "MODEL"], "--prompt: expected some text, found none"),
         (["generate", "-p", "hi", "--model", "MODEL", "--image", "/no.png"], "/no.png: No such file or directory"),
-        (["generate", "-p", "hi", "--model", "MODEL", "--temp", "-1"], "temperature: expected at least 0, found -1"),
-        (["generate", "-p", "hi", "--model", "MODEL", "-m", "0"], "max_tokens: expected a whole number of at least 1"),
+        # Before anything is loaded.
+        (["generate", "-p", "hi", "--model", "/nowhere", "--temp", "-1"], "temperature: expected at least 0, found -1"),
+        (["generate", "-p", "hi", "--model", "/nowhere", "-m", "0"], "max_tokens: expected a whole number of at least"),
+        (["generate", "-p", "hi", "--model", "/nowhere", "--stop", ""], "stop: expected strings of at least one"),
+        (["chat", "--model", "/nowhere", "--top-p", "2"], "top_p: expected at least 0 and at most 1, found 2"),
         (["generate", "-p", "hi", "--model", "MODEL", "--adapter-path", "/no"], "/no: expected adapter_config.json"),
         (["chat", "--model", "/nowhere"], "/nowhere: expected an existing directory"),
         (["doctor", "/nowhere"], "/nowhere: expected an existing directory"),
