@@ -136,7 +136,10 @@ def measure(
                 prompts = [text(tokenizer, prompt_tokens, f"{count}-{turn}-{row}") for row in range(count)]
                 bodies = [{**fixed, "messages": [{"role": "user", "content": prompt}]} for prompt in prompts]
                 for name, server in servers.items():
-                    answers = together(server.port, bodies)
+                    try:
+                        answers = together(server.port, bodies)
+                    except OptionError as error:
+                        raise OptionError(f"{name}: {error}") from error
                     if turn:
                         found[name].append(answers)
             results[count] = {name: summarise(rounds) for name, rounds in found.items()}

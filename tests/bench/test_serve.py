@@ -12,6 +12,7 @@ from mlx_qwen35.bench import serve
 from mlx_qwen35.bench.serve import Figures, ratios, summarise
 from mlx_qwen35.bench.servers import Answer, Server
 from mlx_qwen35.cli.main import main
+from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from tests.tiny import DENSE, Shape
 
@@ -58,6 +59,15 @@ def test_servers_take_turns_with_the_same_prompts(
     assert all(len(tokenizer.encode(text)) >= 20 for text in texts)
     assert found[2]["mlx-lm"] == Figures(tokens_per_second=4.0, first_token=1.0, prompt_tokens=30, tokens=8)
     assert ratios(found[2], "mlx-vlm") == {"tokens_per_second": 3.0, "first_token": 1.0}
+
+    def broken(port: int, bodies: list[dict[str, Any]]) -> list[Answer]:
+        if port == ports["mlx-lm"]:
+            raise OptionError(f"port {port}: Connection reset by peer")
+        return together(port, bodies)
+
+    monkeypatch.setattr(serve, "together", broken)
+    with pytest.raises(OptionError, match="^mlx-lm: port 2: Connection reset by peer"):
+        serve.measure(model, ["mlx-lm", "mlx-vlm"], [2], prompt_tokens=20, tokens=8, repeats=2)
 
 
 def test_medians_over_rounds() -> None:
