@@ -275,6 +275,10 @@ def generation_arguments(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         OptionError: One is out of range.
     """
+    from mlx_qwen35.upstream import import_decoder
+
+    # As for any of the package's public names: what follows would import the whole of mlx_lm.
+    import_decoder()
     from mlx_qwen35.answers.sampling import SamplingOptions, whole_number
     from mlx_qwen35.answers.text import check_stop
 

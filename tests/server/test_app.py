@@ -130,6 +130,14 @@ def test_no_form_of_an_image_part_reads_a_file(server: Running, tmp_path: Any, k
     assert status == 400, text
 
 
+def test_a_message_whose_content_is_missing_is_refused(server: Running) -> None:
+    """Misspelled, it was read as an empty question."""
+    status, _, text = raw(server.url, "/v1/chat/completions", {"messages": [{"role": "user", "contents": "Hi"}]})
+    error = json.loads(text)["error"]
+    assert (status, error["param"]) == (400, "messages[0].content"), text
+    assert error["message"] == "messages[0].content: expected text or a list of parts, found none"
+
+
 def test_a_client_that_goes_frees_its_place(box: ModelKit) -> None:
     with serving(box, max_rows=1) as running:
         stream = Stream(running.url, LONG)

@@ -231,7 +231,7 @@ def test_messages_are_passed_on_without_what_the_template_has_no_use_for() -> No
         {"role": "user", "content": [{"type": "text", "text": "hi"}]},
         {"role": "assistant", "content": "", "tool_calls": [kept], "reasoning": "so"},
         {"role": "tool", "content": "4", "tool_call_id": "call_1"},
-        {"role": "user", "content": None},
+        {"role": "user"},
     ]
 
 
