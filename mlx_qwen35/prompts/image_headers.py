@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 MAX_READS = 50_000
 # Of a JPEG file: each goes over all pixels once more. Progressive files have some ten.
 MAX_SCANS = 100
-# In the data behind a scan's header, 0xff is followed by 0 or by the number of a restart.
-_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+# In the data behind a scan's header, 0xff is followed by 0 or by the number of a restart; 0xff 0x01 has no length.
+_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 _SCAN, _END = b"\xda", b"\xd9"
 # Of a TIFF file: strips or tiles, of which large ones have some thousand.
 MAX_TILES = 100_000

@@ -51,12 +51,15 @@ def test_a_jpeg_of_many_scans_is_refused_whatever_stands_behind_its_end() -> Non
     assert own > 5
     film = b"\xff\xda\0\2" * 200
 
-    def repeated(count: int) -> bytes:
-        return data[:-2] + data[last:-2] * count + data[-2:] + film
+    def repeated(count: int, between: bytes = b"") -> bytes:
+        return data[:-2] + (between + data[last:-2]) * count + data[-2:] + film
 
     assert open_image(repeated(100 - own), "image").size == (64, 64)
     with pytest.raises(MediaError, match="image: .*damaged .more than 100 scans"):
         open_image(repeated(101 - own), "image")
+    # A marker without a length, behind which none may be taken for one.
+    with pytest.raises(MediaError, match="image: .*damaged .more than 100 scans"):
+        open_image(repeated(101 - own, between=b"\xff\x01\xff"), "image")
 
 
 def strips(count: int) -> bytes:

@@ -208,10 +208,10 @@ def message_of(message: Message, place: str) -> dict[str, Any]:
     content = message.content
     if isinstance(content, list):
         content = [_part(part, f"{place}.content[{at}]") for at, part in enumerate(content)]
-    kept: dict[str, Any] = {"role": message.role, "content": content}
-    if "content" not in message.model_fields_set:
-        # Misspelled, perhaps; where a message needs one, that is told.
-        del kept["content"]
+    kept: dict[str, Any] = {"role": message.role}
+    # Where it is missing, perhaps misspelled, and the message needs one, that is told.
+    if "content" in message.model_fields_set:
+        kept["content"] = content
     if message.role == "tool":
         kept["tool_call_id"] = message.tool_call_id
     if message.role == "assistant":
