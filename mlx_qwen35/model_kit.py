@@ -80,7 +80,7 @@ class ModelKit(PromptMaking, SessionFiles):
     @classmethod
     def load(
         cls, path_or_hub_id: str | Path, *, adapter_path: str | Path | None = None, revision: str | None = None,
-        max_pixels: int | None = None, prompt_cache_bytes: int | None = None,
+        chat_template: str | Path | None = None, max_pixels: int | None = None, prompt_cache_bytes: int | None = None,
         prompt_cache_dir: str | Path | None = None, prompt_cache_dir_bytes: int | None = None,
         prompt_cache_write_bytes: int | None = None, image_cache_bytes: int = IMAGE_CACHE_BYTES,
         max_context: int | None = None, memory_limit: int | None = None, exact: bool = False,
@@ -92,6 +92,7 @@ class ModelKit(PromptMaking, SessionFiles):
         Args:
             adapter_path: An adapter made by mlx_lm.lora, mlx-vlm or peft.
             revision: Branch, tag or commit of a hub repository.
+            chat_template: A Jinja template in place of the checkpoint's own: its file, or its text.
             max_pixels: At most this many pixels per image after resizing, unless a prompt says otherwise; None for the
                 checkpoint's own limit.
             prompt_cache_bytes: At most this much memory for what was read before, so that it need not be read again;
@@ -130,7 +131,7 @@ class ModelKit(PromptMaking, SessionFiles):
             image_cache_bytes=image_cache_bytes, max_context=max_context, memory_limit=memory_limit, exact=exact,
             gated_delta=gated_delta, speculate=speculate, draft_tokens=draft_tokens, mtp_path=mtp_path,
             kv_bits=kv_bits, kv_group_size=kv_group_size, prompt_cache_dir_bytes=prompt_cache_dir_bytes,
-            prompt_cache_write_bytes=prompt_cache_write_bytes,
+            prompt_cache_write_bytes=prompt_cache_write_bytes, chat_template=chat_template,
         )  # fmt: skip
         return cls(load(options), max_pixels=max_pixels, max_context=max_context)
 

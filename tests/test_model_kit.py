@@ -591,6 +591,19 @@ def test_an_effort_is_the_template_s_own_where_it_has_one(tmp_path: Path) -> Non
             assert prompt.thinking_budget is None
 
 
+def test_another_chat_template_takes_the_place_of_the_checkpoint_s(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "model", replace(DENSE, text_only=True))
+    own = "{% for message in messages %}<|im_start|>{{ greeting | default('hi') }} {{ message.content }}{% endfor %}"
+    with ModelKit.load(directory, chat_template=own) as kit:
+        prompt = kit.process_prompt([USER], chat_template_kwargs={"greeting": "hello"})
+        assert kit.tokenizer.decode(prompt.input_ids.tolist()) == f"<|im_start|>hello {USER['content']}"
+        assert kit.tokenizer.settable_variables == {"greeting"}
+    with pytest.raises(OptionError, match="chat_template: expected a Jinja template, found unexpected '}'"):
+        ModelKit.load(directory, chat_template="{{ } }}")
+    with pytest.raises(OptionError, match="expected a Jinja template of messages, found one that does not read them"):
+        ModelKit.load(directory, chat_template="{{ message }}")
+
+
 def test_a_question_may_be_asked_in_short(kit: ModelKit) -> None:
     """Through the template, where `generate` completes the string as it is."""
     messages = [{"role": "user", "content": "hello"}]

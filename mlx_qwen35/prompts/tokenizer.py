@@ -86,11 +86,18 @@ class Tokenizer:
         eos_token_ids: Ids that end an answer according to the checkpoint's configs; the
             tokenizer's own is added.
         vocab_size: Rows of the model's embedding; added tokens beyond are plain text.
+        chat_template: A Jinja template in place of the checkpoint's own.
     Raises:
         CheckpointError: The directory holds no fast tokenizer, or none whose tokens are bytes.
     """
 
-    def __init__(self, directory: Path, eos_token_ids: Iterable[int] = (), vocab_size: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        eos_token_ids: Iterable[int] = (),
+        vocab_size: int | None = None,
+        chat_template: str | None = None,
+    ) -> None:
         # Slow to import.
         from tokenizers.decoders import ByteLevel
 
@@ -115,8 +122,8 @@ class Tokenizer:
         if loaded.eos_token_id is not None:
             ids.add(loaded.eos_token_id)
         self.eos_token_ids: frozenset[int] = frozenset(ids)
-        # The checkpoint's own Jinja template, if it has one.
-        self.chat_template = find_chat_template(directory, loaded)
+        # Jinja; None if the checkpoint has none.
+        self.chat_template = find_chat_template(directory, loaded) if chat_template is None else chat_template
 
     @cached_property
     def template_variables(self) -> frozenset[str]:
@@ -125,6 +132,11 @@ class Tokenizer:
             return self.template.variables
         except Exception:
             return frozenset()
+
+    @property
+    def settable_variables(self) -> frozenset[str]:
+        """Those of them that are nobody's argument: `enable_thinking` and the conversation itself are."""
+        return self.template_variables - {"messages", "tools", "documents", "add_generation_prompt", "enable_thinking"}
 
     def _drop_tokens_from(self, vocab_size: int, directory: Path) -> None:
         """Read added tokens without a row in the model as text: whoever added them did not resize it."""

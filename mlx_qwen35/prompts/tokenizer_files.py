@@ -11,8 +11,8 @@ from typing import Any
 
 from mlx_qwen35.checkpoints.config import MODEL_TYPES
 from mlx_qwen35.checkpoints.reading import is_file, read_json
-from mlx_qwen35.errors import CheckpointError
-from mlx_qwen35.paths import shorten
+from mlx_qwen35.errors import CheckpointError, OptionError
+from mlx_qwen35.paths import expand, shorten
 from mlx_qwen35.prompts.plain_tokenizer import LoadedTokenizer, read_plain
 
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -91,6 +91,28 @@ def find_chat_template(directory: Path, tokenizer: LoadedTokenizer) -> str | Non
         if isinstance(template, str):
             return template.removeprefix("\ufeff")
     return None
+
+
+def read_chat_template(given: str | Path) -> str:
+    """A chat template in place of a checkpoint's own: its text, or the file that it stands in.
+
+    A JSON file, like tokenizer_config.json, has it under `chat_template`.
+
+    Raises:
+        OptionError: There is no such file, or no template in it.
+    """
+    if isinstance(given, str) and ("{{" in given or "{%" in given):
+        return given
+    path = expand(given, OptionError, "chat_template")
+    try:
+        text: Any = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise OptionError(f"chat_template {shorten(path)}: expected a file of text, found {error}") from error
+    if path.suffix == ".json":
+        text = read_json(path).get("chat_template")
+    if not isinstance(text, str) or not text.strip():
+        raise OptionError(f"chat_template {shorten(path)}: expected a Jinja template, found none")
+    return text
 
 
 @contextmanager

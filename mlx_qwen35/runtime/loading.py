@@ -33,6 +33,7 @@ from mlx_qwen35.patches.widening import widen, widened_bytes
 from mlx_qwen35.paths import expand
 from mlx_qwen35.prompts.images import check_pixels
 from mlx_qwen35.prompts.tokenizer import Tokenizer
+from mlx_qwen35.prompts.tokenizer_files import read_chat_template
 from mlx_qwen35.runtime.admission import MemoryAdmission
 from mlx_qwen35.runtime.decoder import Decoder
 from mlx_qwen35.runtime.estimates import default_limit, machine_memory
@@ -80,6 +81,7 @@ class LoadOptions:
     kv_group_size: Any = None
     prompt_cache_dir_bytes: Any = None
     prompt_cache_write_bytes: Any = None
+    chat_template: Any = None
 
 
 @dataclass(frozen=True)
@@ -177,9 +179,10 @@ def load(options: LoadOptions) -> Loaded:
     limit = options.memory_limit
     limit = default_limit() if limit is None else whole_number("memory_limit", limit, 1)
     kept_on_disk = DiskOptions.of(options, budget)
+    template = None if options.chat_template is None else read_chat_template(options.chat_template)
     checkpoint = Checkpoint.open(find_checkpoint(options.path_or_hub_id, revision=options.revision))
     guard = _checked(checkpoint, options.max_context, limit, kv)
-    tokenizer = Tokenizer(checkpoint.directory, checkpoint.eos_token_ids, checkpoint.config.text.vocab_size)
+    tokenizer = _tokenizer(checkpoint, template)
     ledger = Ledger(limit, parent=process_ledger())
     ledger.take("weights", guard.weights, place="checkpoint")
     thread = MlxThread()
@@ -333,6 +336,27 @@ def _make_module(checkpoint: Checkpoint, head: MtpHead, dtype_size: int) -> Any:
     for _ in materialise(module, checkpoint.directory):
         pass
     return module
+
+
+def _tokenizer(checkpoint: Checkpoint, template: str | None) -> Tokenizer:
+    """The checkpoint's, with another chat template where one is given.
+
+    Raises:
+        OptionError: That is none.
+    """
+    vocab_size = checkpoint.config.text.vocab_size
+    tokenizer = Tokenizer(checkpoint.directory, checkpoint.eos_token_ids, vocab_size, template)
+    if template is not None:
+        # Slow to import.
+        from jinja2 import TemplateError
+
+        try:
+            variables = tokenizer.template.variables
+        except TemplateError as error:
+            raise OptionError(f"chat_template: expected a Jinja template, found {error}") from error
+        if "messages" not in variables:
+            raise OptionError("chat_template: expected a Jinja template of messages, found one that does not read them")
+    return tokenizer
 
 
 def _layout(thread: MlxThread, decoder: "ref[Decoder]") -> StateLayout:

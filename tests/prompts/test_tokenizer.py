@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from mlx_qwen35.checkpoints.files import BOX
-from mlx_qwen35.errors import CheckpointError, PromptError
+from mlx_qwen35.errors import CheckpointError, OptionError, PromptError
 from mlx_qwen35.prompts.tokenizer import CLOSE, OPEN, Tokenizer
+from mlx_qwen35.prompts.tokenizer_files import read_chat_template
 from tests.tiny import CONTROL_TOKENS, IDS, VOCAB_SIZE, write_tokenizer
 
 
@@ -289,6 +290,40 @@ def test_a_tokenizer_whose_tokens_are_no_bytes_is_refused(tmp_path: Path) -> Non
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match="expected a byte-level tokenizer as Qwen's, found a decoder Metaspace"):
         Tokenizer(tmp_path)
+
+
+TEMPLATE = "{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("given.jinja", TEMPLATE),
+        ("given", f"\ufeff{TEMPLATE}"),
+        ("tokenizer_config.json", json.dumps({"chat_template": TEMPLATE})),
+    ],
+)
+def test_a_chat_template_may_lie_in_a_file_of_its_own(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    assert [read_chat_template(given) for given in (path, str(path), TEMPLATE)] == [TEMPLATE] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "found"),
+    [
+        ("empty.jinja", b" \n", "expected a Jinja template, found none"),
+        ("other.json", b"{}", "expected a Jinja template, found none"),
+        ("picture.png", b"\x89PNG\xff", "expected a file of text, found"),
+        ("missing.jinja", None, "expected a file of text, found"),
+    ],
+)
+def test_what_is_no_chat_template_is_refused(tmp_path: Path, name: str, data: bytes | None, found: str) -> None:
+    path = tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(OptionError, match=f"chat_template .*{name}: {found}"):
+        read_chat_template(path)
 
 
 def test_of_several_chat_templates_the_default_one_is_used(tmp_path: Path) -> None:
