@@ -13,6 +13,7 @@ from mlx_qwen35.cli.options import (
     add_model_flags,
     generation_arguments,
     load_kit,
+    rendering_arguments,
     video_options,
 )
 from mlx_qwen35.errors import MediaError, Qwen35Error
@@ -54,13 +55,13 @@ def run(options: argparse.Namespace) -> None:
     from mlx_qwen35.cli.screen import Screen
     from mlx_qwen35.cli.terminal import quiet_typing
 
-    answering = generation_arguments(options)
-    conversation = Conversation(options.system_prompt, options.think, options.reasoning_effort)
+    answering, rendering = generation_arguments(options), rendering_arguments(options)
+    conversation = Conversation(options.system_prompt, rendering["enable_thinking"], rendering["reasoning_effort"])
     conversation.attach(*options.image)
     screen = Screen(markdown=not options.plain)
     with quiet_typing(), load_kit(options) as kit:
         chat = Chat(kit, conversation, screen, answering)
-        chat.of_videos = video_options(options)
+        chat.of_videos, chat.variables = video_options(options), rendering["chat_template_kwargs"]
         chat.attach(*map(Path, options.video))
         chat.reads_ahead = options.prefill_ahead and screen.on_terminal
         lines = open_lines(options.history, chat.commands.completable(), screen.say)
@@ -96,10 +97,16 @@ class Chat:
         self.reads_ahead = False
         # What the flags say of videos, as a video part says it.
         self.of_videos: dict[str, Any] = {}
+        # Of the chat template.
+        self.variables: dict[str, Any] = {}
         self.commands = Commands(self)
         self._ahead: threading.Thread | None = None
         self._typed = threading.Event()
         self._lines: Lines | None = None
+
+    def rendering(self) -> dict[str, Any]:
+        """What `ModelKit.process_prompt` and `prefill_ahead` need to know beside the messages."""
+        return {**self.conversation.reasoning(), "chat_template_kwargs": self.variables}
 
     def talk(self, lines: "Lines") -> None:
         """Handle every line until they end, or one of them leaves."""
@@ -203,7 +210,7 @@ class Chat:
 
     def _read_ahead(self) -> None:
         step = self.arguments.get("prefill_step_size")
-        settings = {**self.conversation.reasoning(), **({"prefill_step_size": step} if step else {})}
+        settings = {**self.rendering(), **({"prefill_step_size": step} if step else {})}
         messages = self.conversation.messages()
 
         def read() -> None:
@@ -255,7 +262,7 @@ class Chat:
         last = None
         try:
             prompt = self.kit.process_prompt(
-                self.conversation.messages(), on_frames=self.screen.on_decoded, **self.conversation.reasoning()
+                self.conversation.messages(), on_frames=self.screen.on_decoded, **self.rendering()
             )
             screen = self.screen
             chunks = self.kit.stream(

@@ -157,7 +157,7 @@ class Commands:
     def _thinks(self) -> bool:
         """Whether answers begin with reasoning as things are; the template decides until somebody does."""
         question = [{"role": "user", "content": "?"}]
-        return self._chat.kit.process_prompt(question, **self._chat.conversation.reasoning()).in_reasoning
+        return self._chat.kit.process_prompt(question, **self._chat.rendering()).in_reasoning
 
     def _effort(self, argument: str) -> str:
         conversation = self._chat.conversation
@@ -254,7 +254,7 @@ class Commands:
         """How the next prompt will begin, whatever the user asks."""
         conversation = self._chat.conversation
         messages = [*conversation.messages(), {"role": "user", "content": "?"}]
-        return self._chat.kit.process_prompt(messages, **conversation.reasoning())
+        return self._chat.kit.process_prompt(messages, **self._chat.rendering())
 
     def _load(self, argument: str) -> str:
         from mlx_qwen35.cli.conversation import Conversation

@@ -37,7 +37,7 @@ class Conversation:
         return [*system, *self.turns]
 
     def reasoning(self) -> dict[str, Any]:
-        """What `ModelKit.process_prompt` and `prefill_ahead` need to know about reasoning."""
+        """What `Chat.rendering` says about reasoning."""
         return {"enable_thinking": self.thinking, "reasoning_effort": self.effort}
 
     def attach(self, *paths: str | Path) -> None:

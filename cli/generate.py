@@ -14,6 +14,7 @@ from mlx_qwen35.cli.options import (
     add_model_flags,
     generation_arguments,
     load_kit,
+    rendering_arguments,
     video_options,
 )
 from mlx_qwen35.errors import OptionError
@@ -73,9 +74,8 @@ def run(options: argparse.Namespace) -> None:
     messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
     if options.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": options.system_prompt})
-    answering = generation_arguments(options)
+    answering, rendering = generation_arguments(options), rendering_arguments(options)
     with load_kit(options) as kit:
-        rendering = {"enable_thinking": options.think, "reasoning_effort": options.reasoning_effort}
         if options.json:
             prompt = kit.process_prompt(messages, **rendering)
             result = kit.generate(prompt, **answering)

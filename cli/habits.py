@@ -18,27 +18,14 @@ FLAGS: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("--parallel", "-np"), ("--max-rows",)),
     "--alias": ("--served-model-name",),
     **dict.fromkeys(("--eos-tokens", "--extra-eos-token"), ("--stop",)),
-    "--thinking-budget": ("--reasoning-effort",),
-    **dict.fromkeys(("--chat-template-config", "--chat-template-args"), ("--think", "--no-think")),
 }
 # What needs no flag.
 NEEDLESS = {
     "--trust-remote-code": "not needed: no code of a checkpoint is run",
     "--revision": "models pull ID --revision downloads one",
 }
-_OPTIONS = (
-    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
-    "stop", "max_tokens", "reasoning_effort", "thinking_budget", "enable_thinking",
-)  # fmt: skip
-# Of `serve`: a server of mlx-lm has them as defaults, and a chat here as flags.
-PER_REQUEST = {
-    **{f"--{name.replace('_', '-')}": name for name in _OPTIONS},
-    "--temp": "temperature",
-    "-m": "max_tokens",
-    **dict.fromkeys(("--think", "--no-think"), "enable_thinking"),
-    "--system-prompt": "messages",
-    **dict.fromkeys(("--chat-template-args", "--chat-template-kwargs"), "chat_template_kwargs"),
-}
+# Of `serve`, which a chat has as flags.
+PER_REQUEST = {"--system-prompt": "messages"}
 # Other programs' commands.
 COMMANDS = {
     **dict.fromkeys(("server", "start"), "serve"),

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from mlx_qwen35.cli.options import KEY_VARIABLE, add_model_flags, model_of
+from mlx_qwen35.cli.options import KEY_VARIABLE, add_answer_flags, add_model_flags, model_of
 from mlx_qwen35.cli.programs import PATIENCE, PROGRAMS, Connection, Setup
 from mlx_qwen35.errors import OptionError
 
@@ -39,10 +39,11 @@ def add_parser(commands: Any) -> None:
         usage="mlx-qwen35 launch [flags] PROGRAM [flags] [-- ARGUMENT ...]",
     )
     add_model_flags(parser)
+    add_answer_flags(parser.add_argument_group("answers", "where the program says nothing else"))
     parser.add_argument(
         "--url",
-        help=f"a server that runs, its key in {KEY_VARIABLE}; default: {URL}, where one is there and no flag names "
-        "a model",
+        help=f"a server that runs, its key in {KEY_VARIABLE}; default: {URL}, where one is there and no flag asks "
+        "for another",
     )
     parser.add_argument("program", choices=tuple(PROGRAMS), metavar="PROGRAM", help=", ".join(PROGRAMS))
     # What stands behind --: the command line takes it away first, because versions of argparse differ in that.
@@ -156,17 +157,19 @@ def started(options: argparse.Namespace, place: Path) -> Iterator[Connection]:
 
 
 def server_arguments(options: argparse.Namespace) -> list[str]:
-    """The flags about the model, as they were given."""
+    """The flags about the model and its answers, as they were given."""
     parser = argparse.ArgumentParser(add_help=False)
     add_model_flags(parser)
+    add_answer_flags(parser)
     found: list[str] = []
-    for name in vars(parser.parse_args([])):
-        value = getattr(options, name)
-        if value is True:
-            found.append(f"--{name.replace('_', '-')}")
-        elif value not in (None, False):
+    for action in parser._actions:
+        flag, value = action.option_strings[0], getattr(options, action.dest)
+        if action.nargs == 0:
+            found += [flag] if value is action.const else []
+        elif value != action.default:
             # With a sign of equality, a value may begin with a dash.
-            found.append(f"--{name.replace('_', '-')}={value}")
+            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+            found += [f"{flag}={one}" for one in values]
     return found
 
 

@@ -1,6 +1,7 @@
 """Flags that several commands share, under the names of mlx-lm's and mlx-vlm's."""
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from mlx_qwen35 import ModelKit
 
 from mlx_qwen35.cli.habits import hint
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.efforts import EFFORTS
 
 MODEL_VARIABLE = "MLX_QWEN35_MODEL"
@@ -75,6 +78,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIRECTORY",
         help="directory of an adapter made by mlx_lm.lora, mlx-vlm or peft; default: none",
     )
+    parser.add_argument(
+        "--chat-template", "--chat-template-file", metavar="FILE",
+        help="Jinja template in place of the checkpoint's own, or its text; default: its own",
+    )  # fmt: skip
     parser.add_argument(
         "--max-pixels", type=int, metavar="N",
         help="at most this many pixels per image after resizing; default: as the checkpoint has it",
@@ -158,7 +165,17 @@ def size(text: str) -> int:
 
 
 def add_generation_flags(parser: argparse.ArgumentParser) -> None:
-    """How an answer is written; what is not given comes from generation_config.json."""
+    """How one answer, or those of one conversation, are written."""
+    add_answer_flags(parser)
+    parser.add_argument(
+        "--prefill-step-size", type=int, metavar="N",
+        help="tokens of the prompt that are read at once; default: 2048, on the CPU 512",
+    )  # fmt: skip
+    parser.add_argument("--system-prompt", metavar="TEXT", help="system message; default: none")
+
+
+def add_answer_flags(parser: argparse._ActionsContainer) -> None:
+    """How answers are written; what is not given comes from generation_config.json."""
     own = "default: as the checkpoint has it"
     parser.add_argument(
         "--max-tokens", "-m", type=int, metavar="N", help=f"at most this many tokens in the answer; {own}, or else 4096"
@@ -190,11 +207,11 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help="end the answer at this text; repeatable; default: none"
     )
-    parser.add_argument(
-        "--prefill-step-size", type=int, metavar="N",
-        help="tokens of the prompt that are read at once; default: 2048, on the CPU 512",
-    )  # fmt: skip
-    parser.add_argument("--system-prompt", metavar="TEXT", help="system message; default: none")
+    _add_thinking_flags(parser)
+
+
+def _add_thinking_flags(parser: argparse._ActionsContainer) -> None:
+    """Whether answers begin with reasoning, and what else the chat template may be told."""
     thinking = parser.add_mutually_exclusive_group()
     thinking.add_argument(
         "--think",
@@ -211,6 +228,43 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
         choices=EFFORTS,
         help="how much to think; the template decides what that means; default: not said",
     )
+    parser.add_argument(
+        "--thinking-budget", type=int, metavar="N",
+        help="at most this many tokens of reasoning; default: what the effort says, or no limit",
+    )  # fmt: skip
+    # The further names are those of mlx_lm.server, mlx_lm.generate and vLLM.
+    parser.add_argument(
+        "--chat-template-kwargs", "--chat-template-args", "--chat-template-config", "--default-chat-template-kwargs",
+        type=variables, default={}, metavar="JSON",
+        help='variables of the chat template, like \'{"preserve_thinking": true}\'; default: none',
+    )  # fmt: skip
+
+
+def variables(text: str) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, found {shorten(repr(text))}")
+    return found
+
+
+def rendering_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `ModelKit.process_prompt` that the flags set.
+
+    Raises:
+        OptionError: Flags contradict each other.
+    """
+    template = dict(options.chat_template_kwargs)
+    think, effort = options.think, options.reasoning_effort
+    if "enable_thinking" in template:
+        wanted = template.pop("enable_thinking")
+        if not isinstance(wanted, bool) or effort is not None or think not in (None, wanted):
+            raise OptionError("chat_template_kwargs: expected one word on whether to think, and true or false")
+        think = wanted
+    return {"enable_thinking": think, "reasoning_effort": effort, "chat_template_kwargs": template}
 
 
 def video_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -224,6 +278,7 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
 
     Raises:
         CheckpointError: It cannot be loaded.
+        OptionError: Its chat template has no such variables.
     """
     from mlx_qwen35 import ModelKit
     from mlx_qwen35.cli.compiling import watch_compiler
@@ -231,6 +286,7 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
     kit = ModelKit.load(
         model_of(options),
         adapter_path=options.adapter_path,
+        chat_template=options.chat_template,
         max_pixels=options.max_pixels,
         prompt_cache_bytes=options.prompt_cache_bytes,
         prompt_cache_dir=options.prompt_cache_dir,
@@ -246,6 +302,9 @@ def load_kit(options: argparse.Namespace) -> "ModelKit":
         kv_bits=options.kv_bits,
         kv_group_size=options.kv_group_size,
     )
+    if unknown := sorted(set(rendering_arguments(options)["chat_template_kwargs"]) - kit.tokenizer.settable_variables):
+        kit.close()
+        raise OptionError(f"chat_template_kwargs: the chat template has no {', '.join(unknown)}")
     watch_compiler(kit)
     return kit
 
@@ -294,10 +353,11 @@ def generation_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed,
         "stop": options.stop,
         "prefill_step_size": options.prefill_step_size,
+        "thinking_budget": options.thinking_budget,
     }
     given = {name: value for name, value in given.items() if value is not None}
     check_stop(given.get("stop"))
-    for name in ("max_tokens", "prefill_step_size"):
-        whole_number(name, given.get(name, 1), 1)
+    for name, least in (("max_tokens", 1), ("prefill_step_size", 1), ("thinking_budget", 0)):
+        whole_number(name, given.get(name, 1), least)
     SamplingOptions(**{field.name: given[field.name] for field in fields(SamplingOptions) if field.name in given})
     return given

@@ -8,10 +8,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_qwen35.cli.options import KEY_VARIABLE, add_model_flags, load_kit, model_of, size
+from mlx_qwen35.cli.options import (
+    KEY_VARIABLE,
+    add_answer_flags,
+    add_model_flags,
+    generation_arguments,
+    load_kit,
+    model_of,
+    rendering_arguments,
+    size,
+)
 from mlx_qwen35.errors import OptionError
 
 if TYPE_CHECKING:
+    from mlx_qwen35.server.generation import AnswerDefaults
     from mlx_qwen35.server.settings import Settings
 
 PORT = 8080
@@ -63,6 +73,7 @@ def add_parser(commands: Any) -> None:
         "--max-stored-bytes", type=size, default=64 * 2**20, metavar="SIZE", help="all of them; default: 64MiB"
     )
     _add_media_limits(parser)
+    add_answer_flags(parser.add_argument_group("answers", "where a request says nothing else"))
     parser.add_argument(
         "--log-level", type=str.lower, choices=("debug", "info", "warning", "error"), default="info",
         help="from where on the log tells; default: info",
@@ -122,7 +133,7 @@ def run(options: argparse.Namespace) -> None:
         options.allow_remote_media, directory and directory.expanduser(), max_images=options.max_images,
         max_videos=options.max_videos, max_video_bytes=options.max_video_bytes,
     )  # fmt: skip
-    settings = settings_of(options)
+    settings, defaults = settings_of(options), defaults_of(options)
     limits = {name: getattr(options, name) for name in ("max_rows", "max_waiting", "prefill_step_size")}
     sockets = listen(options.host, options.port)
     # When uvicorn has stopped after a signal, it raises that signal once more: as an exception here, so that
@@ -133,7 +144,8 @@ def run(options: argparse.Namespace) -> None:
             _tell(f"--host {options.host} lets in who reaches this machine, and no key is set; {KEY_VARIABLE} sets one")
         with load_kit(options) as kit:
             engine = Engine(kit, **{name: value for name, value in limits.items() if value is not None})
-            app = make_app(GenerationService(engine, policy, timeout=options.timeout), settings)
+            service = GenerationService(engine, policy, timeout=options.timeout, defaults=defaults)
+            app = make_app(service, settings)
             url = url_of(options.host, sockets[0].getsockname()[1])
             server = Server(
                 app, engine, patience=min(30.0, options.timeout),
@@ -164,6 +176,24 @@ def settings_of(options: argparse.Namespace) -> "Settings":
         hosts=(options.host, *options.allowed_hosts),
         origins=[one for several in options.allowed_origins for one in several],
     )
+
+
+def defaults_of(options: argparse.Namespace) -> "AnswerDefaults":
+    """What the flags say about answers.
+
+    Raises:
+        OptionError: One is out of range.
+    """
+    from mlx_qwen35.server.generation import AnswerDefaults
+
+    answering, rendering = generation_arguments(options), rendering_arguments(options)
+    # The engine reads prompts of several requests in turns, in steps of its own.
+    answering.pop("prefill_step_size", None)
+    budget = answering.pop("thinking_budget", None)
+    return AnswerDefaults(
+        answering, rendering["enable_thinking"], rendering["reasoning_effort"], budget,
+        rendering["chat_template_kwargs"],
+    )  # fmt: skip
 
 
 def tell_addresses(url: str, name: str) -> None:

@@ -9,6 +9,8 @@ from mlx_qwen35.paths import shorten
 
 EffortName = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS = get_args(EffortName)
+# With these no reasoning comes.
+THOUGHTLESS = ("none", "minimal")
 # Where the template knows no effort, the model thinks or does not; a lower effort is a limit on the tokens of it.
 _BUDGETS = {"low": 1024, "medium": 8192}
 # As Qwen3.8's template names them; the highest stands for all above.
@@ -59,7 +61,7 @@ def understand_effort(effort: Any, template_variables: Set[str]) -> Effort:
     """
     if effort not in EFFORTS:
         raise OptionError(f"reasoning_effort: expected one of {', '.join(EFFORTS)}, found {shorten(repr(effort))}")
-    if effort in ("none", "minimal"):
+    if effort in THOUGHTLESS:
         return Effort(False)
     if _VARIABLE in template_variables:
         return Effort(True, in_template=_IN_TEMPLATE.get(effort, "xhigh"))

@@ -1,11 +1,12 @@
 """What all protocols are translated to and from: a generation request, and the events of its answers."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_qwen35.answers.results import GenerationChunk
 from mlx_qwen35.answers.tool_calls import ToolCall
+from mlx_qwen35.prompts.efforts import THOUGHTLESS
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,36 @@ class GenerationRequest:
     schema: Mapping[str, Any] | None = None
     n: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AnswerDefaults:
+    """What the operator has decided where a request says nothing.
+
+    Args:
+        options: Keyword arguments of `ModelKit.request`.
+        enable_thinking, effort, thinking_budget, template: See `GenerationRequest`.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    enable_thinking: bool | None = None
+    effort: str | None = None
+    thinking_budget: int | None = None
+    template: Mapping[str, Any] = field(default_factory=dict)
+
+    def fill(self, wanted: GenerationRequest) -> GenerationRequest:
+        """The request with what it left open; one that says whether, or how much, to think is not contradicted."""
+        given = {name: value for name, value in wanted.options.items() if value is not None}
+        template = {**self.template, **wanted.template}
+        filled = replace(wanted, options={**self.options, **given}, template=template)
+        if wanted.effort is not None:
+            return filled
+        if wanted.enable_thinking is None:
+            filled = replace(filled, enable_thinking=self.enable_thinking, effort=self.effort)
+        elif wanted.enable_thinking and self.effort not in THOUGHTLESS:
+            filled = replace(filled, effort=self.effort)
+        budget = self.thinking_budget if wanted.thinking_budget is None else wanted.thinking_budget
+        return replace(filled, thinking_budget=budget)
 
 
 @dataclass

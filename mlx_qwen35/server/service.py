@@ -18,6 +18,7 @@ from mlx_qwen35.answers.tool_calls import ToolCallParser
 from mlx_qwen35.errors import GenerationCancelled, OptionError
 from mlx_qwen35.prompts.prompt import Prompt
 from mlx_qwen35.server.generation import (
+    AnswerDefaults,
     DeltaEvent,
     FinishEvent,
     GenerationRequest,
@@ -75,11 +76,21 @@ class GenerationService:
         policy: Which images and videos may be fetched.
         timeout: Seconds that a request may take, from its first byte to its last answer's end.
         heartbeat: After so many seconds without news comes a `ProgressEvent`.
+        defaults: What counts where a request says nothing.
     """
 
-    def __init__(self, engine: Engine, policy: MediaPolicy, *, timeout: float = 600.0, heartbeat: float = 5.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        policy: MediaPolicy,
+        *,
+        timeout: float = 600.0,
+        heartbeat: float = 5.0,
+        defaults: AnswerDefaults | None = None,
+    ) -> None:
         self.engine, self.kit = engine, engine.kit
         self.policy, self.timeout, self.heartbeat = policy, timeout, heartbeat
+        self.defaults = defaults or AnswerDefaults()
         self.threads = PreparingThreads()
         # Where images come from may be slow, and videos are long: nobody's text waits behind them.
         self.media_threads = PreparingThreads()
@@ -88,12 +99,6 @@ class GenerationService:
     def grammars(self) -> Grammars:
         """Made on first use: takes a moment for a large vocabulary."""
         return Grammars(self.kit.tokenizer, self.kit.config.text.vocab_size)
-
-    @cached_property
-    def template_variables(self) -> frozenset[str]:
-        """What a request may set in the chat template: all that the template reads, less what is set here."""
-        own = {"messages", "tools", "documents", "add_generation_prompt", "enable_thinking"}
-        return self.kit.tokenizer.template_variables - own
 
     def reserve(self, answers: int) -> "list[Reservation]":
         """Places in the engine's queue, taken before anything is fetched, decoded or tokenised for them.
@@ -133,6 +138,7 @@ class GenerationService:
             Qwen35Error: Something about it is wrong.
             GenerationCancelled: The deadline has passed.
         """
+        wanted = self.defaults.fill(wanted)
         # Before the template copies them.
         check_size(list(wanted.tools), "tools")
         prompt = self._prompt(wanted, deadline)
@@ -158,7 +164,7 @@ class GenerationService:
         )
 
     def _prompt(self, wanted: GenerationRequest, deadline: float = math.inf) -> Prompt:
-        if unknown := sorted(set(wanted.template) - self.template_variables):
+        if unknown := sorted(set(wanted.template) - self.kit.tokenizer.settable_variables):
             raise OptionError(f"chat_template_kwargs: the chat template has no {', '.join(unknown)}")
         if not (isinstance(wanted.prompt, list) and wanted.prompt and isinstance(wanted.prompt[0], Mapping)):
             return self.kit.process_prompt(wanted.prompt)

@@ -20,6 +20,7 @@ from PIL import Image
 from mlx_qwen35.cli.chat_commands import SETTINGS
 from mlx_qwen35.cli.conversation import Conversation
 from mlx_qwen35.cli.main import parse
+from mlx_qwen35.prompts.tokenizer import Tokenizer
 from tests.cli.conftest import UNCOMPILED
 from tests.cli.test_commands import Done, run
 from tests.tiny import DENSE, Shape, write_checkpoint
@@ -394,6 +395,20 @@ def test_an_image_for_a_model_that_cannot_see_is_refused_at_once(tmp_path: Path,
     done = talk(model, f"/image {picture}\nhello\n", "-m", "2")
     assert "this checkpoint cannot see images" in done.stderr
     assert done.stderr.count("tokens/s") == 1
+
+
+def test_variables_of_the_template_are_those_of_every_turn(
+    checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
+) -> None:
+    """A saved chat does not hold them, as it does not hold the template."""
+    template = tmp_path / "own.jinja"
+    template.write_text("{% for message in messages %}{{ word }} {% endfor %}")
+    flags = ["--chat-template", str(template), "--chat-template-kwargs", '{"word": "hello hello hello"}', "-m", "1"]
+    lines = f"one\n/save {tmp_path}/chat.json\n/load {tmp_path}/chat.json\ntwo\n/regenerate\n"
+    done = talk(checkpoint_dir(DENSE), lines, *flags)
+    sizes = [int(size) for size in re.findall(r"(\d+) prompt tokens", done.stderr)]
+    expected = [len(Tokenizer(checkpoint_dir(DENSE)).encode("hello hello hello " * turns)) for turns in (1, 3, 3)]
+    assert sizes == expected
 
 
 def test_a_dropped_url_a_saved_picture_and_a_loaded_one(terminal: Terminal, picture: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from mlx_qwen35.cli.generate import comes_by_itself
 from mlx_qwen35.cli.main import main
 from mlx_qwen35.cli.options import size
 from mlx_qwen35.errors import CheckpointWarning
+from mlx_qwen35.prompts.tokenizer import Tokenizer
 from tests.cli.conftest import UNCOMPILED
 from tests.tiny import DENSE, MOE, Shape
 
@@ -204,6 +205,26 @@ def test_an_effort_reaches_the_prompt(
     assert main(["generate", "-p", "hi", "-m", "1", "--reasoning-effort", "low"]) == 0
     assert main(["generate", "-p", "hi", "-m", "1"]) == 0
     assert asked == ["low", None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What stands for an answer, with its prompt."""
+
+    prompt: list[int]
+
+
+def test_flags_of_the_template_reach_it(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = tmp_path / "own.jinja"
+    template.write_text("{% if enable_thinking %}<think>{% endif %}{{ greeting }} {{ messages[0].content[0].text }}")
+    monkeypatch.setattr("mlx_qwen35.ModelKit.generate", lambda kit, prompt, **_: Asked(prompt.input_ids.tolist()))
+    line = ["generate", "--model", model, "--json", "-p", "hi", "--chat-template", str(template)]
+    asked = []
+    for variables in ('{"greeting": "hello"}', '{"greeting": "hello", "enable_thinking": true}'):
+        with redirect_stdout(io.StringIO()) as out:
+            assert main([*line, "--chat-template-kwargs", variables]) == 0
+        asked.append(Tokenizer(Path(model)).decode(json.loads(out.getvalue())["prompt"]))
+    assert asked == ["hello hi", "<think>hello hi"]
 
 
 def test_the_model_may_be_named_by_the_environment(model: str) -> None:

@@ -28,9 +28,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("generate --n-predict=5", "--n-predict: see --max-tokens"),
         ("serve --draft-model a/b", "--draft-model: see --speculate, --mtp-model"),
         ("serve --parallel 4 --alias it", "--parallel: see --max-rows; --alias: see --served-model-name"),
-        ("serve --temp 0.7", "--temp: requests say it, as temperature"),
-        ("serve --no-think", "--no-think: requests say it, as enable_thinking"),
-        ("serve --chat-template-args {}", "--chat-template-args: requests say it, as chat_template_kwargs"),
+        ("serve --system-prompt hi", "--system-prompt: requests say it, as messages"),
         ("chat --trust-remote-code", "--trust-remote-code: not needed: no code of a checkpoint is run"),
         ("serve a/b", "a checkpoint comes behind --model"),
         ("generate hello", "a checkpoint comes behind --model, a prompt behind -p"),
@@ -64,12 +62,14 @@ def test_every_flag_and_command_that_is_named_exists() -> None:
     assert {line.split()[0] for line in habits.COMMANDS.values()} <= set(commands.choices or ())
 
 
-def test_a_chat_s_flags_of_an_answer_are_told_to_be_a_request_s() -> None:
+def test_a_chat_s_flags_of_an_answer_are_a_server_s_too_or_a_request_s() -> None:
     parser = argparse.ArgumentParser()
     add_generation_flags(parser)
     flags = {flag for action in parser._actions for flag in action.option_strings}
-    # The server has one of that name itself.
-    assert flags - {"-h", "--help", "--prefill-step-size"} <= set(habits.PER_REQUEST)
+    (commands,) = (action for action in build_parser()._actions if action.dest == "command")
+    assert isinstance(commands.choices, dict)
+    served = commands.choices["serve"]._option_string_actions
+    assert flags - served.keys() == set(habits.PER_REQUEST)
 
 
 def test_every_field_that_requests_have_exists() -> None:

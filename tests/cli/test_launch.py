@@ -273,15 +273,17 @@ def test_the_key_goes_to_no_server_of_others() -> None:
     assert launch.connect(url, "secret") is None
 
 
-def test_flags_of_the_model_reach_the_server() -> None:
-    given = ["--max-context", "100", "--memory-limit", "2GB", "--exact", "--gated-delta", "fast", "--model", "-m"]
-    given[-2:] = ["--model=-m"]
+def test_flags_of_the_model_and_of_answers_reach_the_server() -> None:
+    given = ["--max-context", "100", "--memory-limit", "2GB", "--exact", "--gated-delta", "fast", "--model=-m",
+             "--no-think", "--stop", "END", "--stop=-", "--temp", "0"]  # fmt: skip
+    given += ["--chat-template-kwargs", '{"a": "b c"}']
     options = parse(["launch", "claude", *given, "--", "--exact"])
     assert options.arguments == ["--exact"]
     passed = launch.server_arguments(options)
     again = parse(["serve", *passed])
-    for name in ("model", "max_context", "memory_limit", "exact", "gated_delta", "adapter_path"):
-        assert getattr(again, name) == getattr(options, name)
+    for name in ("model", "max_context", "memory_limit", "exact", "gated_delta", "adapter_path", "think", "stop",
+                 "temperature", "top_p", "chat_template_kwargs"):  # fmt: skip
+        assert getattr(again, name) == getattr(options, name), name
     assert launch.server_arguments(parse(["launch", "claude"])) == []
 
 

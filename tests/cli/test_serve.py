@@ -16,7 +16,8 @@ pytest.importorskip("uvicorn", reason="needs the server extra")
 from mlx_qwen35.bench.servers import serving
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.cli.main import build_parser
-from mlx_qwen35.cli.serve import origins, settings_of, tell_addresses
+from mlx_qwen35.cli.serve import defaults_of, origins, settings_of, tell_addresses
+from mlx_qwen35.server.generation import AnswerDefaults
 from tests.cli.test_commands import run
 
 SERVE = [sys.executable, "-m", "mlx_qwen35.cli.main", "serve"]
@@ -27,17 +28,17 @@ STOP_SECONDS = 60
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_it_starts_answers_and_stops(tmp_path: Path, how: signal.Signals, status: int) -> None:
     """No --model: the one in the package serves, and one line says so."""
-    command = [*SERVE, "--prompt-cache-dir", str(tmp_path), "--kv-bits", "8", "--log-level", "warning"]
+    flags = ["--prompt-cache-dir", str(tmp_path), "--kv-bits", "8", "--max-tokens", "4", "--log-level", "warning"]
     with tempfile.TemporaryFile() as log:
-        with serving(command, "serve", log) as server:
+        with serving([*SERVE, *flags], "serve", log) as server:
             connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=STOP_SECONDS)
-            body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "temperature": 0}
+            body = {"messages": [{"role": "user", "content": "Spell elephant."}], "temperature": 0}
             connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
             response = connection.getresponse()
             answer = json.load(response)
             connection.close()
             assert response.status == 200
-            assert answer["usage"]["completion_tokens"] <= 4
+            assert answer["usage"]["completion_tokens"] == 4
             server.process.send_signal(how)
             assert server.process.wait(timeout=STOP_SECONDS) == status
         log.seek(0)
@@ -88,6 +89,14 @@ def test_what_never_ends_does_not_keep_it_from_ending() -> None:
         (["--prompt-cache-bytes", "many"], "expected a size like 512MB"),
         (["--allow-local-media", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--allowed-origins", "chat.example"], "expected an origin like https://chat.example, found 'chat.example'"),
+        (["--top-p", "2"], "top_p: expected at least 0 and at most 1, found 2.0"),
+        (["--chat-template-kwargs", "[1]"], "expected a JSON object, found '[1]'"),
+        (["--chat-template-kwargs", '{"colour": 1}'], "chat_template_kwargs: the chat template has no colour"),
+        (
+            ["--no-think", "--chat-template-kwargs", '{"enable_thinking": true}'],
+            "expected one word on whether to think",
+        ),
+        (["--chat-template", "/nowhere.jinja"], "chat_template /nowhere.jinja: expected a file of text, found"),
         (["--host", "192.0.2.1"], "--host: expected an address of this machine, found '192.0.2.1'"),
     ],
 )
@@ -120,6 +129,16 @@ def test_an_open_server_without_a_key_is_told_in_one_line(host: str, key: str, w
         "mlx-qwen35: --host 0.0.0.0 lets in who reaches this machine, and no key is set; MLX_QWEN35_API_KEY sets one"
     )
     assert lines[:-1] == [warning] * warned
+
+
+def test_flags_of_an_answer_are_defaults_of_all() -> None:
+    line = ["serve", "--temp", "0.6", "--top-k", "20", "--max-tokens", "99", "--stop", "END", "--thinking-budget", "50",
+            "--chat-template-args", '{"enable_thinking": false, "preserve_thinking": true}']  # fmt: skip
+    assert defaults_of(build_parser().parse_args(line)) == AnswerDefaults(
+        {"temperature": 0.6, "top_k": 20, "max_tokens": 99, "stop": ["END"]}, enable_thinking=False,
+        thinking_budget=50, template={"preserve_thinking": True},
+    )  # fmt: skip
+    assert defaults_of(build_parser().parse_args(["serve", "--prefill-step-size", "64"])) == AnswerDefaults()
 
 
 def test_origins_may_be_one_by_one_or_with_commas() -> None:

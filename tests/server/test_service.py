@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import isfunction
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from mlx_qwen35 import Engine, ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.errors import GenerationCancelled, KitClosedError, OptionError
 from mlx_qwen35.server.generation import (
+    AnswerDefaults,
     DeltaEvent,
     FinishEvent,
     GenerationRequest,
@@ -467,6 +469,59 @@ def test_an_effort_says_whether_to_think_whatever_else_does(box: ModelKit, effor
         assert prepared.prompt.in_reasoning == (effort != "none")
     for thinks in (True, False):
         assert service.prepare(GenerationRequest(QUESTION, enable_thinking=thinks)).prompt.in_reasoning is thinks
+
+
+def test_what_a_request_says_comes_before_the_operator_s_defaults(box: ModelKit) -> None:
+    defaults = AnswerDefaults({"temperature": 0.7, "top_k": 20, "max_tokens": 7})
+    service = service_of(box, defaults=defaults)
+    given = {"temperature": 0.0, "top_k": None, "presence_penalty": 0.5}
+    found = [service.prepare(GenerationRequest(QUESTION, options=options)).requests[0] for options in ({}, given)]
+    assert [(one.options.temperature, one.options.top_k, one.max_tokens) for one in found] == [
+        (0.7, 20, 7),
+        (0.0, 20, 7),
+    ]
+    assert [one.options.presence_penalty for one in found] == [0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("defaults", "asked", "thinks", "budget"),
+    [
+        (AnswerDefaults(enable_thinking=False), {}, False, None),
+        (AnswerDefaults(enable_thinking=False), {"enable_thinking": True}, True, None),
+        (AnswerDefaults(enable_thinking=False), {"effort": "low"}, True, 1024),
+        (AnswerDefaults(effort="none"), {}, False, None),
+        (AnswerDefaults(effort="none"), {"enable_thinking": True}, True, None),
+        (AnswerDefaults(effort="low"), {}, True, 1024),
+        (AnswerDefaults(effort="low"), {"enable_thinking": True}, True, 1024),
+        (AnswerDefaults(effort="low"), {"enable_thinking": True, "thinking_budget": 9}, True, 9),
+        (AnswerDefaults(effort="low"), {"enable_thinking": False}, False, None),
+        (AnswerDefaults(effort="low"), {"effort": "high"}, True, None),
+        (AnswerDefaults(enable_thinking=True, thinking_budget=5), {}, True, 5),
+        (AnswerDefaults(enable_thinking=True, thinking_budget=5), {"thinking_budget": 6}, True, 6),
+        (AnswerDefaults(enable_thinking=True, thinking_budget=5), {"effort": "low"}, True, 1024),
+    ],
+)
+def test_the_operator_decides_on_thinking_where_a_request_leaves_it_open(
+    box: ModelKit, defaults: AnswerDefaults, asked: dict[str, Any], thinks: bool, budget: int | None
+) -> None:
+    prepared = service_of(box, defaults=defaults).prepare(GenerationRequest(QUESTION, **asked))
+    limits = prepared.requests[0].thinking_budget
+    assert prepared.prompt.in_reasoning is thinks
+    assert (None if limits is None else limits._budget) == budget
+
+
+def test_a_request_s_template_variables_come_before_the_operator_s(box: ModelKit) -> None:
+    filled = AnswerDefaults(template={"one": 1, "two": 2}).fill(GenerationRequest(QUESTION, template={"two": 3}))
+    assert filled.template == {"one": 1, "two": 3}
+
+
+def test_a_finished_prompt_goes_by_the_defaults_too(box: ModelKit) -> None:
+    """Where there is no template to tell of reasoning."""
+    defaults = AnswerDefaults({"max_tokens": 3}, enable_thinking=False, effort="low", template={"x": 1})
+    with pytest.raises(OptionError, match="the chat template has no x"):
+        service_of(box, defaults=defaults).prepare(GenerationRequest("Hello"))
+    request = service_of(box, defaults=replace(defaults, template={})).prepare(GenerationRequest("Hello")).requests[0]
+    assert request.max_tokens == 3
 
 
 def test_no_video_is_decoded_beyond_the_deadline(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
