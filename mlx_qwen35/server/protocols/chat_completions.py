@@ -246,7 +246,7 @@ def logprobs_of(delta: DeltaEvent, tokenizer: Tokenizer) -> dict[str, Any] | Non
         return None
     own = token_logprob(TokenLogprob(chunk.token, tokenizer.decode([chunk.token]), chunk.logprob), tokenizer)
     tops = [token_logprob(found, tokenizer) for found in chunk.top_logprobs or ()]
-    return {"content": [{**own, "top_logprobs": tops}]}
+    return {"content": [{**own, "top_logprobs": tops}], "refusal": None}
 
 
 async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[ChatCompletionRequest]) -> dict[str, Any]:
@@ -268,12 +268,14 @@ async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[ChatC
             ends[event.index] = event
     choices = []
     for index in range(count):
-        message: dict[str, Any] = {"role": "assistant", "content": texts[index] or (None if calls[index] else "")}
+        content = texts[index] or (None if calls[index] else "")
+        # OpenAI's types have a refusal in every message.
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if reasonings[index]:
             message |= {"reasoning_content": reasonings[index], "reasoning": reasonings[index]}
         if calls[index]:
             message["tool_calls"] = calls[index]
-        logprobs = {"content": scores[index]} if context.body.logprobs else None
+        logprobs = {"content": scores[index], "refusal": None} if context.body.logprobs else None
         reason = ends[index].reason
         choices.append({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason})
     usage = completion_usage([ends[index].usage for index in range(count)])
