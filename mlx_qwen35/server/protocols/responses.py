@@ -27,7 +27,7 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
 )
 from mlx_qwen35.server.protocols.response_items import Item, MessageItem, as_json, messages_of, resolved, sealed
-from mlx_qwen35.server.protocols.response_tools import NamedTool, Tool, call_item, choose, functions_of
+from mlx_qwen35.server.protocols.response_tools import NamedTool, Tool, call_item, choose, functions_of, shown
 from mlx_qwen35.server.stored import StoredResponse, StoredResponses
 from mlx_qwen35.server.wire import ApiError, Items, Whole, WireObject, invalid_request, sse
 
@@ -68,6 +68,11 @@ class Reasoning(WireObject):
         """Whether a summary is asked for."""
         return (self.summary or self.generate_summary or "none") != "none"
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """As answers repeat it."""
+        return {"effort": self.effort, "summary": (self.summary or self.generate_summary) if self.as_summary else None}
+
 
 class ResponsesRequest(GenerationBody):
     """The body of a request."""
@@ -97,6 +102,8 @@ class ResponsesRequest(GenerationBody):
     max_output_tokens: Whole | None = None
     temperature: float | None = None
     top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
 
     _resolved: list[Any] | None = PrivateAttr(None)
 
@@ -127,7 +134,8 @@ class ResponsesRequest(GenerationBody):
         schema = wanted.schema_ or {} if isinstance(wanted, SchemaFormat | ObjectFormat) else None
         functions = functions_of(self.tools or ())
         choice = choose(functions, self.tool_choice)
-        options = {"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p}
+        sampling = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+        options = {"max_tokens": self.max_output_tokens, **{name: getattr(self, name) for name in sampling}}
         return [
             GenerationRequest(
                 prompt=messages,
@@ -179,6 +187,7 @@ class _Response:
 
     def __init__(self, context: AnswerContext[ResponsesRequest]) -> None:
         self._body, self._model, self._stored = context.body, context.model, context.stored
+        self._options = context.prepared.requests[0].options
         self._functions = functions_of(context.body.tools or ())
         self._seals = "reasoning.encrypted_content" in (context.body.include or ())
         self._id, self._created = new_id("resp_"), int(time.time())
@@ -189,18 +198,23 @@ class _Response:
         self._open: _Kind | None = None
 
     def head(self, status: str, end: FinishEvent | None = None) -> dict[str, Any]:
-        """The response object as it stands."""
-        body = self._body
+        """The response object as it stands, with all that OpenAI's and Open Responses' types have of one."""
+        body, options = self._body, self._options
         incomplete = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        labels = {name: (body.model_extra or {}).get(name) for name in ("safety_identifier", "prompt_cache_key")}
         return {
             "id": self._id, "object": "response", "created_at": self._created, "model": self._model,
+            "completed_at": int(time.time()) if status == "completed" else None,
             "status": status, "error": None, "incomplete_details": incomplete, "output": self._output,
             "instructions": body.instructions, "metadata": body.metadata or {},
-            "parallel_tool_calls": body.parallel_tool_calls is not False, "temperature": body.temperature,
-            "top_p": body.top_p, "max_output_tokens": body.max_output_tokens, "store": self._stores,
-            "previous_response_id": body.previous_response_id,
+            "parallel_tool_calls": body.parallel_tool_calls is not False, "temperature": options.temperature,
+            "top_p": options.top_p, "presence_penalty": options.presence_penalty,
+            "frequency_penalty": options.frequency_penalty, "top_logprobs": 0,
+            "max_output_tokens": body.max_output_tokens, "max_tool_calls": None, "store": self._stores,
+            "background": False, "truncation": "disabled", "service_tier": "default", **labels,
+            "previous_response_id": body.previous_response_id, "reasoning": (body.reasoning or Reasoning()).shown,
             "tool_choice": "auto" if body.tool_choice is None else body.model_dump(exclude_none=True)["tool_choice"],
-            "tools": [tool.model_dump(exclude_none=True) for tool in body.tools or ()],
+            "tools": [shown(tool) for tool in body.tools or ()],
             "text": body.text.model_dump(by_alias=True, exclude_none=True) if body.text and body.text.format
             else {"format": {"type": "text"}},
             "usage": None if end is None else _usage(end.usage),

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from mlx_qwen35.server.generation import GenerationRequest
+from mlx_qwen35.server.protocols.response_items import as_json, listed
 from mlx_qwen35.server.protocols.responses import RESPONSES, ResponsesRequest
 from mlx_qwen35.server.wire import ApiError, unused_fields
 from tests.server.protocols.events import (
@@ -31,7 +32,7 @@ def translated(asked: Any = "hi", **fields: Any) -> GenerationRequest:
 
 
 def test_a_request_with_nothing_but_input() -> None:
-    options = {"max_tokens": None, "temperature": None, "top_p": None}
+    options = dict.fromkeys(("max_tokens", "temperature", "top_p", "presence_penalty", "frequency_penalty"))
     assert translated() == GenerationRequest(ASK, tools=[], options=options)
 
 
@@ -40,7 +41,8 @@ def test_a_request_with_everything() -> None:
     found = translated(
         instructions="Be kind.", tools=tools, tool_choice={"type": "function", "name": "f"}, parallel_tool_calls=False,
         text={"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}, reasoning={"effort": "low"},
-        max_output_tokens=9, temperature=0.5, top_p=0.25, metadata={"a": "b"}, store=False,
+        max_output_tokens=9, temperature=0.5, top_p=0.25, presence_penalty=0.75, frequency_penalty=-0.5,
+        metadata={"a": "b"}, store=False,
     )  # fmt: skip
     function = {"name": "f", "description": "What it does.", "parameters": SCHEMA}
     assert found == GenerationRequest(
@@ -51,7 +53,13 @@ def test_a_request_with_everything() -> None:
         parallel_tool_calls=False,
         effort="low",
         schema=SCHEMA,
-        options={"max_tokens": 9, "temperature": 0.5, "top_p": 0.25},
+        options={
+            "max_tokens": 9,
+            "temperature": 0.5,
+            "top_p": 0.25,
+            "presence_penalty": 0.75,
+            "frequency_penalty": -0.5,
+        },
     )
 
 
@@ -147,8 +155,11 @@ def response(status: str = "completed", output: list[Any] | None = None, **field
     return {
         "id": id_of("resp_", 1), "object": "response", "created_at": NOW, "model": "small", "status": status,
         "error": None, "incomplete_details": None, "output": output or [], "instructions": None, "metadata": {},
-        "parallel_tool_calls": True, "temperature": None, "top_p": None, "max_output_tokens": None, "store": False,
-        "previous_response_id": None,
+        "parallel_tool_calls": True, "temperature": 0.0, "top_p": 1.0, "max_output_tokens": None, "store": False,
+        "presence_penalty": 0.0, "frequency_penalty": 0.0, "top_logprobs": 0, "max_tool_calls": None,
+        "background": False, "truncation": "disabled", "service_tier": "default", "safety_identifier": None,
+        "prompt_cache_key": None, "reasoning": {"effort": None, "summary": None},
+        "completed_at": NOW if status == "completed" else None, "previous_response_id": None,
         "tool_choice": "auto", "tools": [], "text": {"format": {"type": "text"}}, "usage": USAGE, **fields,
     }  # fmt: skip
 
@@ -196,10 +207,61 @@ def test_an_answer_says_what_was_asked() -> None:
     asked = {
         "instructions": "Be kind.", "metadata": {"a": "b"}, "parallel_tool_calls": False, "temperature": 0.5,
         "top_p": 0.25, "max_output_tokens": 9, "tools": [tool], "tool_choice": {"type": "function", "name": "f"},
-        "text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}},
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}, "presence_penalty": 0.75,
+        "frequency_penalty": -0.5, "reasoning": {"effort": "low", "summary": "auto"}, "prompt_cache_key": "k",
+        "safety_identifier": "s",
     }  # fmt: skip
-    assert answered(finish(), **asked) == response(**asked)
+    assert answered(finish(), **asked) == response(
+        **asked,
+    ) | {"tools": [{"description": None, **tool}]}
     assert answered(finish(), tool_choice="required")["tool_choice"] == "required"
+
+
+def test_tools_come_back_with_what_their_types_always_have() -> None:
+    """OpenAI's type of a function has `strict` and `parameters`, null or not; what is not set of others is left out."""
+    function, custom = {"type": "function", "name": "f"}, {"type": "custom", "name": "g"}
+    hosted = {"type": "web_search", "filters": {"allowed_domains": ["a"]}}
+    namespace = {"type": "namespace", "name": "n", "tools": [function]}
+    found = answered(finish(), tools=[function, custom, hosted, namespace])["tools"]
+    whole_function = {**function, "description": None, "parameters": None, "strict": None}
+    assert found == [whole_function, custom, hosted, namespace]
+
+
+def test_reasoning_is_told_as_it_was_asked_for() -> None:
+    for asked, told in (
+        ({"effort": "high"}, {"effort": "high", "summary": None}),
+        ({"generate_summary": "concise"}, {"effort": None, "summary": "concise"}),
+        ({"summary": "none"}, {"effort": None, "summary": None}),
+    ):
+        assert answered(finish(), reasoning=asked)["reasoning"] == told
+
+
+def test_a_conversation_is_listed_as_items_of_parts() -> None:
+    """As OpenAI's types have them: whatever a client sent in short."""
+    given = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": [{"type": "input_text", "text": "b"}, {"type": "input_image", "image_url": "u"}]},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "c"}], "status": "incomplete"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "d"},
+    ]
+    items = [listed(item) for item in as_json(ResponsesRequest.model_validate({"input": given}).items)]
+    text = {"type": "output_text", "annotations": [], "logprobs": []}
+    assert [item.pop("content", None) for item in items] == [
+        [{"type": "input_text", "text": "hi"}],
+        [{**text, "text": "a"}],
+        [
+            {"type": "input_text", "text": "b", "refusal": ""},
+            {"type": "input_image", "image_url": "u", "detail": "auto"},
+        ],
+        [{**text, "text": "c", "refusal": ""}],
+        None,
+    ]
+    assert [(item["type"], item["status"]) for item in items] == [
+        ("message", "completed"), ("message", "completed"), ("message", "completed"), ("message", "incomplete"),
+        ("function_call_output", "completed"),
+    ]  # fmt: skip
+    assert all(item["id"] for item in items)
 
 
 def parts(*events: Any, **fields: Any) -> list[Any]:
@@ -214,8 +276,8 @@ def event(kind: str, **data: Any) -> dict[str, Any]:
     return {"type": f"response.{kind}", **data}
 
 
-def begun() -> list[Any]:
-    head = response("in_progress", usage=None)
+def begun(**fields: Any) -> list[Any]:
+    head = response("in_progress", usage=None, **fields)
     return [event("created", response=head), event("in_progress", response=head)]
 
 
@@ -269,8 +331,9 @@ def test_reasoning_comes_as_its_summary_where_that_is_asked_for() -> None:
     part = {"type": "summary_text", "text": "so it"}
     item = {"type": "reasoning", "id": id_of("rs_", 2), "summary": [part], "status": "completed"}
     where = {"item_id": item["id"], "output_index": 0, "summary_index": 0}
+    told = {"reasoning": {"effort": None, "summary": "auto"}}
     assert parts(*events, reasoning={"summary": "auto"}) == [
-        *begun(),
+        *begun(**told),
         event("output_item.added", output_index=0, item={**item, "summary": [], "status": "in_progress"}),
         event("reasoning_summary_part.added", **where, part={**part, "text": ""}),
         event("reasoning_summary_text.delta", **where, delta="so"),
@@ -279,7 +342,7 @@ def test_reasoning_comes_as_its_summary_where_that_is_asked_for() -> None:
         event("reasoning_summary_part.done", **where, part=part),
         event("output_item.done", output_index=0, item=item),
         *written(1, "output_text", message(3, "a"), "a"),
-        event("completed", response=response(output=[item, message(3, "a")])),
+        event("completed", response=response(output=[item, message(3, "a")], **told)),
     ]
     for asked, texts in (
         ({"summary": "none"}, ("", "so it")), ({"summary": None}, ("", "so it")), ({"effort": "high"}, ("", "so it")),
