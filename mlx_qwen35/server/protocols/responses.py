@@ -18,9 +18,11 @@ from mlx_qwen35.server.generation import (
     ToolCallEvent,
     Usage,
 )
-from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody
+from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
 from mlx_qwen35.server.protocols.common import (
     ObjectFormat,
+    SamplingFields,
+    TemplateFields,
     TextFormat,
     new_id,
     openai_error,
@@ -74,7 +76,7 @@ class Reasoning(WireObject):
         return {"effort": self.effort, "summary": (self.summary or self.generate_summary) if self.as_summary else None}
 
 
-class ResponsesRequest(GenerationBody):
+class ResponsesRequest(TemplateFields, SamplingFields):
     """The body of a request."""
 
     without_effect: ClassVar = frozenset({
@@ -100,10 +102,6 @@ class ResponsesRequest(GenerationBody):
     include: Items[str] | None = None
     metadata: dict[str, JsonValue] | None = None
     max_output_tokens: Whole | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
 
     _resolved: list[Any] | None = PrivateAttr(None)
 
@@ -134,8 +132,7 @@ class ResponsesRequest(GenerationBody):
         schema = wanted.schema_ or {} if isinstance(wanted, SchemaFormat | ObjectFormat) else None
         functions = functions_of(self.tools or ())
         choice = choose(functions, self.tool_choice)
-        sampling = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
-        options = {"max_tokens": self.max_output_tokens, **{name: getattr(self, name) for name in sampling}}
+        template, enable_thinking = self.template()
         return [
             GenerationRequest(
                 prompt=messages,
@@ -143,9 +140,12 @@ class ResponsesRequest(GenerationBody):
                 strict_tools=functions.strict,
                 tool_choice=choice,
                 parallel_tool_calls=self.parallel_tool_calls is not False,
+                enable_thinking=enable_thinking,
+                template=template,
                 effort=self.reasoning.effort if self.reasoning else None,
+                thinking_budget=self.thinking_budget,
                 schema=schema,
-                options=options,
+                options={**self.sampling(), "max_tokens": self.max_output_tokens},
             )
         ]
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from mlx_qwen35.server.generation import GenerationRequest
+from mlx_qwen35.server.protocols.common import SamplingFields
 from mlx_qwen35.server.protocols.response_items import as_json, listed
 from mlx_qwen35.server.protocols.responses import RESPONSES, ResponsesRequest
 from mlx_qwen35.server.wire import ApiError, unused_fields
@@ -32,7 +33,7 @@ def translated(asked: Any = "hi", **fields: Any) -> GenerationRequest:
 
 
 def test_a_request_with_nothing_but_input() -> None:
-    options = dict.fromkeys(("max_tokens", "temperature", "top_p", "presence_penalty", "frequency_penalty"))
+    options = {"max_tokens": None, **SamplingFields().sampling()}
     assert translated() == GenerationRequest(ASK, tools=[], options=options)
 
 
@@ -55,12 +56,28 @@ def test_a_request_with_everything() -> None:
         schema=SCHEMA,
         options={
             "max_tokens": 9,
+            **SamplingFields().sampling(),
             "temperature": 0.5,
             "top_p": 0.25,
             "presence_penalty": 0.75,
             "frequency_penalty": -0.5,
         },
     )
+
+
+def test_what_other_servers_have_besides_is_honoured_as_in_chat_completions() -> None:
+    sampling = {
+        "top_k": 20, "min_p": 0.05, "repetition_penalty": 1.5, "seed": 3, "stop": ["x"], "logit_bias": {"7": -1.0},
+    }  # fmt: skip
+    asked = {**sampling, "enable_thinking": False, "thinking_budget": 5, "chat_template_kwargs": {"a": 1}}
+    found = translated(**asked)
+    assert found.options == {"max_tokens": None, **SamplingFields.model_validate(sampling).sampling()}
+    assert (found.enable_thinking, found.thinking_budget, found.template) == (False, 5, {"a": 1})
+    found = translated(chat_template_kwargs={"enable_thinking": False})
+    assert (found.enable_thinking, found.template) == (False, {})
+    with pytest.raises(ApiError, match=r"chat_template_kwargs\.enable_thinking: expected one bool"):
+        translated(enable_thinking=True, chat_template_kwargs={"enable_thinking": False})
+    assert unused_fields(ResponsesRequest.model_validate({"input": "hi", **asked})) == []
 
 
 def test_log_probabilities_that_are_not_there_are_refused() -> None:
