@@ -20,6 +20,7 @@ from mlx_qwen35.server.generation import (
 )
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
 from mlx_qwen35.server.protocols.common import (
+    ELSEWHERE,
     ObjectFormat,
     SamplingFields,
     TemplateFields,
@@ -84,6 +85,7 @@ class ResponsesRequest(TemplateFields, SamplingFields):
         "client_metadata", "stream_options", "max_tool_calls", "truncation", "prompt_cache_options",
     })  # fmt: skip
     refused: ClassVar = {
+        **{name: hint.replace("response_format", "text.format") for name, hint in ELSEWHERE.items()},
         "background": "send the request without it and wait for the answer",
         "conversation": "send the conversation itself, or previous_response_id",
         "prompt": "prompts are not stored here; send input and instructions",

@@ -1,5 +1,6 @@
 """OpenAI's responses as they come in and go out, field by field."""
 
+import re
 from typing import Any
 
 import pytest
@@ -78,6 +79,21 @@ def test_what_other_servers_have_besides_is_honoured_as_in_chat_completions() ->
     with pytest.raises(ApiError, match=r"chat_template_kwargs\.enable_thinking: expected one bool"):
         translated(enable_thinking=True, chat_template_kwargs={"enable_thinking": False})
     assert unused_fields(ResponsesRequest.model_validate({"input": "hi", **asked})) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("structured_outputs", {"regex": "a"}, "send text.format with a JSON schema"),
+        ("ignore_eos", True, "not supported"),
+        ("stop_token_ids", [7], "send stop or logit_bias"),
+    ],
+)
+def test_what_other_servers_have_and_answers_would_be_others_without_is_refused(
+    field: str, value: Any, told: str
+) -> None:
+    with pytest.raises(ApiError, match=f"^{field}: expected none: {re.escape(told)}$"):
+        unused_fields(ResponsesRequest.model_validate({"input": "hi", field: value}))
 
 
 def test_log_probabilities_that_are_not_there_are_refused() -> None:
