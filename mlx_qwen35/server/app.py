@@ -26,6 +26,7 @@ from mlx_qwen35.server.page_files import page, page_file
 from mlx_qwen35.server.protocols import PROTOCOLS, error_response
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, PromptBody
 from mlx_qwen35.server.protocols.messages import CountRequest
+from mlx_qwen35.server.protocols.response_items import listed
 from mlx_qwen35.server.protocols.responses import ResponsesRequest
 from mlx_qwen35.server.rendering import RENDER_PATH, RenderProcess, RenderRequest
 from mlx_qwen35.server.service import GenerationService, PreparedRequest
@@ -187,7 +188,8 @@ class Endpoints:
 
     async def stored_items(self, name: str, request: Request) -> Response:
         """The conversation before it."""
-        return JSONResponse(page_of(self._stored.get(name).items, request.query_params))
+        page = page_of(self._stored.get(name).items, request.query_params)
+        return JSONResponse({**page, "data": [listed(item) for item in page["data"]]})
 
     async def forget(self, name: str) -> Response:
         """Forget a response."""

@@ -21,9 +21,10 @@ from mlx_qwen35.server.protocols.chat_tools import AnyCall, Tool, ToolChoice, ch
 from mlx_qwen35.server.protocols.common import (
     ELSEWHERE,
     LABELS,
+    CompletionFields,
     MaxTokens,
     ObjectFormat,
-    SamplingFields,
+    TemplateFields,
     TextFormat,
     Thinking,
     completion_head,
@@ -105,7 +106,7 @@ class Reasoning(WireObject):
         return True if self.enabled is None and self.max_tokens else self.enabled
 
 
-class ChatCompletionRequest(SamplingFields):
+class ChatCompletionRequest(TemplateFields, CompletionFields):
     """The body of a request."""
 
     without_effect: ClassVar = LABELS | {"prediction", "verbosity", "web_search_options", "modalities"}
@@ -128,9 +129,6 @@ class ChatCompletionRequest(SamplingFields):
     reasoning_effort: EffortName | None = None
     reasoning: Reasoning | None = None
     thinking: Thinking | None = None
-    enable_thinking: bool | None = None
-    thinking_budget: Whole | None = Field(None, ge=0)
-    chat_template_kwargs: dict[str, JsonValue] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
 
@@ -142,12 +140,7 @@ class ChatCompletionRequest(SamplingFields):
             raise invalid_request("top_logprobs: expected logprobs to be true", "top_logprobs")
         if self.add_generation_prompt not in (None, not self.continue_final_message):
             raise invalid_request("add_generation_prompt: expected the opposite of continue_final_message")
-        template, enable_thinking = dict(self.chat_template_kwargs or {}), self.enable_thinking
-        if "enable_thinking" in template:
-            wanted = template.pop("enable_thinking")
-            if enable_thinking not in (None, wanted) or not isinstance(wanted, bool):
-                raise invalid_request("chat_template_kwargs.enable_thinking: expected one bool")
-            enable_thinking = wanted
+        template, enable_thinking = self.template()
         reasoning, thinking = self.reasoning or Reasoning(), self.thinking or Thinking(type="auto")
         enable_thinking = _one("enable_thinking", enable_thinking, "reasoning.enabled", reasoning.thinking)
         effort = _one("reasoning_effort", self.reasoning_effort, "reasoning.effort", reasoning.effort)
@@ -246,7 +239,7 @@ def logprobs_of(delta: DeltaEvent, tokenizer: Tokenizer) -> dict[str, Any] | Non
         return None
     own = token_logprob(TokenLogprob(chunk.token, tokenizer.decode([chunk.token]), chunk.logprob), tokenizer)
     tops = [token_logprob(found, tokenizer) for found in chunk.top_logprobs or ()]
-    return {"content": [{**own, "top_logprobs": tops}]}
+    return {"content": [{**own, "top_logprobs": tops}], "refusal": None}
 
 
 async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[ChatCompletionRequest]) -> dict[str, Any]:
@@ -268,12 +261,14 @@ async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[ChatC
             ends[event.index] = event
     choices = []
     for index in range(count):
-        message: dict[str, Any] = {"role": "assistant", "content": texts[index] or (None if calls[index] else "")}
+        content = texts[index] or (None if calls[index] else "")
+        # OpenAI's types have a refusal in every message.
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if reasonings[index]:
             message |= {"reasoning_content": reasonings[index], "reasoning": reasonings[index]}
         if calls[index]:
             message["tool_calls"] = calls[index]
-        logprobs = {"content": scores[index]} if context.body.logprobs else None
+        logprobs = {"content": scores[index], "refusal": None} if context.body.logprobs else None
         reason = ends[index].reason
         choices.append({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason})
     usage = completion_usage([ends[index].usage for index in range(count)])

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, JsonValue
 
 from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.answers.tool_calls import ToolCall
+from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.server.generation import ProgressEvent, Usage
 from mlx_qwen35.server.protocols.base import GenerationBody
@@ -72,10 +73,8 @@ class StreamOptions(WireObject):
 
 
 class SamplingFields(GenerationBody):
-    """What chat and plain completions have in common."""
+    """How tokens are chosen, and where an answer ends, in all of OpenAI's protocols."""
 
-    stream_options: StreamOptions | None = None
-    n: Whole | None = Field(None, ge=1, le=16)
     temperature: float | None = None
     top_p: float | None = None
     top_k: Whole | None = None
@@ -86,11 +85,6 @@ class SamplingFields(GenerationBody):
     logit_bias: dict[str, float] | None = None
     seed: Whole | None = None
     stop: str | Items[str] | None = None
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with its usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
 
     def sampling(self) -> dict[str, Any]:
         """Options of `ModelKit.request`.
@@ -115,10 +109,46 @@ class SamplingFields(GenerationBody):
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
         options["stop"] = stop and [text for text in stop if text]
         if self.logit_bias is not None:
-            if not all(token.isascii() and token.isdigit() and len(token) < 12 for token in self.logit_bias):
-                raise invalid_request("logit_bias: expected token ids as keys", "logit_bias")
+            for token in self.logit_bias:
+                if not (token.isascii() and token.isdigit() and len(token) < 12):
+                    found = shorten(token, 40)
+                    raise invalid_request(f"logit_bias: expected token ids as keys, found {found!r}", "logit_bias")
             options["logit_bias"] = {int(token): bias for token, bias in self.logit_bias.items()}
         return options
+
+
+class CompletionFields(SamplingFields):
+    """What chat and plain completions have in common."""
+
+    stream_options: StreamOptions | None = None
+    n: Whole | None = Field(None, ge=1, le=16)
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with its usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class TemplateFields(WireObject):
+    """What the chat template is told, as vLLM and others have it."""
+
+    enable_thinking: bool | None = None
+    thinking_budget: Whole | None = Field(None, ge=0)
+    chat_template_kwargs: dict[str, JsonValue] | None = None
+
+    def template(self) -> tuple[dict[str, JsonValue], bool | None]:
+        """The variables, and whether to think, which may stand among them.
+
+        Raises:
+            ApiError: Two places say different things about it, or it is neither yes nor no.
+        """
+        variables, enable_thinking = dict(self.chat_template_kwargs or {}), self.enable_thinking
+        if "enable_thinking" in variables:
+            wanted = variables.pop("enable_thinking")
+            if enable_thinking not in (None, wanted) or not isinstance(wanted, bool):
+                raise invalid_request("chat_template_kwargs.enable_thinking: expected one bool")
+            enable_thinking = wanted
+        return variables, enable_thinking
 
 
 def function_tool(name: str, description: str | None, parameters: Mapping[str, Any] | None) -> dict[str, Any]:

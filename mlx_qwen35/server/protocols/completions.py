@@ -13,8 +13,8 @@ from mlx_qwen35.server.protocols.common import (
     ELSEWHERE,
     IMPOSSIBLE,
     LABELS,
+    CompletionFields,
     MaxTokens,
-    SamplingFields,
     completion_head,
     openai_error,
     progress_comment,
@@ -25,7 +25,7 @@ from mlx_qwen35.server.wire import Items, Whole, invalid_request, sse
 MAX_PROMPTS = 16
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(CompletionFields):
     """The body of a request; control tokens in a prompt's text are control tokens."""
 
     without_effect: ClassVar = LABELS

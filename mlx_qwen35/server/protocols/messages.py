@@ -192,6 +192,11 @@ def _tool_use(call: ToolCall) -> dict[str, Any]:
     return {"type": "tool_use", "id": new_id("toolu_"), "name": call.name, "input": call.arguments}
 
 
+# Of every thinking block. Nothing is signed here, but clients send back as reasoning only what has one: pi makes text
+# of the others, and AI SDK leaves them out.
+_SIGNATURE = "mlx-qwen35"
+
+
 def _head(model: str) -> dict[str, Any]:
     return {"id": new_id("msg_"), "type": "message", "role": "assistant", "model": model}
 
@@ -211,7 +216,7 @@ async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[Messa
     assert end is not None
     content: list[dict[str, Any]] = []
     if reasoning:
-        content.append({"type": "thinking", "thinking": reasoning, "signature": ""})
+        content.append({"type": "thinking", "thinking": reasoning, "signature": _SIGNATURE})
     if text:
         content.append({"type": "text", "text": text})
     return {**_head(context.model), "content": [*content, *calls], **_stop(end), "usage": _usage(end.usage)}
@@ -252,8 +257,9 @@ class _Blocks:
         """End the open block, if there is one."""
         if not self._open:
             return []
+        last = [self._delta(type="signature_delta", signature=_SIGNATURE)] if self._open == "thinking" else []
         self._open = ""
-        return [_sse("content_block_stop", index=self._index)]
+        return [*last, _sse("content_block_stop", index=self._index)]
 
     def _start(self, block: dict[str, Any]) -> str:
         self._index += 1

@@ -15,6 +15,10 @@ from mlx_qwen35.server.protocols.functions import TEXT, flat_name
 from mlx_qwen35.server.stored import StoredResponses
 from mlx_qwen35.server.wire import Dropped, Items, WireObject, invalid_request, kind_of
 
+# What parts have in every answer, whether it came with them or not.
+_ALWAYS: dict[str, dict[str, Any]] = {
+    "output_text": {"annotations": [], "logprobs": []}, "input_image": {"detail": "auto"}
+}  # fmt: skip
 # In front of a reasoning that a client keeps for the server.
 _SEALED = "mlx-qwen35:"
 
@@ -301,3 +305,14 @@ def as_json(items: Sequence[Any]) -> list[dict[str, JsonValue]]:
         kept = item.model_dump(mode="json", exclude_none=True)
         out.append(kept if kept.get("id") else {**kept, "id": new_id(prefixes.get(item.type, "item_"))})
     return out
+
+
+def listed(item: dict[str, Any]) -> dict[str, Any]:
+    """A stored item as clients read it: a message's text as parts, and with what OpenAI's types always have."""
+    found = {"status": "completed", **item}
+    if item["type"] == "message":
+        answer, parts = item["role"] == "assistant", item["content"]
+        if isinstance(parts, str):
+            parts = [{"type": "output_text" if answer else "input_text", "text": parts}]
+        found["content"] = [{**_ALWAYS.get(part["type"], {}), **part} for part in parts]
+    return found

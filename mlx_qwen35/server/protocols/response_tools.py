@@ -80,6 +80,12 @@ def functions_of(tools: Sequence[Any]) -> Functions:
     return found
 
 
+def shown(tool: WireObject) -> dict[str, Any]:
+    """A tool as answers repeat it: the types of a function have its fields whether they were sent or not."""
+    always = dict.fromkeys(("description", "parameters", "strict")) if isinstance(tool, FunctionTool) else {}
+    return always | tool.model_dump(exclude_none=True)
+
+
 def choose(functions: Functions, choice: str | NamedTool | None) -> str | dict[str, str]:
     """What may or must be called; leaves those functions that may be.
 

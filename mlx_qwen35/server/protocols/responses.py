@@ -18,16 +18,19 @@ from mlx_qwen35.server.generation import (
     ToolCallEvent,
     Usage,
 )
-from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol, GenerationBody
+from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
 from mlx_qwen35.server.protocols.common import (
+    ELSEWHERE,
     ObjectFormat,
+    SamplingFields,
+    TemplateFields,
     TextFormat,
     new_id,
     openai_error,
     progress_comment,
 )
 from mlx_qwen35.server.protocols.response_items import Item, MessageItem, as_json, messages_of, resolved, sealed
-from mlx_qwen35.server.protocols.response_tools import NamedTool, Tool, call_item, choose, functions_of
+from mlx_qwen35.server.protocols.response_tools import NamedTool, Tool, call_item, choose, functions_of, shown
 from mlx_qwen35.server.stored import StoredResponse, StoredResponses
 from mlx_qwen35.server.wire import ApiError, Items, Whole, WireObject, invalid_request, sse
 
@@ -68,8 +71,13 @@ class Reasoning(WireObject):
         """Whether a summary is asked for."""
         return (self.summary or self.generate_summary or "none") != "none"
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """As answers repeat it."""
+        return {"effort": self.effort, "summary": (self.summary or self.generate_summary) if self.as_summary else None}
 
-class ResponsesRequest(GenerationBody):
+
+class ResponsesRequest(TemplateFields, SamplingFields):
     """The body of a request."""
 
     without_effect: ClassVar = frozenset({
@@ -77,6 +85,7 @@ class ResponsesRequest(GenerationBody):
         "client_metadata", "stream_options", "max_tool_calls", "truncation", "prompt_cache_options",
     })  # fmt: skip
     refused: ClassVar = {
+        **{name: hint.replace("response_format", "text.format") for name, hint in ELSEWHERE.items()},
         "background": "send the request without it and wait for the answer",
         "conversation": "send the conversation itself, or previous_response_id",
         "prompt": "prompts are not stored here; send input and instructions",
@@ -95,8 +104,6 @@ class ResponsesRequest(GenerationBody):
     include: Items[str] | None = None
     metadata: dict[str, JsonValue] | None = None
     max_output_tokens: Whole | None = None
-    temperature: float | None = None
-    top_p: float | None = None
 
     _resolved: list[Any] | None = PrivateAttr(None)
 
@@ -127,7 +134,7 @@ class ResponsesRequest(GenerationBody):
         schema = wanted.schema_ or {} if isinstance(wanted, SchemaFormat | ObjectFormat) else None
         functions = functions_of(self.tools or ())
         choice = choose(functions, self.tool_choice)
-        options = {"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p}
+        template, enable_thinking = self.template()
         return [
             GenerationRequest(
                 prompt=messages,
@@ -135,9 +142,12 @@ class ResponsesRequest(GenerationBody):
                 strict_tools=functions.strict,
                 tool_choice=choice,
                 parallel_tool_calls=self.parallel_tool_calls is not False,
+                enable_thinking=enable_thinking,
+                template=template,
                 effort=self.reasoning.effort if self.reasoning else None,
+                thinking_budget=self.thinking_budget,
                 schema=schema,
-                options=options,
+                options={**self.sampling(), "max_tokens": self.max_output_tokens},
             )
         ]
 
@@ -179,6 +189,7 @@ class _Response:
 
     def __init__(self, context: AnswerContext[ResponsesRequest]) -> None:
         self._body, self._model, self._stored = context.body, context.model, context.stored
+        self._options = context.prepared.requests[0].options
         self._functions = functions_of(context.body.tools or ())
         self._seals = "reasoning.encrypted_content" in (context.body.include or ())
         self._id, self._created = new_id("resp_"), int(time.time())
@@ -189,18 +200,23 @@ class _Response:
         self._open: _Kind | None = None
 
     def head(self, status: str, end: FinishEvent | None = None) -> dict[str, Any]:
-        """The response object as it stands."""
-        body = self._body
+        """The response object as it stands, with all that OpenAI's and Open Responses' types have of one."""
+        body, options = self._body, self._options
         incomplete = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        labels = {name: (body.model_extra or {}).get(name) for name in ("safety_identifier", "prompt_cache_key")}
         return {
             "id": self._id, "object": "response", "created_at": self._created, "model": self._model,
+            "completed_at": int(time.time()) if status == "completed" else None,
             "status": status, "error": None, "incomplete_details": incomplete, "output": self._output,
             "instructions": body.instructions, "metadata": body.metadata or {},
-            "parallel_tool_calls": body.parallel_tool_calls is not False, "temperature": body.temperature,
-            "top_p": body.top_p, "max_output_tokens": body.max_output_tokens, "store": self._stores,
-            "previous_response_id": body.previous_response_id,
+            "parallel_tool_calls": body.parallel_tool_calls is not False, "temperature": options.temperature,
+            "top_p": options.top_p, "presence_penalty": options.presence_penalty,
+            "frequency_penalty": options.frequency_penalty, "top_logprobs": 0,
+            "max_output_tokens": body.max_output_tokens, "max_tool_calls": None, "store": self._stores,
+            "background": False, "truncation": "disabled", "service_tier": "default", **labels,
+            "previous_response_id": body.previous_response_id, "reasoning": (body.reasoning or Reasoning()).shown,
             "tool_choice": "auto" if body.tool_choice is None else body.model_dump(exclude_none=True)["tool_choice"],
-            "tools": [tool.model_dump(exclude_none=True) for tool in body.tools or ()],
+            "tools": [shown(tool) for tool in body.tools or ()],
             "text": body.text.model_dump(by_alias=True, exclude_none=True) if body.text and body.text.format
             else {"format": {"type": "text"}},
             "usage": None if end is None else _usage(end.usage),

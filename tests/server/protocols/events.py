@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,10 @@ def context(
     """For a body as a client sends it; each prompt has as many answers as the body's `n` says."""
     model = protocol.body.model_validate(body)
     wanted = model.generation_requests()[0]
+    names = {field.name for field in fields(SamplingOptions)} - {"logit_bias", "seed"}
+    options = SamplingOptions(**{key: at for key, at in wanted.options.items() if key in names and at is not None})
     requests = tuple(
-        Request(Prompt(np.arange(lengths[prompt], dtype=np.int32)), SamplingOptions(), 5, 2)
+        Request(Prompt(np.arange(lengths[prompt], dtype=np.int32)), options, 5, 2)
         for prompt in range(prompts)
         for _ in range(wanted.n)
     )

@@ -263,7 +263,8 @@ SCORED = {
 
 def choice(index: int = 0, reason: str = "stop", logprobs: Any = None, **message: Any) -> dict[str, Any]:
     return {
-        "index": index, "message": {"role": "assistant", **message}, "logprobs": logprobs, "finish_reason": reason
+        "index": index, "message": {"role": "assistant", "refusal": None, **message}, "logprobs": logprobs,
+        "finish_reason": reason,
     }  # fmt: skip
 
 
@@ -318,8 +319,9 @@ def test_log_probabilities_of_a_whole_answer() -> None:
     events = [delta("a", logprob=-0.25, top_logprobs=TOPS), delta("b", token=8, logprob=-1.0), finish()]
     second = {"token": "<8>", "logprob": -1.0, "bytes": [60, 56, 62], "top_logprobs": []}
     found = answered(events, logprobs=True, top_logprobs=2)
-    assert found["choices"] == [choice(content="ab", logprobs={"content": [SCORED, second]})]
-    assert answered([finish()], logprobs=True)["choices"] == [choice(content="", logprobs={"content": []})]
+    assert found["choices"] == [choice(content="ab", logprobs={"content": [SCORED, second], "refusal": None})]
+    nothing = {"content": [], "refusal": None}
+    assert answered([finish()], logprobs=True)["choices"] == [choice(content="", logprobs=nothing)]
 
 
 def parts(events: list[Any], **fields: Any) -> list[Any]:
@@ -385,7 +387,7 @@ def test_a_stream_ends_with_its_usage_where_it_is_asked_to() -> None:
 
 def test_log_probabilities_of_a_stream() -> None:
     found = parts([delta("a", logprob=-0.25, top_logprobs=TOPS), finish()], logprobs=True, top_logprobs=2)
-    assert found[1] == piece({"content": "a"}, logprobs={"content": [SCORED]})
+    assert found[1] == piece({"content": "a"}, logprobs={"content": [SCORED], "refusal": None})
 
 
 def test_a_call_with_free_text_comes_back_as_it_was_asked_for() -> None:

@@ -1,6 +1,7 @@
 """Pieces that protocols share, each as it is written."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from mlx_qwen35.answers.tool_calls import ToolCall
 from mlx_qwen35.server.generation import Usage
 from mlx_qwen35.server.protocols.chat_completions import ChatCompletionRequest
 from mlx_qwen35.server.protocols.common import (
+    CompletionFields,
     SamplingFields,
     arguments_json,
     completion_head,
@@ -72,15 +74,17 @@ def test_a_bias_has_token_ids_for_keys() -> None:
 
 @pytest.mark.parametrize("key", ["a", "", "-1", "1.0", " 1", "²", "٣", "9" * 12])
 def test_a_bias_for_what_is_no_token_id_is_refused(key: str) -> None:
-    with pytest.raises(ApiError, match="^logit_bias: expected token ids as keys$") as error:
+    with pytest.raises(
+        ApiError, match=f"^logit_bias: expected token ids as keys, found {re.escape(repr(key))}$"
+    ) as error:
         SamplingFields(logit_bias={"1": 1.0, key: 1.0}).sampling()
     assert (error.value.status, error.value.kind, error.value.param) == (400, "invalid_request_error", "logit_bias")
 
 
 def test_a_stream_has_its_usage_where_it_is_asked_to() -> None:
-    assert not SamplingFields().include_usage
+    assert not CompletionFields().include_usage
     for asked in (True, False):
-        assert SamplingFields.model_validate({"stream_options": {"include_usage": asked}}).include_usage is asked
+        assert CompletionFields.model_validate({"stream_options": {"include_usage": asked}}).include_usage is asked
 
 
 def test_a_tool_has_its_keys_in_one_order() -> None:

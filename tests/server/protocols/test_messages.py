@@ -230,7 +230,8 @@ def test_a_whole_answer() -> None:
         {"type": "tool_use", "id": id_of("toolu_", number), "name": "get_weather", "input": CALL.arguments}
         for number in (1, 2)
     ]
-    content = [{"type": "thinking", "thinking": "so it", "signature": ""}, {"type": "text", "text": "ab"}, *uses]
+    thinking = {"type": "thinking", "thinking": "so it", "signature": "mlx-qwen35"}
+    content = [thinking, {"type": "text", "text": "ab"}, *uses]
     expected = {**head(3), "content": content, "stop_reason": "end_turn", "stop_sequence": None, "usage": USAGE}
     assert answered(*events) == expected
     assert answered(finish())["content"] == []
@@ -292,7 +293,7 @@ def end(reason: str) -> list[Any]:
 
 
 def test_a_streamed_answer() -> None:
-    """A block at a time, each with a number of its own."""
+    """A block at a time, each with a number of its own; clients send back as reasoning only what is signed."""
     events = [
         progress(4), progress(8), delta(reasoning="so"), delta("a", " it"), delta("b"), called(), called(), delta("c"),
         finish("tool_calls"),
@@ -305,6 +306,7 @@ def test_a_streamed_answer() -> None:
         opened(0, {"type": "thinking", "thinking": "", "signature": ""}),
         added(0, "thinking_delta", thinking="so"),
         added(0, "thinking_delta", thinking=" it"),
+        added(0, "signature_delta", signature="mlx-qwen35"),
         closed(0),
         opened(1, {"type": "text", "text": ""}),
         added(1, "text_delta", text="a"),

@@ -1,10 +1,13 @@
 """OpenAI's responses as they come in and go out, field by field."""
 
+import re
 from typing import Any
 
 import pytest
 
 from mlx_qwen35.server.generation import GenerationRequest
+from mlx_qwen35.server.protocols.common import SamplingFields
+from mlx_qwen35.server.protocols.response_items import as_json, listed
 from mlx_qwen35.server.protocols.responses import RESPONSES, ResponsesRequest
 from mlx_qwen35.server.wire import ApiError, unused_fields
 from tests.server.protocols.events import (
@@ -31,7 +34,7 @@ def translated(asked: Any = "hi", **fields: Any) -> GenerationRequest:
 
 
 def test_a_request_with_nothing_but_input() -> None:
-    options = {"max_tokens": None, "temperature": None, "top_p": None}
+    options = {"max_tokens": None, **SamplingFields().sampling()}
     assert translated() == GenerationRequest(ASK, tools=[], options=options)
 
 
@@ -40,7 +43,8 @@ def test_a_request_with_everything() -> None:
     found = translated(
         instructions="Be kind.", tools=tools, tool_choice={"type": "function", "name": "f"}, parallel_tool_calls=False,
         text={"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}, reasoning={"effort": "low"},
-        max_output_tokens=9, temperature=0.5, top_p=0.25, metadata={"a": "b"}, store=False,
+        max_output_tokens=9, temperature=0.5, top_p=0.25, presence_penalty=0.75, frequency_penalty=-0.5,
+        metadata={"a": "b"}, store=False,
     )  # fmt: skip
     function = {"name": "f", "description": "What it does.", "parameters": SCHEMA}
     assert found == GenerationRequest(
@@ -51,8 +55,45 @@ def test_a_request_with_everything() -> None:
         parallel_tool_calls=False,
         effort="low",
         schema=SCHEMA,
-        options={"max_tokens": 9, "temperature": 0.5, "top_p": 0.25},
+        options={
+            "max_tokens": 9,
+            **SamplingFields().sampling(),
+            "temperature": 0.5,
+            "top_p": 0.25,
+            "presence_penalty": 0.75,
+            "frequency_penalty": -0.5,
+        },
     )
+
+
+def test_what_other_servers_have_besides_is_honoured_as_in_chat_completions() -> None:
+    sampling = {
+        "top_k": 20, "min_p": 0.05, "repetition_penalty": 1.5, "seed": 3, "stop": ["x"], "logit_bias": {"7": -1.0},
+    }  # fmt: skip
+    asked = {**sampling, "enable_thinking": False, "thinking_budget": 5, "chat_template_kwargs": {"a": 1}}
+    found = translated(**asked)
+    assert found.options == {"max_tokens": None, **SamplingFields.model_validate(sampling).sampling()}
+    assert (found.enable_thinking, found.thinking_budget, found.template) == (False, 5, {"a": 1})
+    found = translated(chat_template_kwargs={"enable_thinking": False})
+    assert (found.enable_thinking, found.template) == (False, {})
+    with pytest.raises(ApiError, match=r"chat_template_kwargs\.enable_thinking: expected one bool"):
+        translated(enable_thinking=True, chat_template_kwargs={"enable_thinking": False})
+    assert unused_fields(ResponsesRequest.model_validate({"input": "hi", **asked})) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("structured_outputs", {"regex": "a"}, "send text.format with a JSON schema"),
+        ("ignore_eos", True, "not supported"),
+        ("stop_token_ids", [7], "send stop or logit_bias"),
+    ],
+)
+def test_what_other_servers_have_and_answers_would_be_others_without_is_refused(
+    field: str, value: Any, told: str
+) -> None:
+    with pytest.raises(ApiError, match=f"^{field}: expected none: {re.escape(told)}$"):
+        unused_fields(ResponsesRequest.model_validate({"input": "hi", field: value}))
 
 
 def test_log_probabilities_that_are_not_there_are_refused() -> None:
@@ -147,8 +188,11 @@ def response(status: str = "completed", output: list[Any] | None = None, **field
     return {
         "id": id_of("resp_", 1), "object": "response", "created_at": NOW, "model": "small", "status": status,
         "error": None, "incomplete_details": None, "output": output or [], "instructions": None, "metadata": {},
-        "parallel_tool_calls": True, "temperature": None, "top_p": None, "max_output_tokens": None, "store": False,
-        "previous_response_id": None,
+        "parallel_tool_calls": True, "temperature": 0.0, "top_p": 1.0, "max_output_tokens": None, "store": False,
+        "presence_penalty": 0.0, "frequency_penalty": 0.0, "top_logprobs": 0, "max_tool_calls": None,
+        "background": False, "truncation": "disabled", "service_tier": "default", "safety_identifier": None,
+        "prompt_cache_key": None, "reasoning": {"effort": None, "summary": None},
+        "completed_at": NOW if status == "completed" else None, "previous_response_id": None,
         "tool_choice": "auto", "tools": [], "text": {"format": {"type": "text"}}, "usage": USAGE, **fields,
     }  # fmt: skip
 
@@ -196,10 +240,61 @@ def test_an_answer_says_what_was_asked() -> None:
     asked = {
         "instructions": "Be kind.", "metadata": {"a": "b"}, "parallel_tool_calls": False, "temperature": 0.5,
         "top_p": 0.25, "max_output_tokens": 9, "tools": [tool], "tool_choice": {"type": "function", "name": "f"},
-        "text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}},
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}, "presence_penalty": 0.75,
+        "frequency_penalty": -0.5, "reasoning": {"effort": "low", "summary": "auto"}, "prompt_cache_key": "k",
+        "safety_identifier": "s",
     }  # fmt: skip
-    assert answered(finish(), **asked) == response(**asked)
+    assert answered(finish(), **asked) == response(
+        **asked,
+    ) | {"tools": [{"description": None, **tool}]}
     assert answered(finish(), tool_choice="required")["tool_choice"] == "required"
+
+
+def test_tools_come_back_with_what_their_types_always_have() -> None:
+    """OpenAI's type of a function has `strict` and `parameters`, null or not; what is not set of others is left out."""
+    function, custom = {"type": "function", "name": "f"}, {"type": "custom", "name": "g"}
+    hosted = {"type": "web_search", "filters": {"allowed_domains": ["a"]}}
+    namespace = {"type": "namespace", "name": "n", "tools": [function]}
+    found = answered(finish(), tools=[function, custom, hosted, namespace])["tools"]
+    whole_function = {**function, "description": None, "parameters": None, "strict": None}
+    assert found == [whole_function, custom, hosted, namespace]
+
+
+def test_reasoning_is_told_as_it_was_asked_for() -> None:
+    for asked, told in (
+        ({"effort": "high"}, {"effort": "high", "summary": None}),
+        ({"generate_summary": "concise"}, {"effort": None, "summary": "concise"}),
+        ({"summary": "none"}, {"effort": None, "summary": None}),
+    ):
+        assert answered(finish(), reasoning=asked)["reasoning"] == told
+
+
+def test_a_conversation_is_listed_as_items_of_parts() -> None:
+    """As OpenAI's types have them: whatever a client sent in short."""
+    given = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": [{"type": "input_text", "text": "b"}, {"type": "input_image", "image_url": "u"}]},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "c"}], "status": "incomplete"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "d"},
+    ]
+    items = [listed(item) for item in as_json(ResponsesRequest.model_validate({"input": given}).items)]
+    text = {"type": "output_text", "annotations": [], "logprobs": []}
+    assert [item.pop("content", None) for item in items] == [
+        [{"type": "input_text", "text": "hi"}],
+        [{**text, "text": "a"}],
+        [
+            {"type": "input_text", "text": "b", "refusal": ""},
+            {"type": "input_image", "image_url": "u", "detail": "auto"},
+        ],
+        [{**text, "text": "c", "refusal": ""}],
+        None,
+    ]
+    assert [(item["type"], item["status"]) for item in items] == [
+        ("message", "completed"), ("message", "completed"), ("message", "completed"), ("message", "incomplete"),
+        ("function_call_output", "completed"),
+    ]  # fmt: skip
+    assert all(item["id"] for item in items)
 
 
 def parts(*events: Any, **fields: Any) -> list[Any]:
@@ -214,8 +309,8 @@ def event(kind: str, **data: Any) -> dict[str, Any]:
     return {"type": f"response.{kind}", **data}
 
 
-def begun() -> list[Any]:
-    head = response("in_progress", usage=None)
+def begun(**fields: Any) -> list[Any]:
+    head = response("in_progress", usage=None, **fields)
     return [event("created", response=head), event("in_progress", response=head)]
 
 
@@ -269,8 +364,9 @@ def test_reasoning_comes_as_its_summary_where_that_is_asked_for() -> None:
     part = {"type": "summary_text", "text": "so it"}
     item = {"type": "reasoning", "id": id_of("rs_", 2), "summary": [part], "status": "completed"}
     where = {"item_id": item["id"], "output_index": 0, "summary_index": 0}
+    told = {"reasoning": {"effort": None, "summary": "auto"}}
     assert parts(*events, reasoning={"summary": "auto"}) == [
-        *begun(),
+        *begun(**told),
         event("output_item.added", output_index=0, item={**item, "summary": [], "status": "in_progress"}),
         event("reasoning_summary_part.added", **where, part={**part, "text": ""}),
         event("reasoning_summary_text.delta", **where, delta="so"),
@@ -279,7 +375,7 @@ def test_reasoning_comes_as_its_summary_where_that_is_asked_for() -> None:
         event("reasoning_summary_part.done", **where, part=part),
         event("output_item.done", output_index=0, item=item),
         *written(1, "output_text", message(3, "a"), "a"),
-        event("completed", response=response(output=[item, message(3, "a")])),
+        event("completed", response=response(output=[item, message(3, "a")], **told)),
     ]
     for asked, texts in (
         ({"summary": "none"}, ("", "so it")), ({"summary": None}, ("", "so it")), ({"effort": "high"}, ("", "so it")),
