@@ -50,7 +50,7 @@ COUNTS: dict[str, tuple[type[PromptBody], dict[str, str]]] = {
 UNUSED_HEADER = "X-Unused-Fields"
 # What is wrong most often where a path is.
 BASE_URLS = "the base URL of OpenAI's clients ends with /v1, that of Anthropic's does not"
-SERVED = "this server has chat completions, completions, responses, messages and models, and no embeddings, sound or files"
+SERVED = "here are chat completions, completions, responses, messages and models, and no embeddings, sound or files"
 # Of a request, in the header.
 MAX_NAMED = 30
 _NO_CONTROL = dict.fromkeys((*range(32), 127), "?")

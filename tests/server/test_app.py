@@ -60,7 +60,8 @@ def test_an_address_is_doubted_only_where_it_is_wrong(server: Running) -> None:
         status, _, text = raw(server.url, path, body)
         told = json.loads(text)["error"]["message"]
         assert status == 404
-        assert told.startswith(f"no such path: {path}; ") and reason in told
+        assert told.startswith(f"no such path: {path}; ")
+        assert reason in told
         assert ("base URL" in told) == ("base URL" in reason or "Anthropic" in reason)
 
 
