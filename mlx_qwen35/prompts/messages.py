@@ -177,7 +177,7 @@ def _up_to_the_mark(text: str) -> str:
 
 
 def _render(tokenizer: Tokenizer, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
-    """The template's text; of the messages in another form if it refuses system messages where they are.
+    """The template's text; of the messages in the form that all templates take if it refuses them as they are.
 
     Raises:
         PromptError: It refuses them in either form.
@@ -195,12 +195,13 @@ def _render(tokenizer: Tokenizer, messages: list[dict[str, Any]], options: Mappi
 
 
 def system_first(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same conversation with one system message, at the beginning, for templates that want it so.
+    """The same conversation with one system message, at the beginning, and a user's, for templates that want it so.
 
     Leading ones are joined. A later one becomes part of the message that it follows, if that is the user's or a
     function's result; else of the user's message that it precedes; else a user's message of its own. There it
     stands between `<system>` and `</system>`. What is done to a message does not depend on those behind the next one,
-    so that the prefix of a conversation stays the same while it goes on.
+    so that the prefix of a conversation stays the same while it goes on. Where nobody asked anything, as before a
+    character's greeting is answered, or when a program trimmed what its agent was asked, an empty question does.
 
     Args:
         messages: As `render_messages` hands them to templates.
@@ -229,6 +230,9 @@ def system_first(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         out.append(message)
     if waiting:
         out.append({"role": "user", "content": _joined(waiting, "\n\n")})
+    if not any(message["role"] == "user" for message in out):
+        # In front of the rest: a call's result has to stay behind its call, and an answer goes on where it ends.
+        out.insert(1 if leading else 0, {"role": "user", "content": ""})
     return out
 
 

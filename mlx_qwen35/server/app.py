@@ -51,6 +51,7 @@ COUNTS: dict[str, tuple[type[PromptBody], dict[str, str]]] = {
 UNUSED_HEADER = "X-Unused-Fields"
 # What is wrong most often where a path is.
 BASE_URLS = "the base URL of OpenAI's clients ends with /v1, that of Anthropic's does not"
+SERVED = "here are chat completions, completions, responses, messages and models, and no embeddings, sound or files"
 # Of a request, in the header.
 MAX_NAMED = 30
 _NO_CONTROL = dict.fromkeys((*range(32), 127), "?")
@@ -249,7 +250,10 @@ async def _tell_no_route(request: Request, error: Exception) -> Response:
     """Starlette's own refusals: no such path, or not with this method."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        message = f"no such path: {shorten(request.url.path)}; {BASE_URLS}"
+        path = request.url.path
+        # An address that is right already is not to be doubted: a program wants what is not here, like embeddings.
+        right = path.startswith("/v1/") and not path.startswith("/v1/v1/")
+        message = f"no such path: {shorten(path)}; {SERVED if right else BASE_URLS}"
         return error_response(ApiError(404, "not_found_error", message), request.url.path)
     if error.status_code != 405:
         return error_response(ApiError(error.status_code, "invalid_request_error", str(error.detail)), request.url.path)

@@ -268,7 +268,6 @@ def test_separate_images_fill_the_empty_parts() -> None:
         (["hello"], r"messages\[0\]: expected an object with role and content"),
         ([{"role": "robot", "content": "x"}], r"messages\[0\]\.role: expected one of .*, found 'robot'"),
         ([{"content": "x"}], r"messages\[0\]\.role: expected one of .*, found None"),
-        ([{"role": "system", "content": "x"}], r"the checkpoint's chat template refused them: No user query"),
         ([{"role": "user", "contents": "x"}], r"messages\[0\]\.content: expected text or a list of parts, found none"),
         ([{"role": "developer"}, USER], r"messages\[0\]\.content: expected text or a list of parts, found none"),
         ([{"role": "user", "content": 5}], r"messages\[0\]\.content: expected a list .*found int 5"),
@@ -434,6 +433,7 @@ LATER = {"role": "system", "content": "be kind"}
 MARKED = "<system>\nbe kind\n</system>"
 ANSWER = {"role": "assistant", "content": "hi"}
 RESULT = {"role": "tool", "content": "sunny"}
+SILENT = {"role": "user", "content": ""}
 
 
 @pytest.mark.parametrize(
@@ -463,6 +463,11 @@ RESULT = {"role": "tool", "content": "sunny"}
                 {"type": "text", "text": "<system>\n"}, {"type": "text", "text": "be kind"},
                 {"type": "text", "text": "\n</system>"}]}],
         ),
+        ([SYSTEM], [SYSTEM, SILENT]),
+        ([SYSTEM, LATER, ANSWER], [{"role": "system", "content": "be brief\n\nbe kind"}, SILENT, ANSWER]),
+        ([ANSWER], [SILENT, ANSWER]),
+        ([ANSWER, RESULT, LATER], [SILENT, ANSWER, {"role": "tool", "content": f"sunny\n\n{MARKED}"}]),
+        ([ANSWER, LATER], [ANSWER, {"role": "user", "content": MARKED}]),
         ([USER, {"role": "system", "content": ""}], [{"role": "user", "content": "hello\n\n<system>\n\n</system>"}]),
     ],
 )  # fmt: skip
@@ -481,6 +486,7 @@ def test_the_template_is_asked_first(tokenizer: Tokenizer, monkeypatch: pytest.M
     assert text_of(tokenizer, [USER, LATER]) == "[user: hello][system: be kind]"
     assert text_of(tokenizer, [SYSTEM]) == "[system: be brief]"
     assert text_of(tokenizer, [RESULT]) == "[tool: sunny]"
+    assert text_of(tokenizer, [ANSWER]) == f"[assistant: {ANSWER['content']}]"
     assert (
         text_of(tokenizer, [{"role": "user", "content": None}, {"role": "user", "content": []}])
         == "[user: None][user: []]"
@@ -488,8 +494,16 @@ def test_the_template_is_asked_first(tokenizer: Tokenizer, monkeypatch: pytest.M
 
 
 def test_what_is_refused_either_way_is_told(tokenizer: Tokenizer) -> None:
-    with pytest.raises(PromptError, match=r"chat template refused them: No user query found in messages"):
-        text_of(tokenizer, [SYSTEM, LATER])
+    with pytest.raises(PromptError, match=r"chat template refused them: System message cannot contain images"):
+        text_of(tokenizer, [SYSTEM, {"role": "system", "content": [{"type": "image"}]}, USER])
+
+
+def test_a_conversation_in_which_nobody_asked_is_taken(tokenizer: Tokenizer) -> None:
+    """Qwen's template refuses one; OpenAI's server does not, and programs send them."""
+    begun = text_of(tokenizer, [SYSTEM, ANSWER])
+    assert begun == text_of(tokenizer, [SYSTEM, SILENT, ANSWER])
+    assert text_of(tokenizer, [SYSTEM, LATER]).count("<|im_start|>user\n<|im_end|>") == 1
+    assert text_of(tokenizer, [ANSWER], continue_final_message=True).endswith("hi")
 
 
 def test_variables_of_a_template_are_text(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

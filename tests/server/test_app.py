@@ -48,6 +48,23 @@ def test_other_errors(server: Running) -> None:
         assert (json.loads(text).get("type") == "error") == path.startswith("/v1/messages")
 
 
+def test_an_address_is_doubted_only_where_it_is_wrong(server: Running) -> None:
+    """Programs probe for what is not here, and show the reason to whoever wonders what to change."""
+    for path, body, reason in (
+        ("/v1/embeddings", {"input": "a"}, "no embeddings"),
+        ("/v1/audio/speech", {"input": "a"}, "no embeddings, sound"),
+        ("/v1/v1/chat/completions", {"messages": SPELL}, "base URL of OpenAI's clients ends with /v1"),
+        ("/v1/v1/messages", {"messages": SPELL}, "that of Anthropic's does not"),
+        ("/api/chat", {"messages": SPELL}, "base URL of OpenAI's clients ends with /v1"),
+    ):
+        status, _, text = raw(server.url, path, body)
+        told = json.loads(text)["error"]["message"]
+        assert status == 404
+        assert told.startswith(f"no such path: {path}; ")
+        assert reason in told
+        assert ("base URL" in told) == ("base URL" in reason or "Anthropic" in reason)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "methods"),
     [
