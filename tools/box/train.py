@@ -7,8 +7,8 @@
 Everything is seeded, and the schedule goes by the clock: a run takes the minutes that it is given, on whatever
 machine, and learns more on a fast one. The loss curve goes to loss.csv in the output directory.
 
-    python -m tools.box.train --continue-from mlx_qwen35/box --out build/box --device cpu --steps 300 --rate 4e-4 \\
-        --batch-tokens 3072 --pool 48 --workers 1
+    python -m tools.box.train --continue-from mlx_qwen35/box --out build/box --device cpu --steps 1000 --rate 1e-3 \\
+        --batch-tokens 4096 --pool 96 --workers 1
 
 goes on from a finished checkpoint, for machines without a GPU: the vision tower stays as it is, the decoder and the MTP
 module learn from answers alone, and the schedule goes by the steps, so that a run can be had again. Its seed, and so
