@@ -264,6 +264,9 @@ def rendering_arguments(options: argparse.Namespace) -> dict[str, Any]:
         if not isinstance(wanted, bool) or effort is not None or think not in (None, wanted):
             raise OptionError("chat_template_kwargs: expected one word on whether to think, and true or false")
         think = wanted
+    if effort is None and template.get("reasoning_effort") in EFFORTS:
+        # As an effort a request may say otherwise.
+        effort = template.pop("reasoning_effort")
     return {"enable_thinking": think, "reasoning_effort": effort, "chat_template_kwargs": template}
 
 

@@ -64,7 +64,7 @@ class AnswerDefaults:
         given = {name: value for name, value in wanted.options.items() if value is not None}
         template = {**self.template, **wanted.template}
         filled = replace(wanted, options={**self.options, **given}, template=template)
-        if wanted.effort is not None:
+        if wanted.effort is not None or "reasoning_effort" in wanted.template:
             return filled
         if wanted.enable_thinking is None:
             filled = replace(filled, enable_thinking=self.enable_thinking, effort=self.effort)

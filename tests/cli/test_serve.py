@@ -139,6 +139,9 @@ def test_flags_of_an_answer_are_defaults_of_all() -> None:
         thinking_budget=50, template={"preserve_thinking": True},
     )  # fmt: skip
     assert defaults_of(build_parser().parse_args(["serve", "--prefill-step-size", "64"])) == AnswerDefaults()
+    # What a template calls so is an effort, which a request may say otherwise.
+    line = ["serve", "--chat-template-kwargs", '{"reasoning_effort": "low"}']
+    assert defaults_of(build_parser().parse_args(line)) == AnswerDefaults(effort="low")
 
 
 def test_origins_may_be_one_by_one_or_with_commas() -> None:

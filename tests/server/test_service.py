@@ -515,6 +515,11 @@ def test_a_request_s_template_variables_come_before_the_operator_s(box: ModelKit
     assert filled.template == {"one": 1, "two": 3}
 
 
+def test_an_effort_among_the_template_s_variables_is_said(box: ModelKit) -> None:
+    asked = GenerationRequest(QUESTION, template={"reasoning_effort": "medium"})
+    assert AnswerDefaults(effort="low", thinking_budget=5).fill(asked) == asked
+
+
 def test_a_finished_prompt_goes_by_the_defaults_too(box: ModelKit) -> None:
     """Where there is no template to tell of reasoning."""
     defaults = AnswerDefaults({"max_tokens": 3}, enable_thinking=False, effort="low", template={"x": 1})
