@@ -91,7 +91,6 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "a picture in an answer": [user(), answer([{"type": "image"}, {"type": "text", "text": "a"}]), user()],
     "a picture in a system message": [system([{"type": "image"}]), user()],
-    "no question": [answer("a")],
     "a result as a question": [user("<x>a</x>"), answer("", tool_calls=[call()]), user(" <x>b</x>"), result("c")],
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -140,6 +139,22 @@ def test_a_conversation_is_rendered_as_transformers_renders_it(
         else:
             found = render_messages(ours, conversation, **arguments, chat_template_kwargs=further)
             assert found.input_ids == expected, name
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_where_nobody_asked_an_empty_question_is_rendered_as_transformers_renders_it(
+    tokenizer: Tokenizer, reference_tokenizer: Any, template: str
+) -> None:
+    """Templates that refuse a conversation without a question get one; others render it as it is."""
+    try:
+        asked = [answer("a")]
+        reference_tokenizer.apply_chat_template(asked, chat_template=template, add_generation_prompt=True)
+    except Exception:
+        asked = [user(""), answer("a")]
+    expected = reference_tokenizer.apply_chat_template(
+        asked, chat_template=template, return_dict=False, add_generation_prompt=True
+    )
+    assert render_messages(with_template(tokenizer, template), [answer("a")]).input_ids == expected
 
 
 def in_our_words(text: str) -> str:

@@ -322,7 +322,7 @@ def test_what_is_no_chat_template_is_refused(tmp_path: Path, name: str, data: by
     path = tmp_path / name
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(OptionError, match=f"chat_template .*{name}: {found}"):
+    with pytest.raises(OptionError, match=f"chat_template .*{name}.*: {found}"):
         read_chat_template(path)
 
 
