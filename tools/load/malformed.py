@@ -57,7 +57,6 @@ def make_malformed() -> list[Malformed]:
             "empty messages": {**model, name: []},
             "messages of a wrong type": {**model, name: 5},
             "an unknown role": {**model, name: [{"role": "robot", "content": "Hello!"}]},
-            "only an answer": {**model, name: [{"role": "assistant", "content": "Hello!"}]},
             "content of a wrong type": {**model, name: [{"role": "user", "content": 5}]},
             "a part of an unknown type": {**model, name: [{"role": "user", "content": [{"type": "smell"}]}]},
             "half a character": {**model, name: [{"role": "user", "content": "\ud800"}]},
