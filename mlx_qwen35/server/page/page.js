@@ -85,10 +85,11 @@ async function keep(at, own = { chat, turns }) { // and what was behind it is no
   own.chat.title ||= conversations.titleOf(own.turns[0]);
   own.chat.updated = Date.now();
   if (own.chat === chat) session.set("chat", chat.id);
-  if (own.chat.isLost) return;
-  const isLast = at === own.turns.length - 1;
-  // A chat with a gap would be another one: after a turn that could not be kept, none is.
-  await reportingFaults(() => conversations.keepTurn(own.chat, at, own.turns[at], isLast), () => (own.chat.isLost = true));
+  const turn = own.turns[at], isLast = at === own.turns.length - 1;
+  const keepIt = () => conversations.keepTurn(own.chat, at, turn, isLast);
+  // A chat with a gap would be another one: after a turn that could not be kept none is, so each waits for the one before.
+  own.chat.keeping = Promise.resolve(own.chat.keeping).then(() => own.chat.isLost || reportingFaults(keepIt, () => (own.chat.isLost = true)));
+  await own.chat.keeping;
 }
 
 async function reportingFaults(work, onFault = () => {}) {
