@@ -12,17 +12,17 @@ pytestmark = pytest.mark.parity
 
 
 def changed(directory: Path, by: float) -> Path:
-    """The checkpoint in the package with its first norm moved."""
+    """The checkpoint in the package with its first layer's decay rates moved."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(BOX, directory)
     tensors = load_file(directory / "model.safetensors")
-    tensors[NORM] = tensors[NORM] + by
+    tensors[DECAY] = tensors[DECAY] + by
     save_file(tensors, directory / "model.safetensors")
     return directory
 
 
-NORM = "model.language_model.layers.0.linear_attn.A_log"
+DECAY = "model.language_model.layers.0.linear_attn.A_log"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
@@ -34,9 +34,9 @@ def test_weights_lie_between_and_what_is_equal_stays(tmp_path: Path, share: floa
     main([str(BOX), str(changed(tmp_path / "after", 2.0)), "--share", str(share), "--out", str(tmp_path / "out")])
     found, before = (load_file(directory / "model.safetensors") for directory in (tmp_path / "out", BOX))
     assert found.keys() == before.keys()
-    torch.testing.assert_close(found[NORM], before[NORM] + 2.0 * share)
+    torch.testing.assert_close(found[DECAY], before[DECAY] + 2.0 * share)
     assert all(torch.equal(value, found[name]) and value.dtype == found[name].dtype
-               for name, value in before.items() if name != NORM)  # fmt: skip
+               for name, value in before.items() if name != DECAY)  # fmt: skip
     assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in BOX.iterdir()}
 
 
