@@ -183,7 +183,7 @@ async function answer() {
       reason = choice?.finish_reason ?? reason;
       const thought = delta.reasoning_content ?? "", written = delta.content ?? "";
       if (!thought && !written) continue;
-      last = performance.now();
+      last = event.arrived; // not when it is shown, which takes a while
       first ||= last;
       waiting.hidden = true;
       turn.reasoning += thought;

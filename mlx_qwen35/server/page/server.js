@@ -31,7 +31,7 @@ export async function blocksOf(text, partial) { // Markdown as HTML: [{html, lin
   return (await (await post("render", { text, partial })).json()).blocks;
 }
 
-export async function* events(body, signal) { // of an answer that is being written
+export async function* events(body, signal) { // of an answer that is being written, each with when it came
   const response = await post("v1/chat/completions", body, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = "";;) {
@@ -39,12 +39,13 @@ export async function* events(body, signal) { // of an answer that is being writ
       throw signal.aborted ? error : new Error("The connection to the server broke.");
     });
     if (done) return;
+    const arrived = performance.now();
     const lines = (rest + value).split("\n");
     rest = lines.pop();
     for (const line of lines) {
       const progress = /^: (\d+) of (\d+) prompt tokens/.exec(line);
       if (progress) yield { read: Number(progress[1]), total: Number(progress[2]) };
-      else if (line.startsWith("data: {")) yield JSON.parse(line.slice(6));
+      else if (line.startsWith("data: {")) yield { ...JSON.parse(line.slice(6)), arrived };
     }
   }
 }
