@@ -6,6 +6,7 @@ import pytest
 
 from tools.box import about_several
 from tools.box.about_several import SEVERAL, several
+from tools.box.asking import told
 from tools.box.dialogues import Picture
 
 
@@ -28,6 +29,21 @@ def test_the_picture_with_the_larger_number() -> None:
         numbers = [int("".join(word for word in found if word.isdigit())) for found in words]
         right = max(numbers) if any(word in question for word in ("larg", "big", "high")) else min(numbers)
         assert answer in (f"{right}.", f"Picture {numbers.index(right) + 1}.")
+
+
+def test_who_shows_one_picture_after_another_asks_about_the_newest() -> None:
+    descriptions = 0
+    for number in range(30):
+        turns = about_several.one_after_another(Random(f"after-{number}")).turns
+        newest = None
+        for turn in turns:
+            newest = turn.media[-1] if turn.media else newest
+            assert isinstance(newest, Picture)
+            if turn.task == "describe":
+                descriptions += 1
+                assert turn.answer == told(newest.scene)
+        assert sum(bool(turn.media) for turn in turns) in (2, 3)
+    assert descriptions > 30
 
 
 @pytest.mark.parametrize("task", sorted(SEVERAL))

@@ -90,6 +90,26 @@ def test_lean_functions_give_what_the_references_give() -> None:
     torch.testing.assert_close(lean.causal_convolution(x, weight), torch.nn.functional.silu(convolved).mT)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_compiled_gives_what_it_gives_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32; oracle: the same function as it is, over batches of several shapes."""
+    from tools.box import lean
+
+    calls = []
+
+    def gated(hidden: Any, gate: Any) -> Any:
+        calls.append(torch.compiler.is_compiling())
+        return hidden * gate.sigmoid() + hidden.cumsum(1)
+
+    function = lean.fused(gated)
+    monkeypatch.setattr(lean, "COMPILED", {"cpu"})
+    for shape in ((2, 5, 8), (3, 7, 8), (1, 4, 8)):
+        hidden, gate = torch.randn(*shape), torch.randn(*shape)
+        torch.testing.assert_close(function(hidden, gate), hidden * gate.sigmoid() + hidden.cumsum(1))
+    # A single row is left as it is.
+    assert calls == [True, True, False]
+
+
 def test_states_give_the_gradients_that_autograd_gives() -> None:
     """Oracle: the same two formulas, left to autograd; float64, also of a loss over the states themselves."""
     from tools.box.lean import States

@@ -1,10 +1,11 @@
 """Questions across two or three pictures."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 from tools.box import about_both as about_both
-from tools.box.about_pictures import want_numbers
+from tools.box.about_pictures import one_picture, single, want_numbers
 from tools.box.about_places import place_name
 from tools.box.across import SEVERAL as SEVERAL
 from tools.box.across import Asked, about_several, ask_across, numbered, which_answer
@@ -355,7 +356,9 @@ def several(task: str, rng: Random) -> Dialogue:
 @TASKS.add("several pictures", 1.0)
 def several_pictures(rng: Random) -> Dialogue:
     """One to five questions across pictures."""
-    task = rng.choice(["changed", "changed", "changed", "digits_of", "which_picture", "where_in", *SEVERAL])
+    task = rng.choice(
+        ["changed", "changed", "changed", "digits_of", "which_picture", "which_picture", "where_in", *SEVERAL]
+    )
     scenes = scenes_for(task, rng)
     names = [task]
     others = [name for name in SEVERAL if name not in OWN_PICTURES]
@@ -367,3 +370,25 @@ def several_pictures(rng: Random) -> Dialogue:
     asked = [(name, SEVERAL[name](scenes, rng)) for name in dict.fromkeys(names)]
     questions = [(name, *found) for name, found in asked if found is not None]
     return _show(scenes, questions, rng) if questions else several_pictures(rng)
+
+
+# Asked when a picture came before it: what the newest one shows.
+_THIS_ONE = (
+    "and this one", "and this", "and [this|that] {pic}", "what about this [one|{pic}|]", "how about this[ one|]",
+    "[now|next]: what is this", "and what is this[ one|]", "what is this one", "and here", "and now", "this one",
+    "what {see} [here|now]", "[and |]the next one", "now this one", "what does this {pic} show", "and in this one",
+    "[here is another {pic}.|another one.|next {pic}.|one more.] what is this", "describe this one[| too].",
+)  # fmt: skip
+
+
+@TASKS.add("one after another", 0.4)
+def one_after_another(rng: Random) -> Dialogue:
+    """Pictures in turns of their own, each asked about when it comes: who gives no number means the newest."""
+    alike = rng.random() < 0.6
+    turns: list[Turn] = []
+    for number in range(rng.choice([2, 2, 3])):
+        opening, *more = (single("describe", rng) if alike else one_picture(rng)).turns
+        if alike and number and rng.random() < 0.8:
+            opening = replace(opening, question=ask(rng.choice(_THIS_ONE), rng))
+        turns += [opening, *more[: rng.choice([0, 0, 1])]]
+    return Dialogue(tuple(turns))

@@ -34,6 +34,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from tools.box import lean
 from tools.box.batches import CONTINUED, TO_DRAFT, Batch, Batches, LabelledPictures, draw_dialogue
 from tools.box.labels import TOLD
 from tools.box.muon import Muon
@@ -320,6 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-pictures", type=int, default=256, help="while the tower learns alone")
     parser.add_argument("--batch-tokens", type=int, default=40960)
     parser.add_argument("--pool", type=int, default=768, help="dialogues that are sorted by length together")
+    parser.add_argument("--compile", action="store_true", help="on a CPU too: some minutes first, then faster steps")
     parser.add_argument("--most-steps", type=int, help="of a phase, whatever its minutes")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--save-minutes", type=float, default=2.0)
@@ -327,6 +329,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--report-every", type=int, default=100, help="steps from one line of the curve to the next")
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
+    if options.compile:
+        lean.COMPILED.add(torch.device(options.device).type)
     # cuDNN makes a plan for every new shape, which takes longer than the attention itself.
     torch.backends.cuda.enable_cudnn_sdp(False)
     if options.device != "cpu":
