@@ -339,16 +339,28 @@ def _tool_call(call: Any, place: str, hide: Any) -> dict[str, Any]:
         raise PromptError(f"{place}: expected a function with a name, found {_found(call)}")
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError) as error:
-            raise PromptError(f"{place}.arguments: expected a JSON object ({error})") from error
+        arguments = _arguments_of(arguments)
     if not isinstance(arguments, Mapping):
         raise PromptError(f"{place}.arguments: expected a JSON object, found {_found(arguments)}")
     return {
         "type": "function",
         "function": {"name": hide(function["name"]), "arguments": hide(dict(arguments), f"{place}.arguments")},
     }
+
+
+def _arguments_of(text: str) -> dict[str, Any]:
+    """What JSON text says.
+
+    A model may have written something else, and a program may have shortened it since. OpenAI's API takes such a call
+    back, so that the conversation can go on: here the text becomes one argument, for the model to read.
+    """
+    try:
+        arguments = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError):
+        return {"arguments": text}
+    if arguments is None:
+        return {}
+    return arguments if isinstance(arguments, dict) else {"arguments": text}
 
 
 def _tool(tool: Any, place: str, hide: Any) -> Any:

@@ -75,6 +75,7 @@ def make_malformed() -> list[Malformed]:
             # There a message may have none.
             bodies["no content"] = {**model, name: [{"role": "user"}]}
         if protocol.name == "chat":
+            deep = '{"a":' * 500 + "1" + "}" * 500
             bodies["an old field"] = {**right, "functions": [{"name": "x"}]}
             schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}
             bodies |= {
@@ -88,7 +89,7 @@ def make_malformed() -> list[Malformed]:
                     **model,
                     name: [
                         {"role": "user", "content": "Hello!"},
-                        {"role": "assistant", "tool_calls": [{"function": {"name": "x", "arguments": '{"a":' * 5000}}]},
+                        {"role": "assistant", "tool_calls": [{"function": {"name": "x", "arguments": deep}}]},
                         {"role": "user", "content": "Hello!"},
                     ],
                 },
