@@ -391,7 +391,7 @@ QUANTISATIONS: list[dict[str, Any]] = [
 FOR_EXPERTS: list[dict[str, Any]] = [{"bits": 4}, {"mode": "mxfp4"}, {"mode": "mxfp8"}, {"mode": "nvfp4"}]
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("shape", "options"),
     [*((DENSE, options) for options in QUANTISATIONS), *((MOE, options) for options in FOR_EXPERTS)],
@@ -518,7 +518,7 @@ SPARSE = {
 }
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @pytest.mark.parametrize(("rope", "tied_at"), [("as in old files", "text"), ("stretched", "top"), ("nowhere", "top")])
 def test_what_the_source_leaves_out_is_written_where_mlx_lm_and_mlx_vlm_look(
     tmp_path: Path, rope: str, tied_at: str

@@ -53,7 +53,7 @@ def victim(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
-@pytest.mark.some(20)
+@pytest.mark.some(10)
 @pytest.mark.parametrize(
     "name",
     [

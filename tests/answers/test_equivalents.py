@@ -55,6 +55,7 @@ def accepts(grammars: Grammars, schema: Any, value: Any) -> bool:
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 
 
+@pytest.mark.some(20)
 @pytest.mark.parametrize(
     ("schema", "valid", "invalid"),
     [

@@ -360,7 +360,7 @@ def check_call(name: str, body: str) -> None:
             assert valid(json.loads(text), parameters["properties"][key], parameters)
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "sampled"])
 @pytest.mark.parametrize(
     ("options", "names"),
@@ -603,6 +603,7 @@ def test_a_thinking_budget_counts_tokens(tokenizer: Tokenizer, budget: Any) -> N
         ThinkingBudget(tokenizer, budget, in_reasoning=True)
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("budget", [0, 1, 6])
 def test_a_budget_and_a_grammar(tokenizer: Tokenizer, grammars: Grammars, budget: int, swapped: bool) -> None:

@@ -118,7 +118,7 @@ def test_adapters_with_missing_tensors_are_refused(tmp_path: Path, checkpoint_di
         ModelKit.load(source, adapter_path=adapter)
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_an_adapter_made_by_mlx_vlm_is_applied(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, kind: str

@@ -152,6 +152,7 @@ def test_layer_types_decide_the_kind_of_each_layer(kits: Callable[[Shape], Model
     assert kinds == [True, False, True, False]
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16], ids=["bf16", "fp16"])
 def test_half_precision_loads_and_sees(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dtype: Any) -> None:
     source = checkpoint_dir(DENSE)
@@ -471,6 +472,7 @@ def junk_head(layout: str, *kinds: str) -> Edit:
 QUANTISED = ("weight", "scales", "biases")
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(("layout", "kinds"), [("mlx", ("weight",)), ("mlx", QUANTISED), ("transformers", QUANTISED)])
 def test_a_tied_checkpoint_may_hold_a_head(
     copy_of: Callable[..., Path], checkpoint_dir: Callable[[Shape], Path], layout: str, kinds: tuple[str, ...]

@@ -119,7 +119,7 @@ def test_sums_before_a_global_scale_may_be_beyond_half_precision(dtype: mx.Dtype
     np.testing.assert_allclose(shares, np.array([[expected], [2 * expected]]) * np.ones(32), rtol=0.01)
 
 
-@pytest.mark.some(7)
+@pytest.mark.some(3)
 @pytest.mark.parametrize("kind", PRECISE, ids=lambda kind: kind.name)
 def test_the_guard_knows_what_a_checkpoint_becomes(foreign: Foreign, dense_and_moe: Shape, kind: Kind) -> None:
     checkpoint = Checkpoint.open(foreign(kind, dense_and_moe))
@@ -132,7 +132,7 @@ def test_the_guard_knows_what_a_checkpoint_becomes(foreign: Foreign, dense_and_m
         MemoryGuard.of(checkpoint.config, checkpoint.weight_files(), loaded)
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", ["FP8 in blocks", "FP8 in blocks, vision too", "NVFP4 of ModelOpt", "AWQ", "GPTQ"])
 def test_a_kit_answers_with_the_logits_of_the_plain_weights(foreign: Foreign, dense_and_moe: Shape, name: str) -> None:
     directory = foreign(dataclasses.replace(BY_NAME[name], half=False), dense_and_moe)
@@ -282,7 +282,7 @@ def test_a_missing_scale_is_missed(tmp_path: Path, foreign: Foreign) -> None:
             load(directory)
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", ["FP8 in blocks", "NVFP4 of ModelOpt", "GPTQ"])
 def test_a_head_may_be_stored_in_the_formats_too(
     tmp_path: Path, foreign: Foreign, dense_and_moe: Shape, name: str

@@ -91,7 +91,7 @@ def test_a_head_among_the_weights_is_that_of_transformers_with_gains(
     assert head.files == (directory / "model.safetensors",)
 
 
-@pytest.mark.some(6)
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     "name", ["mtp.safetensors", "model-mtp.safetensors", "mtp-00001-of-00001.safetensors", "optiq/mtp.safetensors"]
 )

@@ -34,7 +34,7 @@ def last_logits(model: Path, adapter: Path | None, name: str) -> np.ndarray:
         return np.array(kit.logits(kit.process_prompt(case.input_ids, images=case.images)))[-4:]
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", sorted(path.name for path in ADAPTERS.iterdir()))
 def test_logits_are_those_of_transformers_with_peft(checkpoint_dir: Callable[[Shape], Path], name: str) -> None:
     model = checkpoint_dir(SHAPES.get(name, DENSE))

@@ -74,6 +74,7 @@ def test_a_stale_index_alone_is_told(directory: Path) -> None:
         find_weight_files(directory, vision=True)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("vision_file", ["model-vision.safetensors", "optiq_vision.safetensors"])
 @pytest.mark.parametrize("indexed", [False, True], ids=["no index", "index"])
 def test_a_vision_tower_may_lie_in_a_file_of_its_own(

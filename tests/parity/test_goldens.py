@@ -32,7 +32,7 @@ def _readings() -> list[Any]:
     return readings
 
 
-@pytest.mark.some(24)
+@pytest.mark.some(12)
 @pytest.mark.parametrize(("shape", "name", "step"), _readings())
 def test_logits_equal_the_reference(
     shape: Shape, name: str, step: int | None, kits: Callable[[Shape], ModelKit]

@@ -80,6 +80,7 @@ def test_uncached(pair: tuple[Any, Any]) -> None:
     assert_same(pair, [patched(tokens)], [unpatched(tokens)])
 
 
+@pytest.mark.some(3)
 def test_cached_prefill_and_decode(pair: tuple[Any, Any]) -> None:
     patched, unpatched = pair
     caches = patched.make_cache(), unpatched.make_cache()
@@ -118,7 +119,7 @@ def test_batched_cache(pair: tuple[Any, Any]) -> None:
     assert_same(pair, rows[0], rows[1])
 
 
-@pytest.mark.some(6)
+@pytest.mark.some(3)
 @pytest.mark.parametrize("edges", [(0, 40), (0, 16, 32, 40), (0, 20, 21, 22, 23, 40)], ids=str)
 def test_padded_batch(pair: tuple[Any, Any], edges: tuple[int, ...]) -> None:
     """mlx-lm's own batched prefill with right padding, whole and in pieces. What padding itself gives means nothing."""

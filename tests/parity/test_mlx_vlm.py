@@ -17,7 +17,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.some(6)
+@pytest.mark.some(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_image_logits_equal_mlx_vlm(
     name: str, dense_and_moe: Shape, kits: Callable[[Shape], ModelKit], checkpoint_dir: Callable[[Shape], Path]

@@ -16,7 +16,7 @@ from tests.parity.cases import CASES, TOLERANCE
 from tests.tiny import DENSE, Shape, config_of, write_checkpoint
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @pytest.mark.parametrize("quantize", [False, True])
 def test_what_mlx_lm_converts_answers_about_images(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dense_and_moe: Shape, quantize: bool

@@ -50,7 +50,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.some(9)
+@pytest.mark.some(4)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ahead", [0, 16], ids=["seeking", "going on"])
 def test_frames_are_those_that_playing_shows(monkeypatch: pytest.MonkeyPatch, kind: str, ahead: int) -> None:

@@ -45,6 +45,7 @@ def compiled(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatTe
     return ChatTemplate(source, dict(special_tokens))
 
 
+@pytest.mark.some(24)
 @pytest.mark.parametrize("source", TEMPLATES.values(), ids=TEMPLATES)
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize(
@@ -92,6 +93,7 @@ def test_what_templates_use_is_as_in_transformers(source: str) -> None:
     assert ChatTemplate(source, tokenizer.special_tokens_map).render(messages) == expected
 
 
+@pytest.mark.some(20)
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -79,7 +79,7 @@ BROUGHT: dict[str, tuple[dict[str, Any], type[BaseException], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.some(5)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", BROUGHT)
 def test_what_one_request_brings_along_ends_that_request_alone(kit: ModelKit, name: str) -> None:
     """Alone, and beside another row; and everybody after it gets what they would have got."""

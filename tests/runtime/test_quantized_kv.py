@@ -47,7 +47,7 @@ def error(found: mx.array, expected: mx.array) -> float:
     return float((mx.abs(found - expected).max() / mx.abs(expected).max()).item())
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("shape", [DENSE, MOE], ids=lambda shape: shape.name)
 def test_a_prompt_in_chunks_reads_what_decoding_will_see(load: Load, shape: Shape, bits: int) -> None:

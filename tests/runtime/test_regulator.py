@@ -52,6 +52,7 @@ def run(
     return written / rows * seconds(0) / taken, steps
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize(
     ("cost", "share"),

@@ -272,6 +272,7 @@ def test_prompts_of_one_token_in_a_batch_get_what_each_gets_alone(
     engine.close()
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("depth", [3, 7])
 def test_an_answer_ends_inside_a_step(plain: ModelKit, drafting: Load, oracle: Callable[..., None], depth: int) -> None:
     """By a stop string, an end token or its length, where drafts go on; what is remembered ends there."""

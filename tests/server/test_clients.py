@@ -105,7 +105,7 @@ def unused_in(headers: dict[str, str]) -> list[str]:
     return {key.lower(): value for key, value in headers.items()}.get(UNUSED_HEADER.lower(), "").split(", ")
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @pytest.mark.parametrize("name", SKELETONS)
 def test_what_programs_send_is_answered(server: Running, name: str) -> None:
     path, body, named = SKELETONS[name]

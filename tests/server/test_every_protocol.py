@@ -275,7 +275,7 @@ def test_usage_counts_the_prompt_what_was_cached_and_the_answer(
     assert tokens_of(server, name, body, streamed=streamed) == Tokens(length, length - 1, len(chunks), reasoning)
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @streamed_or_whole
 @pytest.mark.parametrize("name", ["chat", "completions"])
 def test_the_prompt_of_several_answers_counts_once(server: Running, box: ModelKit, name: str, streamed: bool) -> None:
@@ -425,7 +425,7 @@ def with_functions(name: str, text: str, choice: str = "auto", *, parallel: bool
     return question(name, text) | {"tools": wrapped, "tool_choice": by_name if named else choice, **off}
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @streamed_or_whole
 @every_protocol
 def test_the_model_decides_whether_to_call(server: Running, name: str, streamed: bool) -> None:
@@ -459,7 +459,7 @@ def test_a_strict_function_is_called_by_its_schema(server: Running, name: str, s
         assert (found.text, found.calls, found.reason) == ("s-t-a-r.", (), "stop")
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @streamed_or_whole
 @every_protocol
 def test_none_makes_calls_impossible(server: Running, name: str, streamed: bool) -> None:
@@ -476,7 +476,7 @@ def test_none_goes_before_a_bias(server: Running, box: ModelKit) -> None:
     assert "<tool_call>" not in answer(server, "chat", body, streamed=False).text
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @streamed_or_whole
 @every_protocol
 def test_a_call_can_be_forced(server: Running, name: str, streamed: bool) -> None:

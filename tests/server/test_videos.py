@@ -59,7 +59,7 @@ def refused(messages: Any, policy: MediaPolicy | None = None) -> str:
     return str(caught.value)
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "part",
     [

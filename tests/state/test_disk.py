@@ -283,6 +283,7 @@ def kinds(arrays: dict[str, mx.array]) -> dict[str, str]:
     return {"keys": held[0], "values": held[1], "convolution": marks[0], "state": marks[1]}
 
 
+@pytest.mark.some(15)
 @pytest.mark.parametrize("kind", ["keys", "values", "convolution", "state"])
 @pytest.mark.parametrize(
     "change",

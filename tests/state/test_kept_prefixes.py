@@ -183,7 +183,7 @@ def test_damage_is_told_and_costs_no_more_than_reading(
     assert (again.stats.cached_tokens, again.tokens) == (0, answer.tokens)
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @pytest.mark.parametrize("other", [{"kv_bits": 8}, {"speculate": "off"}, {"gated_delta": "native"}], ids=str)
 def test_another_arithmetic_does_not_go_on_from_it(load: Load, other: dict[str, Any], tmp_path: Path) -> None:
     """It is not even looked at, and stays."""
