@@ -8,7 +8,7 @@ from typing import Any, Never, Self, Unpack
 
 import mlx.core as mx
 
-from mlx_qwen35.answers.constraints import ThinkingBudget
+from mlx_qwen35.answers.constraints import MinTokens, ThinkingBudget
 from mlx_qwen35.answers.options import GenerationOptions, Sampling, check_names
 from mlx_qwen35.answers.results import GenerationChunk, GenerationResult
 from mlx_qwen35.answers.sampling import (
@@ -196,6 +196,7 @@ class ModelKit(PromptMaking, SessionFiles):
             options=sampling,
             max_tokens=plan.tokens - len(ready.input_ids),
             prefill_step_size=plan.step_size,
+            min_tokens=self._min_tokens(options.get("min_tokens", 0), options.get("max_tokens")),
             stop=check_stop(self.checkpoint.generation_config.get("stop_strings") if stop is None else stop),
             logprobs=check_flag("logprobs", options.get("logprobs", False)),
             top_logprobs=whole_number("top_logprobs", options.get("top_logprobs", 0), 0, vocab_size - 1),
@@ -342,6 +343,10 @@ class ModelKit(PromptMaking, SessionFiles):
         if given is None:
             return default_max_tokens(self.checkpoint.generation_config) or MAX_TOKENS
         return whole_number("max_tokens", given, 1)
+
+    def _min_tokens(self, given: int, most: int | None) -> MinTokens | None:
+        count = whole_number("min_tokens", given, 0, most)
+        return MinTokens(count, self.tokenizer.eos_token_ids) if count else None
 
     def _thinking_budget(self, prompt: Prompt, given: int | None) -> ThinkingBudget | None:
         budget = prompt.thinking_budget if given is None else whole_number("thinking_budget", given, 0)

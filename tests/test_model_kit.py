@@ -169,6 +169,25 @@ def test_stop_strings_and_max_tokens(kit: ModelKit) -> None:
     assert (cut.text, cut.finish_reason) == ("aaaaa", "length")
 
 
+def test_an_answer_may_have_a_least_length(kit: ModelKit) -> None:
+    """Neither an end token nor a stop string ends it before; its length does at any time."""
+    (token,) = kit.tokenize("a")
+    prompt = kit.process_prompt([USER], enable_thinking=False)
+    ending: dict[str, Any] = {"temperature": 0.0, "logit_bias": {IDS["<|im_end|>"]: 200.0, token: 100.0}}
+    for least in (1, 4):
+        longer = kit.generate(prompt, min_tokens=least, max_tokens=9, **ending)
+        assert (longer.text, longer.tokens[-1]) == ("a" * least, IDS["<|im_end|>"])
+        assert (len(longer.tokens), longer.finish_reason) == (least + 1, "stop")
+    letters: dict[str, Any] = {"temperature": 0.0, "logit_bias": {token: 200.0}}
+    stopped = kit.generate(prompt, stop="aa", min_tokens=3, max_tokens=9, **letters)
+    assert (stopped.text, len(stopped.tokens), stopped.finish_reason) == ("aaa", 5, "stop")
+    whole = kit.generate(prompt, min_tokens=3, max_tokens=3, **ending)
+    assert (whole.text, whole.finish_reason) == ("aaa", "length")
+    for wrong in (-1, 10, 1.5, True):
+        with pytest.raises(OptionError, match=r"^min_tokens: expected a whole number from 0 to 9, found "):
+            kit.request(prompt, min_tokens=wrong, max_tokens=9)  # type: ignore[arg-type]
+
+
 def test_reasoning_is_separate(kit: ModelKit) -> None:
     (token,) = kit.tokenize("a")
     result = kit.generate([USER], logit_bias={token: 200.0}, max_tokens=3)

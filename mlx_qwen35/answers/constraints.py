@@ -1,11 +1,11 @@
-"""Processors that have an answer follow a grammar, and end its reasoning after a number of tokens.
+"""Processors that have an answer follow a grammar, end its reasoning after a number of tokens, or not end before one.
 
 Every object belongs to one answer. They go after all other logits processors: what they forbid must stay forbidden.
 What they know can be taken back, so that the drafts of a step are asked for at once.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -190,6 +190,30 @@ class ThinkingBudget:
 
     def rewind(self, count: int) -> None:
         """Nothing: what it remembers is found again where the history has that length again."""
+
+
+class MinTokens:
+    """A logits processor that forbids to end an answer before it has a number of tokens.
+
+    It yields to a grammar behind whose end nothing else may follow.
+
+    Args:
+        count: Tokens that the answer has at least, its end-of-sequence token not among them.
+        ends: The end-of-sequence tokens.
+    Source:
+        vLLM, `SamplingParams.min_tokens`.
+    """
+
+    def __init__(self, count: int, ends: Collection[int]) -> None:
+        self.count, self._ends = count, sorted(ends)
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Logits (1, V); the history is the prompt's last token and the answer so far."""
+        if tokens.shape[0] - 1 >= self.count:
+            return logits
+        others = mx.array(logits)
+        others[:, mx.array(self._ends)] = -float("inf")
+        return mx.where(others.max() > -float("inf"), others, logits)
 
 
 def _mask_logits(allowed: mx.array, logits: mx.array) -> mx.array:

@@ -56,14 +56,18 @@ class AnswerText:
     Args:
         in_reasoning: The prompt ends inside an open `<think>`.
         stop: Strings that end the answer; they are not part of it.
+        min_tokens: So many tokens have to come before a stop string counts.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, in_reasoning: bool = False, stop: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, in_reasoning: bool = False, stop: tuple[str, ...] = (), min_tokens: int = 0
+    ) -> None:
         self._tokenizer = tokenizer
         self._detokenizer = tokenizer.detokenizer()
         self._think = tokenizer.control_id("<think>")
         self._end_think = tokenizer.control_id("</think>")
         self._stop = stop
+        self._tokens_until_stop = min_tokens
         self._in_reasoning = in_reasoning
         self._held = ""
         self._answer_begun = False
@@ -83,6 +87,11 @@ class AnswerText:
         """The text that one more token gives; after `stopped` no token may follow."""
         if token in self._tokenizer.eos_token_ids:
             return self._close(stopped=True)
+        piece = self._add(token)
+        self._tokens_until_stop -= 1
+        return piece
+
+    def _add(self, token: int) -> Piece:
         if token == self._end_think and self._in_reasoning:
             piece = self._take(self._detokenizer.flush())
             self._in_reasoning, self._skip_newlines = False, True
@@ -114,20 +123,22 @@ class AnswerText:
             kept = text.rstrip("\n")
             self._held = text[len(kept) :]
             return Piece(reasoning=kept)
-        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
+        stops = self._stop if self._tokens_until_stop <= 0 else ()
+        found = [(at, stop) for stop in stops if (at := text.find(stop)) >= 0]
         if found:
             cut, stop = min(found)
             return Piece(text=text[:cut], stopped=True, stop_string=stop)
-        hold = 0 if last else self._possible_beginning(text)
+        hold = 0 if last else _possible_beginning(text, stops)
         self._held = text[len(text) - hold :]
         text = text[: len(text) - hold]
         self._answer_begun = self._answer_begun or bool(text.strip())
         return Piece(text=text)
 
-    def _possible_beginning(self, text: str) -> int:
-        """Length of the longest end of `text` that a stop string begins with."""
-        for length in range(len(text), 0, -1):
-            tail = text[-length:]
-            if any(stop.startswith(tail) for stop in self._stop):
-                return length
-        return 0
+
+def _possible_beginning(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of `text` that a stop string begins with."""
+    for length in range(len(text) if stops else 0, 0, -1):
+        tail = text[-length:]
+        if any(stop.startswith(tail) for stop in stops):
+            return length
+    return 0

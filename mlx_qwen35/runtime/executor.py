@@ -75,7 +75,12 @@ class Executor:
                 return None
         else:
             reading = Reading(request.prompt, self._decoder.make_state())
-        text = AnswerText(self._tokenizer, in_reasoning=request.prompt.in_reasoning, stop=request.stop)
+        text = AnswerText(
+            self._tokenizer,
+            in_reasoning=request.prompt.in_reasoning,
+            stop=request.stop,
+            min_tokens=request.min_tokens.count if request.min_tokens else 0,
+        )
         record = self._speculation.record(request.prompt.input_ids.tolist())
         self._rows[job] = Row(job, reading, text, record, time.perf_counter())
         prompt, layout = request.prompt, request.prompt.layout

@@ -12,7 +12,7 @@ from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.prompts.prompt import Prompt
 
 if TYPE_CHECKING:
-    from mlx_qwen35.answers.constraints import ThinkingBudget
+    from mlx_qwen35.answers.constraints import MinTokens, ThinkingBudget
     from mlx_qwen35.answers.sampling import LogitsProcessor, Sampler, SamplingOptions
 
 # Progress and chunks, up to the chunk with a finish reason, or to the end of what is only read; or the error that
@@ -31,6 +31,7 @@ class Request:
         options: Sampling, penalties, bias and seed.
         max_tokens: Of the answer, at most; 0 only reads the prompt.
         prefill_step_size: Tokens of the prompt that are read at once, at most.
+        min_tokens: Keeps the answer from ending before it has so many.
         stop: Strings that end the answer; they are not part of it.
         logprobs: Give each token's log probability.
         top_logprobs: Give so many most likely tokens at each position.
@@ -47,6 +48,7 @@ class Request:
     options: "SamplingOptions"
     max_tokens: int
     prefill_step_size: int
+    min_tokens: "MinTokens | None" = None
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     top_logprobs: int = 0
@@ -73,9 +75,13 @@ class Request:
         return self.sampler or self.options.sampler()
 
     def make_processors(self) -> "list[LogitsProcessor]":
-        """Of the options, the thinking budget, then the caller's; their history begins with the prompt's last token."""
+        """Of the options, the thinking budget, then the caller's; their history begins with the prompt's last token.
+
+        What keeps the answer from ending comes last, as it yields to what a grammar leaves.
+        """
         budget = [] if self.thinking_budget is None else [copy.copy(self.thinking_budget)]
-        return [*self.options.logits_processors(prompt_tokens=1), *budget, *self.processors]
+        longer = [] if self.min_tokens is None else [self.min_tokens]
+        return [*self.options.logits_processors(prompt_tokens=1), *budget, *self.processors, *longer]
 
 
 class Status(Enum):

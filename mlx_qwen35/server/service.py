@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from mlx_qwen35.runtime.engine import Reservation
     from mlx_qwen35.runtime.request import Request
 
+# Tokens that no answer has: it goes on until its length ends it.
+_ENDLESS = 1 << 30
 # What an engine hands to a sink.
 EngineEvent = PrefillProgress | GenerationChunk | BaseException
 
@@ -146,6 +148,8 @@ class GenerationService:
         if wanted.tools and wanted.tool_choice == "none":
             call = self.kit.tokenizer.control_id("<tool_call>")
             options["logit_bias"] = {**(options.get("logit_bias") or {}), **({} if call is None else {call: -1e9})}
+        if options.pop("ignore_eos", False):
+            options["min_tokens"] = options.get("max_tokens") or _ENDLESS
         seed = unsigned(options.pop("seed", None))
         if seed is None:
             seed = int.from_bytes(os.urandom(4), "little")

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_qwen35.answers.constraints import Constraint, ThinkingBudget
+from mlx_qwen35.answers.constraints import Constraint, MinTokens, ThinkingBudget
 from mlx_qwen35.answers.grammars import Grammars
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import OptionError
@@ -131,3 +131,19 @@ def test_a_budget_that_is_asked_again_behind_wrong_drafts(tokenizer: Tokenizer, 
     nothing: list[Mask | None] = [None] * len(drafts)
     closed = [None, None, *([token] for token in closing), None, None, None]
     assert (found, again) == ((closed, nothing) if early else (nothing, closed))
+
+
+def test_an_answer_that_has_too_few_tokens_may_not_end() -> None:
+    longer = MinTokens(2, {3, 5})
+    logits = mx.array([[0.5, -1.0, 2.0, 9.0, 0.0, 8.0]])
+    for answer in ([], [1], [5]):
+        found = longer(mx.array([7, *answer]), logits)
+        assert found.tolist() == [[0.5, -1.0, 2.0, -float("inf"), 0.0, -float("inf")]]
+    assert longer(mx.array([7, 1, 2]), logits) is logits
+    # Drafts that were wrong change nothing: it goes by the history alone.
+    assert longer(mx.array([7]), logits).argmax().item() == 2
+
+
+def test_it_may_end_where_a_grammar_allows_nothing_else() -> None:
+    over = mx.array([[-float("inf"), -float("inf"), 4.0]])
+    assert MinTokens(9, {2})(mx.array([7, 1]), over).tolist() == over.tolist()

@@ -185,6 +185,22 @@ def test_the_earliest_stop_string_wins(tokenizer: Tokenizer, order: tuple[str, s
     assert run(tokenizer, "a dog and a fox", stop=("fox", "dog"))[0] == "a "
 
 
+def test_a_stop_string_counts_behind_the_least_length_alone(tokenizer: Tokenizer) -> None:
+    """As vLLM has it: not one that ends, nor one that begins, within the first tokens."""
+    for least, expected in [(0, "a"), (4, "ab a"), (5, "ab ab a"), (8, "ab ab ab")]:
+        answer = AnswerText(tokenizer, stop=("b",), min_tokens=least)
+        text = ""
+        for letter in "ab ab ab":
+            (token,) = tokenizer.encode(letter)
+            piece = answer.add(token)
+            text += piece.text
+            if piece.stopped:
+                break
+        assert text == expected
+    answer = AnswerText(tokenizer, stop=("bc",), min_tokens=2)
+    assert [answer.add(tokenizer.encode(letter)[0]).text for letter in "abcbd"] == ["a", "b", "c", "", "bd"]
+
+
 def test_stop_strings_do_not_cut_reasoning(tokenizer: Tokenizer) -> None:
     out = run(tokenizer, "a dog</think>\n\nthe fox and the dog", in_reasoning=True, stop=("dog",))
     assert out[:3] == ("the fox and the ", "a dog", True)

@@ -296,6 +296,21 @@ def test_an_answer_ends_inside_a_step(plain: ModelKit, drafting: Load, oracle: C
         same_states(kit, plain)
 
 
+@pytest.mark.parametrize("speculate", ["mtp", "lookup"])
+def test_a_least_length_holds_with_drafts_that_end_the_answer(speculate: str) -> None:
+    """The model in the package is sure of where it ends, and so are its drafts."""
+    question = [{"role": "user", "content": "Spell the word star."}]
+    found = []
+    for way in ("off", speculate):
+        with ModelKit.load(BOX, speculate=way) as kit:
+            prompt = kit.process_prompt(question, enable_thinking=False)
+            found.append([kit.generate(prompt, min_tokens=least, max_tokens=40, **GREEDY) for least in (0, 12, 40)])
+    for expected, drafted, least in zip(*found, (1, 13, 40), strict=True):
+        same(drafted, expected)
+        assert len(expected.tokens) >= least
+    assert sum(found[1][-1].stats.drafted) > 0
+
+
 def test_a_grammar_and_a_thinking_budget_hold_with_right_and_wrong_drafts(
     plain: ModelKit, drafting: Load, oracle: Callable[..., None]
 ) -> None:

@@ -184,6 +184,37 @@ def test_a_stream_is_made_of_parts(
     assert found(with_functions(name, STAR)) == [kinds["text"], kinds["call"], kinds["call"]]
 
 
+# Length
+
+
+@pytest.mark.parametrize("name", ["chat", "responses"])
+def test_an_answer_may_have_to_go_on(server: Running, name: str) -> None:
+    """Benchmarks ask for answers of one length: as many tokens as there may be, or at least so many."""
+    limit = "max_output_tokens" if name == "responses" else "max_tokens"
+    body = question(name, STAR) | {limit: 30}
+    short = answer(server, name, body, streamed=False)
+    assert short.reason == "stop"
+    endless = answer(server, name, body | {"ignore_eos": True}, streamed=True)
+    assert endless.reason == "length"
+    assert endless.text.startswith(short.text)
+    longer = answer(server, name, body | {"min_tokens": 20}, streamed=True)
+    assert len(short.text) < len(longer.text) <= len(endless.text)
+    assert endless.text.startswith(longer.text)
+    status, _, text = raw(server.url, BY_NAME[name].path, body | {"min_tokens": 31})
+    assert status == 400
+    assert "min_tokens: expected a whole number from 0 to 30, found 31" in text
+
+
+def test_a_grammar_ends_an_answer_that_was_to_go_on(server: Running) -> None:
+    schema = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "state", "schema": schema}}
+    found = answer(
+        server, "chat", question("chat", STAR) | {"response_format": wanted, "ignore_eos": True}, streamed=False
+    )
+    assert found.reason == "stop"
+    assert json.loads(found.text)["on"] in (True, False)
+
+
 # Usage
 
 

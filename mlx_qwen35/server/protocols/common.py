@@ -28,7 +28,7 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(("stop_token_ids", "bad_words"), "send stop or logit_bias"),
     **dict.fromkeys(("adapters", "adapter_path"), "start the server with --adapter-path"),
-    **dict.fromkeys(("min_tokens", "ignore_eos", "use_beam_search", "best_of", "echo", "suffix"), "not supported"),
+    **dict.fromkeys(("use_beam_search", "best_of", "echo", "suffix"), "not supported"),
 }
 # How much is written; -1 is no limit, as in LM Studio's examples and for llama.cpp's server.
 MaxTokens = Annotated[Whole | None, BeforeValidator(lambda value: None if value == -1 else value)]
@@ -85,6 +85,8 @@ class SamplingFields(GenerationBody):
     logit_bias: dict[str, float] | None = None
     seed: Whole | None = None
     stop: str | Items[str] | None = None
+    min_tokens: Whole | None = Field(None, ge=0)
+    ignore_eos: bool = False
 
     def sampling(self) -> dict[str, Any]:
         """Options of `ModelKit.request`.
@@ -102,6 +104,7 @@ class SamplingFields(GenerationBody):
             "frequency_penalty",
         )
         options = {name: getattr(self, name) for name in (*names, "seed")}
+        options |= {name: value for name in ("min_tokens", "ignore_eos") if (value := getattr(self, name))}
         if self.repetition_penalty == 0:
             # The default of mlx-lm's server, which is off there.
             options["repetition_penalty"] = 1.0

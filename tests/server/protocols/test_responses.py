@@ -69,6 +69,7 @@ def test_a_request_with_everything() -> None:
 def test_what_other_servers_have_besides_is_honoured_as_in_chat_completions() -> None:
     sampling = {
         "top_k": 20, "min_p": 0.05, "repetition_penalty": 1.5, "seed": 3, "stop": ["x"], "logit_bias": {"7": -1.0},
+        "min_tokens": 3, "ignore_eos": True,
     }  # fmt: skip
     asked = {**sampling, "enable_thinking": False, "thinking_budget": 5, "chat_template_kwargs": {"a": 1}}
     found = translated(**asked)
@@ -85,7 +86,7 @@ def test_what_other_servers_have_besides_is_honoured_as_in_chat_completions() ->
     ("field", "value", "told"),
     [
         ("structured_outputs", {"regex": "a"}, "send text.format with a JSON schema"),
-        ("ignore_eos", True, "not supported"),
+        ("use_beam_search", True, "not supported"),
         ("stop_token_ids", [7], "send stop or logit_bias"),
     ],
 )
