@@ -237,8 +237,12 @@ def resolved(items: Sequence[Any], before: str | None, stored: StoredResponses) 
     return found
 
 
-def messages_of(items: Sequence[Any]) -> list[dict[str, Any]]:
-    """Items as chat messages: reasoning, text and calls in a row become one message of the assistant."""
+def messages_of(items: Sequence[Any], stored: int = 0) -> list[dict[str, Any]]:
+    """Items as chat messages: reasoning, text and calls in a row become one message of the assistant.
+
+    Args:
+        stored: How many of the first come from an earlier response, and not from the request's `input`.
+    """
     out: list[dict[str, Any]] = []
     unsealable = MAX_UNSEALED
 
@@ -252,7 +256,7 @@ def messages_of(items: Sequence[Any]) -> list[dict[str, Any]]:
         function = {"name": flat_name(item.name, item.namespace), "arguments": arguments}
         answer().setdefault("tool_calls", []).append({"id": item.call_id, "type": "function", "function": function})
 
-    for at, item in enumerate(items):
+    for at, item in enumerate(items, -stored):
         if isinstance(item, ReasoningItem):
             reasoning = item.text
             if not reasoning and item.encrypted_content:

@@ -467,3 +467,14 @@ def test_an_item_is_referred_to_once() -> None:
     again = ResponsesRequest.model_validate({"input": [*references[:2], references[0]]})
     with pytest.raises(ApiError, match=r"^input\[2\]\.id: expected each item once, found 'msg_19999' again"):
         again.resolve(stored)
+
+
+def test_places_are_those_of_the_input_whatever_was_stored_before() -> None:
+    stored = StoredResponses(1, 2**24)
+    stored.add(StoredResponse({"id": "resp_1", "output": []}, [{"id": "msg_1", **message} for message in ASK]))
+    wrong = {"role": "assistant", "content": [{"type": "input_image", "image_url": "data:"}]}
+    body = ResponsesRequest.model_validate({"input": [wrong], "previous_response_id": "resp_1"})
+    body.resolve(stored)
+    with pytest.raises(ApiError, match=r"^input\[0\]\.content\[0\]: expected text, found an image") as error:
+        body.generation_requests()
+    assert error.value.param == "input[0].content[0]"
