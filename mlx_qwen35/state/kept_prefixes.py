@@ -271,7 +271,7 @@ class KeptPrefixes:
             except SessionError as error:
                 self._files.discard(file, error)
             except (RuntimeError, MemoryError) as error:
-                # MLX's own, as where there is no memory. Who waits for it reads the prompt instead; the file may be whole.
+                # MLX's own, as where there is no memory: the file may be whole. Who waits for it reads the prompt.
                 logger.warning("%s: cannot be read back: %s", file, error)
             else:
                 same = np.array_equal(found.input_ids, prefix.input_ids) and found.images == prefix.images
