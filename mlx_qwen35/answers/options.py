@@ -30,7 +30,8 @@ class GenerationOptions(Sampling, total=False):
             never exceeds what the context, or memory, holds.
         min_tokens: At least this many tokens, reasoning included, before the answer may end: end-of-sequence tokens
             are not chosen and stop strings do not count before, unless a grammar leaves nothing else.
-        stop: Strings that end the answer, and are not part of it; None for the checkpoint's own `stop_strings`.
+        stop: At most 256 strings that end the answer, and are not part of it; None for the checkpoint's own
+            `stop_strings`.
         logprobs, top_logprobs: Give each token's log probability, and so many most likely tokens in its place.
         prefill_step_size: Tokens of the prompt that are read at once, fewer where memory asks for it;
             None for 2048, on the CPU 512.

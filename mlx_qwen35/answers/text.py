@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_qwen35.errors import OptionError
+from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.tokenizer import Tokenizer
+
+# Each is looked for behind every token, while other answers wait.
+MAX_STOPS = 256
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,15 @@ def check_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """Stop strings as callers give them: none, one, or a list.
 
     Raises:
-        OptionError: One is empty or no string.
+        OptionError: One is empty or no string, or there are too many.
     """
     if stop is None:
         return ()
     strings = [stop] if isinstance(stop, str) else stop
     if not isinstance(strings, Sequence) or any(not isinstance(text, str) or not text for text in strings):
-        raise OptionError(f"stop: expected strings of at least one character, found {stop!r}")
+        raise OptionError(f"stop: expected strings of at least one character, found {shorten(repr(stop))}")
+    if len(strings) > MAX_STOPS:
+        raise OptionError(f"stop: expected at most {MAX_STOPS} strings, found {len(strings)}")
     return tuple(strings)
 
 

@@ -213,15 +213,20 @@ def system_first(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     if leading:
         contents = [message["content"] for message in messages[:leading]]
         out.append({"role": "system", "content": _joined(contents, "\n\n")})
+    # Those that become a part of the last message, all at once: one after the other, each would copy all before it.
+    behind: list[Any] = []
     waiting: list[Any] = []
-    for message in messages[leading:]:
-        if message["role"] == "system":
+    for message in [*messages[leading:], None]:
+        if message is not None and message["role"] == "system":
             marked = _joined(["<system>\n", message["content"], "\n</system>"], "")
-            if out and not waiting and out[-1]["role"] in ("user", "tool"):
-                out[-1] = {**out[-1], "content": _joined([out[-1]["content"], marked], "\n\n")}
-            else:
-                waiting.append(marked)
+            follows = out and not waiting and out[-1]["role"] in ("user", "tool")
+            (behind if follows else waiting).append(marked)
             continue
+        if behind:
+            out[-1] = {**out[-1], "content": _joined([out[-1]["content"], *behind], "\n\n")}
+            behind = []
+        if message is None:
+            break
         if waiting and message["role"] == "user":
             message = {**message, "content": _joined([*waiting, message["content"]], "\n\n")}
         elif waiting:

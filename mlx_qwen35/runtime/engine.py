@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from weakref import ref
 
 from mlx_qwen35.answers.sampling import number, whole_number
 from mlx_qwen35.errors import EngineFullError, KitClosedError
@@ -71,8 +72,9 @@ class Engine:
             whole_number("max_rows", max_rows, 1), whole_number("prefill_step_size", prefill_step_size, 1)
         )
         self._max_waiting = whole_number("max_waiting", max_waiting, 0)
-        # Replaced whole, so that it can be looked at without the lock.
-        self._jobs: tuple[Job, ...] = ()
+        # Replaced whole, so that it can be looked at without the lock. Whoever runs a job holds it: one that has ended
+        # is not to keep its prompt, with all pixels of its images, until the next one comes.
+        self._submitted: tuple[ref[Job], ...] = ()
         self._places = 0
         self._lock = threading.Lock()
         self._accepting = True
@@ -83,12 +85,12 @@ class Engine:
     @property
     def running(self) -> int:
         """Requests that are being read or answered."""
-        return sum(job.status in (Status.READING, Status.WRITING) for job in self._jobs)
+        return sum(job.status in (Status.READING, Status.WRITING) for job in self._jobs())
 
     @property
     def waiting(self) -> int:
         """Requests whose turn has not come."""
-        return sum(job.status is Status.WAITING for job in self._jobs)
+        return sum(job.status is Status.WAITING for job in self._jobs())
 
     def reserve(self) -> Reservation:
         """A place for a request that is still to be prepared; `submit` takes it over.
@@ -133,7 +135,7 @@ class Engine:
             with self._lock:
                 # Once more: the place may have been reserved before `close`, which waits for what stands here.
                 self._check_accepting()
-                self._jobs = (*(other for other in self._jobs if not other.done.is_set()), job)
+                self._submitted = (*(ref(other) for other in self._jobs() if not other.done.is_set()), ref(job))
             self.kit._loop.submit(job)
         except BaseException:
             job.status = Status.DONE
@@ -159,16 +161,21 @@ class Engine:
         try:
             self.kit._thread.check()
         except KitClosedError:
-            if not all(job.done.is_set() for job in self._jobs):
+            if not all(job.done.is_set() for job in self._jobs()):
                 raise
         deadline = None if timeout is None else time.monotonic() + timeout
-        for job in self._jobs:
+        jobs = self._jobs()
+        for job in jobs:
             job.done.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        left = [job for job in self._jobs if not job.done.is_set()]
+        left = [job for job in jobs if not job.done.is_set()]
         for job in left:
             self.cancel(job)
         for job in left:
             job.done.wait()
+
+    def _jobs(self) -> list[Job]:
+        """Those that were submitted and are still there."""
+        return [job for submitted in self._submitted if (job := submitted()) is not None]
 
     def _check_accepting(self) -> None:
         if not self._accepting:

@@ -99,7 +99,9 @@ def parse_body(raw: bytes, model: type[B]) -> B:
     for place, message in sorted(places, key=lambda problem: -problem[0].count(".")):
         if not any(f"{other}.".startswith(f"{place}.") for other in told):
             told[place] = f"{message[:1].lower()}{message[1:]}"
-    lines = [f"{place or 'body'}: {shorten(message, 200)}" for place, message in told.items()][:MAX_PROBLEMS]
+        if len(told) == MAX_PROBLEMS:
+            break
+    lines = [f"{place or 'body'}: {shorten(message, 200)}" for place, message in told.items()]
     raise invalid_request("; ".join(lines), next(iter(told)) or None)
 
 

@@ -65,18 +65,24 @@ class StoredResponses:
             self._stored.move_to_end(name)
             return self._stored[name][0]
 
-    def item(self, name: str, place: str) -> dict[str, Any]:
-        """An item of a stored conversation by its id.
+    def items(self, places: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """Items of stored conversations by their ids, all of which are looked for at once: there may be many of both.
 
+        Args:
+            places: By the ids, where they stand in the request, for error messages.
         Raises:
-            ApiError: 404: there is none.
+            ApiError: 404: there is no such item.
         """
+        found: dict[str, dict[str, Any]] = {}
         with self._lock:
             for stored, _ in reversed(self._stored.values()):
                 for item in (*stored.response["output"], *stored.items):
-                    if item.get("id") == name:
-                        return dict(item)
-        raise _gone("item", name, place)
+                    if item.get("id") in places:
+                        found.setdefault(item["id"], dict(item))
+        for name, place in places.items():
+            if name not in found:
+                raise _gone("item", name, place)
+        return found
 
     def remove(self, name: str) -> None:
         """Forget a response.

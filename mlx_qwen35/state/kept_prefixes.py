@@ -1,5 +1,6 @@
 """Prefixes that are held: in memory within a budget, and on disk, from where they outlive the process."""
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from mlx_qwen35.state.layout import StateLayout
 from mlx_qwen35.state.prefix import Prefix
 from mlx_qwen35.state.prefix_index import PrefixIndex
 from mlx_qwen35.state.sequence import FrozenState, MakeCaches, SharedBytes
+
+logger = logging.getLogger(__name__)
 
 # These many snapshots of a prefix survive when room is short: a conversation goes on near its end.
 _NEWEST = 6
@@ -267,6 +270,9 @@ class KeptPrefixes:
                 found = read_prefix(file, self._fingerprint, self._make_caches())
             except SessionError as error:
                 self._files.discard(file, error)
+            except (RuntimeError, MemoryError) as error:
+                # MLX's own, as where there is no memory: the file may be whole. Who waits for it reads the prompt.
+                logger.warning("%s: cannot be read back: %s", file, error)
             else:
                 same = np.array_equal(found.input_ids, prefix.input_ids) and found.images == prefix.images
                 state = found.state if same and found.snapshot_tokens == prefix.snapshot_tokens else None

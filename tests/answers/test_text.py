@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from mlx_qwen35.answers.text import AnswerText, Piece, check_stop
+from mlx_qwen35.answers.text import MAX_STOPS, AnswerText, Piece, check_stop
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from tests.tiny import IDS, VOCAB_SIZE, write_tokenizer
@@ -249,6 +249,13 @@ def test_a_cut_character_before_a_marker_is_text(tokenizer: Tokenizer) -> None:
 def test_bad_stop_strings_are_refused(stop: Any) -> None:
     with pytest.raises(OptionError, match="stop: expected strings of at least one character"):
         check_stop(stop)
+
+
+def test_stop_strings_are_no_more_than_can_be_looked_for_behind_every_token() -> None:
+    many = [str(number) for number in range(MAX_STOPS + 1)]
+    assert len(check_stop(many[1:])) == MAX_STOPS
+    with pytest.raises(OptionError, match="stop: expected at most 256 strings, found 257"):
+        check_stop(many)
 
 
 def test_stop_strings_come_alone_or_in_lists() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -493,6 +494,14 @@ def test_system_messages_where_a_template_wants_one_at_the_beginning(messages: A
     before = json.dumps(messages)
     assert system_first(messages) == expected
     assert json.dumps(messages) == before
+
+
+def test_many_system_messages_take_time_in_proportion() -> None:
+    """A fraction of a second; joining what came before again with each of them takes a minute."""
+    before = time.process_time()
+    (found,) = system_first([USER, *[{"role": "system", "content": "kind " * 100}] * 20_000])
+    assert time.process_time() - before < 3
+    assert len(found["content"]) > 20_000 * 500
 
 
 def test_the_template_is_asked_first(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """Many requests at once: each gets what it would get alone, and none harms another."""
 
+import gc
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -551,7 +553,7 @@ def test_close_waits_its_time_once_for_all(kit: ModelKit, monkeypatch: pytest.Mo
 
     engine = Engine(kit)
     monkeypatch.setattr("mlx_qwen35.runtime.engine.time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(engine, "_jobs", jobs)
+    monkeypatch.setattr(engine, "_jobs", lambda: jobs)
     monkeypatch.setattr(engine, "cancel", cancel)
     engine.close(timeout=10)
     assert waited == [10, 6, 0, None, None]
@@ -651,7 +653,19 @@ def test_what_has_ended_is_forgotten() -> None:
     first, second = engine.submit(ASKED, ignore), engine.submit(ASKED, ignore)
     first.finish(GenerationCancelled("cancelled"))
     third = engine.submit(ASKED, ignore)
-    assert engine._jobs == (second, third)
+    assert engine._jobs() == [second, third]
+
+
+def test_a_request_that_has_ended_is_held_by_nobody() -> None:
+    """An engine without work would keep the pixels of a video until the next request comes."""
+    engine, kit = pretended()
+    job = engine.submit(ASKED, ignore)
+    job.finish(GenerationCancelled("cancelled"))
+    held = weakref.ref(job)
+    kit.jobs.clear()
+    del job
+    gc.collect()
+    assert (held(), engine._jobs()) == (None, [])
 
 
 def test_a_place_that_was_promised_before_the_end_is_no_way_in() -> None:
@@ -661,7 +675,7 @@ def test_a_place_that_was_promised_before_the_end_is_no_way_in() -> None:
     engine.close()
     with pytest.raises(KitClosedError, match="this engine was closed"):
         engine.submit(ASKED, ignore, reservation=place)
-    assert (kit.jobs, engine._jobs, engine._places) == ([], (), 0)
+    assert (kit.jobs, engine._jobs(), engine._places) == ([], [], 0)
     with pytest.raises(KitClosedError):
         engine.reserve()
 

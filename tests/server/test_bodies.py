@@ -101,6 +101,16 @@ def test_a_handful_of_errors_is_made(protocol: Any) -> None:
     assert len(str(caught.value)) < 1000
 
 
+def test_an_object_of_wrong_values_is_refused_at_once() -> None:
+    """Holding each against all others takes minutes."""
+    body = {"messages": SPELL, "logit_bias": dict.fromkeys(map(str, range(MAX_KEYS)), "no")}
+    began = time.process_time()
+    with pytest.raises(ApiError, match=r"^logit_bias\.0: input should be a valid number") as caught:
+        parse_body(json.dumps(body).encode(), ChatCompletionRequest)
+    assert time.process_time() - began < 3
+    assert str(caught.value).count("; ") == MAX_PROBLEMS - 1
+
+
 def test_of_many_wrong_fields_the_first_few_are_told() -> None:
     wrong: dict[str, Any] = {name: {} for name in ("temperature", "top_p", "top_k", "min_p", "seed", "n", "stop")}
     body = {"messages": SPELL, **wrong}

@@ -57,15 +57,17 @@ def test_items_are_found_in_answers_and_in_what_was_asked() -> None:
     stored = StoredResponses(5, 10_000)
     stored.add(response("a", "msg_1", "msg_2"))
     stored.add(response("b", "msg_3"))
-    assert stored.item("msg_1", "input[0].id")["id"] == "msg_1"
-    assert stored.item("in_b", "input[0].id")["id"] == "in_b"
+    found = stored.items({"msg_1": "input[0].id", "in_b": "input[1].id"})
+    assert {name: item["id"] for name, item in found.items()} == {"msg_1": "msg_1", "in_b": "in_b"}
     stored.add(StoredResponse({"id": "c", "output": [{"id": "msg_1", "text": "newer"}]}, []))
-    assert stored.item("msg_1", "input[0].id")["text"] == "newer"
+    newer = {"msg_1": {"id": "msg_1", "text": "newer"}}
+    found = stored.items({"msg_1": "input[0].id"})
+    assert found == newer
     # A copy: what is done with it changes nothing here.
-    stored.item("msg_1", "input[0].id")["text"] = "changed"
-    assert stored.item("msg_1", "input[0].id")["text"] == "newer"
+    found["msg_1"]["text"] = "changed"
+    assert stored.items({"msg_1": "input[0].id"}) == newer
     with pytest.raises(ApiError, match=r"^input\[3\]\.id: no item 'msg_9' is stored; it is gone") as error:
-        stored.item("msg_9", "input[3].id")
+        stored.items({"msg_1": "input[0].id", "msg_9": "input[3].id"})
     assert (error.value.status, error.value.param) == (404, "input[3].id")
 
 

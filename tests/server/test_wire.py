@@ -244,6 +244,13 @@ def test_what_changes_nothing_is_named_whatever_it_holds() -> None:
     assert unused_fields(body) == [Unused("colour", False), Unused("inner.size", False), Unused("label", True)]
 
 
+def test_the_type_of_a_tool_is_what_a_client_says() -> None:
+    """So it is no label of a count, of which there would be more and more."""
+    asked = {"messages": SPELL, "tools": [{"type": "web_search_20991231"}]}
+    body = parse_body(json.dumps(asked).encode(), ChatCompletionRequest)
+    assert unused_fields(body) == [Unused("tools.web_search_20991231", False)]
+
+
 @pytest.mark.parametrize("nothing", [None, False, [], {}, ""])
 def test_a_field_that_is_refused_may_say_that_it_is_not_wanted(nothing: Any) -> None:
     unused_fields(Body(number=3, echo=nothing))  # type: ignore[call-arg]

@@ -581,6 +581,27 @@ def test_room_is_made_before_a_prefix_is_read_back(
     assert prefixes[0].state is not None
 
 
+def test_who_waits_for_what_cannot_be_read_back_is_told(
+    open_cache: Callable[..., PrefixCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong: a request that nobody wakes would wait for ever. The file may be whole, and stays."""
+    prefix = made()
+    assert prefix.state is not None
+    assert files_in(tmp_path).write(prefix, prefix.state) is not None
+    cache = open_cache(files=files_in(tmp_path))
+
+    def read(*given: Any) -> Any:
+        raise RuntimeError("[malloc] Unable to allocate")
+
+    monkeypatch.setattr(kept_prefixes, "read_prefix", read)
+    ready = threading.Event()
+    (found,) = cache._prefixes
+    cache._disk.post(cache._fetch_for, found, ready.set)
+    cache._disk.wait()
+    assert ready.is_set()
+    assert (len(cache), len(files_of(tmp_path))) == (0, 1)
+
+
 def test_nothing_is_read_back_that_the_process_has_no_memory_for(
     open_cache: Callable[..., PrefixCache], rings: list[float], tmp_path: Path
 ) -> None:

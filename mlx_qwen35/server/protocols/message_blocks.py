@@ -12,7 +12,7 @@ from mlx_qwen35.server.wire import Dropped, Items, WireObject, invalid_request, 
 
 # Of Claude Code: a line that is another one in every request, and a counter of what is left of the context. The model
 # learns nothing from them, and everything behind them would have to be read anew.
-_CHANGING = re.compile(r"\s*(x-anthropic-billing-header[^\n]*|<total_tokens>[^<]*</total_tokens>)\s*")
+_CHANGING = re.compile(r"x-anthropic-billing-header[^\n]*|<total_tokens>[^<]*</total_tokens>")
 
 
 class Block(WireObject):
@@ -160,7 +160,8 @@ class Message(WireObject):
 
 def is_changing(text: str) -> bool:
     """Whether a text is one of those that are other ones in every request, and say nothing."""
-    return _CHANGING.fullmatch(text) is not None
+    # Spaces that a pattern looked for itself, it would look for from each of them again.
+    return _CHANGING.fullmatch(text.strip()) is not None
 
 
 def messages_of(message: Message) -> list[dict[str, Any]]:

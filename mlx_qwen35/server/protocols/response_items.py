@@ -21,6 +21,8 @@ _ALWAYS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # In front of a reasoning that a client keeps for the server.
 _SEALED = "mlx-qwen35:"
+# Of all of them in one conversation, unpacked: a few kilobytes that a client made up would fill the memory otherwise.
+MAX_UNSEALED = 2**24
 
 
 class TextPart(WireObject):
@@ -143,9 +145,8 @@ class ReasoningItem(WireObject):
 
     @property
     def text(self) -> str:
-        """The reasoning, from wherever the client kept it."""
-        parts = self.content or self.summary
-        return "\n".join(part.text for part in parts) if parts else unsealed(self.encrypted_content or "")
+        """The reasoning, where it is not sealed."""
+        return "\n".join(part.text for part in self.content or self.summary)
 
 
 class ReferenceItem(WireObject):
@@ -189,15 +190,23 @@ def sealed(reasoning: str) -> str:
     return _SEALED + base64.b64encode(zlib.compress(reasoning.encode())).decode()
 
 
-def unsealed(text: str) -> str:
-    """The reasoning that `sealed` made this of; empty for what another server made."""
+def unsealed(text: str, most: int, place: str) -> bytes:
+    """The reasoning that `sealed` made this of; empty for what another server made.
+
+    Args:
+        most: Bytes that it may have.
+    Raises:
+        ApiError: It has more.
+    """
+    if not text.startswith(_SEALED):
+        return b""
     try:
-        packed = base64.b64decode(text.removeprefix(_SEALED), validate=True)
-        unpacker = zlib.decompressobj()
-        # No longer than a reasoning gets.
-        return unpacker.decompress(packed, 2**24).decode() if text.startswith(_SEALED) else ""
+        found = zlib.decompressobj().decompress(base64.b64decode(text.removeprefix(_SEALED), validate=True), most + 1)
     except (binascii.Error, zlib.error, ValueError):
-        return ""
+        return b""
+    if len(found) > most:
+        raise invalid_request(f"{place}: expected at most {MAX_UNSEALED} bytes of reasoning in all, found more", place)
+    return found
 
 
 def resolved(items: Sequence[Any], before: str | None, stored: StoredResponses) -> list[Any]:
@@ -206,38 +215,56 @@ def resolved(items: Sequence[Any], before: str | None, stored: StoredResponses) 
     Args:
         before: `previous_response_id`.
     Raises:
-        ApiError: 404: something is not stored.
+        ApiError: 404: something is not stored; or it is referred to twice.
     """
     raw: list[Any] = []
     if before is not None:
         earlier = stored.get(before, "previous_response_id")
         raw = [*earlier.items, *earlier.response["output"]]
     found = _ITEMS.validate_python(raw)
+    places: dict[str, str] = {}
     for at, item in enumerate(items):
+        place = f"input[{at}].id"
+        if isinstance(item, ReferenceItem) and places.setdefault(item.id, place) != place:
+            # As OpenAI has it; the same long item could come a hundred thousand times.
+            raise invalid_request(f"{place}: expected each item once, found {item.id[:80]!r} again", place)
+    referred = stored.items(places) if places else {}
+    for item in items:
         if isinstance(item, ReferenceItem):
-            found += _ITEMS.validate_python([stored.item(item.id, f"input[{at}].id")])
+            found += _ITEMS.validate_python([referred[item.id]])
         else:
             found.append(item)
     return found
 
 
-def messages_of(items: Sequence[Any]) -> list[dict[str, Any]]:
-    """Items as chat messages: reasoning, text and calls in a row become one message of the assistant."""
+def messages_of(items: Sequence[Any], stored: int = 0) -> list[dict[str, Any]]:
+    """Items as chat messages: reasoning, text and calls in a row become one message of the assistant.
+
+    Args:
+        stored: How many of the first come from an earlier response, and not from the request's `input`.
+    """
     out: list[dict[str, Any]] = []
+    unsealable = MAX_UNSEALED
 
     def answer() -> dict[str, Any]:
         if not out or out[-1]["role"] != "assistant":
-            out.append({"role": "assistant", "content": ""})
+            # Texts are put together in the end: one after the other, each would copy all that stand before it.
+            out.append({"role": "assistant", "content": []})
         return out[-1]
 
     def call(item: CallItem | CustomCallItem, arguments: Any) -> None:
         function = {"name": flat_name(item.name, item.namespace), "arguments": arguments}
         answer().setdefault("tool_calls", []).append({"id": item.call_id, "type": "function", "function": function})
 
-    for at, item in enumerate(items):
+    for at, item in enumerate(items, -stored):
         if isinstance(item, ReasoningItem):
-            if item.text:
-                answer()["reasoning_content"] = item.text
+            reasoning = item.text
+            if not reasoning and item.encrypted_content:
+                raw = unsealed(item.encrypted_content, unsealable, f"input[{at}].encrypted_content")
+                unsealable -= len(raw)
+                reasoning = raw.decode("utf-8", "replace")
+            if reasoning:
+                answer()["reasoning_content"] = reasoning
         elif isinstance(item, CallItem):
             call(item, item.arguments)
         elif isinstance(item, CustomCallItem):
@@ -246,10 +273,13 @@ def messages_of(items: Sequence[Any]) -> list[dict[str, Any]]:
             content = _content(item.output, f"input[{at}].output")
             out.append({"role": "tool", "tool_call_id": item.call_id, "content": content})
         elif isinstance(item, MessageItem) and item.role == "assistant":
-            answer()["content"] += item.content if isinstance(item.content, str) else _text(item.content, at)
+            answer()["content"].append(item.content if isinstance(item.content, str) else _text(item.content, at))
         elif isinstance(item, MessageItem):
             role = "system" if item.role == "developer" else item.role
             out.append({"role": role, "content": _content(item.content, f"input[{at}].content")})
+    for message in out:
+        if message["role"] == "assistant":
+            message["content"] = "".join(message["content"])
     return out
 
 

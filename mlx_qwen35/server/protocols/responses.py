@@ -106,10 +106,14 @@ class ResponsesRequest(TemplateFields, SamplingFields):
     max_output_tokens: Whole | None = None
 
     _resolved: list[Any] | None = PrivateAttr(None)
+    # How many of those come from an earlier response.
+    _stored: int = PrivateAttr(0)
 
     def resolve(self, stored: StoredResponses) -> None:
         """See `PromptBody`."""
-        self._resolved = resolved(self.items, self.previous_response_id, stored)
+        sent = self.items
+        self._resolved = resolved(sent, self.previous_response_id, stored)
+        self._stored = len(self._resolved) - len(sent)
 
     @property
     def items(self) -> list[Any]:
@@ -125,7 +129,7 @@ class ResponsesRequest(TemplateFields, SamplingFields):
             raise invalid_request(
                 f"include: expected no message.output_text.logprobs: {_LOGPROBS_ELSEWHERE}", "include"
             )
-        messages = messages_of(self.items)
+        messages = messages_of(self.items, self._stored)
         if self.instructions:
             messages.insert(0, {"role": "system", "content": self.instructions})
         if not messages:

@@ -1,10 +1,12 @@
 """Anthropic's messages as they come in and go out, field by field."""
 
+import time
 from typing import Any
 
 import pytest
 
 from mlx_qwen35.server.generation import GenerationRequest, Usage
+from mlx_qwen35.server.protocols.message_blocks import is_changing
 from mlx_qwen35.server.protocols.messages import MESSAGES, CountRequest, MessagesRequest
 from mlx_qwen35.server.wire import ApiError, unused_fields
 from tests.server.protocols.events import (
@@ -338,3 +340,12 @@ def test_errors_in_anthropics_form() -> None:
     expected = {"type": "error", "error": {"type": "timeout_error", "message": "too late"}}
     assert MESSAGES.error(error) == expected
     assert read(MESSAGES.error_event(error, 1)) == ("error", expected)
+
+
+def test_a_text_of_spaces_is_looked_at_once() -> None:
+    """A fraction of a second; from each space to the end again, minutes."""
+    header = "x-anthropic-billing-header: cc_version=1;"
+    assert is_changing(f"\n{header} \n \n")
+    before = time.process_time()
+    assert not is_changing(f"{header}{' ' * 200_000}\nx")
+    assert time.process_time() - before < 1

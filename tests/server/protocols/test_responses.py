@@ -1,14 +1,16 @@
 """OpenAI's responses as they come in and go out, field by field."""
 
 import re
+import time
 from typing import Any
 
 import pytest
 
 from mlx_qwen35.server.generation import GenerationRequest
 from mlx_qwen35.server.protocols.common import SamplingFields
-from mlx_qwen35.server.protocols.response_items import as_json, listed
+from mlx_qwen35.server.protocols.response_items import MAX_UNSEALED, as_json, listed, sealed
 from mlx_qwen35.server.protocols.responses import RESPONSES, ResponsesRequest
+from mlx_qwen35.server.stored import StoredResponse, StoredResponses
 from mlx_qwen35.server.wire import ApiError, unused_fields
 from tests.server.protocols.events import (
     CALL_JSON,
@@ -431,3 +433,49 @@ def test_media_that_only_another_server_holds_are_refused_by_name(kind: str) -> 
         unused_fields(asked(file_id="file-1"))
     with pytest.raises(ApiError, match=rf"^input\[0\]\.content\[0\]\.{kind}_url: field required"):
         asked().generation_requests()
+
+
+def test_many_texts_of_an_answer_take_time_in_proportion() -> None:
+    """A fraction of a second; a copy of all before each of them takes minutes."""
+    asked = [*ASK, *[{"role": "assistant", "content": "text " * 100}] * 10_000]
+    items = ResponsesRequest.model_validate({"input": asked})
+    before = time.process_time()
+    (found,) = items.generation_requests()
+    assert time.process_time() - before < 3
+    assert found.prompt[1] == {"role": "assistant", "content": "text " * 1_000_000}
+
+
+def test_sealed_reasonings_are_bounded_all_together() -> None:
+    """A few kilobytes become megabytes each; a client may make them up."""
+    half = {"type": "reasoning", "encrypted_content": sealed("a" * (MAX_UNSEALED // 2))}
+    found = translated([half, *ASK, half, *ASK]).prompt
+    assert [len(message.get("reasoning_content", "")) for message in found] == [MAX_UNSEALED // 2, 0] * 2
+    with pytest.raises(ApiError, match=r"^input\[4\]\.encrypted_content: expected at most 16777216 bytes of reason"):
+        translated([half, *ASK, half, *ASK, {"type": "reasoning", "encrypted_content": sealed("b")}])
+
+
+def test_an_item_is_referred_to_once() -> None:
+    """As OpenAI has it; and however many there are, what is stored is looked through once."""
+    items = [{"type": "message", "role": "user", "content": "hi", "id": f"msg_{at}"} for at in range(20_000)]
+    stored = StoredResponses(1, 2**24)
+    stored.add(StoredResponse({"id": "resp_1", "output": []}, items))
+    references = [{"type": "item_reference", "id": item["id"]} for item in reversed(items)]
+    body = ResponsesRequest.model_validate({"input": references})
+    before = time.process_time()
+    body.resolve(stored)
+    assert time.process_time() - before < 3
+    assert [item.id for item in body.items[:2]] == ["msg_19999", "msg_19998"]
+    again = ResponsesRequest.model_validate({"input": [*references[:2], references[0]]})
+    with pytest.raises(ApiError, match=r"^input\[2\]\.id: expected each item once, found 'msg_19999' again"):
+        again.resolve(stored)
+
+
+def test_places_are_those_of_the_input_whatever_was_stored_before() -> None:
+    stored = StoredResponses(1, 2**24)
+    stored.add(StoredResponse({"id": "resp_1", "output": []}, [{"id": "msg_1", **message} for message in ASK]))
+    wrong = {"role": "assistant", "content": [{"type": "input_image", "image_url": "data:"}]}
+    body = ResponsesRequest.model_validate({"input": [wrong], "previous_response_id": "resp_1"})
+    body.resolve(stored)
+    with pytest.raises(ApiError, match=r"^input\[0\]\.content\[0\]: expected text, found an image") as error:
+        body.generation_requests()
+    assert error.value.param == "input[0].content[0]"
