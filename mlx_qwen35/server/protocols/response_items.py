@@ -227,7 +227,7 @@ def messages_of(items: Sequence[Any]) -> list[dict[str, Any]]:
 
     def answer() -> dict[str, Any]:
         if not out or out[-1]["role"] != "assistant":
-            out.append({"role": "assistant", "content": ""})
+            out.append({"role": "assistant", "content": [], "reasoning_content": []})
         return out[-1]
 
     def call(item: CallItem | CustomCallItem, arguments: Any) -> None:
@@ -237,7 +237,7 @@ def messages_of(items: Sequence[Any]) -> list[dict[str, Any]]:
     for at, item in enumerate(items):
         if isinstance(item, ReasoningItem):
             if item.text:
-                answer()["reasoning_content"] = item.text
+                answer()["reasoning_content"].append(item.text)
         elif isinstance(item, CallItem):
             call(item, item.arguments)
         elif isinstance(item, CustomCallItem):
@@ -246,10 +246,16 @@ def messages_of(items: Sequence[Any]) -> list[dict[str, Any]]:
             content = _content(item.output, f"input[{at}].output")
             out.append({"role": "tool", "tool_call_id": item.call_id, "content": content})
         elif isinstance(item, MessageItem) and item.role == "assistant":
-            answer()["content"] += item.content if isinstance(item.content, str) else _text(item.content, at)
+            answer()["content"].append(item.content if isinstance(item.content, str) else _text(item.content, at))
         elif isinstance(item, MessageItem):
             role = "system" if item.role == "developer" else item.role
             out.append({"role": role, "content": _content(item.content, f"input[{at}].content")})
+    # Once for all: there may be very many pieces.
+    for message in out:
+        if message["role"] == "assistant":
+            message["content"] = "".join(message["content"])
+            if reasoning := message.pop("reasoning_content"):
+                message["reasoning_content"] = "\n".join(reasoning)
     return out
 
 
