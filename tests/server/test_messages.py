@@ -38,3 +38,13 @@ def test_anthropic_messages(claude: Any) -> None:
         assert stream.get_final_message().content[0].input == {"city": "Paris"}
     counted = claude.messages.count_tokens(model="box", messages=SPELL, system="You are small.")
     assert counted.input_tokens == found.usage.input_tokens + found.usage.cache_read_input_tokens
+
+
+def test_a_prompt_is_read_for_later_requests(claude: Any) -> None:
+    """With no token to write, as Anthropic's documentation has it."""
+    asked = {"model": "box", "messages": SPELL, "system": "You are read ahead."}
+    read = claude.messages.create(max_tokens=0, **asked)
+    assert (read.content, read.stop_reason, read.usage.output_tokens) == ([], "max_tokens", 0)
+    answered = claude.messages.create(max_tokens=100, **asked)
+    assert answered.content[0].text == "s-t-a-r."
+    assert answered.usage.cache_read_input_tokens > read.usage.cache_read_input_tokens

@@ -100,9 +100,11 @@ console.log((await generateText({ model: provider("any"), prompt: "Hi", maxOutpu
         """import { generateText } from "ai";
 import { createOpenAI } from "@ai-sdk/openai";
 const provider = createOpenAI({ baseURL: "URL/v1", apiKey: "KEY" });
+// Since version 7 system messages may stand there only where that is said.
+const allowed = { allowSystemInMessages: true };
 const messages = [{ role: "system", content: "Be brief." }, { role: "system", content: "Be kind." },
   { role: "user", content: "Hi" }];
-console.log((await generateText({ model: provider("any"), messages, maxOutputTokens: 16 })).finishReason);
+console.log((await generateText({ model: provider("any"), messages, maxOutputTokens: 16, ...allowed })).finishReason);
 """,
         "node",
     ),

@@ -153,6 +153,10 @@ class CountRequest(PromptBody):
 class MessagesRequest(CountRequest, GenerationBody):
     """The body of a request."""
 
+    # An answer would be read as the summary that is to stand for the conversation.
+    refused: ClassVar = CountRequest.refused | {"compaction": "nothing is summarized here; ask for a summary"}
+
+    # 0 asks for the prompt to be read alone, for later requests.
     max_tokens: Whole
     stop_sequences: Items[str] | None = None
     temperature: float | None = None
@@ -162,7 +166,7 @@ class MessagesRequest(CountRequest, GenerationBody):
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""
         options = {
-            "max_tokens": self.max_tokens,
+            "max_tokens": self.max_tokens or 1,
             "stop": self.stop_sequences,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -197,6 +201,15 @@ def _tool_use(call: ToolCall) -> dict[str, Any]:
 _SIGNATURE = "mlx-qwen35"
 
 
+async def _unwritten(events: AsyncIterator[StreamEvent]) -> AsyncIterator[StreamEvent]:
+    """The events of an answer that is not wanted, without the one token that it took to have the prompt read."""
+    async for event in events:
+        if isinstance(event, ProgressEvent):
+            yield event
+        elif isinstance(event, FinishEvent):
+            yield FinishEvent(event.index, "length", replace(event.usage, completion=0, reasoning=0))
+
+
 def _head(model: str) -> dict[str, Any]:
     return {"id": new_id("msg_"), "type": "message", "role": "assistant", "model": model}
 
@@ -206,7 +219,7 @@ async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[Messa
     text = reasoning = ""
     calls: list[dict[str, Any]] = []
     end = None
-    async for event in events:
+    async for event in events if context.body.max_tokens else _unwritten(events):
         if isinstance(event, DeltaEvent):
             text, reasoning = text + event.text, reasoning + event.reasoning
         elif isinstance(event, ToolCallEvent):
@@ -272,7 +285,7 @@ class _Blocks:
 async def stream(events: AsyncIterator[StreamEvent], context: AnswerContext[MessagesRequest]) -> AsyncIterator[str]:
     """The answer as server-sent events."""
     blocks, begun = _Blocks(), False
-    async for event in events:
+    async for event in events if context.body.max_tokens else _unwritten(events):
         if not begun:
             begun = True
             cached = event.processed if isinstance(event, ProgressEvent) else 0

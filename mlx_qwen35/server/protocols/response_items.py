@@ -248,8 +248,8 @@ def messages_of(items: Sequence[Any], stored: int = 0) -> list[dict[str, Any]]:
 
     def answer() -> dict[str, Any]:
         if not out or out[-1]["role"] != "assistant":
-            # Texts are put together in the end: one after the other, each would copy all that stand before it.
-            out.append({"role": "assistant", "content": []})
+            # Put together in the end: one after the other, each text would copy all that stand before it.
+            out.append({"role": "assistant", "content": [], "reasoning_content": []})
         return out[-1]
 
     def call(item: CallItem | CustomCallItem, arguments: Any) -> None:
@@ -264,7 +264,7 @@ def messages_of(items: Sequence[Any], stored: int = 0) -> list[dict[str, Any]]:
                 unsealable -= len(raw)
                 reasoning = raw.decode("utf-8", "replace")
             if reasoning:
-                answer()["reasoning_content"] = reasoning
+                answer()["reasoning_content"].append(reasoning)
         elif isinstance(item, CallItem):
             call(item, item.arguments)
         elif isinstance(item, CustomCallItem):
@@ -280,6 +280,8 @@ def messages_of(items: Sequence[Any], stored: int = 0) -> list[dict[str, Any]]:
     for message in out:
         if message["role"] == "assistant":
             message["content"] = "".join(message["content"])
+            if reasoning := message.pop("reasoning_content"):
+                message["reasoning_content"] = "\n".join(reasoning)
     return out
 
 

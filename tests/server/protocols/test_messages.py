@@ -51,6 +51,14 @@ def test_a_thread_is_refused_so_that_clients_send_the_whole_conversation() -> No
     assert unused_fields(CountRequest.model_validate({**BODY, "thread": None})) == []
 
 
+def test_a_summary_of_the_conversation_is_refused() -> None:
+    """A client would put the answer in the place of all that was said. Its tokens are counted all the same."""
+    wanted = {**BODY, "compaction": {"type": "summarize"}}
+    with pytest.raises(ApiError, match="^compaction: expected none: nothing is summarized here"):
+        unused_fields(MessagesRequest.model_validate({**wanted, "max_tokens": 9}))
+    assert [unused.place for unused in unused_fields(CountRequest.model_validate(wanted))] == ["compaction"]
+
+
 def test_a_request_with_nothing_but_messages() -> None:
     """Reasoning comes only where it is asked for."""
     assert counted() == GenerationRequest(ASK, tools=[], enable_thinking=False)
@@ -237,6 +245,19 @@ def test_a_whole_answer() -> None:
     expected = {**head(3), "content": content, "stop_reason": "end_turn", "stop_sequence": None, "usage": USAGE}
     assert answered(*events) == expected
     assert answered(finish())["content"] == []
+
+
+def test_a_prompt_that_is_only_read() -> None:
+    """No token is Anthropic's way to have a prompt in the cache before its first question."""
+    asked = context(MESSAGES, {**BODY, "max_tokens": 0})
+    assert asked.prepared.generation.options["max_tokens"] == 1
+    usage = {**USAGE, "output_tokens": 0, "output_tokens_details": {"thinking_tokens": 0}}
+    events = [progress(4), delta("a", "so"), called(), finish()]
+    ended = {"stop_reason": "max_tokens", "stop_sequence": None}
+    assert whole(MESSAGES, events, asked) == {**head(), "content": [], **ended, "usage": usage}
+    found = [read(part) for part in streamed(MESSAGES, events, asked)]
+    assert [name for name, _ in found] == ["message_start", "ping", "message_delta", "message_stop"]
+    assert found[-2][1] == event("message_delta", delta=ended, usage=usage)[1]
 
 
 @pytest.mark.parametrize(
