@@ -1,6 +1,9 @@
 """Files of saved chats: what `/save` writes, held against what a chat may be when it is read again."""
 
 import json
+import os
+import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,30 @@ def write_chat(target: Path, chat: dict[str, Any]) -> None:
     content = {"format": _FORMAT, **chat}
     content["messages"] = content.pop("turns")
     try:
-        # Encoded before the file is opened, which empties it.
-        target.write_bytes(json.dumps(content, ensure_ascii=False, indent=1).encode())
+        _write_whole(target, json.dumps(content, ensure_ascii=False, indent=1).encode())
     except UnicodeEncodeError as error:
         found = error.object[error.start]
         raise OptionError(f"{target}: expected valid Unicode in the conversation, found {found!r}") from error
     except OSError as error:
         raise OptionError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+def _write_whole(target: Path, content: bytes) -> None:
+    """All of it or nothing: where the disk is full, the chat that was there stays."""
+    if target.exists() and not target.is_file():  # nothing may stand in the place of a device or a pipe
+        target.write_bytes(content)
+        return
+    # What a link stands for, not the link.
+    target = target.resolve()
+    part = target.with_name(f"{os.fsencode(target.name)[:100].decode(errors='ignore')}.{uuid.uuid4().hex}")
+    try:
+        part.write_bytes(content)
+        if target.exists():
+            shutil.copymode(target, part)
+        part.replace(target)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def read_chat(source: Path) -> dict[str, Any]:

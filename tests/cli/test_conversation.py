@@ -1,5 +1,6 @@
 """The state of a chat, without a terminal."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -148,6 +149,35 @@ def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path) -> Non
     with pytest.raises(OptionError, match="expected valid Unicode in the conversation, found"):
         Conversation(system="\udcff").save(tmp_path / "chat.json")
     assert Conversation.load(tmp_path / "chat.json").system == "before"
+
+
+def test_a_disk_that_is_full_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Conversation(system="before").save(tmp_path / "chat.json")
+    write = Path.write_bytes
+
+    def half(path: Path, content: bytes) -> int:
+        write(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OptionError, match=r"chat.json: cannot be written \(No space left on device\)"):
+        Conversation(system="after").save(tmp_path / "chat.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["chat.json"]
+    assert Conversation.load(tmp_path / "chat.json").system == "before"
+
+
+def test_what_is_overwritten_keeps_its_link_and_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    file, link = tmp_path / "there" / "chat.json", tmp_path / "chat.json"
+    Conversation(system="before").save(file)
+    file.chmod(0o600)
+    link.symlink_to(file)
+    Conversation(system="after").save(link)
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert Conversation.load(file).system == "after"
+    Conversation().save(os.devnull)
+    assert not Path(os.devnull).is_file()
 
 
 def test_saving_to_nowhere_is_told(tmp_path: Path) -> None:
