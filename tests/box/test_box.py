@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -79,6 +80,18 @@ def test_two_images_in_either_order(box: ModelKit) -> None:
     assert say(box, "What is in the first picture?", other_star, one_star) == "A green star."
 
 
+@pytest.mark.thorough
+def test_who_shows_another_picture_means_that_one(box: ModelKit) -> None:
+    shown = [("circle", "red", "What is this?"), ("square", "blue", "And this one?"), ("circle", "green", "And here?")]
+    messages: list[dict[str, Any]] = []
+    for kind, colour, question in shown:
+        content = [{"type": "image", "image": drawn(kind, colour)}, {"type": "text", "text": question}]
+        messages.append({"role": "user", "content": content})
+        result = box.generate(box.process_prompt(messages, enable_thinking=False), temperature=0.0, max_tokens=40)
+        assert result.text == f"A {colour} {kind}."
+        messages.append({"role": "assistant", "content": result.text})
+
+
 def test_what_it_was_not_made_for_gets_one_honest_sentence(box: ModelKit) -> None:
     for question in ("What is the capital of France?", "Write a poem about love.", "translate hello into German"):
         assert say(box, question) == HONEST
@@ -126,15 +139,20 @@ def test_the_kept_report_is_of_this_checkpoint(box: ModelKit) -> None:
 
 
 def test_it_is_good_enough_to_show() -> None:
-    """Shares of the kept report, of answers that are right to the letter."""
-    report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())
-    shares = report["without reasoning"]
+    """Shares of the kept reports, of answers that are right to the letter.
+
+    The world is larger than that in which the weights before were right in nine of ten texts: those, asked what is
+    asked now, are in the other report.
+    """
+    shares, before = (
+        json.loads((ROOT / "docs" / "box" / name).read_text())["without reasoning"]
+        for name in ("answers.json", "answers-before.json")
+    )
     assert shares["one picture"]["all"] >= 0.80
-    assert shares["numbers"]["all"] >= 0.85
-    assert shares["several pictures"]["all"] >= 0.80
-    assert shares["text"]["all"] >= 0.90
     assert shares["off-topic"]["all"] >= 0.95
     assert shares["tools"]["well-formed calls"] >= 0.95
+    for group in ("one picture", "numbers", "several pictures", "text"):
+        assert shares[group]["all"] >= before[group]["all"] + 0.05, group
     drafts = json.loads((ROOT / "docs" / "box" / "mtp.json").read_text())["all"]
     assert len(drafts) > 3
     assert min(drafts) >= 0.95
@@ -156,8 +174,11 @@ def test_positions_matter(box: ModelKit) -> None:
     """Answers across pictures get worse when later images have text-like positions, and when images are swapped."""
     report = json.loads((ROOT / "docs" / "box" / "answers.json").read_text())["positions"]
     right = report[Disturbance.NONE.value]
-    for disturbance in (Disturbance.LATER_TEXT_LIKE, Disturbance.SWAPPED):
-        assert report[disturbance.value]["all"] < right["all"] - 0.25
+    # Some of the questions have the same answer in any order and at any place: what both pictures share, or how much.
+    assert report[Disturbance.LATER_TEXT_LIKE.value]["all"] < right["all"] - 0.15
+    assert report[Disturbance.ALL_TEXT_LIKE.value]["all"] < right["all"] - 0.35
+    assert report[Disturbance.SWAPPED.value]["all"] < right["all"] - 0.3
+    for disturbance in (Disturbance.LATER_TEXT_LIKE, Disturbance.ALL_TEXT_LIKE, Disturbance.SWAPPED):
         assert report[disturbance.value]["digits_of"] < right["digits_of"] - 0.5
     shares = {
         disturbance: score(box, "several pictures", "digits_of", 2, thinking=False, disturbance=disturbance).share
