@@ -25,6 +25,7 @@ from tools.load.protocols import PROTOCOLS, Answer, Protocol, wrong
 NAMES = [protocol.name for protocol in PROTOCOLS]
 BY_NAME: dict[str, Protocol] = {protocol.name: protocol for protocol in PROTOCOLS}
 STAR = SPELL[0]["content"]
+HOUSE = "Spell the word house."
 
 every_protocol = pytest.mark.parametrize("name", NAMES)
 streamed_or_whole = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
@@ -462,8 +463,8 @@ def with_functions(name: str, text: str, choice: str = "auto", *, parallel: bool
 def test_the_model_decides_whether_to_call(server: Running, name: str, streamed: bool) -> None:
     found = answer(server, name, with_functions(name, PARIS[0]["content"]), streamed=streamed)
     assert (found.calls, found.reason) == ((("get_weather", '{"city": "Paris"}'),), "tool_calls")
-    found = answer(server, name, with_functions(name, STAR), streamed=streamed)
-    assert (found.text, found.calls, found.reason) == ("s-t-a-r.", (), "stop")
+    found = answer(server, name, with_functions(name, HOUSE), streamed=streamed)
+    assert (found.text, found.calls, found.reason) == ("h-o-u-s-e.", (), "stop")
 
 
 @pytest.mark.some(2)
@@ -486,8 +487,8 @@ def test_a_strict_function_is_called_by_its_schema(server: Running, name: str, s
         ((called, arguments),) = found.calls
         assert (called, json.loads(arguments).keys(), found.reason) == ("get_weather", {"city"}, "tool_calls")
         assert json.loads(arguments)["city"] in cities
-        found = answer(server, name, asked(STAR, strict), streamed=streamed)
-        assert (found.text, found.calls, found.reason) == ("s-t-a-r.", (), "stop")
+        found = answer(server, name, asked(HOUSE, strict), streamed=streamed)
+        assert (found.text, found.calls, found.reason) == ("h-o-u-s-e.", (), "stop")
 
 
 @pytest.mark.some(1)

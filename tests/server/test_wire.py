@@ -66,7 +66,7 @@ from tools.load.malformed import Malformed
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "audio_url"}]}]}, ["audio_url"]),
         ("/v1/chat/completions", {"messages": SPELL, "logit_bias": {"9" * 5000: 1}}, ["logit_bias"]),
         ("/v1/chat/completions", {"messages": SPELL, "chat_template_kwargs": {"chat_template": "x"}}, ["chat_template"]),  # noqa: E501
-        ("/v1/chat/completions", {"messages": [*SPELL, {"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": '{"a":' * 5000}}]}]}, ["arguments"]),  # noqa: E501
+        ("/v1/chat/completions", {"messages": [*SPELL, {"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": '{"a":' * 500 + "1" + "}" * 500}}]}]}, ["arguments"]),  # noqa: E501
         ("/v1/responses", '{"input": "a", "metadata": {"a": "\\ud800"}}', ["body"]),
         ("/v1/completions", {"prompt": []}, ["prompt"]),
         ("/v1/completions", {"prompt": "a", "suffix": "b"}, ["suffix"]),
