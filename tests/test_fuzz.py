@@ -84,6 +84,16 @@ def test_without_schemathesis_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     assert bodies.run(1.0, seed=0) == ["needs the fuzz extra: pip install -e '.[fuzz]'"]
 
 
+def test_the_description_asks_for_no_answers_that_have_to_be_long() -> None:
+    endless = {"min_tokens": {"type": "integer"}, "ignore_eos": {"type": "boolean"}, "max_tokens": {"type": "integer"}}
+    schema = {"components": {"schemas": {"Chat": {"properties": endless}, "Count": {"properties": {}}}}}
+    models = bodies.with_short_answers(schema)["components"]["schemas"]
+    assert models["Count"] == {"properties": {}}
+    assert models["Chat"]["properties"]["min_tokens"]["maximum"] < 100
+    assert models["Chat"]["properties"]["ignore_eos"] == {"const": False}
+    assert models["Chat"]["properties"]["max_tokens"] == {"type": "integer"}
+
+
 def test_every_body_names_the_model() -> None:
     schema = {
         "components": {
