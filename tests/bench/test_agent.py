@@ -47,7 +47,7 @@ def test_what_is_new_is_read_and_nothing_else(
             new = cost.prompt_tokens - before.prompt_tokens + 1
             assert (cost.prefilled == new) == (not chat)
         with pytest.raises(OptionError, match="expected status 200, found 400"):
-            agent.request(urlsplit(running.url).port or 0, {**bodies[0], "max_tokens": 0}, chat=False)
+            agent.request(urlsplit(running.url).port or 0, {**bodies[0], "max_tokens": -1}, chat=False)
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

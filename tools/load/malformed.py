@@ -65,7 +65,6 @@ def make_malformed() -> list[Malformed]:
             "NaN": {**right, "temperature": math.nan},
             "too cold": {**right, "temperature": -1},
             "top_p above 1": {**right, "top_p": 2},
-            "no tokens": {**right, limit: 0},
             "half a token": {**right, limit: 1.5},
             "text for a bool": {**right, "stream": "yes"},
             "tools of a wrong type": {**right, "tools": {"type": "function"}},
@@ -74,6 +73,9 @@ def make_malformed() -> list[Malformed]:
         if protocol.name != "chat":
             # There a message may have none.
             bodies["no content"] = {**model, name: [{"role": "user"}]}
+        if protocol.name != "messages":
+            # There none asks for the prompt to be read alone.
+            bodies["no tokens"] = {**right, limit: 0}
         if protocol.name == "chat":
             deep = '{"a":' * 500 + "1" + "}" * 500
             bodies["an old field"] = {**right, "functions": [{"name": "x"}]}
