@@ -113,7 +113,8 @@ second one was answered as the first. A step took 2.8 seconds; `--compile` spend
     python -m tools.box.average RUN build/further --share 0.75 --out build/averaged
 
 RUN is `mlx_qwen35/box` as of 1786248, the tools are those of 3c3bde2 and a93d831. What is in the package is the
-average: the second end spells "star" s-o-r-l, which the average spells right.
+average: the second end spells "star" s-o-r-l; the average spells it right alone, and s-t-i-r behind a picture or beside
+functions.
 
 | group | before, 101 | 102 | 1,000 steps, 101 | 102 | in the package, 101 | 102 |
 |---|--:|--:|--:|--:|--:|--:|
