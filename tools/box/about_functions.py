@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from tools.box.about_text import TASKS as TEXT_TASKS
+from tools.box.about_values import KINDS
 from tools.box.dialogues import Dialogue, Tasks, Turn
 from tools.box.functions import ASKING, NOUNS, PARAMETERS, VERBS, Parameter, decimal, whole
 from tools.box.off_topic import HONEST
@@ -209,9 +210,25 @@ def bare(rng: Random) -> Function:
     return Function(function, lambda rng: Asked(rng.choice(requests), {}, *_outcome(rng)), frozenset([about]))
 
 
+def direct(rng: Random) -> Function:
+    """One that is asked for by what it takes."""
+    kind = rng.choice(KINDS)
+    verb, noun = rng.choice(kind.verbs), rng.choice(kind.nouns)
+    named = kind.named(rng)
+
+    def ask(rng: Random) -> Asked:
+        request, values = kind.request(verb, rng)
+        return Asked(request, {named[key]: value for key, value in values.items()}, *_outcome(rng))
+
+    name = rng.choice([_joined([*verb.split("_"), noun], rng)] * 4 + [_joined([noun, *verb.split("_")], rng), verb])
+    about = f"{verb.replace('_', ' ').capitalize()} {rng.choice([article(noun), f'the {noun}', plural(noun)])}."
+    meanings = {f"{verb} {noun}", " ".join(kind.nouns)}
+    return Function(_described(name, about, kind.described(named, rng), (), rng), ask, frozenset(meanings))
+
+
 def any_function(rng: Random) -> Function:
     """One of any shape."""
-    return rng.choices([anything, arithmetic, bare], [7.0, 2.0, 0.8])[0](rng)
+    return rng.choices([anything, arithmetic, bare, direct], [6.0, 1.6, 0.7, 3.5])[0](rng)
 
 
 def several_functions(count: int, rng: Random) -> list[Function]:

@@ -356,9 +356,8 @@ def several(task: str, rng: Random) -> Dialogue:
 @TASKS.add("several pictures", 1.0)
 def several_pictures(rng: Random) -> Dialogue:
     """One to five questions across pictures."""
-    task = rng.choice(
-        ["changed", "changed", "changed", "digits_of", "which_picture", "which_picture", "where_in", *SEVERAL]
-    )
+    often = ["changed"] * 3 + ["which_picture"] * 4 + ["more", "count_in", "digits_of", "where_in"]
+    task = rng.choice([*often, *SEVERAL])
     scenes = scenes_for(task, rng)
     names = [task]
     others = [name for name in SEVERAL if name not in OWN_PICTURES]

@@ -172,6 +172,11 @@ def off_topic(rng: Random) -> Dialogue:
     return _single("off topic", question, HONEST, "I do not know about that.")
 
 
+def off_topic_with_picture(rng: Random) -> Dialogue:
+    """Behind a picture, and mostly about it."""
+    return _single("off topic", off_topic_question(rng, with_picture=True), HONEST, "I do not know about that.")
+
+
 @TASKS.add("remember", 1.0)
 def remember(rng: Random) -> Dialogue:
     name = rng.choice(NAMES) if rng.random() < 0.6 else word(rng).capitalize()

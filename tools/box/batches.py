@@ -33,8 +33,8 @@ WORLD: World = (
 )  # fmt: skip
 # For a run that continues another on a CPU: less of what takes many tokens, and more calls of functions.
 CONTINUED: World = (
-    (about_pictures.TASKS, 6.0), (about_several.TASKS, 6.0), (about_clips.TASKS, 2.5), (about_text.TASKS, 8.5),
-    (about_text.LONG, 0.1), (about_tools.TASKS, 1.0), (about_functions.TASKS, 4.0),
+    (about_pictures.TASKS, 6.5), (about_several.TASKS, 7.0), (about_clips.TASKS, 3.5), (about_text.TASKS, 6.5),
+    (about_text.LONG, 0.1), (about_tools.TASKS, 1.0), (about_functions.TASKS, 5.0),
 )  # fmt: skip
 # For the MTP module alone: drafts are asked for behind long conversations too.
 TO_DRAFT: World = (
@@ -63,9 +63,9 @@ def draw_dialogue(rng: Random, world: World = WORLD) -> Dialogue:
     dialogue = tasks.draw(rng)
     if tasks is about_text.LONG and rng.random() < 0.3:
         dialogue = replace(dialogue, turns=(*about_pictures.TASKS.draw(rng).turns, *dialogue.turns))
-    if tasks is about_pictures.TASKS and rng.random() < 0.1:
+    if tasks is about_pictures.TASKS and rng.random() < 0.15:
         # Who looks at a picture asks for other things too.
-        extra = rng.choice([about_text.off_topic, about_text.off_topic, about_text.add, about_text.spell])(rng).turns
+        extra = rng.choice([*[about_text.off_topic_with_picture] * 4, about_text.add, about_text.spell])(rng).turns
         dialogue = replace(dialogue, turns=(*dialogue.turns, *extra[:2]))
     return replace(dialogue, system=rng.choice(SYSTEM)) if rng.random() < 0.12 else dialogue
 

@@ -141,15 +141,27 @@ _FORMS = (
     "convert [10 miles|5 pounds|100 dollars] to [kilometers|kilograms|euros]",
     "how many [planets|continents|bones|countries] are there[| in the world]",
 )  # fmt: skip
+# About a picture, which does not tell.
+_OF_PICTURES = (
+    "who [made|drew|took|sent] this", "who is the [artist|painter|author]", "when was this [made|drawn|painted]",
+    "how old is this [picture|drawing|photo]", "how much is this [picture|drawing|painting] worth",
+    "which [camera|app|brush|program] [made|took] this", "what does this [picture|drawing|painting] mean",
+    "is this [good|bad|real|famous] art", "do you like [it|this picture|my drawing]", "rate my [drawing|picture]",
+    "where did i [find|buy|draw|see] this", "which [town|city|country|museum] is this [from|in]",
+    "what [style|period|school] is this [picture|painting]", "what is the name of this [painting|work|piece]",
+    "what is the [mood|story|message] of this picture", "write a [story|poem|caption] about this picture",
+    "make [it|the picture] [larger|brighter|sharper]", "what happened [before|after] this picture",
+    "who is [in|on|behind] [this|the] [picture|photo]", "is [this|that] [my house|my dog|the sea|a real photo]",
+)  # fmt: skip
 
 
 def _slot(name: str, rng: Random) -> str:
     return rng.choice(_LISTS[rng.choice(name.split("|")).rstrip("2")])
 
 
-def off_topic_question(rng: Random) -> str:
-    """One of many thousands."""
-    text = rng.choice(_FORMS)
+def off_topic_question(rng: Random, *, with_picture: bool = False) -> str:
+    """One of many thousands; some are about the picture that comes with them."""
+    text = rng.choice(_OF_PICTURES if with_picture and rng.random() < 0.7 else _FORMS)
     while "{" in text:
         start = text.index("{")
         stop = text.index("}", start)
