@@ -48,3 +48,27 @@ def test_responses(client: Any) -> None:
     assert (short.status, short.incomplete_details.reason) == ("incomplete", "max_output_tokens")
     with client.responses.stream(input="Spell the word star.", **options) as stream:
         assert "".join(event.delta for event in stream if event.type == "response.output_text.delta") == "s-t-a-r."
+
+
+def test_log_probabilities_are_those_of_the_text(client: Any) -> None:
+    """And those that chat completions give, which tell the token that ends the answer too."""
+    question = "Spell the word star."
+    options: dict[str, Any] = {"model": "box", "temperature": 0.0, "top_logprobs": 3}
+    chat = client.chat.completions.create(
+        messages=[{"role": "user", "content": question}], logprobs=True, reasoning_effort="none", **options
+    )
+    scores = [token.model_dump() for token in chat.choices[0].logprobs.content]
+    included: dict[str, Any] = {"input": question, "include": ["message.output_text.logprobs"], **options}
+    for effort in ("none", "high"):
+        found = client.responses.create(reasoning={"effort": effort}, **included)
+        part = found.output[-1].content[0]
+        assert "".join(token.token for token in part.logprobs) == part.text
+        type(found).model_validate(found.to_dict())
+        if effort == "none":
+            assert [token.model_dump() for token in part.logprobs] == scores[: len(part.logprobs)]
+            assert len(part.logprobs) == len(scores) - 1
+        with client.responses.stream(reasoning={"effort": effort}, **included) as stream:
+            deltas = [event for event in stream if event.type == "response.output_text.delta"]
+            final = stream.get_final_response().output[-1].content[0]
+        assert [token.token for event in deltas for token in event.logprobs] == [t.token for t in part.logprobs]
+        assert final.logprobs == part.logprobs

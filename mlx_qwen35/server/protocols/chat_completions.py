@@ -5,7 +5,6 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.prompts.efforts import EffortName
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.server.generation import (
@@ -29,9 +28,9 @@ from mlx_qwen35.server.protocols.common import (
     Thinking,
     completion_head,
     completion_usage,
+    delta_logprob,
     openai_error,
     progress_comment,
-    token_logprob,
 )
 from mlx_qwen35.server.protocols.files import SEND_DATA, file_text
 from mlx_qwen35.server.wire import Items, Whole, WireObject, invalid_request, sse
@@ -234,12 +233,8 @@ def _part(part: dict[str, JsonValue], place: str) -> dict[str, JsonValue]:
 
 def logprobs_of(delta: DeltaEvent, tokenizer: Tokenizer) -> dict[str, Any] | None:
     """Of the token that a delta came with; None where none were asked for."""
-    chunk = delta.chunk
-    if chunk.logprob is None:
-        return None
-    own = token_logprob(TokenLogprob(chunk.token, tokenizer.decode([chunk.token]), chunk.logprob), tokenizer)
-    tops = [token_logprob(found, tokenizer) for found in chunk.top_logprobs or ()]
-    return {"content": [{**own, "top_logprobs": tops}], "refusal": None}
+    found = delta_logprob(delta, tokenizer)
+    return None if found is None else {"content": [found], "refusal": None}
 
 
 async def whole(events: AsyncIterator[StreamEvent], context: AnswerContext[ChatCompletionRequest]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.answers.tool_calls import ToolCall
 from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.tokenizer import Tokenizer
-from mlx_qwen35.server.generation import ProgressEvent, Usage
+from mlx_qwen35.server.generation import DeltaEvent, ProgressEvent, Usage
 from mlx_qwen35.server.protocols.base import GenerationBody
 from mlx_qwen35.server.wire import ApiError, Items, Whole, WireObject, invalid_request
 
@@ -205,6 +205,15 @@ def token_logprob(found: TokenLogprob, tokenizer: Tokenizer) -> dict[str, Any]:
         "logprob": max(found.logprob, IMPOSSIBLE),
         "bytes": list(tokenizer.token_bytes(found.token)),
     }
+
+
+def delta_logprob(delta: DeltaEvent, tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """OpenAI's form of the log probabilities of a delta's token and its rivals; None where none were asked for."""
+    chunk = delta.chunk
+    if chunk.logprob is None:
+        return None
+    own = token_logprob(TokenLogprob(chunk.token, tokenizer.decode([chunk.token]), chunk.logprob), tokenizer)
+    return {**own, "top_logprobs": [token_logprob(found, tokenizer) for found in chunk.top_logprobs or ()]}
 
 
 def openai_error(error: ApiError) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """OpenAI's responses: `POST /v1/responses`."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,11 +30,12 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
 )
 from mlx_qwen35.server.protocols.response_items import Item, MessageItem, as_json, messages_of, resolved, sealed
+from mlx_qwen35.server.protocols.response_logprobs import MessageLogprobs
 from mlx_qwen35.server.protocols.response_tools import NamedTool, Tool, call_item, choose, functions_of, shown
 from mlx_qwen35.server.stored import StoredResponse, StoredResponses
 from mlx_qwen35.server.wire import ApiError, Items, Whole, WireObject, invalid_request, sse
 
-_LOGPROBS_ELSEWHERE = "use /v1/chat/completions, which has them"
+_LOGPROBS = "message.output_text.logprobs"
 
 
 class SchemaFormat(WireObject):
@@ -89,7 +90,6 @@ class ResponsesRequest(TemplateFields, SamplingFields):
         "background": "send the request without it and wait for the answer",
         "conversation": "send the conversation itself, or previous_response_id",
         "prompt": "prompts are not stored here; send input and instructions",
-        "top_logprobs": _LOGPROBS_ELSEWHERE,
     }
 
     input: str | Items[Item] = Field(default_factory=list)
@@ -104,6 +104,7 @@ class ResponsesRequest(TemplateFields, SamplingFields):
     include: Items[str] | None = None
     metadata: dict[str, JsonValue] | None = None
     max_output_tokens: Whole | None = None
+    top_logprobs: Whole | None = Field(None, ge=0, le=20)
 
     _resolved: list[Any] | None = PrivateAttr(None)
     # How many of those come from an earlier response.
@@ -124,11 +125,6 @@ class ResponsesRequest(TemplateFields, SamplingFields):
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""
-        # Not left out in silence: the client would read an empty list as an answer's.
-        if "message.output_text.logprobs" in (self.include or ()):
-            raise invalid_request(
-                f"include: expected no message.output_text.logprobs: {_LOGPROBS_ELSEWHERE}", "include"
-            )
         messages = messages_of(self.items, self._stored)
         if self.instructions:
             messages.insert(0, {"role": "system", "content": self.instructions})
@@ -151,7 +147,12 @@ class ResponsesRequest(TemplateFields, SamplingFields):
                 effort=self.reasoning.effort if self.reasoning else None,
                 thinking_budget=self.thinking_budget,
                 schema=schema,
-                options={**self.sampling(), "max_tokens": self.max_output_tokens},
+                options={
+                    **self.sampling(),
+                    "max_tokens": self.max_output_tokens,
+                    "logprobs": bool(self.top_logprobs) or _LOGPROBS in (self.include or ()),
+                    "top_logprobs": self.top_logprobs or 0,
+                },
             )
         ]
 
@@ -198,6 +199,7 @@ class _Response:
         self._seals = "reasoning.encrypted_content" in (context.body.include or ())
         self._id, self._created = new_id("resp_"), int(time.time())
         self._output: list[dict[str, Any]] = []
+        self._logprobs = MessageLogprobs(context.tokenizer)
         self._number = -1
         asked = context.body.reasoning
         self._reasoning = _SUMMARY if asked is not None and asked.as_summary else _REASONING
@@ -215,7 +217,7 @@ class _Response:
             "instructions": body.instructions, "metadata": body.metadata or {},
             "parallel_tool_calls": body.parallel_tool_calls is not False, "temperature": options.temperature,
             "top_p": options.top_p, "presence_penalty": options.presence_penalty,
-            "frequency_penalty": options.frequency_penalty, "top_logprobs": 0,
+            "frequency_penalty": options.frequency_penalty, "top_logprobs": body.top_logprobs or 0,
             "max_output_tokens": body.max_output_tokens, "max_tool_calls": None, "store": self._stores,
             "background": False, "truncation": "disabled", "service_tier": "default", **labels,
             "previous_response_id": body.previous_response_id, "reasoning": (body.reasoning or Reasoning()).shown,
@@ -234,7 +236,8 @@ class _Response:
     def add(self, event: StreamEvent) -> list[str]:
         """What an event of the answer adds."""
         if isinstance(event, DeltaEvent):
-            return [*self._text(self._reasoning, event.reasoning), *self._text(_MESSAGE, event.text)]
+            logprobs = self._logprobs.add(event, begun=self._open is _MESSAGE)
+            return [*self._text(self._reasoning, event.reasoning), *self._text(_MESSAGE, event.text, logprobs)]
         return self._call(event.call) if isinstance(event, ToolCallEvent) else []
 
     @property
@@ -242,6 +245,7 @@ class _Response:
         return self._body.store is not False and self._stored.enabled
 
     def _call(self, call: ToolCall) -> list[str]:
+        self._logprobs.drop()
         item, key, value = call_item(self._functions, call)
         events = [*self.close("completed"), self._added({**item, key: ""})]
         where = {"item_id": item["id"], "output_index": len(self._output) - 1}
@@ -260,7 +264,7 @@ class _Response:
         at = len(self._output) - 1
         return self.event("response.output_item.added", output_index=at, item={**item, **empty})
 
-    def _text(self, kind: _Kind, text: str) -> list[str]:
+    def _text(self, kind: _Kind, text: str, logprobs: Sequence[dict[str, Any]] = ()) -> list[str]:
         if not text:
             return []
         events = []
@@ -277,8 +281,12 @@ class _Response:
                         "status": "in_progress"}  # fmt: skip
             events.append(self._added(item))
             events.append(self.event(f"response.{kind.part}.added", **self._where(kind), part=dict(part)))
-        self._output[-1][kind.field][0]["text"] += text
-        extra: dict[str, Any] = {"logprobs": []} if kind is _MESSAGE else {}
+        part = self._output[-1][kind.field][0]
+        part["text"] += text
+        extra: dict[str, Any] = {}
+        if kind is _MESSAGE:
+            part["logprobs"] += logprobs
+            extra = {"logprobs": [*logprobs]}
         events.append(self.event(f"response.{kind.text}.delta", **self._where(kind), delta=text, **extra))
         return events
 
@@ -292,7 +300,7 @@ class _Response:
             return []
         item = self._output[-1]
         part, where = item[kind.field][0], self._where(kind)
-        extra: dict[str, Any] = {"logprobs": []} if kind is _MESSAGE else {}
+        extra: dict[str, Any] = {"logprobs": part["logprobs"]} if kind is _MESSAGE else {}
         item["status"] = status
         if self._seals and kind is not _MESSAGE:
             item["encrypted_content"] = sealed(part["text"])

@@ -26,6 +26,8 @@ TOPS = (TokenLogprob(7, "é", -0.25), TokenLogprob(8, "b", -float("inf")))
 class Numbers:
     """A tokenizer whose tokens are their own numbers."""
 
+    eos_token_ids = frozenset({0})
+
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(f"<{token}>" for token in ids)
 

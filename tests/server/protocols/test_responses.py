@@ -27,6 +27,7 @@ from tests.server.protocols.events import (
 )
 
 ASK = [{"role": "user", "content": "hi"}]
+NO_SCORES = {"logprobs": False, "top_logprobs": 0}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
 
@@ -36,7 +37,7 @@ def translated(asked: Any = "hi", **fields: Any) -> GenerationRequest:
 
 
 def test_a_request_with_nothing_but_input() -> None:
-    options = {"max_tokens": None, **SamplingFields().sampling()}
+    options = {"max_tokens": None, **NO_SCORES, **SamplingFields().sampling()}
     assert translated() == GenerationRequest(ASK, tools=[], options=options)
 
 
@@ -59,6 +60,7 @@ def test_a_request_with_everything() -> None:
         schema=SCHEMA,
         options={
             "max_tokens": 9,
+            **NO_SCORES,
             **SamplingFields().sampling(),
             "temperature": 0.5,
             "top_p": 0.25,
@@ -75,7 +77,8 @@ def test_what_other_servers_have_besides_is_honoured_as_in_chat_completions() ->
     }  # fmt: skip
     asked = {**sampling, "enable_thinking": False, "thinking_budget": 5, "chat_template_kwargs": {"a": 1}}
     found = translated(**asked)
-    assert found.options == {"max_tokens": None, **SamplingFields.model_validate(sampling).sampling()}
+    options = {"max_tokens": None, **NO_SCORES, **SamplingFields.model_validate(sampling).sampling()}
+    assert found.options == options
     assert (found.enable_thinking, found.thinking_budget, found.template) == (False, 5, {"a": 1})
     found = translated(chat_template_kwargs={"enable_thinking": False})
     assert (found.enable_thinking, found.template) == (False, {})
@@ -99,12 +102,23 @@ def test_what_other_servers_have_and_answers_would_be_others_without_is_refused(
         unused_fields(ResponsesRequest.model_validate({"input": "hi", field: value}))
 
 
-def test_log_probabilities_that_are_not_there_are_refused() -> None:
-    """An empty list would look like an answer's; what belongs to tools that run elsewhere is harmless."""
-    with pytest.raises(ApiError, match=r"message\.output_text\.logprobs: use /v1/chat/completions") as caught:
-        translated(include=["reasoning.encrypted_content", "message.output_text.logprobs"])
-    assert (caught.value.status, caught.value.param) == (400, "include")
+def test_what_belongs_to_tools_that_run_elsewhere_is_included_as_nothing() -> None:
     assert translated(include=["web_search_call.action.sources"]) == translated()
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"include": ["reasoning.encrypted_content", "message.output_text.logprobs"]}, (True, 0)),
+        ({"include": ["message.output_text.logprobs"], "top_logprobs": 4}, (True, 4)),
+        ({"top_logprobs": 4}, (True, 4)),
+        ({"top_logprobs": 0}, (False, 0)),
+        ({}, (False, 0)),
+    ],
+)
+def test_log_probabilities_are_asked_for_in_two_ways(fields: dict[str, Any], asked: tuple[bool, int]) -> None:
+    options = translated(**fields).options
+    assert (options["logprobs"], options["top_logprobs"]) == asked
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required"])
