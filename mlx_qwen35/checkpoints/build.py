@@ -140,5 +140,5 @@ def naming(place: object) -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise type(error)(f"{place}: {error}") from error
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{place}: the weights cannot be loaded: {error}") from error

@@ -198,23 +198,26 @@ def _text(fields: Fields, raw: dict[str, Any], prefix: str, model_type: str) -> 
             moe_intermediate_size=fields.integer(raw, prefix, "moe_intermediate_size"),
             shared_expert_intermediate_size=fields.integer(raw, prefix, "shared_expert_intermediate_size"),
         )
+        if moe.num_experts_per_tok > moe.num_experts:
+            fields.problem(
+                f"{prefix}num_experts_per_tok: expected at most num_experts ({moe.num_experts}), "
+                f"found {moe.num_experts_per_tok}"
+            )
     head_dim = fields.integer(raw, prefix, "head_dim")
     positions = fields.integer(
         raw, prefix, "max_position_embeddings", default=_MAX_POSITION_EMBEDDINGS, most=MAX_POSITIONS
     )
     value_heads = fields.integer(raw, prefix, "linear_num_value_heads")
     key_heads = fields.integer(raw, prefix, "linear_num_key_heads")
-    if key_heads and value_heads % key_heads:
-        fields.problem(
-            f"{prefix}linear_num_value_heads: expected a multiple of linear_num_key_heads "
-            f"({key_heads}), found {value_heads}"
-        )
+    _multiple(fields, f"{prefix}linear_num_value_heads", value_heads, "linear_num_key_heads", key_heads)
+    heads, kv_heads = (fields.integer(raw, prefix, f"num_{kind}_heads") for kind in ("attention", "key_value"))
+    _multiple(fields, f"{prefix}num_attention_heads", heads, "num_key_value_heads", kv_heads)
     return TextConfig(
         vocab_size=fields.integer(raw, prefix, "vocab_size"),
         hidden_size=fields.integer(raw, prefix, "hidden_size"),
         intermediate_size=None if moe else fields.integer(raw, prefix, "intermediate_size"),
-        num_attention_heads=fields.integer(raw, prefix, "num_attention_heads"),
-        num_key_value_heads=fields.integer(raw, prefix, "num_key_value_heads"),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
         head_dim=head_dim,
         attention_bias=fields.boolean(raw, prefix, "attention_bias", default=False),
         linear_num_key_heads=key_heads,
@@ -228,6 +231,12 @@ def _text(fields: Fields, raw: dict[str, Any], prefix: str, model_type: str) -> 
         rope=read_rope(fields, raw, prefix, head_dim, positions),
         moe=moe,
     )
+
+
+def _multiple(fields: Fields, name: str, value: int, of: str, unit: int) -> None:
+    """What the tensors' shapes do not tell: they have only the product of heads and their size."""
+    if value % unit:
+        fields.problem(f"{name}: expected a multiple of {of} ({unit}), found {value}")
 
 
 def _layer_types(fields: Fields, raw: dict[str, Any], prefix: str) -> tuple[LayerType, ...]:
@@ -273,6 +282,7 @@ def _vision(fields: Fields, raw: Any) -> VisionConfig:
     fields.only(raw, prefix, "hidden_act", ("gelu_pytorch_tanh",))
     hidden_size = fields.integer(raw, prefix, "hidden_size")
     num_heads = fields.integer(raw, prefix, "num_heads")
+    _multiple(fields, f"{prefix}hidden_size", hidden_size, "num_heads", num_heads)
     fields.only(raw, prefix, "head_dim", (None, hidden_size // num_heads))
     fields.only(raw, prefix, "rope_theta", (None, _VISION_THETA))
     if isinstance(raw.get("rope_parameters"), dict):

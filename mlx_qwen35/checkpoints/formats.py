@@ -72,30 +72,6 @@ class Settings:
         """What GPTQ's zeros were stored less."""
         return 0 if self.raw.get("checkpoint_format") == "gptq_v2" else 1
 
-    def bits(self, path: str) -> int:
-        """The bits of a module's integers in compressed-tensors."""
-        groups = self.raw.get("config_groups")
-        found = None
-        for group in groups.values() if isinstance(groups, dict) else ():
-            weights = group.get("weights") if isinstance(group, dict) else None
-            bits = weights.get("num_bits") if isinstance(weights, dict) else None
-            targets = group.get("targets") if isinstance(group, dict) else None
-            for target in targets if isinstance(targets, list) else ():
-                if isinstance(bits, int) and _targets(str(target), path):
-                    return bits
-            # A class of modules, which holds for those that no path names.
-            found = bits if found is None else found
-        return found if isinstance(found, int) else 4
-
-
-def _targets(target: str, path: str) -> bool:
-    if target.startswith("re:"):
-        try:
-            return re.match(target.removeprefix("re:"), path) is not None
-        except re.error:
-            return False
-    return path == target or path.endswith(f".{target}")
-
 
 def is_foreign(names: Mapping[str, Any] | list[str]) -> bool:
     """Whether any of these tensors is stored in a way that MLX does not have."""
@@ -136,11 +112,11 @@ def to_mlx(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[s
         return out
     dtype = _dtype({name: value for name, value in out.items() if name not in cast}, foreign)
     out |= {name: mx.from_fp8(out[name], dtype=dtype) for name in cast}
-    _drop_orders(list(foreign.values()))
+    _read_small(foreign)
     for path, stored in foreign.items():
         try:
-            parts = _convert(path, stored, settings, dtype)
-        except (KeyError, ValueError) as error:
+            parts = _convert(stored, settings, dtype)
+        except (ArithmeticError, LookupError, ValueError) as error:
             shapes = {part: tuple(value.shape) for part, value in stored.items()}
             raise CheckpointError(f"{path}: expected quantised weights, found {shapes} ({error})") from error
         out |= {f"{path}.{part}": value for part, value in parts.items()}
@@ -148,23 +124,32 @@ def to_mlx(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[s
 
 
 # Read at once, for there may be one for every expert.
-_ORDERS_AT_ONCE = 256
+_SMALL_AT_ONCE = 256
 
 
-def _drop_orders(modules: list[unpacking.Parts]) -> None:
-    """Leave out which group each input belongs to where the groups follow one another, in place."""
-    names = ("g_idx", "weight_g_idx")
-    ordered = [(parts, name) for parts in modules for name in names if name in parts]
-    for start in range(0, len(ordered), _ORDERS_AT_ONCE):
-        some = ordered[start : start + _ORDERS_AT_ONCE]
-        mx.eval([parts[name] for parts, name in some])
-        for parts, name in some:
-            order, scale = np.array(parts[name]), parts.get("scales", parts.get("weight_scale"))
-            # AutoGPTQ has scales (groups, out), compressed-tensors (out, groups).
-            groups = 1 if scale is None or scale.ndim < 2 else scale.shape[-2 if name == "g_idx" else -1]
-            follow = np.arange(order.size) // max(1, -(-order.size // max(groups, 1)))
-            if np.array_equal(order, follow) or (order == -1).all():
-                del parts[name]
+def _read_small(modules: Mapping[str, unpacking.Parts]) -> None:
+    """Read shapes, and which group each input belongs to; leave that out, in place, where groups follow one another."""
+    orders = ("g_idx", "weight_g_idx")
+    small = [(path, name) for path, parts in modules.items() for name in (*orders, "weight_shape") if name in parts]
+    for start in range(0, len(small), _SMALL_AT_ONCE):
+        some = small[start : start + _SMALL_AT_ONCE]
+        mx.eval([modules[path][name] for path, name in some])
+        for path, name in some:
+            if name in orders and _follows(path, name, modules[path]):
+                del modules[path][name]
+
+
+def _follows(path: str, name: str, parts: unpacking.Parts) -> bool:
+    """Whether groups follow one another; MLX does not look whether there are those that an order names."""
+    order, scale = np.array(parts[name]), parts.get("scales", parts.get("weight_scale"))
+    # AutoGPTQ has scales (groups, out), compressed-tensors (out, groups).
+    groups = 1 if scale is None or scale.ndim < 2 else scale.shape[-2 if name == "g_idx" else -1]
+    follow = np.arange(order.size) // max(1, -(-order.size // max(groups, 1)))
+    if np.array_equal(order, follow) or (order == -1).all():
+        return True
+    if not (order.min() >= 0 and order.max() < groups):
+        raise CheckpointError(f"{path}.{name}: expected 0 to {groups - 1}, found {order.min()} to {order.max()}")
+    return False
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -202,7 +187,7 @@ def _is_plain(name: str, value: mx.array) -> bool:
     )
 
 
-def _convert(path: str, parts: unpacking.Parts, settings: Settings, dtype: mx.Dtype) -> unpacking.Parts:
+def _convert(parts: unpacking.Parts, settings: Settings, dtype: mx.Dtype) -> unpacking.Parts:
     scale = parts.get("weight_scale", parts.get("scales"))
     if "qweight" in parts:
         return _qweight(parts, settings, dtype)
@@ -210,19 +195,29 @@ def _convert(path: str, parts: unpacking.Parts, settings: Settings, dtype: mx.Dt
         # ModelOpt multiplies by the one, compressed-tensors divides by the other.
         given = parts.get("weight_scale_2")
         factor = 1.0 / parts["weight_global_scale"].astype(mx.float32) if given is None else given
-        return unpacking.nvfp4(parts.get("weight_packed", parts.get("weight")), _of(scale), factor)  # type: ignore[arg-type]
+        packed = parts["weight_packed" if "weight_packed" in parts else "weight"]
+        return unpacking.nvfp4(packed, _of(scale), factor)
     if "weight_packed" in parts:
         packed, scale = parts["weight_packed"], _of(scale)
         if packed.dtype == mx.uint8:
             return unpacking.mxfp4(packed, scale)
         zero, order = parts.get("weight_zero_point"), parts.get("weight_g_idx")
-        return unpacking.packed_integers(packed, scale, zero, order, settings.bits(path), dtype)
+        return unpacking.packed_integers(packed, scale, zero, order, _bits(packed, parts["weight_shape"]), dtype)
     weight, scale = parts["weight"], _of(parts.get("weight_scale_inv", scale))
     if weight.dtype == mx.int8:
         return unpacking.int8(weight, scale, parts.get("weight_zero_point"), dtype)
     if weight.dtype != mx.uint8:
         raise ValueError(f"expected bytes, found {weight.dtype}")
     return unpacking.fp8(weight, scale, dtype)
+
+
+def _bits(packed: mx.array, shape: mx.array) -> int:
+    """Of each of a module's integers: config.json has them too, by expressions that names have to match."""
+    inputs = int(np.array(shape).reshape(-1)[-1])
+    bits = packed.shape[-1] * 32 // inputs
+    if not 1 <= bits <= 8 or -(-inputs * bits // 32) != packed.shape[-1]:
+        raise ValueError(f"expected 1 to 8 bits for each of {inputs} inputs, found {packed.shape[-1]} words")
+    return bits
 
 
 def _of(scale: mx.array | None) -> mx.array:

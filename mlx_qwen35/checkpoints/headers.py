@@ -47,7 +47,8 @@ def read_headers(files: Iterable[Path]) -> Iterator[TensorHeader]:
             for name, entry in entries.items():
                 begin, end = (int(offset) for offset in entry["data_offsets"])
                 shape = tuple(int(size) for size in entry["shape"])
-                if not 0 <= begin <= end or min(shape, default=0) < 0:
+                # Beyond what a file may have there are numbers that no message can show.
+                if not 0 <= begin <= end < 2**63 or min(shape, default=0) < 0:
                     raise ValueError
                 tensors.append(TensorHeader(name, str(entry["dtype"]), shape, end - begin))
                 data = max(data, end)

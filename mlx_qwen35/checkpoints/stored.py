@@ -14,7 +14,7 @@ def quantisation_of(path: str, width: int, tensors: Mapping[str, Any]) -> dict[s
         path: Of the layer, whose `weight` and `scales` are among the tensors.
         width: Its inputs, which are the last axis of the weight before it was packed.
     Raises:
-        ValueError: MLX has no such mode.
+        ValueError: MLX has no such mode, or does not pack weights into this type.
     Source:
         mlx-lm 0.32, utils.py, `infer_quant_config`; importing that takes a second.
     """
@@ -22,7 +22,10 @@ def quantisation_of(path: str, width: int, tensors: Mapping[str, Any]) -> dict[s
 
     scales = tensors[f"{path}.scales"]
     group_size = width // scales.shape[-1]
-    bits = tensors[f"{path}.weight"].shape[-1] * 32 // width
+    weight = tensors[f"{path}.weight"]
+    if weight.dtype != mx.uint32:
+        raise ValueError(f"{path}.weight: expected uint32 beside scales, found {weight.dtype}")
+    bits = weight.shape[-1] * 32 // width
     mode = "affine" if scales.dtype != mx.uint8 else _MODES.get((bits, group_size))
     if mode is None:
         raise ValueError(f"{path}: {bits} bits in groups of {group_size}")

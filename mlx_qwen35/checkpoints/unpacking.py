@@ -47,11 +47,19 @@ def affine(
         weight: (..., out, in x bits / 32) of 32 bits each, the first integer in the lowest bits.
         scales, zeros: (..., out, groups).
         groups: Which group each column belongs to, if they do not follow one another; such a weight becomes plain.
+    Raises:
+        ValueError: They do not belong together.
     """
     into = weight.shape[-1] * 32 // bits
     stored = into // scales.shape[-1]
+    if zeros.shape != scales.shape:
+        raise ValueError(f"expected as many zeros as scales, {scales.shape}, found {zeros.shape}")
+    if groups is None and stored * scales.shape[-1] != into:
+        raise ValueError(f"expected groups of one size, found {scales.shape[-1]} for {into} inputs")
+    if groups is not None and groups.shape != (into,):
+        raise ValueError(f"expected a group for each of {into} inputs, found {groups.shape}")
     sizes = [size for size in GROUP_SIZES if stored % size == 0]
-    if groups is None and sizes and stored * scales.shape[-1] == into:
+    if groups is None and sizes:
         scales = mx.repeat(scales.astype(dtype), stored // sizes[0], axis=-1)
         zeros = mx.repeat(zeros.astype(mx.float32), stored // sizes[0], axis=-1)
         return {"weight": _view(weight, mx.uint32), "scales": scales, "biases": (-zeros * scales).astype(dtype)}

@@ -139,7 +139,7 @@ def test_a_tensor_s_other_name_names_its_file_too(tmp_path: Path, named: str) ->
         assert {name: value.item() for name, value in found.items()} == expected
 
 
-@pytest.mark.parametrize("error", [RuntimeError, ValueError, KeyError])
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, KeyError, IndexError, ZeroDivisionError])
 def test_what_a_library_raises_is_about_a_place(error: type[Exception]) -> None:
     with pytest.raises(CheckpointError, match="^place: the weights cannot be loaded: .*no"), naming("place"):
         raise error("no")

@@ -41,12 +41,12 @@ def test_a_dense_config() -> None:
 
 # Every size under its own name, no two alike, whatever model they would make.
 TEXT_SIZES = {
-    "vocab_size": 1009, "hidden_size": 101, "num_attention_heads": 3, "num_key_value_heads": 5,
+    "vocab_size": 1009, "hidden_size": 101, "num_attention_heads": 15, "num_key_value_heads": 5,
     "linear_num_key_heads": 7, "linear_num_value_heads": 14, "linear_key_head_dim": 11, "linear_value_head_dim": 13,
     "linear_conv_kernel_dim": 17, "max_position_embeddings": 2**30,
 }  # fmt: skip
 MOE_SIZES = {
-    "num_experts": 19, "num_experts_per_tok": 23, "moe_intermediate_size": 29, "shared_expert_intermediate_size": 31,
+    "num_experts": 23, "num_experts_per_tok": 19, "moe_intermediate_size": 29, "shared_expert_intermediate_size": 31,
 }  # fmt: skip
 VISION_SIZES = {
     "depth": 37, "intermediate_size": 41, "num_heads": 2, "hidden_size": 86, "in_channels": 47, "patch_size": 53,
@@ -263,6 +263,8 @@ def test_all_problems_are_told_at_once() -> None:
         ("text_config.attention_bias", "no", r"attention_bias: expected true or false, found 'no'"),
         ("text_config.attn_output_gate", False, r"attn_output_gate: only True"),
         ("text_config.linear_num_value_heads", 3, r"expected a multiple of linear_num_key_heads \(2\), found 3"),
+        ("text_config.num_key_value_heads", 3, r"num_attention_heads: expected a multiple of .* \(3\), found 4"),
+        ("vision_config.num_heads", 3, r"vision_config.hidden_size: expected a multiple of num_heads \(3\), found 32"),
         ("text_config.layer_types", ["full_attention"], r"layer_types: expected 4 entries"),
         ("text_config.layer_types", ["x"] * 4, r"layer_types: expected 4 entries of linear_attention or"),
         ("text_config.rope_parameters.rope_type", "dynamic", r"only 'default' and 'yarn' are supported"),
@@ -296,6 +298,11 @@ def test_all_problems_are_told_at_once() -> None:
 def test_what_would_change_answers_is_refused(path: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ModelConfig.from_dict(changed(DENSE, path, value))
+
+
+def test_of_few_experts_not_more_are_chosen() -> None:
+    with pytest.raises(ConfigError, match=r"num_experts_per_tok: expected at most num_experts \(6\), found 7"):
+        ModelConfig.from_dict(changed(MOE, "text_config.num_experts_per_tok", 7))
 
 
 def test_a_section_that_is_null_is_none() -> None:

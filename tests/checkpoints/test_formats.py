@@ -311,30 +311,70 @@ def test_a_head_may_be_stored_in_the_formats_too(
     assert apart.tensors.keys() == head.tensors.keys()
 
 
-def test_bits_of_compressed_tensors_are_those_of_the_group_that_names_the_module() -> None:
-    groups = {
-        "group_0": {"targets": ["Linear"], "weights": {"num_bits": 8}},
-        "group_1": {"targets": ["re:.*down_proj"], "weights": {"num_bits": 3}},
-        "group_2": {"targets": ["lm_head"], "weights": {"num_bits": 6}},
-        "group_3": {"targets": ["re:("], "weights": None},
-        "group_4": {"targets": ["re:mlp", "re:head", "last"], "weights": {"num_bits": 5}},
-        "group_5": {"targets": ["re:head"], "weights": {"num_bits": 2}},
-    }
-    section = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}}
+def test_settings_are_those_of_a_method_wherever_they_stand() -> None:
+    section = {"quantization_config": {"quant_method": "compressed-tensors"}}
     settings = Settings.of(section)
-    # An expression holds from a path's beginning, not up to its end; a name for whole parts at a path's end.
-    paths = {
-        "layers.0.mlp.up_proj": 8, "layers.0.mlp.down_proj": 3, "lm_head": 6, "model.lm_head": 6, "head.0.proj": 5,
-        "model.head": 8, "model.last": 5, "at_last": 8, "last.proj": 8,
-    }  # fmt: skip
-    assert {path: settings.bits(path) for path in paths} == paths
+    assert settings.raw == section["quantization_config"]
     # Beside the decoder's settings too, and before those that MLX writes in front of them.
     for config in ({"text_config": section}, {"text_config": section, "quantization_config": {"bits": 4}}):
         assert Settings.of(config) == settings
     assert Settings.of({"text_config": {"quantization_config": {"quant_method": "gptq"}}, **section}) == settings
-    assert Settings.of({"quantization_config": {"config_groups": groups}}).bits("lm_head") == 4
-    for junk in ({}, {"config_groups": []}, {"config_groups": {"a": 1}}, {"config_groups": {"a": {"targets": "b"}}}):
-        assert Settings(junk).bits("lm_head") == 4
+    assert Settings.of({"quantization_config": {"config_groups": {}}}).raw == {}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_bits_of_compressed_tensors_are_those_of_the_packed_shape(bits: int) -> None:
+    """Whatever config.json says, which may name this module in a later group than another."""
+    integers = np.random.default_rng(bits).integers(0, 2**bits, (8, 128), dtype=np.uint32)
+    stream = (integers[..., None] >> np.arange(bits, dtype=np.uint32) & 1).reshape(8, -1, 32)
+    words = (stream << np.arange(32, dtype=np.uint32)).sum(axis=-1, dtype=np.uint32).view(np.int32)
+    groups = {
+        "group_0": {"targets": ["re:.*mlp.*"], "weights": {"num_bits": 2 if bits == 4 else 4}},
+        "group_1": {"targets": ["Linear"], "weights": {"num_bits": bits}},
+    }
+    parts = {"weight_packed": words, "weight_scale": np.ones((8, 2), np.float32), "weight_shape": np.array([8, 128])}
+    config = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}}
+    out = to_mlx({f"model.layers.0.self_attn.q_proj.{part}": mx.array(value) for part, value in parts.items()}, config)
+    found = {name.rpartition(".")[2]: value for name, value in out.items()}
+    weight = plain_weight(found, {"group_size": 64, "bits": bits, "mode": "affine"}, mx.float32)
+    assert np.array_equal(np.array(weight), integers.astype(np.float32) - 2 ** (bits - 1))
+
+
+_PACKED = {"weight_packed": np.zeros((8, 16), np.int32), "weight_scale": np.ones((8, 2)), "weight_shape": [8, 128]}
+_GPTQ = {"qweight": np.zeros((16, 8), np.int32), "scales": np.ones((2, 8)), "qzeros": np.zeros((2, 1), np.int32)}
+_AWQ = {"qweight": np.zeros((128, 1), np.int32), "scales": np.ones((2, 8)), "qzeros": np.zeros((2, 1), np.int32)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        # MLX would read whatever lies beyond the scales.
+        (_PACKED | {"weight_g_idx": np.full(128, 10**9)}, "weight_g_idx: expected 0 to 1, found 1000000000 to"),
+        (_PACKED | {"weight_g_idx": np.full(128, -5)}, "weight_g_idx: expected 0 to 1, found -5 to -5"),
+        (_GPTQ | {"g_idx": np.full(128, 2)}, "g_idx: expected 0 to 1, found 2 to 2"),
+        (_PACKED | {"weight_scale": np.ones((8, 3))}, "expected groups of one size, found 3 for 128 inputs"),
+        (_PACKED | {"weight_g_idx": np.array([1, 0])}, "expected a group for each of 128 inputs"),
+        (_AWQ | {"qzeros": np.zeros((1, 1), np.int32)}, "expected as many zeros as scales"),
+        (_PACKED | {"weight_scale": np.ones((8, 0))}, "by zero"),
+        (_PACKED | {"weight_shape": [8, 0]}, "by zero"),
+        (_PACKED | {"weight_shape": [8, 8]}, "expected 1 to 8 bits for each of 8 inputs"),
+        (_PACKED | {"weight_shape": [8, 200]}, "expected 1 to 8 bits for each of 200 inputs"),
+        ({name: part for name, part in _PACKED.items() if name != "weight_shape"}, "weight_shape"),
+        (_GPTQ | {"qzeros": np.zeros((2, 0), np.int32)}, "by zero"),
+        (
+            {"qweight": np.zeros(128), "scales": np.ones((2, 128)), "qzeros": np.zeros((2, 16), np.int32)},
+            "Invalid axis",
+        ),
+        ({"weight": np.zeros((8, 128), np.uint8), "weight_scale_inv": np.ones((0, 0))}, "by zero"),
+        ({"weight_scale": np.zeros((8, 8), np.uint8), "weight_scale_2": np.array(1.0)}, "'weight'"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(parts: dict[str, Any], message: str) -> None:
+    arrays = {name: np.asarray(part) for name, part in parts.items()}
+    halves = {name: part.astype(np.float16) if part.dtype == np.float64 else part for name, part in arrays.items()}
+    weights = {f"model.layers.0.mlp.up_proj.{name}": mx.array(part) for name, part in halves.items()}
+    with pytest.raises(CheckpointError, match=f"^model.layers.0.mlp.up_proj.*{message}"):
+        to_mlx(weights, {})
 
 
 def test_scales_of_activations_and_caches_are_left_out() -> None:

@@ -117,3 +117,12 @@ def test_weights_are_what_is_loaded() -> None:
     used = [header("model.norm.weight", nbytes=3), header("lm_head.weight", nbytes=5)]
     unused = [header(f"{prefix}fc.weight", nbytes=1000) for prefix in ("mtp.", "model.mtp.", "language_model.mtp.")]
     assert weight_bytes([*unused, *used]) == 8
+
+
+def test_offsets_that_no_message_can_show_are_refused(tmp_path: Path) -> None:
+    """Python writes numbers of at most 4300 digits: these are what it reads, and the file's length has one more."""
+    text = b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, ' + b"9" * 4300 + b"]}}"
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+    with pytest.raises(CheckpointError, match="expected a safetensors file, found something else"):
+        list(read_headers([path]))

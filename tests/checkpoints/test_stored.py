@@ -35,3 +35,11 @@ def test_what_mlx_has_not_is_refused() -> None:
     tensors = {"layer.weight": mx.zeros((32, 48), mx.uint32), "layer.scales": mx.zeros((32, 6), mx.uint8)}
     with pytest.raises(ValueError, match="layer: 4 bits in groups of 64"):
         quantisation_of("layer", 384, tensors)
+
+
+@pytest.mark.parametrize("dtype", [mx.int32, mx.float32])
+def test_weights_that_are_not_packed_have_no_scales(dtype: mx.Dtype) -> None:
+    """MLX would find out in the first answer."""
+    tensors = {"layer.weight": mx.zeros((32, 48), dtype), "layer.scales": mx.zeros((32, 6))}
+    with pytest.raises(ValueError, match=r"layer.weight: expected uint32 beside scales, found .*32"):
+        quantisation_of("layer", 384, tensors)
