@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect
 
 from mlx_qwen35.errors import InsufficientMemoryError
@@ -16,7 +17,7 @@ from mlx_qwen35.paths import shorten
 from mlx_qwen35.runtime.ledger import Ledger
 from mlx_qwen35.server.preparing import PreparingThreads
 from mlx_qwen35.server.settings import Settings
-from mlx_qwen35.server.wire import ApiError, ClientGoneError, WireObject, invalid_request
+from mlx_qwen35.server.wire import OTHER, ApiError, ClientGoneError, WireObject, invalid_request
 
 # Of the JSON in a body. Texts have commas and braces too: about as many as a context has tokens, at most.
 MAX_SEPARATORS = 400_000
@@ -92,17 +93,31 @@ def parse_body(raw: bytes, model: type[B]) -> B:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
+        found = error.errors(include_url=False, include_input=False)
     # Of the alternatives of one value, those that came furthest say what is wrong.
-    places = [(_place(problem["loc"], data, problem["type"] == "missing"), problem["msg"]) for problem in found]
+    places = [_said(problem, data) for problem in found]
     told: dict[str, str] = {}
     for place, message in sorted(places, key=lambda problem: -problem[0].count(".")):
         if not any(f"{other}.".startswith(f"{place}.") for other in told):
-            told[place] = f"{message[:1].lower()}{message[1:]}"
+            told[place] = message
         if len(told) == MAX_PROBLEMS:
             break
-    lines = [f"{place or 'body'}: {shorten(message, 200)}" for place, message in told.items()]
+    lines = [f"{place or 'body'}: {message}" for place, message in told.items()]
     raise invalid_request("; ".join(lines), next(iter(told)) or None)
+
+
+def _said(problem: ErrorDetails, data: Any) -> tuple[str, str]:
+    """The place of what is wrong, and what is."""
+    kind, message = problem["type"], problem["msg"]
+    place = _place(problem["loc"], data, kind == "missing")
+    if kind in {"union_tag_invalid", "union_tag_not_found"}:
+        # Of a union whose members are told by their `type`: those that are only left out are not what is wanted here.
+        place = f"{place}.type".removeprefix(".")
+        if kind == "union_tag_not_found":
+            return place, "field required"
+        wanted = problem["ctx"]["expected_tags"].replace(f", '{OTHER}'", "")
+        return place, f"expected {' or '.join(wanted.rsplit(', ', 1))}, found {shorten(problem['ctx']['tag'])!r}"
+    return place, shorten(f"{message[:1].lower()}{message[1:]}", 200)
 
 
 def _place(location: Sequence[str | int], data: Any, missing: bool) -> str:

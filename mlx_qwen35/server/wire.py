@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds after which a client may try again when the queue is full.
 RETRY_AFTER = 2
+# The tag, in a union, of what is left out.
+OTHER = "other"
 
 
 class WireObject(BaseModel):
@@ -46,18 +48,21 @@ class HostedTool(Dropped):
     """A tool that the servers of a protocol's makers run, such as web_search, or that their models know: not here."""
 
 
-def kind_of(types: Sequence[str], default: str, other: str) -> Discriminator:
+def kind_of(types: Sequence[str], default: str, other: str, others: Sequence[str] = ()) -> Discriminator:
     """Tells the members of a union by their `type`.
 
     Args:
         types: Each is the tag of a member.
         default: Where the type is missing.
         other: The tag of the member that any other type belongs to.
+        others: The types that do, where not every one does. What is neither is refused with the tags of all members.
     """
 
     def kind(value: Any) -> str:
         found = value.get("type", default) if isinstance(value, dict) else getattr(value, "type", default)
-        return str(found) if found in types else other
+        if found in types:
+            return str(found)
+        return shorten(found) if others and found not in others else other
 
     return Discriminator(kind)
 

@@ -27,6 +27,8 @@ from mlx_qwen35.server.bodies import (
 from mlx_qwen35.server.preparing import PreparingThreads
 from mlx_qwen35.server.protocols import PROTOCOLS
 from mlx_qwen35.server.protocols.chat_completions import ChatCompletionRequest
+from mlx_qwen35.server.protocols.messages import MessagesRequest
+from mlx_qwen35.server.protocols.responses import ResponsesRequest
 from mlx_qwen35.server.settings import Settings
 from mlx_qwen35.server.wire import ApiError
 from tests.server.clients import SPELL, raw
@@ -124,6 +126,46 @@ def test_the_place_of_a_wrong_value_has_no_name_of_an_alternative() -> None:
         parse_body(b'{"model": "x", "messages": [{"role": "user", "content": {"a": 1}}]}', ChatCompletionRequest)
     with pytest.raises(ApiError, match=r"^messages\.0\.role: field required"):
         parse_body(b'{"model": "x", "messages": [{"content": "a"}]}', ChatCompletionRequest)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "field", "value", "expected"),
+    [
+        (MessagesRequest, "messages", {"content": [{"type": "nope"}]}, "content.0.type: expected 'text', 'image', "),
+        (
+            MessagesRequest,
+            "messages",
+            {"content": [{"type": None}]},
+            "'thinking', 'tool_use' or 'tool_result', found 'None'",
+        ),
+        (
+            MessagesRequest,
+            "messages",
+            {"content": [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "thinking"}]}]},
+            ".content.0.type: expected 'text', 'image', 'video', 'document' or 'search_result', found 'thinking'",
+        ),
+        (
+            MessagesRequest,
+            "messages",
+            {"content": [{"type": "image", "source": {"type": "file"}}]},
+            "content.0.source.type: expected 'base64' or 'url', found 'file'",
+        ),
+        (MessagesRequest, "messages", {"content": [{"type": "image", "source": {}}]}, "source.type: field required"),
+        (ResponsesRequest, "input", {"type": "nope"}, "0.type: expected 'message', 'function_call', "),
+        (ResponsesRequest, "input", {"type": "n" * 9999}, "'reasoning' or 'item_reference', found 'nnn"),
+        (ResponsesRequest, "input", {"content": [{"type": "nope"}]}, "content.0.type: expected 'input_text', "),
+    ],
+)
+def test_an_unknown_type_is_told_with_those_that_are_read(protocol: Any, field: str, value: Any, expected: str) -> None:
+    body = {"model": "x", "max_tokens": 1, field: [{"role": "user", **value}]}
+    with pytest.raises(ApiError) as caught:
+        parse_body(json.dumps(body).encode(), protocol)
+    message = str(caught.value)
+    assert message.startswith(f"{field}.0.")
+    assert expected in message
+    assert "; " not in message
+    assert "other" not in message
+    assert len(message) < 400
 
 
 @pytest.mark.parametrize("pieces", [[b"ab", b"cd"], [b"ab", b"cd", b"e"]])

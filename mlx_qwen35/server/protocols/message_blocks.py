@@ -3,12 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, JsonValue, Tag
 
 from mlx_qwen35.server.protocols.files import document_text, read_text
-from mlx_qwen35.server.wire import Dropped, Items, WireObject, invalid_request, kind_of
+from mlx_qwen35.server.wire import OTHER, Dropped, Items, WireObject, invalid_request, kind_of
 
 # Of Claude Code: a line that is another one in every request, and a counter of what is left of the context. The model
 # learns nothing from them, and everything behind them would have to be read anew.
@@ -104,15 +104,18 @@ class SearchResultBlock(Block):
     content: Items[TextBlock]
 
 
+_Other = Literal[
+    "redacted_thinking", "server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "tool_reference",
+    "code_execution_tool_result", "bash_code_execution_tool_result", "text_editor_code_execution_tool_result",
+    "tool_search_tool_result", "mcp_tool_use", "mcp_tool_result", "container_upload", "compaction", "fallback",
+    "advisor_tool_result", "mid_conv_system",
+]  # fmt: skip
+
+
 class OtherBlock(Dropped):
     """What a service that is not here left, or wants: `redacted_thinking`, `server_tool_use` and its results."""
 
-    type: Literal[
-        "redacted_thinking", "server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "tool_reference",
-        "code_execution_tool_result", "bash_code_execution_tool_result", "text_editor_code_execution_tool_result",
-        "tool_search_tool_result", "mcp_tool_use", "mcp_tool_result", "container_upload", "compaction", "fallback",
-        "advisor_tool_result", "mid_conv_system",
-    ]  # fmt: skip
+    type: _Other
 
 
 _SHOWN = ("text", "image", "video", "document", "search_result")
@@ -122,8 +125,8 @@ _Shown = Annotated[
     | Annotated[VideoBlock, Tag("video")]
     | Annotated[DocumentBlock, Tag("document")]
     | Annotated[SearchResultBlock, Tag("search_result")]
-    | Annotated[OtherBlock, Tag("other")],
-    kind_of(_SHOWN, "text", "other"),
+    | Annotated[OtherBlock, Tag(OTHER)],
+    kind_of(_SHOWN, "text", OTHER, get_args(_Other)),
 ]
 
 
@@ -146,8 +149,8 @@ AnyBlock = Annotated[
     | Annotated[ThinkingBlock, Tag("thinking")]
     | Annotated[ToolUseBlock, Tag("tool_use")]
     | Annotated[ToolResultBlock, Tag("tool_result")]
-    | Annotated[OtherBlock, Tag("other")],
-    kind_of((*_SHOWN, "thinking", "tool_use", "tool_result"), "text", "other"),
+    | Annotated[OtherBlock, Tag(OTHER)],
+    kind_of((*_SHOWN, "thinking", "tool_use", "tool_result"), "text", OTHER, get_args(_Other)),
 ]
 
 

@@ -4,7 +4,7 @@ import base64
 import binascii
 import zlib
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, JsonValue, Tag, TypeAdapter
 
@@ -13,7 +13,7 @@ from mlx_qwen35.server.protocols.common import new_id
 from mlx_qwen35.server.protocols.files import SEND_DATA, file_text
 from mlx_qwen35.server.protocols.functions import TEXT, flat_name
 from mlx_qwen35.server.stored import StoredResponses
-from mlx_qwen35.server.wire import Dropped, Items, WireObject, invalid_request, kind_of
+from mlx_qwen35.server.wire import OTHER, Dropped, Items, WireObject, invalid_request, kind_of
 
 # What parts have in every answer, whether it came with them or not.
 _ALWAYS: dict[str, dict[str, Any]] = {
@@ -156,15 +156,18 @@ class ReferenceItem(WireObject):
     id: str
 
 
+_Hosted = Literal[
+    "web_search_call", "file_search_call", "computer_call", "computer_call_output", "code_interpreter_call",
+    "image_generation_call", "local_shell_call", "local_shell_call_output", "shell_call", "shell_call_output",
+    "apply_patch_call", "apply_patch_call_output", "mcp_call", "mcp_list_tools", "mcp_approval_request",
+    "mcp_approval_response", "tool_search_call", "tool_search_output", "compaction", "additional_tools",
+]  # fmt: skip
+
+
 class HostedItem(Dropped):
     """What a tool that is not run here did in an earlier answer."""
 
-    type: Literal[
-        "web_search_call", "file_search_call", "computer_call", "computer_call_output", "code_interpreter_call",
-        "image_generation_call", "local_shell_call", "local_shell_call_output", "shell_call", "shell_call_output",
-        "apply_patch_call", "apply_patch_call_output", "mcp_call", "mcp_list_tools", "mcp_approval_request",
-        "mcp_approval_response", "tool_search_call", "tool_search_output", "compaction", "additional_tools",
-    ]  # fmt: skip
+    type: _Hosted
 
 
 _KINDS = (
@@ -179,8 +182,8 @@ Item = Annotated[
     | Annotated[CallOutputItem, Tag("custom_tool_call_output")]
     | Annotated[ReasoningItem, Tag("reasoning")]
     | Annotated[ReferenceItem, Tag("item_reference")]
-    | Annotated[HostedItem, Tag("hosted")],
-    kind_of(_KINDS, "message", "hosted"),
+    | Annotated[HostedItem, Tag(OTHER)],
+    kind_of(_KINDS, "message", OTHER, get_args(_Hosted)),
 ]
 _ITEMS: TypeAdapter[list[Any]] = TypeAdapter(list[Item])
 
