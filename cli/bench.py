@@ -13,7 +13,7 @@ from mlx_qwen35.cli.bench_profile import add_profile
 from mlx_qwen35.cli.bench_turns import add_turns
 from mlx_qwen35.cli.options import add_model_name, model_of
 from mlx_qwen35.cli.sources import add_source, check_source, numbers, source
-from mlx_qwen35.cli.tables import Table, add_common, cell, print_json
+from mlx_qwen35.cli.tables import Table, add_common, cell, print_json, refuse
 from mlx_qwen35.errors import OptionError
 
 if TYPE_CHECKING:
@@ -52,12 +52,14 @@ def run_start(options: argparse.Namespace) -> None:
     from mlx_qwen35.answers.sampling import whole_number
     from mlx_qwen35.bench import start
     from mlx_qwen35.checkpoints.files import Checkpoint
+    from mlx_qwen35.checkpoints.headers import has_tower, read_headers
     from mlx_qwen35.checkpoints.hub import find_checkpoint
 
     repeats = whole_number("--repeats", options.repeats, 1)
     checkpoint = Checkpoint.open(find_checkpoint(model_of(options)))
+    headers = read_headers(checkpoint.weight_files())
     with tempfile.TemporaryDirectory() as place:
-        picture = Path(place, "red.png") if checkpoint.config.vision is not None else None
+        picture = Path(place, "red.png") if has_tower(checkpoint.config, headers) else None
         if picture is not None:
             Image.new("RGB", (224, 224), "red").save(picture)
         found = start.measure(checkpoint.directory, options.against, repeats, picture)
@@ -90,8 +92,8 @@ def _add_speed(measurements: Any) -> None:
         "--batches", type=numbers, metavar="N,N",
         help="rows; 1 is what text prompts are; default: 1,2,4,8, with --speculate 2,4",
     )  # fmt: skip
-    speed.add_argument("--side", type=int, default=512, help="width and height of an image in pixels")
-    speed.add_argument("--tokens", type=int, default=32, help="tokens to write")
+    speed.add_argument("--side", type=int, help="width and height of an image in pixels; default: 512")
+    speed.add_argument("--tokens", type=int, help="tokens to write; default: 32")
     speed.add_argument(
         "--speculate", type=_modes, default=(), metavar="MODE,MODE",
         help="measure speculative decoding in place of that: answers with mtp, lookup or auto beside those without, "
@@ -183,8 +185,17 @@ def run_speed(options: argparse.Namespace) -> None:
     from mlx_qwen35.bench.plot import bars
 
     repeats = whole_number("--repeats", options.repeats, 1)
-    tokens = whole_number("--tokens", options.tokens, 2)
-    side = whole_number("--side", options.side, 32)
+    if options.verify_only:
+        names = ("speculate", "lengths", "images", "batches", "side", "tokens", "draft_tokens", "plot", "against")
+        refuse(options, "with --verify-only", *names)
+    elif options.speculate:
+        refuse(options, "with --speculate", "side", "tokens", "plot")
+        if "mlx-lm" in options.against:
+            raise OptionError("--against: expected mlx-vlm with --speculate, found mlx-lm, which has no drafts")
+    else:
+        refuse(options, "without --speculate", "draft_tokens")
+    tokens = whole_number("--tokens", 32 if options.tokens is None else options.tokens, 2)
+    side = whole_number("--side", 512 if options.side is None else options.side, 32)
     check_source(options)
     if options.plot and not Path(options.plot).parent.is_dir():
         raise OptionError(f"--plot: expected a folder that is there, found {Path(options.plot).parent}")
@@ -238,7 +249,7 @@ def _add_video(measurements: Any) -> None:
     add_source(video)
     video.add_argument("--frames", type=numbers, metavar="N,N", help="of the clips; default: 16,64,128")
     video.add_argument("--side", type=int, default=128, help="width and height of a frame in pixels")
-    video.add_argument("--tokens", type=int, default=16, help="tokens to write")
+    video.add_argument("--tokens", type=int, help="tokens to write; default: 16")
     video.add_argument(
         "--pieces", type=numbers, default=None, metavar="N,N",
         help="measure the vision tower alone in place of that, with so many pairs of frames at once; default: not",
@@ -252,8 +263,13 @@ def run_video(options: argparse.Namespace) -> None:
     from mlx_qwen35.bench import speed, video
 
     repeats = whole_number("--repeats", options.repeats, 1)
-    tokens, side = whole_number("--tokens", options.tokens, 2), whole_number("--side", options.side, 32)
+    if options.pieces:
+        refuse(options, "with --pieces", "tokens", "against")
+    tokens = whole_number("--tokens", 16 if options.tokens is None else options.tokens, 2)
+    side = whole_number("--side", options.side, 32)
     frames = options.frames or video.FRAMES
+    for count in (*frames, *(options.pieces or ())):
+        whole_number("--frames, --pieces", count, 1)
     check_source(options)
     with source(options) as model:
         if options.pieces:
@@ -314,11 +330,17 @@ def _with_ratios(
     """Results for JSON, those of other runtimes with how this package compares."""
     return {
         case: {
-            name: dataclasses.asdict(figures) | ({"ratios": compared} if (compared := ratios(found, name)) else {})
+            name: _plain(figures) | ({"ratios": compared} if (compared := ratios(found, name)) else {})
             for name, figures in found.items()
         }
         for case, found in results.items()
     }
+
+
+def _plain(figures: Any) -> dict[str, Any]:
+    """Figures for JSON, which has no number that is none."""
+    found = dataclasses.asdict(figures).items()
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in found}
 
 
 def _add_serve(measurements: Any) -> None:

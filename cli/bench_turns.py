@@ -43,7 +43,6 @@ def run_turns(options: argparse.Namespace) -> None:
     from mlx_qwen35.answers.sampling import whole_number
     from mlx_qwen35.bench import parents, turns
     from mlx_qwen35.bench.conversation import write_conversation
-    from mlx_qwen35.checkpoints.files import Checkpoint
     from mlx_qwen35.checkpoints.hub import find_checkpoint
     from mlx_qwen35.prompts.tokenizer import Tokenizer
 
@@ -55,13 +54,15 @@ def run_turns(options: argparse.Namespace) -> None:
 
     if options.tokens is not None and not options.restart:
         raise OptionError(f"--tokens: expected with --restart, found {options.tokens} without")
+    if options.agent and options.restart:
+        raise OptionError("--restart: expected none with --agent, which is another measurement")
     if options.agent:
         _run_agent(directory, count, options)
         return
     if options.restart:
         _run_restart(directory, count, options)
         return
-    images = Checkpoint.open(directory).config.vision is not None
+    images = _sees(directory)
     steps = write_conversation(count, images=images)
     columns = turns.measure(directory, steps, whole_number("--repeats", options.repeats, 1))
     cold = columns["cold"]
@@ -83,6 +84,14 @@ def run_turns(options: argparse.Namespace) -> None:
         table.row(step.turn, step.name, cold[number].prompt_tokens, *cells)
     ratios = [f"{cold[-1].seconds / costs[-1].seconds:.1f} ({name})" for name, costs in columns.items()]
     print(f"\nTime to first token on the last turn, cold against each: {', '.join(ratios)}")
+
+
+def _sees(directory: Path) -> bool:
+    from mlx_qwen35.checkpoints.files import Checkpoint
+    from mlx_qwen35.checkpoints.headers import has_tower, read_headers
+
+    checkpoint = Checkpoint.open(directory)
+    return has_tower(checkpoint.config, read_headers(checkpoint.weight_files()))
 
 
 def _run_agent(directory: Path, count: Callable[[str], int], options: argparse.Namespace) -> None:
@@ -110,13 +119,12 @@ def _run_agent(directory: Path, count: Callable[[str], int], options: argparse.N
 def _run_restart(directory: Path, count: Callable[[str], int], options: argparse.Namespace) -> None:
     from mlx_qwen35.answers.sampling import whole_number
     from mlx_qwen35.bench import restart
-    from mlx_qwen35.checkpoints.files import Checkpoint
 
     repeats = whole_number("--repeats", options.repeats, 1)
     tokens = restart.TOKENS if options.tokens is None else whole_number("--tokens", options.tokens, 1)
     if options.against:
         raise OptionError("--against: expected none with --restart, for no other server keeps what it read")
-    images = Checkpoint.open(directory).config.vision is not None
+    images = _sees(directory)
     turns = restart.write_turns(count, tokens, images=images)
     with restart.with_context(directory, tokens + 4096) as model:
         found = restart.measure(model, turns, repeats)

@@ -5,6 +5,9 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from mlx_qwen35.errors import OptionError
+from mlx_qwen35.paths import shorten
+
 PARENTS = ("mlx-lm", "mlx-vlm")
 
 
@@ -22,6 +25,19 @@ def add_common(
     parser.add_argument("--repeats", type=int, default=3, help=repeats)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
+
+
+def refuse(options: argparse.Namespace, when: str, *names: str) -> None:
+    """What the measurement that is asked for would not look at.
+
+    Args:
+        names: Of options without a default.
+    Raises:
+        OptionError: One is given.
+    """
+    for name in names:
+        if found := getattr(options, name):
+            raise OptionError(f"--{name.replace('_', '-')}: expected none {when}, found {shorten(found)}")
 
 
 class Table:

@@ -11,9 +11,8 @@ from mlx_qwen35.checkpoints.config import MODEL_TYPES
 from mlx_qwen35.checkpoints.fields import shown
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.formats import is_quantised
-from mlx_qwen35.checkpoints.headers import read_headers
+from mlx_qwen35.checkpoints.headers import has_tower, read_headers
 from mlx_qwen35.checkpoints.hub import find_checkpoint, find_file
-from mlx_qwen35.checkpoints.layouts import canonical_names
 from mlx_qwen35.checkpoints.mtp_heads import head_files
 from mlx_qwen35.checkpoints.reading import read_json
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError, Qwen35Error
@@ -97,7 +96,7 @@ def describe(name: str, directory: Path) -> CachedModel:
             checkpoint = Checkpoint.open(directory)
             files = checkpoint.weight_files()
             headers = list(read_headers(files))
-            names = canonical_names(header.name for header in headers).values()
+            vision = has_tower(checkpoint.config, headers)
             limit = default_limit()
             # Without a limit, to learn what it would take.
             guard = _on_mlx_thread(checkpoint, files)
@@ -109,7 +108,7 @@ def describe(name: str, directory: Path) -> CachedModel:
         directory,
         size,
         bits=bits_of(checkpoint.config.raw if is_quantised(headers) else {}),
-        vision=checkpoint.config.vision is not None and any(name.startswith("vision_tower.") for name in names),
+        vision=vision,
         mtp=bool(head_files(checkpoint)),
         needs=guard.needs(CONVERSATION, SMALLEST_STEP),
         limit=limit,

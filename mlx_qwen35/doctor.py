@@ -14,9 +14,9 @@ from jinja2 import TemplateError
 from mlx_qwen35.checkpoints.explaining import explain
 from mlx_qwen35.checkpoints.files import Checkpoint
 from mlx_qwen35.checkpoints.formats import is_quantised, loaded_bytes
-from mlx_qwen35.checkpoints.headers import TensorHeader, activation_size, read_headers
+from mlx_qwen35.checkpoints.headers import TensorHeader, activation_size, has_tower, read_headers
 from mlx_qwen35.checkpoints.hub import find_checkpoint
-from mlx_qwen35.checkpoints.layouts import canonical_names, recognise_layout
+from mlx_qwen35.checkpoints.layouts import recognise_layout
 from mlx_qwen35.checkpoints.mtp_heads import head_files
 from mlx_qwen35.checkpoints.reading import is_file, read_json
 from mlx_qwen35.checkpoints.weight_files import INDEX, parts_in
@@ -91,7 +91,6 @@ def _report(directory: Path) -> Report:
         tokenizer = Tokenizer(directory, checkpoint.eos_token_ids, checkpoint.config.text.vocab_size)
     files = checkpoint.weight_files()
     headers = list(read_headers(files))
-    names = canonical_names(header.name for header in headers).values()
     config = checkpoint.config
     size = activation_size(headers)
     settings = config.raw.get("quantization", config.raw.get("quantization_config"))
@@ -101,7 +100,7 @@ def _report(directory: Path) -> Report:
         layout=recognise_layout({header.name: header.shape for header in headers}),
         dtypes=dict(Counter(header.dtype for header in headers)),
         quantization=settings if is_quantised(headers) else None,
-        vision=config.vision is not None and any(name.startswith("vision_tower.") for name in names),
+        vision=has_tower(config, headers),
         mtp=bool(head_files(checkpoint)),
         parameters_bytes=_in_memory(checkpoint, headers),
         cache_bytes_per_token=attention_bytes_per_token(config.text, size),

@@ -335,4 +335,5 @@ def _prompt(kit: ModelKit, question: str, before: int, pictures: int) -> Prompt:
 def _median(gains: Sequence[Gain]) -> Gain:
     ordered = sorted(gains, key=lambda gain: gain.tps)
     processor = statistics.median(gain.processor for gain in gains)
-    return replace(ordered[len(ordered) // 2], processor=processor)
+    tps = statistics.median(gain.tps for gain in gains)
+    return replace(ordered[len(ordered) // 2], tps=tps, processor=processor)

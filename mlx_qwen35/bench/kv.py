@@ -122,7 +122,7 @@ def _messages(kit: ModelKit, number: int) -> list[dict[str, Any]]:
 
 
 def _images(kit: ModelKit, number: int) -> list[str]:
-    return [picture(number)] if number >= _ABOUT_A_PICTURE and kit.config.vision is not None else []
+    return [picture(number)] if number >= _ABOUT_A_PICTURE and kit.vision.unavailable is None else []
 
 
 def _tokens(kit: ModelKit, number: int) -> list[int]:

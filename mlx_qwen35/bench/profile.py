@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from mlx_qwen35.model_kit import ModelKit
 from mlx_qwen35.patches import gated_delta_net
@@ -98,6 +99,9 @@ class _Watch:
             found[1] += time.process_time() - began[1]
             if isinstance(args[0], nn.Linear | nn.QuantizedLinear):
                 found[2] += 2 * args[1].size * result.shape[-1]
+            elif isinstance(args[0], SwitchLinear | QuantizedSwitchLinear):
+                # Each token's experts multiply what is its own.
+                found[2] += 2 * args[2].size * args[1].shape[-1] * result.shape[-1]
             return result
 
         return run
@@ -114,13 +118,14 @@ def _wait(arrays: Any) -> None:
 @contextmanager
 def _watching(model: Any, watch: _Watch) -> Iterator[None]:
     """Every part of the decoder is timed."""
-    decoder = model.language_model.model
     names = {
         id(module): _MODULES[name]
         for path, module in model.language_model.named_modules()
         if (name := str(path).rsplit(".", 1)[-1]) in _MODULES
     }
-    operations: Operations = decoder.layers[0].mlp._operations if decoder.layers else Operations()
+    # All layers have the same.
+    own = (getattr(part, "_operations", None) for part in model.language_model.modules())
+    operations: Operations = next((found for found in own if found is not None), Operations())
     with ExitStack() as stack:
         for kind in {type(module) for module in model.language_model.modules() if id(module) in names}:
             timed = watch.timed(kind.__call__, lambda module: names.get(id(module)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.layouts import canonical_names
 from mlx_qwen35.errors import CheckpointError
 
@@ -76,3 +77,9 @@ def weight_bytes(headers: Iterable[TensorHeader]) -> int:
     """Bytes of the tensors that are loaded: all but those of the MTP module."""
     sizes = {header.name: header.nbytes for header in headers}
     return sum(sizes[name] for name, known in canonical_names(sizes).items() if not known.startswith("mtp."))
+
+
+def has_tower(config: ModelConfig, headers: Iterable[TensorHeader]) -> bool:
+    """Whether a checkpoint sees: conversions for text alone keep the vision tower's settings in config.json."""
+    names = canonical_names(header.name for header in headers).values()
+    return config.vision is not None and any(name.startswith("vision_tower.") for name in names)

@@ -1,6 +1,8 @@
 """Where the time goes when a prompt is read, measured."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
@@ -10,6 +12,7 @@ from mlx_qwen35 import ModelKit
 from mlx_qwen35.bench import profile
 from mlx_qwen35.bench.profile import Part, Profile
 from mlx_qwen35.cli.main import main
+from tests.tiny import MOE, Shape
 
 
 def replaced(decoder: Any) -> Any:
@@ -72,3 +75,16 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 def test_what_cannot_be_measured_is_refused(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "profile", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.thorough
+def test_products_of_experts_are_those_of_the_chosen_ones(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    length = 40
+    with ModelKit.load(checkpoint_dir(MOE), speculate="off") as kit:
+        found = profile.measure(kit, length, 1, step_size=16)
+        products = 0
+        for block in (layer.mlp for layer in kit.model.language_model.model.layers):
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                chosen, always = getattr(block.switch_mlp, name).weight, getattr(block.shared_expert, name).weight
+                products += 2 * length * (block.top_k * chosen[0].size + always.size)
+    assert found.parts["MLP projections"].products == products

@@ -61,6 +61,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         (["--tokens", "500"], "--tokens: expected with --restart, found 500 without"),
         (["--restart", "--tokens", "0"], "--tokens: expected"),
         (["--restart", "--against", "mlx-lm"], "--against: expected none with --restart"),
+        (["--restart", "--agent"], "--restart: expected none with --agent"),
     ],
 )
 def test_flags_that_do_not_fit(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

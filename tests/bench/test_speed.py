@@ -153,6 +153,16 @@ def test_numbers_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
         (["--dtype", "bfloat16"], "--dtype: expected with --synthetic"),
         (["--plot", "nowhere/speed.svg"], "--plot: expected a folder that is there, found nowhere"),
         (["--tokens", "1"], "--tokens: expected"),
+        (["--draft-tokens", "2"], "--draft-tokens: expected none without --speculate, found 2"),
+        (["--speculate", "lookup", "--tokens", "9"], "--tokens: expected none with --speculate, found 9"),
+        (["--speculate", "lookup", "--side", "64"], "--side: expected none with --speculate, found 64"),
+        (
+            ["--speculate", "lookup", "--against", "mlx-lm"],
+            "--against: expected mlx-vlm with --speculate",
+        ),
+        (["--verify-only", "--lengths", "8,9"], "--lengths: expected none with --verify-only, found (8, 9)"),
+        (["--verify-only", "--draft-tokens", "1"], "--draft-tokens: expected none with --verify-only, found 1"),
+        (["--verify-only", "--against", "mlx-vlm"], "--against: expected none with --verify-only"),
     ],
 )
 def test_flags_that_cannot_be_obeyed(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

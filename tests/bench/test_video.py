@@ -91,3 +91,17 @@ def test_the_tower_alone(checkpoint_dir: Callable[[Shape], Path], capsys: pytest
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:]] == ["1", "2"]
     assert main([*flags, "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["pieces"]) == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--pieces", "1", "--tokens", "9"], "--tokens: expected none with --pieces, found 9"),
+        (["--pieces", "1", "--against", "mlx-vlm"], "--against: expected none with --pieces"),
+        (["--pieces", "2,0"], "--frames, --pieces: expected"),
+        (["--frames", "0"], "--frames, --pieces: expected"),
+    ],
+)
+def test_flags_that_cannot_be_obeyed(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "video", *flags]) == 2
+    assert message in capsys.readouterr().err

@@ -1,13 +1,15 @@
 """What the bench command prints, whatever is measured."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from mlx_qwen35.bench import serve, speed, start
+from mlx_qwen35.bench import conversation, serve, speed, start, turns
 from mlx_qwen35.cli.main import main
 from mlx_qwen35.cli.tables import Table
 from tests.tiny import DENSE, Shape
@@ -72,6 +74,37 @@ def test_speed(
         "| rows | mlx-qwen35 | | | 10.00 ms | |",
         "| rows | mlx-lm | | | 20.00 ms (0.50) | |",
     ]
+
+
+def test_what_was_not_measured_is_null_in_json(
+    checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows that end at once have no time per token."""
+    monkeypatch.setattr(
+        speed, "measure", measured({"rows": {"mlx-qwen35": speed.Figures(None, None, float("nan"), None)}})
+    )
+    assert main(["bench", "speed", "--model", str(checkpoint_dir(DENSE)), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["cases"]["rows"]["mlx-qwen35"]
+    assert found["per_token"] is None
+
+
+def test_text_conversions_are_shown_no_picture(
+    checkpoint_dir: Callable[[Shape], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """mlx-lm writes them with the vision tower's settings in config.json, and without the tower."""
+    shown: list[Any] = []
+    monkeypatch.setattr(start, "measure", lambda *given: shown.append(given[3] is not None) or {})
+    monkeypatch.setattr(conversation, "write_conversation", lambda _, images: shown.append(images) or [])
+    monkeypatch.setattr(turns, "measure", lambda *_: {"cold": []})
+    blind = tmp_path / "text"
+    shutil.copytree(checkpoint_dir(DENSE), blind)
+    tensors = load_file(blind / "model.safetensors")
+    save_file({name: value for name, value in tensors.items() if "visual" not in name}, blind / "model.safetensors")
+    for directory, sees in ((checkpoint_dir(DENSE), True), (blind, False)):
+        for command in ("start", "turns"):
+            assert main(["bench", command, "--model", str(directory), "--json"]) == 0
+        assert shown == [sees, sees]
+        shown.clear()
 
 
 def test_beginnings(
