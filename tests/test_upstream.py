@@ -79,10 +79,12 @@ print("|", *sorted({"mlx_lm", "mlx_vlm", "transformers", "huggingface_hub", "tor
 """
 
 
+@pytest.mark.thorough
 def test_answers_about_text_and_pictures_need_no_more() -> None:
     assert run(ANSWER) == ""
 
 
+@pytest.mark.thorough
 def test_the_command_line_needs_no_more() -> None:
     assert run(COMMAND).endswith("\n|")
 

@@ -105,6 +105,7 @@ def test_the_command_prints_two_tables(
     assert set(report["verify_seconds"]) == {"1", "2", "3", "4", "8"}
 
 
+@pytest.mark.thorough
 def test_the_cost_of_steps_alone_of_a_quantised_checkpoint(
     checkpoint_dir: Callable[[Shape], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

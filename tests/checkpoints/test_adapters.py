@@ -58,6 +58,7 @@ def test_an_adapter_made_by_mlx_lm_is_applied(tmp_path: Path, checkpoint_dir: Ca
     assert np.isfinite(logits_of(source, "image first", adapter_path=adapter)).all()
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("bits", [3, 6])
 def test_dora_is_applied_to_words_that_bits_do_not_divide(
     tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], bits: int

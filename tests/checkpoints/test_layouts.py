@@ -173,6 +173,7 @@ def test_of_tied_matrices_a_copy_is_left_out_and_whichever_is_there_is_both() ->
     assert equal(to_canonical(weights | {"lm_head.weight": embedding}, config), expected)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_head_of_its_own_counts_whatever_config_says(tmp_path: Path, exact: bool) -> None:
     """As in transformers, which unties them: somebody trained one of them alone, and left config.json as it was."""

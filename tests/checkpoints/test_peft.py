@@ -98,6 +98,7 @@ WHOLE: dict[str, tuple[Shape, list[str]]] = {
 }
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("bits", [None, 8])
 @pytest.mark.parametrize(("shape", "names"), WHOLE.values(), ids=WHOLE)
 def test_whole_weights_stand_in_place_of_the_checkpoint_s(

@@ -14,6 +14,7 @@ from mlx_qwen35.patches.qwen3_5 import Model
 from tests.tiny import WIDE_HEADS, Shape
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "options",
     [{}, {"bits": 3, "group_size": 32}, {"bits": 4}, {"mode": "mxfp4"}, {"mode": "mxfp8"}, {"mode": "nvfp4"}],

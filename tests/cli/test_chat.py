@@ -207,6 +207,7 @@ def test_a_line_that_cannot_be_sent_is_there_to_be_mended(terminal: Terminal, pi
     assert questions(terminal, tmp_path / "chat.json") == ["/no/such.png what is it?", "what?"]
 
 
+@pytest.mark.thorough
 def test_a_video_dropped_or_named(terminal: Terminal, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "lime", "blue", "white")]
     path = tmp_path / "a clip.gif"
@@ -276,6 +277,7 @@ def test_tab_completes_commands_and_paths(terminal: Terminal, tmp_path: Path) ->
     terminal.say(f"/loa\t{tmp_path}/a\tch\t", shows="a folder/chat.json: expected a saved chat")
 
 
+@pytest.mark.thorough
 def test_where_no_escapes_are_wanted_none_is_written(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
     """With history, completion and mending all the same."""
     history = tmp_path / ".mlx_qwen35" / "history"
@@ -325,6 +327,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(unending: Terminal, tmp_pat
     unending.say("/think off", shows="reasoning is off")
 
 
+@pytest.mark.thorough
 def test_a_long_prompt_shows_a_bar_and_can_be_stopped(unending: Terminal, tmp_path: Path) -> None:
     """Ctrl-C while the prompt is read: the question is taken back, and the next one is answered."""
     # Minutes long.
@@ -342,6 +345,7 @@ def test_a_long_prompt_shows_a_bar_and_can_be_stopped(unending: Terminal, tmp_pa
     unending.interrupt(shows="stopped")
 
 
+@pytest.mark.thorough
 def test_history_is_kept(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
     """Where a flag says: an earlier chat's line comes back with the Up key, and this chat's are written behind it."""
     history = tmp_path / "mine"
@@ -355,6 +359,7 @@ def test_history_is_kept(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
     assert lines == ["+/system remembered words", "+/system other words"]
 
 
+@pytest.mark.thorough
 def test_lines_may_come_from_a_pipe(checkpoint_dir: Callable[[Shape], Path], picture: Path) -> None:
     lines = f"hello\n/image {picture}\nwhat?\n/bad\n/quit\nnever asked\n"
     command = [sys.executable, "-m", "mlx_qwen35.cli.main", "chat", "--model", str(checkpoint_dir(DENSE))]
@@ -427,6 +432,7 @@ def test_reasoning_is_switched_from_what_the_template_does(terminal: Terminal) -
     terminal.say("/system none", shows="system message: none")
 
 
+@pytest.mark.thorough
 def test_generate_on_a_terminal_shows_reasoning_and_status(checkpoint_dir: Callable[[Shape], Path]) -> None:
     command = ["-m", "mlx_qwen35.cli.main", "generate", "--model", str(checkpoint_dir(DENSE)), "-p", "hi", "-m", "5"]
     child = pexpect.spawn(sys.executable, command, env={**os.environ, "TERM": "xterm"}, encoding="utf-8", timeout=20)

@@ -371,6 +371,7 @@ def test_text_that_is_not_unicode_is_one_line(model: str) -> None:
     assert "text: expected valid Unicode" in done.stderr
 
 
+@pytest.mark.thorough
 def test_what_an_outputs_encoding_lacks_is_escaped(model: str) -> None:
     """A terminal or a pipe of the C locale, say: an answer may have any character."""
 

@@ -75,6 +75,7 @@ def test_text_can_be_answered_rightly_and_wrongly() -> None:
     right_and_wrong("text")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("skia")
 @pytest.mark.parametrize("group", DRAWN)
 def test_what_is_drawn_can_be_answered_rightly_and_wrongly(group: str) -> None:
@@ -86,6 +87,7 @@ def test_numbers_can_be_answered_rightly_and_wrongly() -> None:
     right_and_wrong("numbers")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("skia")
 def test_clips_can_be_answered_rightly_and_wrongly_and_their_frames_differ() -> None:
     clips = importlib.import_module("tools.judge.clips").clips

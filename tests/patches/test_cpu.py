@@ -209,6 +209,7 @@ def test_causal_attention_looks_at_no_keys_behind_a_block(monkeypatch: pytest.Mo
     assert seen == [cpu.QUERIES + 5, 2 * cpu.QUERIES + 5, 2 * cpu.QUERIES + 6]
 
 
+@pytest.mark.thorough
 def test_attention_holds_few_scores() -> None:
     queries, keys = normal(1, 8, 2048, 16), normal(1, 2, 2048, 16)
     mx.eval(queries, keys)

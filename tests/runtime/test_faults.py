@@ -235,6 +235,7 @@ def with_an_image(kit: ModelKit) -> Any:
     return kit.process_prompt(ids, images=[Image.new("RGB", (96, 64), "red")])
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("closes", [True, False], ids=["closed", "forgotten"])
 def test_what_a_kit_held_is_given_back(checkpoint_dir: Callable[[Shape], Path], closes: bool) -> None:
     """Weights, features and kept prefixes: when it is closed, though somebody still has the object, or forgotten."""
@@ -258,6 +259,7 @@ def test_what_a_kit_held_is_given_back(checkpoint_dir: Callable[[Shape], Path], 
     assert process_ledger().held == leased
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_kit_in_a_forked_child_says_so(checkpoint_dir: Callable[[Shape], Path], tmp_path: Path) -> None:
     """In a process of its own, which has no other threads than the kit's; whoever hangs is ended by an alarm."""

@@ -41,12 +41,14 @@ with ModelKit.load(BOX, gated_delta="native", exact=True) as kit:
 """
 
 
+@pytest.mark.thorough
 def test_the_tower_and_its_module_come_with_the_first_picture_that_is_read() -> None:
     """In a process of its own: in this one others have imported it."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("False\nFalse\nTrue\n", "")
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "options", [{"adapter_path": "nowhere"}, {"mtp_path": "nowhere", "speculate": "mtp"}, {"prompt_cache_dir": "file"}],
     ids=lambda options: next(iter(options)),

@@ -296,6 +296,7 @@ def test_an_answer_ends_inside_a_step(plain: ModelKit, drafting: Load, oracle: C
         same_states(kit, plain)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("speculate", ["mtp", "lookup"])
 def test_a_least_length_holds_with_drafts_that_end_the_answer(speculate: str) -> None:
     """The model in the package is sure of where it ends, and so are its drafts."""

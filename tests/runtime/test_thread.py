@@ -56,6 +56,7 @@ def test_generators_take_turns(thread: MlxThread) -> None:
     assert order == ["a0", "b0", "a1", "b1", "a2", "b2"]
 
 
+@pytest.mark.thorough
 def test_a_generator_ends_when_its_consumer_does(thread: MlxThread) -> None:
     ended: list[bool] = []
 
@@ -153,6 +154,7 @@ def test_a_child_of_the_process_leaves_the_thread_alone(thread: MlxThread, monke
     assert thread.call(lambda: 5) == 5
 
 
+@pytest.mark.thorough
 def test_a_forgotten_thread_ends_by_itself() -> None:
     before = threading.active_count()
     thread = MlxThread()

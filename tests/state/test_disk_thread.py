@@ -156,6 +156,7 @@ def test_a_closed_alarm_rings_no_more(timers: list[Timer]) -> None:
     assert [timer.cancelled for timer in timers] == [True]
 
 
+@pytest.mark.thorough
 def test_an_alarm_keeps_nobody_alive(timers: list[Timer]) -> None:
     sleeper = Sleeper()
     sleeper.alarm.ring_at(1010.0)

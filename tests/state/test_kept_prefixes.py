@@ -114,6 +114,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.thorough
 def test_a_process_that_was_killed_left_what_it_had_read(
     load: Load, checkpoint_dir: Callable[[Shape], Path], tmp_path: Path
 ) -> None:

@@ -619,6 +619,7 @@ def test_what_waits_for_a_slow_disk_is_bounded_by_the_budget_too(
     cache.close()
 
 
+@pytest.mark.thorough
 def test_a_conversation_larger_than_the_budget_costs_no_other(fresh: Callable[..., ModelKit]) -> None:
     probe = fresh()
     ask(probe, [user("hello")])
@@ -628,6 +629,7 @@ def test_a_conversation_larger_than_the_budget_costs_no_other(fresh: Callable[..
     assert left_to_read(ask(kit, [user("hello")])) == 1
 
 
+@pytest.mark.thorough
 def test_a_file_that_is_gone_costs_nothing_but_reading(fresh: Callable[..., ModelKit], tmp_path: Path) -> None:
     probe = fresh()
     ask(probe, [user("the quick fox")])
@@ -660,6 +662,7 @@ def test_what_memory_has_no_room_for_goes_to_disk(fresh: Callable[..., ModelKit]
     assert ask(kit, [user("the lazy dog", GREEN)]).stats.cached_tokens <= 2
 
 
+@pytest.mark.thorough
 def test_the_disk_is_bounded_too(benches: Callable[[Shape], Bench], tmp_path: Path) -> None:
     bench = benches(DENSE)
     probe = PrefixCache(bench.model.make_cache, 2**30, fingerprint="m")

@@ -146,6 +146,7 @@ def test_rows_of_a_batch_are_what_they_were_alone(benches: Callable[[Shape], Ben
         assert same(read(bench, extracted, 7, 8), read(bench, state, 7, 8))
 
 
+@pytest.mark.thorough
 def test_a_row_that_was_taken_out_does_not_keep_the_batch_alive(benches: Callable[[Shape], Bench]) -> None:
     """Of 16 rows one is kept: what is in memory then is about what that row says it holds."""
     bench = benches(DENSE)
@@ -186,6 +187,7 @@ def unread() -> SequenceState:
     return SequenceState([gdn, attention])
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("what", ["snapshot", "freeze", "extract"])
 def test_what_outlives_a_sequence_is_computed(what: str) -> None:
     """So that it does not keep alive what it is computed from, and may be written by another thread."""
