@@ -7,6 +7,8 @@ from tools.box.about_words import words
 from tools.box.dialogues import Dialogue, Maker, Tasks, Turn
 from tools.box.lexicon import NAMES, NUMBER_WORDS, word
 from tools.box.off_topic import HONEST, off_topic_question
+from tools.box.outlines import SHAPES
+from tools.box.palette import COLOURS
 from tools.box.talk import TALK
 from tools.box.wordings import ask, fill, typed
 
@@ -21,7 +23,8 @@ def _single(task: str, question: str, answer: str, reasoning: str) -> Dialogue:
 
 @TASKS.add("spell", 1.2)
 def spell(rng: Random) -> Dialogue:
-    chosen = word(rng)
+    # What a picture shows is one token most often, whose letters have to be remembered.
+    chosen = rng.choice((*SHAPES, *COLOURS)) if rng.random() < 0.15 else word(rng)
     form = rng.choice(["spell {0}.", "spell the word {0}.", "how do you spell {0}", "how is {0} spelled",
                        "[can|could] you spell {0}", "spell '{0}'.", "how [do i|to] spell {0}", "spelling of {0}",
                        "what is the spelling of {0}", "please spell [the word |]{0}.", "spell out {0}.",

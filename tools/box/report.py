@@ -131,6 +131,24 @@ The loss fell from 1.44 to 0.10 in the first 1,000 steps, and from 0.17 to 0.08 
 1,000 steps were right in 372 (a share of 0.5) and 377 (0.75) of the 480, the package's in 397. Of the judge's 40 clips
 it knows 24, three fewer than before; of its nine second pictures ("next picture") eight, after the 1,000 steps two.
 
+What is in the package went on once more, for 1,200 steps (62 minutes beside other work, seed 20263, tools of 4c2a98f),
+in a world with functions that are asked for by the very thing that they take ("open plan.md", "note down: ..."), more
+questions across pictures and questions that a picture does not answer. Its averages with the package's weights call
+functions better, and are right in 400 (a share of 0.5) and 396 (0.75) of the 480, after 397. **They are not in the
+package**: of "star", the first word that anybody tries, they make s-i-r-c-l-e and c-l-e. Shapes and colours are one
+token most often, whose letters have to be remembered; since then they are spelled more often in the world.
+
+| group | in the package, 101 | 102 | share 0.5, 101 | 102 | share 0.75, 101 | 102 |
+|---|--:|--:|--:|--:|--:|--:|
+| one picture | 82 % | 85 % | 80 % | 82 % | 78 % | 80 % |
+| several pictures | 68 % | 62 % | 70 % | 62 % | 72 % | 62 % |
+| numbers | 100 % | 100 % | 100 % | 100 % | 95 % | 98 % |
+| text | 88 % | 80 % | 85 % | 85 % | 88 % | 82 % |
+| off-topic | 95 % | 95 % | 98 % | 98 % | 98 % | 98 % |
+| well-formed calls | 70 % | 68 % | 72 % | 68 % | 75 % | 65 % |
+| right of 240 | 201 | 196 | 202 | 198 | 202 | 194 |
+| calls that are well-formed | 28 of 34 | 28 of 32 | 32 of 34 | 31 of 32 | 33 of 34 | 31 of 32 |
+
 ### What the third run does otherwise
 
 Before it, the processor took 224 ms to start the kernels of a step over dialogues
