@@ -194,8 +194,8 @@ def run_speed(options: argparse.Namespace) -> None:
             raise OptionError("--against: expected mlx-vlm with --speculate, found mlx-lm, which has no drafts")
     else:
         refuse(options, "without --speculate", "draft_tokens")
-    tokens = whole_number("--tokens", 32 if options.tokens is None else options.tokens, 2)
-    side = whole_number("--side", 512 if options.side is None else options.side, 32)
+    tokens = whole_number("--tokens", speed.TOKENS if options.tokens is None else options.tokens, 2)
+    side = whole_number("--side", speed.SIDE if options.side is None else options.side, 32)
     check_source(options)
     if options.plot and not Path(options.plot).parent.is_dir():
         raise OptionError(f"--plot: expected a folder that is there, found {Path(options.plot).parent}")
@@ -265,7 +265,7 @@ def run_video(options: argparse.Namespace) -> None:
     repeats = whole_number("--repeats", options.repeats, 1)
     if options.pieces:
         refuse(options, "with --pieces", "tokens", "against")
-    tokens = whole_number("--tokens", 16 if options.tokens is None else options.tokens, 2)
+    tokens = whole_number("--tokens", video.TOKENS if options.tokens is None else options.tokens, 2)
     side = whole_number("--side", options.side, 32)
     frames = options.frames or video.FRAMES
     for count in (*frames, *(options.pieces or ())):

@@ -17,6 +17,8 @@ from mlx_qwen35.prompts.prompt import Prompt
 LENGTHS = (128, 1024, 4096, 16384)
 IMAGES = (1, 4)
 BATCHES = (1, 2, 4, 8)
+# Width and height of an image in pixels, and what is written.
+SIDE, TOKENS = 512, 32
 # What takes longer than this, with all runtimes together, is measured once: warming up is lost in it.
 LONG_SECONDS = 60.0
 

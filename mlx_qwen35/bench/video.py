@@ -17,6 +17,7 @@ from mlx_qwen35.prompts.pieces import Piece
 from mlx_qwen35.prompts.prompt import Prompt
 
 FRAMES = (16, 64, 128)
+TOKENS = 16
 
 
 @dataclass(frozen=True)

@@ -268,7 +268,7 @@ def test_half_precision_beside_float32_stays_as_it_is() -> None:
 
 def test_orders_of_many_matrices_are_all_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few at a time."""
-    monkeypatch.setattr(formats, "_ORDERS_AT_ONCE", 2)
+    monkeypatch.setattr(formats, "_SMALL_AT_ONCE", 2)
     parts = parts_of("packed-4")
     del parts["read"]
     parts["weight_g_idx"] = (mx.arange(64) // 32).astype(mx.int32)

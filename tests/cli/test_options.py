@@ -2,7 +2,7 @@
 
 import argparse
 
-from mlx_qwen35.bench import kv, restart, serve, video
+from mlx_qwen35.bench import kv, restart, serve, speed, video
 from mlx_qwen35.cli.completion import all_actions
 from mlx_qwen35.cli.main import build_parser
 from mlx_qwen35.cli.options import size
@@ -55,7 +55,8 @@ def test_a_default_in_words_is_the_one_that_holds() -> None:
         "--requests": {",".join(map(str, serve.AT_ONCE))},
         "--frames": {",".join(map(str, video.FRAMES))},
         "--contexts": {",".join(map(str, kv.CONTEXTS))},
-        "--tokens": {str(restart.TOKENS)},
+        "--tokens": {str(restart.TOKENS), str(speed.TOKENS), str(video.TOKENS)},
+        "--side": {str(speed.SIDE)},
     }
     assert loading.DISK_FACTOR == 10
     found: dict[str, set[str]] = {}
