@@ -221,14 +221,15 @@ def test_a_chain_of_drafts_is_one_of_single_drafts(trained: "Trained") -> None:
 
 def test_where_drafts_learn_alone_nothing_else_does(trained: "Trained") -> None:
     from tools.box.about_pictures import single
-    from tools.box.about_text import spell
     from tools.box.batches import Encoder, collate
+    from tools.box.dialogues import Dialogue, Turn
     from tools.box.train import drafts_alone
     from tools.box.trained import load
 
     learner = load(BOX)
     drafts_alone(learner)
-    batch = collate([Encoder(BOX).encode(spell(Random("drafts")), thinking=False)], pad=0)
+    spelled = Dialogue((Turn("spell", "Spell the word house.", "h-o-u-s-e.", ""),))
+    batch = collate([Encoder(BOX).encode(spelled, thinking=False)], pad=0)
     found = learner.drafts_alone(batch)
     assert found["mtp_right"][0] == 1.0  # of the first draft, which this checkpoint is good at
     found["mtp"].backward()
