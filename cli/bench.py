@@ -12,7 +12,7 @@ from mlx_qwen35.cli.bench_kv import add_kv
 from mlx_qwen35.cli.bench_profile import add_profile
 from mlx_qwen35.cli.bench_turns import add_turns
 from mlx_qwen35.cli.options import add_model_name, model_of
-from mlx_qwen35.cli.sources import add_source, check_source, numbers, source
+from mlx_qwen35.cli.sources import add_source, check_source, numbers, sees, source
 from mlx_qwen35.cli.tables import Table, add_common, cell, print_json, refuse
 from mlx_qwen35.errors import OptionError
 
@@ -51,18 +51,15 @@ def run_start(options: argparse.Namespace) -> None:
 
     from mlx_qwen35.answers.sampling import whole_number
     from mlx_qwen35.bench import start
-    from mlx_qwen35.checkpoints.files import Checkpoint
-    from mlx_qwen35.checkpoints.headers import has_tower, read_headers
     from mlx_qwen35.checkpoints.hub import find_checkpoint
 
     repeats = whole_number("--repeats", options.repeats, 1)
-    checkpoint = Checkpoint.open(find_checkpoint(model_of(options)))
-    headers = read_headers(checkpoint.weight_files())
+    directory = find_checkpoint(model_of(options))
     with tempfile.TemporaryDirectory() as place:
-        picture = Path(place, "red.png") if has_tower(checkpoint.config, headers) else None
+        picture = Path(place, "red.png") if sees(directory) else None
         if picture is not None:
             Image.new("RGB", (224, 224), "red").save(picture)
-        found = start.measure(checkpoint.directory, options.against, repeats, picture)
+        found = start.measure(directory, options.against, repeats, picture)
     if options.json:
         print_json({"repeats": repeats, "seconds": found})
     names = ("mlx-qwen35", *options.against)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_qwen35.cli.options import add_model_name, model_of
+from mlx_qwen35.cli.sources import sees
 from mlx_qwen35.cli.tables import Table, add_common, print_json
 from mlx_qwen35.errors import OptionError
 
@@ -62,7 +63,7 @@ def run_turns(options: argparse.Namespace) -> None:
     if options.restart:
         _run_restart(directory, count, options)
         return
-    images = _sees(directory)
+    images = sees(directory)
     steps = write_conversation(count, images=images)
     columns = turns.measure(directory, steps, whole_number("--repeats", options.repeats, 1))
     cold = columns["cold"]
@@ -84,14 +85,6 @@ def run_turns(options: argparse.Namespace) -> None:
         table.row(step.turn, step.name, cold[number].prompt_tokens, *cells)
     ratios = [f"{cold[-1].seconds / costs[-1].seconds:.1f} ({name})" for name, costs in columns.items()]
     print(f"\nTime to first token on the last turn, cold against each: {', '.join(ratios)}")
-
-
-def _sees(directory: Path) -> bool:
-    from mlx_qwen35.checkpoints.files import Checkpoint
-    from mlx_qwen35.checkpoints.headers import has_tower, read_headers
-
-    checkpoint = Checkpoint.open(directory)
-    return has_tower(checkpoint.config, read_headers(checkpoint.weight_files()))
 
 
 def _run_agent(directory: Path, count: Callable[[str], int], options: argparse.Namespace) -> None:
@@ -124,7 +117,7 @@ def _run_restart(directory: Path, count: Callable[[str], int], options: argparse
     tokens = restart.TOKENS if options.tokens is None else whole_number("--tokens", options.tokens, 1)
     if options.against:
         raise OptionError("--against: expected none with --restart, for no other server keeps what it read")
-    images = _sees(directory)
+    images = sees(directory)
     turns = restart.write_turns(count, tokens, images=images)
     with restart.with_context(directory, tokens + 4096) as model:
         found = restart.measure(model, turns, repeats)

@@ -66,3 +66,12 @@ def numbers(text: str) -> tuple[int, ...]:
     if min(found) < 0:
         raise argparse.ArgumentTypeError(f"expected numbers like 128,1024, found {text!r}")
     return found
+
+
+def sees(directory: Path) -> bool:
+    """Whether a checkpoint can be shown pictures."""
+    from mlx_qwen35.checkpoints.files import Checkpoint
+    from mlx_qwen35.checkpoints.headers import has_tower, read_headers
+
+    checkpoint = Checkpoint.open(directory)
+    return has_tower(checkpoint.config, read_headers(checkpoint.weight_files()))

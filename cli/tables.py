@@ -36,7 +36,8 @@ def refuse(options: argparse.Namespace, when: str, *names: str) -> None:
         OptionError: One is given.
     """
     for name in names:
-        if found := getattr(options, name):
+        found = getattr(options, name)
+        if found not in (None, [], ()):
             raise OptionError(f"--{name.replace('_', '-')}: expected none {when}, found {shorten(found)}")
 
 

@@ -154,6 +154,7 @@ def test_numbers_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
         (["--plot", "nowhere/speed.svg"], "--plot: expected a folder that is there, found nowhere"),
         (["--tokens", "1"], "--tokens: expected"),
         (["--draft-tokens", "2"], "--draft-tokens: expected none without --speculate, found 2"),
+        (["--draft-tokens", "0"], "--draft-tokens: expected none without --speculate, found 0"),
         (["--speculate", "lookup", "--tokens", "9"], "--tokens: expected none with --speculate, found 9"),
         (["--speculate", "lookup", "--side", "64"], "--side: expected none with --speculate, found 64"),
         (

@@ -135,8 +135,8 @@ What is in the package went on once more, for 1,200 steps (62 minutes beside oth
 in a world with functions that are asked for by the very thing that they take ("open plan.md", "note down: ..."), more
 questions across pictures and questions that a picture does not answer. Its averages with the package's weights call
 functions better, and are right in 400 (a share of 0.5) and 396 (0.75) of the 480, after 397. **They are not in the
-package**: of "star", the first word that anybody tries, they make s-i-r-c-l-e and c-l-e. Shapes and colours are one
-token most often, whose letters have to be remembered; since then they are spelled more often in the world.
+package**: of "star" they make s-i-r-c-l-e and c-l-e. Shapes and colours are one token most often, whose letters have
+to be remembered; since then they are spelled more often in the world.
 
 | group | in the package, 101 | 102 | share 0.5, 101 | 102 | share 0.75, 101 | 102 |
 |---|--:|--:|--:|--:|--:|--:|
