@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from tools.box import about_several
+from tools.box import about_next, about_several
 from tools.box.about_several import SEVERAL, several
 from tools.box.asking import told
 from tools.box.dialogues import Picture
@@ -34,7 +34,7 @@ def test_the_picture_with_the_larger_number() -> None:
 def test_who_shows_one_picture_after_another_asks_about_the_newest() -> None:
     descriptions = 0
     for number in range(30):
-        turns = about_several.one_after_another(Random(f"after-{number}")).turns
+        turns = about_next.one_after_another(Random(f"after-{number}")).turns
         newest = None
         for turn in turns:
             newest = turn.media[-1] if turn.media else newest

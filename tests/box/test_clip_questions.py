@@ -2,8 +2,17 @@
 
 from random import Random
 
+import pytest
+
+from tools.box import wordings
 from tools.box.about_clips import EVENTS
 from tools.box.clip_questions import further
+
+
+@pytest.fixture(autouse=True)
+def _carefully_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests read the questions."""
+    monkeypatch.setattr(wordings, "hasty", lambda text, rng: text)
 
 
 def _asked(name: str) -> list[tuple[str, str, int, str]]:

@@ -115,10 +115,16 @@ def anything(rng: Random, noun: str = "") -> Function:
     )
     if verb in ASKING and rng.random() < 0.2:
         about = f"returns {rng.choice([article(noun), f'the {noun}'])}."
-    described = [(name, parameter.schema, parameter.about) for name, parameter in chosen]
+    described = [(name, parameter.schema, _explained(name, parameter, rng)) for name, parameter in chosen]
     function = _described(rng.choice(named), about[0].upper() + about[1:], described, optional, rng)
     meanings = {f"{said} {noun}" for said in VERBS[verb]} | ({noun} if verb in ASKING else set())
     return Function(function, partial(_request, verb, noun, chosen, optional), frozenset(meanings))
+
+
+def _explained(name: str, parameter: Parameter, rng: Random) -> str:
+    """A parameter's description, with an example at times, which is not what a request asks for."""
+    about = rng.choice([parameter.about, parameter.about, f"The {name.replace('_', ' ')}.", ""])
+    return f"{about} e.g. {parameter.draw(rng)[1]}".strip() if rng.random() < 0.25 else about
 
 
 def _request(

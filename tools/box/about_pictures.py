@@ -6,6 +6,7 @@ from tools.box import about_choices as about_choices
 from tools.box import about_looks as about_looks
 from tools.box import about_numbers as about_numbers
 from tools.box import about_places as about_places
+from tools.box.about_more import following
 from tools.box.asking import ABOUT_NUMBERS, ABOUT_SHAPES, WEIGHTS, told
 from tools.box.dialogues import Dialogue, Picture, Tasks, Turn
 from tools.box.palette import COLOURS
@@ -69,6 +70,19 @@ RARE = ("pointing", "larger", "is_larger", "distinct", "filled", "this_or_that",
 def rare(rng: Random) -> Dialogue:
     """One of them."""
     return single(rng.choice(RARE), rng)
+
+
+@TASKS.add("in fewer words", 0.22)
+def in_fewer_words(rng: Random) -> Dialogue:
+    """A question, and others that leave out what it said."""
+    while True:
+        scene = random_scene(rng, want_shapes)
+        found = following(scene, rng)
+        if len(found) > 1 or rng.random() < 0.1 * len(found):
+            break
+    (task, *asked), *more = found
+    opening = Turn(task, asked[0], asked[1], told(scene), (Picture(scene),), rng.random() < 0.1)
+    return Dialogue((opening, *(Turn(task, question, answer, told(scene)) for task, question, answer in more)))
 
 
 @TASKS.add("one picture", 1.0)

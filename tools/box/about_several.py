@@ -1,11 +1,10 @@
 """Questions across two or three pictures."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from random import Random
 
 from tools.box import about_both as about_both
-from tools.box.about_pictures import one_picture, single, want_numbers
+from tools.box.about_pictures import want_numbers
 from tools.box.about_places import place_name
 from tools.box.across import SEVERAL as SEVERAL
 from tools.box.across import Asked, about_several, ask_across, numbered, which_answer
@@ -53,6 +52,8 @@ def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
             "[what|which] [one|{pic}] has {0}",
             "which of the {pic}s shows {0}",
             "in [what|which] {pic} do you see {0}",
+            "in [what|which] [{pic}|one] is {0}",
+            "[what|which] {pic}[ is it|,] that has {0}",
             "where do you see {0}",
             "which {pic} [includes|displays|depicts] {0}",
             "find the {pic} [with|that has|that shows] {0}.",
@@ -63,7 +64,9 @@ def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
             "tell me which {pic} [has|shows] {0}.",
         ]
     )
-    return ask_across(form, rng, article(what)), which_answer(found[kind, colour])
+    return ask_across(form, rng, f"the {what}" if rng.random() < 0.3 else article(what)), which_answer(
+        found[kind, colour]
+    )
 
 
 def _named(scene: Scene) -> dict[str, Thing]:
@@ -291,14 +294,33 @@ def changed(scenes: Sequence[Scene], rng: Random) -> Asked:
             "is [anything|something] different, and what",
         ]
     )
+    second = "[in|from] [the second {pic}|the second one|picture 2|the 2nd {pic}]"
+    # Which of the changes it was may be in the question.
+    own = rng.random() < 0.3
     for kind, thing in before.items():
         if kind not in after:
+            if own:
+                form = rng.choice([f"what is [missing|gone][| {second}]",
+                                   "what [has disappeared|disappeared|went away]",
+                                   "what did i [remove|take away|delete]", f"what has gone[| {second}]",
+                                   "[what|which {thing}] is not there any more", "what was [removed|taken away]",
+                                   "what is no longer [there|in the second {pic}]"])  # fmt: skip
             return ask(form, rng), sentence(f"the {kind} is gone")
         if after[kind].colour != thing.colour:
+            if own:
+                form = rng.choice(["[what|which {thing}] changed its {color}", "what has another {color}",
+                                   "which {thing} has a [different|new] {color}"])  # fmt: skip
             return ask(form, rng), sentence(f"the {kind} is now {after[kind].colour}")
         if (after[kind].x, after[kind].y) != (thing.x, thing.y):
+            if own:
+                form = rng.choice(["[what|which {thing}] [moved|has moved|was moved]", "what is somewhere else",
+                                   "[what|which {thing}] is in another place"])  # fmt: skip
             return ask(form, rng), sentence(f"the {kind} moved {moved(thing, after[kind])}")
     new = [thing for kind, thing in after.items() if kind not in before]
+    if new and own:
+        form = rng.choice([f"what was added[| {second}]", "what did i add", f"what is new[| {second}]",
+                           "what [has appeared|appeared|came along]", f"what is [additional|extra][| {second}]",
+                           "[what|which {thing}] was not there [before|in the first {pic}]"])  # fmt: skip
     return ask(form, rng), sentence(f"{article(new[0].name)} appeared" if new else "nothing changed")
 
 
@@ -310,7 +332,7 @@ def scenes_for(task: str, rng: Random) -> list[Scene]:
     if task in ABOUT_NUMBERS:
         return [random_scene(rng, lambda chance: want_numbers(chance)[:1]) for _ in range(count)]
     if task in ("same", "whether_same") and rng.random() < 0.4:
-        return [random_scene(rng, lambda chance: random_wanted(1, chance))] * 2
+        return [random_scene(rng, lambda chance: random_wanted(chance.choice([1, 1, 2, 3]), chance))] * 2
     # Few kinds and colours, so that the pictures share some.
     kinds, colours = rng.sample(SHAPES, 3), rng.sample(COLOURS, 4)
     most = rng.choice([1, 2, 3, 4])
@@ -369,25 +391,3 @@ def several_pictures(rng: Random) -> Dialogue:
     asked = [(name, SEVERAL[name](scenes, rng)) for name in dict.fromkeys(names)]
     questions = [(name, *found) for name, found in asked if found is not None]
     return _show(scenes, questions, rng) if questions else several_pictures(rng)
-
-
-# Asked when a picture came before it: what the newest one shows.
-_THIS_ONE = (
-    "and this one", "and this", "and [this|that] {pic}", "what about this [one|{pic}|]", "how about this[ one|]",
-    "[now|next]: what is this", "and what is this[ one|]", "what is this one", "and here", "and now", "this one",
-    "what {see} [here|now]", "[and |]the next one", "now this one", "what does this {pic} show", "and in this one",
-    "[here is another {pic}.|another one.|next {pic}.|one more.] what is this", "describe this one[| too].",
-)  # fmt: skip
-
-
-@TASKS.add("one after another", 0.4)
-def one_after_another(rng: Random) -> Dialogue:
-    """Pictures in turns of their own, each asked about when it comes: who gives no number means the newest."""
-    alike = rng.random() < 0.6
-    turns: list[Turn] = []
-    for number in range(rng.choice([2, 2, 3])):
-        opening, *more = (single("describe", rng) if alike else one_picture(rng)).turns
-        if alike and number and rng.random() < 0.8:
-            opening = replace(opening, question=ask(rng.choice(_THIS_ONE), rng))
-        turns += [opening, *more[: rng.choice([0, 0, 1])]]
-    return Dialogue(tuple(turns))

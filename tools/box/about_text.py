@@ -3,6 +3,7 @@
 from random import Random
 
 from tools.box.about_facts import facts as facts_between
+from tools.box.about_values import sentence
 from tools.box.about_words import words
 from tools.box.dialogues import Dialogue, Maker, Tasks, Turn
 from tools.box.lexicon import NAMES, NUMBER_WORDS, word
@@ -10,7 +11,7 @@ from tools.box.off_topic import HONEST, off_topic_question
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
 from tools.box.talk import TALK
-from tools.box.wordings import ask, fill, typed
+from tools.box.wordings import ask, fill, plural, typed
 
 TASKS = Tasks()
 # The same, many of them in one conversation.
@@ -25,7 +26,7 @@ def _single(task: str, question: str, answer: str, reasoning: str) -> Dialogue:
 def spell(rng: Random) -> Dialogue:
     # What a picture shows is one token most often, whose letters have to be remembered.
     chosen = rng.choice((*SHAPES, *COLOURS)) if rng.random() < 0.15 else word(rng)
-    form = rng.choice(["spell {0}.", "spell the word {0}.", "how do you spell {0}", "how is {0} spelled",
+    form = rng.choice(["spell {0}.", "spell the word {0}.", "how do you spell {0}", "how is {0} [spelled|spelt]",
                        "[can|could] you spell {0}", "spell '{0}'.", "how [do i|to] spell {0}", "spelling of {0}",
                        "what is the spelling of {0}", "please spell [the word |]{0}.", "spell out {0}.",
                        "how do you spell [the word |]'{0}'", "spell: {0}", "spell [the word |]\"{0}\"."])  # fmt: skip
@@ -76,6 +77,10 @@ def count(rng: Random) -> Dialogue:
         form = rng.choice(
             ["count down from {a} to {b}.", "count from {a} down to {b}.", "count backwards from {a} to {b}."]
         )
+        if low == 1 and rng.random() < 0.5:
+            form = rng.choice(
+                ["count [backwards|down] from {a}.", "count down from {a}[ to one|].", "countdown from {a}."]
+            )
     elif low == 1 and rng.random() < 0.4:
         form = rng.choice(["count to {b}.", "can you count to {b}", "please count up to {b}."])
     numbers = ", ".join(str(number) for number in range(first, last + (-1 if down else 1), -1 if down else 1))
@@ -93,6 +98,12 @@ def copy(rng: Random) -> Dialogue:
         items = items.capitalize() + rng.choice(["", ".", "!"])
     elif chance < 0.35:
         items = items.replace(" ", ", ")
+    elif chance < 0.55:
+        items = sentence(rng)
+    if rng.random() < 0.2:
+        form = rng.choice(["Say \"{}\".", "say '{}'", "Repeat \"{}\".", "Please say \"{}\".", "repeat '{}' please",
+                           "Write \"{}\" again.", "Copy \"{}\".", "say \"{}\""])  # fmt: skip
+        return _single("copy", form.format(items), items, "The text stands between the quotes.")
     form = rng.choice(["Repeat: {}", "Repeat after me: {}", "Say this again: {}", "Copy this: {}", "Please repeat: {}",
                        "repeat after me: {}", "Say: {}", "Repeat this: {}", "Write this again: {}", "Echo: {}",
                        "Please say: {}", "Copy: {}", "Repeat exactly: {}", "Repeat the following: {}"])  # fmt: skip
@@ -129,9 +140,18 @@ def _sum(rng: Random) -> Turn:
         "{} = ?",
         "what do you get for {}",
         "tell me what {} is.",
+        "whats {}",
+        "work out {}.",
+        "what do i get if i work out {}",
+        "please work out {}.",
+        "{}, what is that",
+        "the answer to {}",
     ]
     form = rng.choice(forms[:5] if rng.random() < 0.5 else forms)
     first, second = str(one), str(other)
+    if rng.random() < 0.12:
+        question = _story(first, second, sign, rng)
+        return Turn("add", question, f"{result}.", f"{one} {sign} {other}.")
     if max(one, other) <= 20 and rng.random() < 0.12:
         first, second = NUMBER_WORDS[one], NUMBER_WORDS[other]
     text = f"{first} {word_} {second}"
@@ -143,10 +163,19 @@ def _sum(rng: Random) -> Turn:
             f"{first} and {second}",
         )
     elif word_ == "less":
-        form, text = rng.choice([
-            ("what is the difference of {}", f"{first} and {second}"), ("subtract {}.", f"{second} from {first}"),
-            ("what is {}", f"{first} less {second}"),
-        ])  # fmt: skip
+        form, text = rng.choice(
+            [
+                ("what is the difference of {}", f"{first} and {second}"),
+                ("subtract {}.", f"{second} from {first}"),
+                ("what is {}", f"{first} less {second}"),
+                ("take {}.", f"{second} from {first}"),
+                ("what do [i|you] get if [i|you] take {}", f"{second} from {first}"),
+                ("what is left if you take {}", f"{second} from {first}"),
+                ("what remains of {}", f"{first} less {second}"),
+            ]
+        )
+        form = fill(form.replace("{}", "@"), rng).replace("@", "{}") + ("." if form.endswith(".") else "")
+        form = form.replace("..", ".")  # fmt: skip
     elif word_ == "added to":
         form, text = rng.choice([("add {}.", f"{first} to {second}"), ("what is {}", f"{first} added to {second}")])
     question = form.replace("{}", text)
@@ -158,6 +187,26 @@ def _sum(rng: Random) -> Turn:
         f"{result}.",
         f"{one} {sign} {other}.",
     )
+
+
+def _story(first: str, second: str, sign: str, rng: Random) -> str:
+    """A sum in words: something is there, and some of it comes or goes."""
+    things = plural(word(rng))
+    if sign == "+":
+        form = rng.choice([
+            "if i have {a} {w} and [get|buy|find|add] {b} more, how many [do i have|are there]",
+            "i have {a} {w} and get {b} more, how many {w} do i have [now|]",
+            "{n} has {a} {w} and [gets|buys|finds] {b}, how many [in all|does that make|is that]",
+            "there are {a} {w} here and {b} there, how many are there [in total|altogether]",
+        ])  # fmt: skip
+    else:
+        form = rng.choice([
+            "if i have {a} {w} and [eat|lose|sell|give away|take away|use] {b}, how many are left",
+            "i have {a} {w} and [eat|lose|sell|give away] {b}, how many do i [still |]have [left|]",
+            "{n} has {a} {w} and [loses|sells|gives away] {b}, how many [are left|remain]",
+            "there are {a} {w} and {b} [go|are taken] away, how many [are left|remain|stay]",
+        ])  # fmt: skip
+    return ask(form, rng, a=first, b=second, w=things, n=rng.choice(NAMES))
 
 
 @TASKS.add("talk", 2.5)
@@ -198,7 +247,12 @@ def remember(rng: Random) -> Dialogue:
             "This is {}.",
         ]
     )
-    first = Turn("talk", opening.format(name), f"Hello, {name}!", "A greeting.")
+    said = name
+    if rng.random() < 0.15:
+        # Without the capital that the answer gives back.
+        said = name.lower()
+        opening = rng.choice(["hi im {}", "im {}", "i'm {}", "my name is {}", "i am {}", "hey, im {}", "call me {} ok"])
+    first = Turn("talk", opening.format(said), f"Hello, {name}!", "A greeting.")
     question = ask(
         rng.choice(
             [

@@ -15,7 +15,16 @@ from torch.utils.data import IterableDataset, get_worker_info
 from mlx_qwen35.prompts.messages import render_messages
 from mlx_qwen35.prompts.positions import MediaLayout, expand_placeholders, lay_out
 from mlx_qwen35.prompts.tokenizer import Tokenizer
-from tools.box import about_clips, about_functions, about_pictures, about_several, about_text, about_tools
+from tools.box import (
+    about_clips,
+    about_functions,
+    about_next,
+    about_pictures,
+    about_programs,
+    about_several,
+    about_text,
+    about_tools,
+)
 from tools.box.cutting import cut
 from tools.box.dialogues import Clip, Dialogue, Picture, Tasks, Turn
 from tools.box.labels import SEEN, Labels, seen, seen_of_word, told
@@ -28,18 +37,21 @@ from tools.box.scenes import Scene
 # Kinds of dialogues, and how often they are drawn.
 World = tuple[tuple[Tasks, float], ...]
 WORLD: World = (
-    (about_pictures.TASKS, 11.0), (about_several.TASKS, 8.0), (about_clips.TASKS, 3.5), (about_text.TASKS, 6.5),
-    (about_text.LONG, 0.2), (about_tools.TASKS, 1.0), (about_functions.TASKS, 3.5),
+    (about_pictures.TASKS, 11.0), (about_several.TASKS, 5.0), (about_next.TASKS, 3.0), (about_clips.TASKS, 3.5),
+    (about_text.TASKS, 6.5), (about_text.LONG, 0.2), (about_tools.TASKS, 1.0), (about_functions.TASKS, 3.5),
+    (about_programs.TASKS, 3.0),
 )  # fmt: skip
 # For a run that continues another on a CPU: less of what takes many tokens, and more calls of functions.
 CONTINUED: World = (
-    (about_pictures.TASKS, 6.5), (about_several.TASKS, 7.0), (about_clips.TASKS, 3.5), (about_text.TASKS, 6.5),
-    (about_text.LONG, 0.1), (about_tools.TASKS, 1.0), (about_functions.TASKS, 5.0),
+    (about_pictures.TASKS, 6.5), (about_several.TASKS, 4.5), (about_next.TASKS, 2.5), (about_clips.TASKS, 3.5),
+    (about_text.TASKS, 6.5), (about_text.LONG, 0.1), (about_tools.TASKS, 1.0), (about_functions.TASKS, 4.0),
+    (about_programs.TASKS, 5.0),
 )  # fmt: skip
 # For the MTP module alone: drafts are asked for behind long conversations too.
 TO_DRAFT: World = (
     (about_pictures.TASKS, 4.0), (about_several.TASKS, 2.0), (about_clips.TASKS, 1.0), (about_text.TASKS, 2.0),
     (about_text.LONG, 8.0), (about_tools.TASKS, 1.0), (about_functions.TASKS, 2.0),
+    (about_programs.TASKS, 1.0),
 )  # fmt: skip
 # How many of MTP's drafts are chained in training.
 DEPTHS = 4

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.prompts.positions import MediaLayout, MediaSpan
 from mlx_qwen35.prompts.prompt import Prompt
-from tools.box import about_functions, about_pictures, about_several, about_text, about_tools
+from tools.box import about_functions, about_pictures, about_programs, about_several, about_text, about_tools
 from tools.box.asking import ABOUT_SHAPES
 from tools.box.dialogues import Dialogue, Turn
 
@@ -62,7 +62,10 @@ def tasks() -> dict[str, dict[str, Callable[[Random], Dialogue]]]:
         "several pictures": {name: partial(about_several.several, name) for name in about_several.SEVERAL},
         "text": {name: maker for name, maker in about_text.TASKS.makers.items() if name != "off topic"},
         "off-topic": {"off topic": about_text.off_topic},
-        "tools": about_tools.TASKS.makers | about_functions.TASKS.makers | {"any call": about_functions.single},
+        "tools": about_tools.TASKS.makers
+        | about_functions.TASKS.makers
+        | about_programs.TASKS.makers
+        | {"any call": about_functions.single, "program": about_programs.single},
     }
 
 

@@ -17,7 +17,15 @@ from random import Random
 
 import torch
 
-from tools.box import about_clips, about_functions, about_pictures, about_several, about_text, about_tools
+from tools.box import (
+    about_clips,
+    about_functions,
+    about_pictures,
+    about_programs,
+    about_several,
+    about_text,
+    about_tools,
+)
 from tools.box.batches import Batch, Encoder, collate
 from tools.box.evaluate import SEED
 from tools.box.forward import decode
@@ -30,6 +38,7 @@ KINDS = {
     "text": about_text.TASKS,
     "tools": about_tools.TASKS,
     "functions": about_functions.TASKS,
+    "programs": about_programs.TASKS,
 }
 
 

@@ -152,6 +152,11 @@ _OF_PICTURES = (
     "what is the [mood|story|message] of this picture", "write a [story|poem|caption] about this picture",
     "make [it|the picture] [larger|brighter|sharper]", "what happened [before|after] this picture",
     "who is [in|on|behind] [this|the] [picture|photo]", "is [this|that] [my house|my dog|the sea|a real photo]",
+    "what [breed|kind] [is|of animal is] the [dog|cat|horse|bird]", "what is the [man|woman|girl|boy|child] doing",
+    "who [painted|did] [this|it]", "what is the person [wearing|holding|saying]",
+    "how is the weather in [this|the] picture",
+    "what [brand|model] is the [car|phone|watch]", "is [he|she|the person] [happy|old|tall]", "which language is this",
+    "how many people are [in the picture|there]", "what does the sign say about {topic}", "can i eat [this|it]",
 )  # fmt: skip
 
 

@@ -94,10 +94,35 @@ def typed(text: str, rng: Random, *, statement: bool = False) -> str:
     return text
 
 
+_SHORT = (("what is ", "whats "), ("what is ", "what "), (" are ", " r "), (" you ", " u "), ("please", "pls"),
+          ("where is ", "wheres "), ("how many ", "how much "), (" the ", " "), (" is the ", " is "), ("picture",
+           "pic"),
+          ("what ", "wat "), ("which ", "wich "), (" there", ""))  # fmt: skip
+
+
+def hasty(text: str, rng: Random) -> str:
+    """As somebody types it who does not look: a letter is missing, twice there or in the wrong place, or words are."""
+    if rng.random() < 0.4:
+        whole, short = rng.choice(_SHORT)
+        return text.replace(whole, short, 1)
+    words = text.split(" ")
+    long = [number for number, word in enumerate(words) if len(word) > 3 and word.isalpha() and word.islower()]
+    if not long:
+        return text
+    number = rng.choice(long)
+    word = words[number]
+    at = rng.randrange(1, len(word) - 1)
+    words[number] = word[:at] + rng.choice(
+        [word[at + 1 :], word[at] + word[at:], word[at + 1] + word[at] + word[at + 2 :]]
+    )
+    return " ".join(words)
+
+
 def ask(pattern: str, rng: Random, **slots: str) -> str:
     """A question from a pattern; one that ends in a full stop is a request."""
     statement = pattern.endswith(".")
-    return typed(fill(pattern.rstrip("."), rng, **slots), rng, statement=statement)
+    text = fill(pattern.rstrip("."), rng, **slots)
+    return typed(hasty(text, rng) if rng.random() < 0.06 else text, rng, statement=statement)
 
 
 def article(name: str) -> str:

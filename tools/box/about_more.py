@@ -1,0 +1,99 @@
+"""Questions that leave out what the one before them said: 'And the star?', 'What about the left one?', 'Colour?'."""
+
+from collections.abc import Callable
+from random import Random
+
+from tools.box.about_places import place_name
+from tools.box.asking import label, references, told
+from tools.box.scenes import NUMBER, Scene, Thing
+from tools.box.wordings import ask, called, plural, sentence
+
+# A task's name, a question and its answer.
+Said = tuple[str, str, str]
+_AND = ("and the {0}", "and the {0}", "what about the {0}", "how about the {0}", "the {0}", "and {0}", "now the {0}",
+        "and what about the {0}", "same for the {0}")  # fmt: skip
+
+
+def _again(form: str, name: str, rng: Random, whole: bool) -> str:
+    return ask((form if whole else rng.choice(_AND)).replace("{0}", name), rng)
+
+
+def colours(scene: Scene, rng: Random) -> list[Said]:
+    """The colour of one thing, and of others."""
+    things = rng.sample(list(scene.unique("kind")), len(scene.unique("kind")))
+    return [
+        ("colour", _again("what {color} is the {0}", called(thing.kind, rng), rng, number == 0),
+         sentence(f"the {thing.kind} is {thing.colour}"))
+        for number, thing in enumerate(things[:3])
+    ]  # fmt: skip
+
+
+def places(scene: Scene, rng: Random) -> list[Said]:
+    """Where one thing is, and where others are."""
+    named: dict[Thing, str] = {thing: name for name, thing in references(scene, rng).items()}
+    found = [(name, place) for thing, name in named.items() if (place := place_name(scene, thing))]
+    rng.shuffle(found)
+    return [
+        ("where", _again("where is the {0}", name, rng, number == 0), sentence(place))
+        for number, (name, place) in enumerate(found[:3])
+    ]
+
+
+def counts(scene: Scene, rng: Random) -> list[Said]:
+    """How many of a kind, and of others."""
+    kinds = list(dict.fromkeys(thing.kind for thing in scene.things if thing.kind != NUMBER))
+    rng.shuffle(kinds)
+    found = []
+    for number, kind in enumerate(kinds[:3]):
+        name = plural(called(kind, rng))
+        form = (
+            "how many {0} are there" if number == 0 else rng.choice(["and {0}", "and how many {0}", "what about {0}"])
+        )
+        count = sum(thing.kind == kind for thing in scene.things)
+        found.append(("how_many", ask(form.replace("{0}", name), rng), f"{count}."))
+    return found
+
+
+def sides(scene: Scene, rng: Random) -> list[Said]:
+    """What is on one side, and on others."""
+    found = []
+    for side in rng.sample(["left", "right", "top", "bottom"], 4):
+        thing = scene.extreme(side)
+        if thing is not None:
+            at = f"on the {side}" if side in ("left", "right") else f"at the {side}"
+            form = f"what is {at}"
+            if found:
+                form = rng.choice(
+                    [f"and {at}", f"and {at}", f"what about the {side}", f"and on the other side: the {side}"]
+                )
+            found.append(("which_side", ask(form, rng), sentence(label(thing))))
+    return found[:3]
+
+
+def word_by_word(scene: Scene, rng: Random) -> list[Said]:
+    """Of one thing, what is asked in a single word."""
+    if len(scene.things) != 1 or scene.things[0].kind == NUMBER:
+        return []
+    thing = scene.things[0]
+    place = place_name(scene, thing)
+    found: list[Said] = [
+        ("colour", rng.choice(["Colour?", "colour?", "color?", "Color", "which colour?", "And the color?"]),
+         sentence(f"the {thing.kind} is {thing.colour}")),
+        ("shape", rng.choice(["Shape?", "shape?", "what shape", "wat shape is it", "And the shape?"]),
+         sentence(label(thing))),
+        ("how_many", rng.choice(["How many?", "how many", "count?", "number of shapes?"]), "1."),
+        ("describe", rng.choice(["?", "what?", "whats this", "what is it?", "Describe", "descibe it"]), told(scene)),
+    ]  # fmt: skip
+    if place:
+        found.append(
+            ("where", rng.choice(["Where?", "where", "where is it?", "Position?", "wheres it"]), sentence(place))
+        )
+    return rng.sample(found, rng.randint(1, 3))
+
+
+FOLLOWING: tuple[Callable[[Scene, Random], list[Said]], ...] = (colours, places, counts, sides, word_by_word)
+
+
+def following(scene: Scene, rng: Random) -> list[Said]:
+    """A question about a picture and what may follow it in fewer words; empty where the picture allows none."""
+    return rng.choice(FOLLOWING)(scene, rng)
