@@ -7,6 +7,8 @@ from mlx_qwen35.paths import shorten
 
 # Beyond what any model has: what is built from such numbers would take all memory before a tensor is missed.
 MAX_SIZE = 2**24
+# Of a number: the powers and quotients of smaller ones leave float32.
+_LEAST = 1e-12
 
 
 class Fields:
@@ -61,12 +63,13 @@ class Fields:
     def number(
         self, source: dict[str, Any], prefix: str, name: str, *, default: float | None = None, most: float = 1e12
     ) -> float:
-        """A number above 0, at most `most`."""
+        """A number above 0, at most `most`; not so near 0 that float32 has no number for what is divided by it."""
         value = _given(source, name, default)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if 0 < value <= most:
+            if _LEAST <= value <= most:
                 return float(value)
-            self._bad(prefix + name, f"a number above 0, at most {most:g}", value)
+            least = f"of at least {_LEAST:g}" if 0 < value < _LEAST else "above 0"
+            self._bad(prefix + name, f"a number {least}, at most {most:g}", value)
         else:
             self._bad(prefix + name, "a number", value)
         return 1.0

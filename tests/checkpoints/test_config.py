@@ -271,6 +271,7 @@ def test_all_problems_are_told_at_once() -> None:
         ("text_config.rope_parameters.mrope_section", [3, 3, 3], r"mrope_section: .*sum to 8"),
         ("text_config.rope_parameters.mrope_interleaved", False, r"mrope_interleaved: only True"),
         ("text_config.rope_parameters.alpha", 2.0, r"rope_parameters\.alpha: expected one of .*an unknown setting"),
+        ("text_config.rope_parameters.rope_theta", 1e-300, r"rope_theta: expected a number of at least 1e-12"),
         ("text_config.rope_parameters.rope_theta", float("nan"), r"rope_theta: expected a number above 0"),
         ("text_config.rope_parameters.partial_rotary_factor", 0.27, r"expected an even number of dim.*found 17 of 64"),
         ("text_config.rope_parameters", [1], r"rope_parameters: expected an object, found \[1\]"),
