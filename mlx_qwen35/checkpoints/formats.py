@@ -20,7 +20,10 @@ from mlx_qwen35.paths import shorten
 
 METHODS = ("fp8", "fbgemm_fp8", "modelopt", "compressed-tensors", "awq", "gptq", "mxfp4", "mxfp8", "auto-round")
 # AutoRound packs as other programs do, and says as which; it has further ways, which are not read.
-_AUTO_ROUND = ("auto_round:auto_gptq", "auto_round:auto_awq", "auto_round:fp8", "auto_round:llm_compressor")
+_AUTO_ROUND_V2 = ("auto_round", "auto_round:gptqmodel")
+_AUTO_ROUND = (
+    "auto_round:auto_gptq", "auto_round:auto_awq", "auto_round:fp8", "auto_round:llm_compressor", *_AUTO_ROUND_V2,
+)  # fmt: skip
 
 # One of these among a module's tensors says that they are not MLX's.
 _MARKERS = frozenset({
@@ -70,7 +73,8 @@ class Settings:
     @property
     def zero_offset(self) -> int:
         """What GPTQ's zeros were stored less."""
-        return 0 if self.raw.get("checkpoint_format") == "gptq_v2" else 1
+        second = self.raw.get("checkpoint_format") == "gptq_v2" or self.raw.get("packing_format") in _AUTO_ROUND_V2
+        return 0 if second else 1
 
 
 def is_foreign(names: Mapping[str, Any] | list[str]) -> bool:
@@ -165,7 +169,10 @@ def _check_method(settings: Settings, weights: Mapping[str, mx.array], foreign: 
     method, packing = settings.raw.get("quant_method"), settings.raw.get("packing_format")
     if method == "auto-round":
         found, expected = f"packing_format {shorten(repr(packing))}", f"packing_format {', '.join(_AUTO_ROUND)}"
-        known = packing in _AUTO_ROUND
+        # By its own name go also integers with powers of two as scales, in the tensors of MXFP4.
+        kind = settings.raw.get("data_type", "int")
+        known = packing in _AUTO_ROUND and (kind == "int" or packing not in _AUTO_ROUND_V2)
+        found += "" if known or packing not in _AUTO_ROUND_V2 else f" of data_type {shorten(repr(kind))}"
     else:
         found, expected = shorten(repr(method)), f"quant_method {', '.join(METHODS)}"
         # ModelOpt has several names, for what it mixes.
@@ -231,7 +238,8 @@ def _qweight(parts: unpacking.Parts, settings: Settings, dtype: mx.Dtype) -> unp
     weight, scales, zeros = parts["qweight"], parts["scales"], parts.get("qzeros")
     outputs = scales.shape[-1]
     if weight.shape[-1] == outputs and zeros is not None:
-        return unpacking.gptq(weight, scales, zeros, parts.get("g_idx"), settings.zero_offset, dtype)
+        bits = unpacking.gptq_bits(scales, zeros, settings.raw.get("bits"))
+        return unpacking.gptq(weight, scales, zeros, parts.get("g_idx"), bits, settings.zero_offset, dtype)
     if weight.shape[-1] * 8 != outputs:
         raise ValueError(f"expected {outputs} outputs in words of 8, found {weight.shape[-1]}")
     return unpacking.awq(weight, scales, zeros, dtype)

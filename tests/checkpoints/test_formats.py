@@ -251,21 +251,36 @@ def test_autoround_packs_as_others_do(tmp_path: Path, foreign: Foreign, name: st
     assert mx.array_equal(load(directory)(TOKENS), expected).item()
 
 
+@pytest.mark.parametrize("packing", ["auto_round", "auto_round:gptqmodel"])
+def test_autoround_s_own_packing_is_gptq_s_second(tmp_path: Path, foreign: Foreign, packing: str) -> None:
+    """In which it stores groups that are not symmetric: their zeros are not less one."""
+    directory = shutil.copytree(foreign(BY_NAME["GPTQ"], DENSE), tmp_path / "copy")
+    found = []
+    for settings in (
+        {"quant_method": "gptq", "checkpoint_format": "gptq_v2"},
+        {"quant_method": "auto-round", "packing_format": packing, "data_type": "int", "sym": False},
+    ):
+        (directory / "config.json").write_text(json.dumps(config_of(DENSE) | {"quantization_config": settings}))
+        found.append(load(directory)(TOKENS))
+    assert mx.array_equal(*found).item()
+
+
 @pytest.mark.parametrize(
-    "packing", ["auto_round", "auto_round:gptqmodel", "auto_round:llm_compressor_nvfp4_e5m3", None]
+    ("packing", "kind"),
+    [("auto_round", "mx_int"), ("auto_round:llm_compressor_nvfp4_e5m3", "nv_fp"), (None, "int")],
 )
 def test_tensors_of_a_program_that_packs_otherwise_are_refused(
-    tmp_path: Path, foreign: Foreign, packing: str | None
+    tmp_path: Path, foreign: Foreign, packing: str | None, kind: str
 ) -> None:
-    """Some of AutoRound's have the names of GPTQ's, and zeros that are not less one; the error says where they lie."""
+    """Some of AutoRound's have the names of others'; the error says where they lie."""
     directory = shutil.copytree(foreign(BY_NAME["GPTQ"], DENSE), tmp_path / "copy")
-    settings = {"quant_method": "auto-round", "packing_format": packing, "bits": 4}
+    settings = {"quant_method": "auto-round", "packing_format": packing, "bits": 4, "data_type": kind}
     (directory / "config.json").write_text(json.dumps(config_of(DENSE) | {"quantization_config": settings}))
     for use in (load, ModelKit.load, examine):
         with pytest.raises(
             CheckpointError,
             match=rf"copy: quantization_config: expected packing_format auto_round:auto_gptq, .*, found packing_format "
-            f"{packing!r}, and tensors such as",
+            f"{packing!r}.*, and tensors such as",
         ):
             use(directory)
 
