@@ -21,7 +21,13 @@ def fp8(weight: mx.array, scale: mx.array, dtype: mx.Dtype) -> Parts:
     Raises:
         ValueError: The scales are not for this weight.
     """
+    if scale.ndim == weight.ndim + 2 and scale.shape[-3::2] == (1, 1):
+        # As ModelOpt leaves them: (rows, 1, columns, 1).
+        scale = scale.squeeze((-3, -1))
     exponents = scale.dtype == mx.uint8
+    if exponents and scale.ndim == weight.ndim and 2 * weight.shape[-1] == 32 * scale.shape[-1]:
+        # Half as many bytes as FP8 would have: pairs of E2M1, as ModelOpt and Quark store MXFP4.
+        return mxfp4(weight, scale)
     if exponents and scale.ndim == weight.ndim and weight.shape[-1] == 32 * scale.shape[-1]:
         rows = mx.repeat(scale, _block(weight.shape[-2], scale.shape[-2]), axis=-2)[..., : weight.shape[-2], :]
         return {"weight": _words(weight), "scales": rows}

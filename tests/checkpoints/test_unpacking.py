@@ -189,6 +189,13 @@ def test_zeros_of_the_second_gptq_format_are_not_less_one() -> None:
     np.testing.assert_allclose(np.abs(np.where(steps < -1.5, steps + 16, steps)), 1.0, atol=1e-4)
 
 
+def test_scales_of_blocks_may_have_axes_of_one() -> None:
+    """(rows, 1, columns, 1), as ModelOpt leaves them."""
+    weight, scale = mx.full((256, 384), 56, mx.uint8), mx.arange(1, 7).reshape(2, 3).astype(mx.float32)
+    expected = fp8(weight, scale, mx.float32)["weight"]
+    assert mx.array_equal(fp8(weight, scale[:, None, :, None], mx.float32)["weight"], expected).item()
+
+
 @pytest.mark.parametrize("size", [(64, 64), (192, 128), (130, 257), (300, 200), (4304, 40)])
 @pytest.mark.parametrize("block", [(1, 512), (128, 128), (64, 32), (8192, 8192)])
 def test_blocks_are_told_from_the_number_of_scales(size: tuple[int, int], block: tuple[int, int]) -> None:
