@@ -1,4 +1,4 @@
-"""Checkpoints that other programs quantised: FP8, NVFP4, MXFP4, AWQ, GPTQ, compressed-tensors and AutoRound.
+"""Checkpoints that other programs quantised: FP8, NVFP4, MXFP4, AWQ, GPTQ, compressed-tensors, AutoRound, Quark.
 
 What a module holds says how it is stored, more surely than config.json does, which is read only for what tensors do
 not tell. Whatever MLX has a mode for stays packed; FP8 and groups that MLX does not have become plain weights.
@@ -18,9 +18,16 @@ from mlx_qwen35.checkpoints.layouts import canonical_names
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
 
-METHODS = ("fp8", "fbgemm_fp8", "modelopt", "compressed-tensors", "awq", "gptq", "mxfp4", "mxfp8", "auto-round")
+METHODS = (
+    "fp8", "fbgemm_fp8", "modelopt", "compressed-tensors", "awq", "gptq", "mxfp4", "mxfp8", "auto-round", "quark",
+)  # fmt: skip
+# Of Quark's weights; its unsigned bytes could not be told from E4M3.
+_QUARK = ("fp4", "fp8_e4m3")
 # AutoRound packs as other programs do, and says as which; it has further ways, which are not read.
-_AUTO_ROUND = ("auto_round:auto_gptq", "auto_round:auto_awq", "auto_round:fp8", "auto_round:llm_compressor")
+_AUTO_ROUND_V2 = ("auto_round", "auto_round:gptqmodel")
+_AUTO_ROUND = (
+    "auto_round:auto_gptq", "auto_round:auto_awq", "auto_round:fp8", "auto_round:llm_compressor", *_AUTO_ROUND_V2,
+)  # fmt: skip
 
 # One of these among a module's tensors says that they are not MLX's.
 _MARKERS = frozenset({
@@ -70,7 +77,19 @@ class Settings:
     @property
     def zero_offset(self) -> int:
         """What GPTQ's zeros were stored less."""
-        return 0 if self.raw.get("checkpoint_format") == "gptq_v2" else 1
+        second = self.raw.get("checkpoint_format") == "gptq_v2" or self.raw.get("packing_format") in _AUTO_ROUND_V2
+        return 0 if second else 1
+
+    def quark_dtypes(self) -> set[str]:
+        """Every type that AMD's Quark says it stored weights in, for all layers, some, or those of a kind."""
+        groups = [self.raw.get("global_quant_config")]
+        for name in ("layer_quant_config", "layer_type_quant_config"):
+            some = self.raw.get(name)
+            groups += some.values() if isinstance(some, dict) else []
+        found = [group.get("weight") for group in groups if isinstance(group, dict)]
+        # More than one is quantised one after the other.
+        steps = [step for weight in found for step in (weight if isinstance(weight, list) else [weight])]
+        return {shorten(str(step.get("dtype"))) for step in steps if isinstance(step, dict)}
 
 
 def is_foreign(names: Mapping[str, Any] | list[str]) -> bool:
@@ -103,6 +122,7 @@ def to_mlx(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[s
     foreign = {path: parts for path, parts in modules.items() if _MARKERS & parts.keys()}
     settings = Settings.of(config)
     _check_method(settings, weights, foreign)
+    _check_inputs(weights)
     for path, parts in modules.items():
         if path not in foreign:
             out |= {f"{path}.{part}": value for part, value in parts.items()}
@@ -165,7 +185,14 @@ def _check_method(settings: Settings, weights: Mapping[str, mx.array], foreign: 
     method, packing = settings.raw.get("quant_method"), settings.raw.get("packing_format")
     if method == "auto-round":
         found, expected = f"packing_format {shorten(repr(packing))}", f"packing_format {', '.join(_AUTO_ROUND)}"
-        known = packing in _AUTO_ROUND
+        # By its own name go also integers with powers of two as scales, in the tensors of MXFP4.
+        kind = settings.raw.get("data_type", "int")
+        known = packing in _AUTO_ROUND and (kind == "int" or packing not in _AUTO_ROUND_V2)
+        found += "" if known or packing not in _AUTO_ROUND_V2 else f" of data_type {shorten(repr(kind))}"
+    elif method == "quark":
+        dtypes = sorted(settings.quark_dtypes())
+        found, expected = f"{', '.join(dtypes)} of Quark", f"weights of dtype {' or '.join(_QUARK)}"
+        known = set(dtypes) <= set(_QUARK)
     else:
         found, expected = shorten(repr(method)), f"quant_method {', '.join(METHODS)}"
         # ModelOpt has several names, for what it mixes.
@@ -176,6 +203,16 @@ def _check_method(settings: Settings, weights: Mapping[str, mx.array], foreign: 
         raise CheckpointError(
             f"quantization_config: expected {expected}, found {found}, and tensors such as {strange[0]}; "
             "take the original checkpoint, or a conversion to MLX"
+        )
+
+
+def _check_inputs(weights: Mapping[str, mx.array]) -> None:
+    """ModelOpt's AWQ and SmoothQuant scale what goes into a layer too, where nothing before it could take that up."""
+    scaled = [name for name in weights if _split(name)[1] == "pre_quant_scale"]
+    if scaled:
+        raise CheckpointError(
+            f"{scaled[0]}: expected layers whose inputs are taken as they are, found {len(scaled)} with a scale for "
+            "them, as ModelOpt's AWQ and SmoothQuant have; take the original checkpoint, or a conversion to MLX"
         )
 
 
@@ -231,7 +268,8 @@ def _qweight(parts: unpacking.Parts, settings: Settings, dtype: mx.Dtype) -> unp
     weight, scales, zeros = parts["qweight"], parts["scales"], parts.get("qzeros")
     outputs = scales.shape[-1]
     if weight.shape[-1] == outputs and zeros is not None:
-        return unpacking.gptq(weight, scales, zeros, parts.get("g_idx"), settings.zero_offset, dtype)
+        bits = unpacking.gptq_bits(scales, zeros, settings.raw.get("bits"))
+        return unpacking.gptq(weight, scales, zeros, parts.get("g_idx"), bits, settings.zero_offset, dtype)
     if weight.shape[-1] * 8 != outputs:
         raise ValueError(f"expected {outputs} outputs in words of 8, found {weight.shape[-1]}")
     return unpacking.awq(weight, scales, zeros, dtype)

@@ -21,7 +21,13 @@ def fp8(weight: mx.array, scale: mx.array, dtype: mx.Dtype) -> Parts:
     Raises:
         ValueError: The scales are not for this weight.
     """
+    if scale.ndim == weight.ndim + 2 and scale.shape[-3::2] == (1, 1):
+        # As ModelOpt leaves them: (rows, 1, columns, 1).
+        scale = scale.squeeze((-3, -1))
     exponents = scale.dtype == mx.uint8
+    if exponents and scale.ndim == weight.ndim and 2 * weight.shape[-1] == 32 * scale.shape[-1]:
+        # Half as many bytes as FP8 would have: pairs of E2M1, as ModelOpt and Quark store MXFP4.
+        return mxfp4(weight, scale)
     if exponents and scale.ndim == weight.ndim and weight.shape[-1] == 32 * scale.shape[-1]:
         rows = mx.repeat(scale, _block(weight.shape[-2], scale.shape[-2]), axis=-2)[..., : weight.shape[-2], :]
         return {"weight": _words(weight), "scales": rows}
@@ -104,21 +110,43 @@ def _awq_integers(packed: mx.array) -> mx.array:
     return ((words[..., None] >> shifts) & 15).reshape(*words.shape[:-1], -1)
 
 
+def gptq_bits(scales: mx.array, zeros: mx.array, told: object) -> int:
+    """Of a module's integers, by how many words hold the zeros of a group; a part of a word counts as one.
+
+    Args:
+        told: What config.json says, which decides where a few outputs leave several possible.
+    Raises:
+        ValueError: There is no such number.
+    """
+    outputs, words = scales.shape[-1], zeros.shape[-1]
+    possible = [bits for bits in range(1, 9) if -(-outputs * bits // 32) == words]
+    if len(possible) == 1:
+        return possible[0]
+    if isinstance(told, int) and told in possible:
+        return told
+    raise ValueError(f"expected the zeros of {outputs} outputs in words of 32 bits, found {words} words")
+
+
 def gptq(
-    weight: mx.array, scales: mx.array, zeros: mx.array, order: mx.array | None, offset: int, dtype: mx.Dtype
+    weight: mx.array,
+    scales: mx.array,
+    zeros: mx.array,
+    order: mx.array | None,
+    bits: int,
+    offset: int,
+    dtype: mx.Dtype,
 ) -> Parts:
     """Packed along the inputs: `qweight` (in x bits / 32, out), `scales` (groups, out).
 
     Args:
-        zeros: `qzeros`, (groups, out x bits / 32).
+        zeros: `qzeros`, (groups, out x bits / 32), rounded up.
         order: `g_idx`, the group of each input, unless they follow one another.
         offset: What zeros were stored less: 1, or 0 in the second version of the format.
     Source:
         AutoGPTQ 0.7.1, nn_modules/qlinear/qlinear_cuda_old.py.
     """
-    bits = 32 * zeros.shape[-1] // scales.shape[-1]
     # A zero of 0 was stored as -1.
-    zeros = mx.remainder(unpack(zeros, bits) + offset, 2**bits)
+    zeros = mx.remainder(_unpack_some(zeros, bits, scales.shape[-1]) + offset, 2**bits)
     words = mx.contiguous(weight.swapaxes(-1, -2))
     scales = mx.contiguous(scales.swapaxes(-1, -2))
     return affine(words, scales, mx.contiguous(zeros.swapaxes(-1, -2)), bits, dtype, order)
@@ -145,11 +173,15 @@ def packed_integers(
 
 def unpack_columns(packed: mx.array, bits: int, length: int) -> mx.array:
     """The integers of (words, columns) that were packed along the first axis, (length, columns)."""
-    words = mx.contiguous(packed.swapaxes(-1, -2))
+    return mx.contiguous(_unpack_some(packed.swapaxes(-1, -2), bits, length).swapaxes(-1, -2))
+
+
+def _unpack_some(words: mx.array, bits: int, length: int) -> mx.array:
+    """The first integers of each row of words, which need not fill the last."""
     spare = -words.shape[-1] % bits
     if spare:
         words = mx.pad(words, [(0, 0)] * (words.ndim - 1) + [(0, spare)])
-    return mx.contiguous(unpack(words, bits)[..., :length].swapaxes(-1, -2))
+    return unpack(words, bits)[..., :length]
 
 
 def nvfp4(weight: mx.array, scales: mx.array, factor: mx.array | None) -> Parts:

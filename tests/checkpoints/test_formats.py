@@ -251,23 +251,95 @@ def test_autoround_packs_as_others_do(tmp_path: Path, foreign: Foreign, name: st
     assert mx.array_equal(load(directory)(TOKENS), expected).item()
 
 
+@pytest.mark.parametrize("packing", ["auto_round", "auto_round:gptqmodel"])
+def test_autoround_s_own_packing_is_gptq_s_second(tmp_path: Path, foreign: Foreign, packing: str) -> None:
+    """In which it stores groups that are not symmetric: their zeros are not less one."""
+    directory = shutil.copytree(foreign(BY_NAME["GPTQ"], DENSE), tmp_path / "copy")
+    found = []
+    for settings in (
+        {"quant_method": "gptq", "checkpoint_format": "gptq_v2"},
+        {"quant_method": "auto-round", "packing_format": packing, "data_type": "int", "sym": False},
+    ):
+        (directory / "config.json").write_text(json.dumps(config_of(DENSE) | {"quantization_config": settings}))
+        found.append(load(directory)(TOKENS))
+    assert mx.array_equal(*found).item()
+
+
 @pytest.mark.parametrize(
-    "packing", ["auto_round", "auto_round:gptqmodel", "auto_round:llm_compressor_nvfp4_e5m3", None]
+    ("packing", "kind"),
+    [("auto_round", "mx_int"), ("auto_round:llm_compressor_nvfp4_e5m3", "nv_fp"), (None, "int")],
 )
 def test_tensors_of_a_program_that_packs_otherwise_are_refused(
-    tmp_path: Path, foreign: Foreign, packing: str | None
+    tmp_path: Path, foreign: Foreign, packing: str | None, kind: str
 ) -> None:
-    """Some of AutoRound's have the names of GPTQ's, and zeros that are not less one; the error says where they lie."""
+    """Some of AutoRound's have the names of others'; the error says where they lie."""
     directory = shutil.copytree(foreign(BY_NAME["GPTQ"], DENSE), tmp_path / "copy")
-    settings = {"quant_method": "auto-round", "packing_format": packing, "bits": 4}
+    settings = {"quant_method": "auto-round", "packing_format": packing, "bits": 4, "data_type": kind}
     (directory / "config.json").write_text(json.dumps(config_of(DENSE) | {"quantization_config": settings}))
     for use in (load, ModelKit.load, examine):
         with pytest.raises(
             CheckpointError,
             match=rf"copy: quantization_config: expected packing_format auto_round:auto_gptq, .*, found packing_format "
-            f"{packing!r}, and tensors such as",
+            f"{packing!r}.*, and tensors such as",
         ):
             use(directory)
+
+
+def quark(*dtypes: str) -> dict[str, Any]:
+    weights = [{"dtype": dtype, "qscheme": "per_group", "group_size": 32} for dtype in dtypes]
+    some = {"*self_attn*": {"weight": weights[1:]}} if len(weights) > 1 else {}
+    return {"quant_method": "quark", "global_quant_config": {"weight": weights[0]}, "layer_quant_config": some}
+
+
+def mxfp4_of(directory: Path, settings: dict[str, Any], further: dict[str, Any] | None = None) -> np.ndarray:
+    """Make a matrix of a checkpoint MXFP4 as ModelOpt and Quark store it; gives what it stands for."""
+    tensors = {name: ("F32", value) for name, value in tensors_of(DENSE).items()}
+    path = "model.language_model.layers.0.mlp.up_proj"
+    packed, scales = mx.quantize(mx.array(tensors.pop(f"{path}.weight")[1]), 32, 4, mode="mxfp4")
+    stored = {"weight": ("U8", np.array(packed.view(mx.uint8))), "weight_scale": ("U8", np.array(scales))}
+    named = {f"{path}.{name}": value for name, value in (stored | (further or {})).items()}
+    write(tensors | named, directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps(config_of(DENSE) | {"quantization_config": settings}))
+    return np.array(mx.dequantize(packed, scales, None, 32, 4, "mxfp4", dtype=mx.float32))
+
+
+@pytest.mark.parametrize("settings", [{"quant_method": "modelopt", "quant_algo": "mxfp4"}, quark("fp4", "fp8_e4m3")])
+def test_mxfp4_may_have_the_names_of_fp8(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], settings: dict[str, Any]
+) -> None:
+    """As ModelOpt and AMD's Quark call its parts; there are half as many bytes."""
+    directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "copy")
+    expected = mxfp4_of(directory, settings)
+    model = load(directory)
+    assert model.language_model.model.layers[0].mlp.up_proj.mode == "mxfp4"
+    found = plain_parameters(model)["language_model.model.layers.0.mlp.up_proj.weight"]
+    np.testing.assert_array_equal(np.array(found), expected)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int4"])
+def test_quark_s_other_types_are_refused_by_name(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path], dtype: str
+) -> None:
+    """Where they are some layers' alone, too: unsigned bytes would be read as E4M3."""
+    directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "copy")
+    mxfp4_of(directory, quark("fp4", dtype))
+    with pytest.raises(
+        CheckpointError,
+        match=rf"copy: quantization_config: expected weights of dtype fp4 or fp8_e4m3, found fp4, {dtype} of Quark, "
+        r"and tensors such as .*up_proj; take the original",
+    ):
+        load(directory)
+
+
+def test_layers_with_a_scale_for_their_inputs_are_refused(
+    tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]
+) -> None:
+    """ModelOpt's AWQ: what is stored is a weight for other inputs than those that come."""
+    directory = shutil.copytree(checkpoint_dir(DENSE), tmp_path / "copy")
+    scale = ("F32", np.ones(64, np.float32))
+    mxfp4_of(directory, {"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"}, {"pre_quant_scale": scale})
+    with pytest.raises(CheckpointError, match=r"up_proj.pre_quant_scale: expected layers whose inputs are taken as"):
+        load(directory)
 
 
 def test_a_missing_scale_is_missed(tmp_path: Path, foreign: Foreign) -> None:
@@ -360,7 +432,7 @@ _AWQ = {"qweight": np.zeros((128, 1), np.int32), "scales": np.ones((2, 8)), "qze
         (_PACKED | {"weight_shape": [8, 8]}, "expected 1 to 8 bits for each of 8 inputs"),
         (_PACKED | {"weight_shape": [8, 200]}, "expected 1 to 8 bits for each of 200 inputs"),
         ({name: part for name, part in _PACKED.items() if name != "weight_shape"}, "weight_shape"),
-        (_GPTQ | {"qzeros": np.zeros((2, 0), np.int32)}, "by zero"),
+        (_GPTQ | {"qzeros": np.zeros((2, 0), np.int32)}, "expected the zeros of .* found 0 words"),
         (
             {"qweight": np.zeros(128), "scales": np.ones((2, 128)), "qzeros": np.zeros((2, 16), np.int32)},
             "Invalid axis",

@@ -14,6 +14,7 @@ from mlx_qwen35.checkpoints.unpacking import (
     NVFP4_RANGE,
     fp8,
     gptq,
+    gptq_bits,
     int8,
     nvfp4,
     packed_integers,
@@ -151,10 +152,31 @@ def test_a_zero_of_nothing_was_stored_as_the_largest(bits: int) -> None:
     """Less one, as GPTQ's first format stores all of them; in the second it is what it says."""
     weight, scales = mx.zeros((2 * bits, 32), mx.int32), mx.full((1, 32), 0.5)
     zeros = mx.full((1, bits), -1, mx.int32)
-    first = gptq(weight, scales, zeros, None, 1, mx.float32)
-    second = gptq(weight, scales, zeros, None, 0, mx.float32)
+    first = gptq(weight, scales, zeros, None, bits, 1, mx.float32)
+    second = gptq(weight, scales, zeros, None, bits, 0, mx.float32)
     assert (np.array(first["biases"]) == 0).all()
     assert (np.array(second["biases"]) == -0.5 * (2**bits - 1)).all()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_zeros_of_a_few_outputs_need_not_fill_a_word(bits: int) -> None:
+    """As AutoRound stores GDN's rates, of which there is one for each head; words alone do not say then how wide."""
+    whole = parts_of(f"gptq-{bits}")
+    del whole["read"]
+    settings = {"quantization_config": {"quant_method": "gptq", "bits": bits}}
+    expected = read(dict(whole), settings)
+    few = {"qweight": whole["qweight"][:, :4], "scales": whole["scales"][:, :4], "qzeros": whole["qzeros"][:, :1]}
+    found = read({name: mx.contiguous(value) for name, value in few.items()}, settings)
+    for name, value in found.items():
+        assert mx.array_equal(value, expected[name][:4]).item(), name
+
+
+def test_zeros_that_no_number_of_bits_fits_are_refused() -> None:
+    scales = mx.ones((2, 64))
+    with pytest.raises(ValueError, match="expected the zeros of 64 outputs in words of 32 bits, found 40 words"):
+        gptq_bits(scales, mx.zeros((2, 40), mx.int32), 4)
+    with pytest.raises(ValueError, match="expected the zeros of 4 outputs in words of 32 bits, found 1 words"):
+        gptq_bits(scales[:, :4], mx.zeros((2, 1), mx.int32), None)
 
 
 def test_zeros_of_the_second_gptq_format_are_not_less_one() -> None:
@@ -165,6 +187,13 @@ def test_zeros_of_the_second_gptq_format_are_not_less_one() -> None:
     steps = np.array((second["biases"] - first["biases"]) / first["scales"])
     # A zero of 15 plus one is a zero of none.
     np.testing.assert_allclose(np.abs(np.where(steps < -1.5, steps + 16, steps)), 1.0, atol=1e-4)
+
+
+def test_scales_of_blocks_may_have_axes_of_one() -> None:
+    """(rows, 1, columns, 1), as ModelOpt leaves them."""
+    weight, scale = mx.full((256, 384), 56, mx.uint8), mx.arange(1, 7).reshape(2, 3).astype(mx.float32)
+    expected = fp8(weight, scale, mx.float32)["weight"]
+    assert mx.array_equal(fp8(weight, scale[:, None, :, None], mx.float32)["weight"], expected).item()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (192, 128), (130, 257), (300, 200), (4304, 40)])
