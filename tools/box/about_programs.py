@@ -14,6 +14,14 @@ from tools.box.wordings import fill, typed
 
 TASKS = Tasks()
 ALL = (*PROGRAMS, *HOME_PROGRAMS)
+# What one program offers together.
+FAMILIES = (
+    ("read", "write", "list", "delete", "move", "grep", "shell", "fetch"),
+    ("weather", "time", "stock", "money", "search", "translate", "sums"),
+    ("event", "reminder", "alarm", "timer", "task", "tasks", "note", "mail", "message", "contact"),
+    ("light", "heating", "lock", "volume", "music", "timer"),
+    ("route", "flight", "table", "weather", "money", "hotel"),
+)
 # Parameters that programs have and nobody speaks of: none of them is required.
 _SPARE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("limit", {"type": "integer", "description": "Maximum number of results", "default": 10}),
@@ -127,15 +135,15 @@ def turns(one: Described, rng: Random) -> tuple[Turn, Turn]:
 
 
 def several(count: int, rng: Random) -> list[Described]:
-    """Of different groups and names."""
+    """Of different groups and names; as often as not of one family, whose parameters could be mixed up."""
     found: dict[str, Described] = {}
-    for program in rng.sample(ALL, len(ALL)):
+    family = rng.choice(FAMILIES) if rng.random() < 0.5 else ()
+    for program in sorted(rng.sample(ALL, len(ALL)), key=lambda one: one.group not in family):
         one = described(program, rng)
-        if one.program.group not in {other.program.group for other in found.values()}:
-            found.setdefault(one.tool["function"]["name"], one)
+        found.setdefault(one.tool["function"]["name"], one)
         if len(found) == count:
             break
-    return list(found.values())
+    return rng.sample(list(found.values()), len(found))
 
 
 def single(rng: Random) -> Dialogue:

@@ -11,7 +11,7 @@ from tools.box.off_topic import HONEST, off_topic_question
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
 from tools.box.talk import TALK
-from tools.box.wordings import ask, fill, plural, typed
+from tools.box.wordings import ask, fill, hasty, plural, typed
 
 TASKS = Tasks()
 # The same, many of them in one conversation.
@@ -22,15 +22,20 @@ def _single(task: str, question: str, answer: str, reasoning: str) -> Dialogue:
     return Dialogue((Turn(task, question, answer, reasoning),))
 
 
-@TASKS.add("spell", 1.2)
+@TASKS.add("spell", 2.4)
 def spell(rng: Random) -> Dialogue:
+    """One to six words."""
+    return Dialogue(tuple(_spelling(rng) for _ in range(rng.choice([1, 1, 2, 4, 6]))))
+
+
+def _spelling(rng: Random) -> Turn:
     # What a picture shows is one token most often, whose letters have to be remembered.
     chosen = rng.choice((*SHAPES, *COLOURS)) if rng.random() < 0.15 else word(rng)
     form = rng.choice(["spell {0}.", "spell the word {0}.", "how do you spell {0}", "how is {0} [spelled|spelt]",
                        "[can|could] you spell {0}", "spell '{0}'.", "how [do i|to] spell {0}", "spelling of {0}",
                        "what is the spelling of {0}", "please spell [the word |]{0}.", "spell out {0}.",
                        "how do you spell [the word |]'{0}'", "spell: {0}", "spell [the word |]\"{0}\"."])  # fmt: skip
-    return _single("spell", _said(form, chosen, rng), f"{'-'.join(chosen)}.", f"The word is {chosen}.")
+    return Turn("spell", _said(form, chosen, rng), f"{'-'.join(chosen)}.", f"The word is {chosen}.")
 
 
 def _said(form: str, text: str, rng: Random) -> str:
@@ -152,7 +157,7 @@ def _sum(rng: Random) -> Turn:
     if rng.random() < 0.12:
         question = _story(first, second, sign, rng)
         return Turn("add", question, f"{result}.", f"{one} {sign} {other}.")
-    if max(one, other) <= 20 and rng.random() < 0.12:
+    if max(one, other) <= 20 and rng.random() < 0.25:
         first, second = NUMBER_WORDS[one], NUMBER_WORDS[other]
     text = f"{first} {word_} {second}"
     if word_ in "+-" and rng.random() < 0.3:
@@ -214,6 +219,10 @@ def talk(rng: Random) -> Dialogue:
     task, questions, answer, reasoning = rng.choice(TALK)
     form = rng.choice(questions)
     text = fill(form.rstrip("."), rng)
+    if rng.random() < 0.2:
+        text = (
+            f"{rng.choice(['right, ', 'ok ', 'hey ', 'well, ', 'oh, ', 'alright, ', 'so ', 'hm, '])}{hasty(text, rng)}"
+        )
     statement = form.endswith(".") or task in ("greet", "thanks", "bye")
     return _single("talk", typed(text, rng, statement=statement), answer, reasoning)
 

@@ -3,7 +3,7 @@
 from tools.box import program_values as values
 from tools.box.about_values import sentence, title
 from tools.box.lexicon import word
-from tools.box.programs import _DAY, _DONE, _P, _TIME, Program, Slot, _choice, _of
+from tools.box.programs import _CITY, _DAY, _DONE, _P, _TIME, Program, Slot, _choice, _of
 
 _ROOM = Slot(
     ("room", "location", "area", "zone"), _of(*values.ROOMS), ("Which room", "Room name", "The room, e.g. {e}")
@@ -26,7 +26,8 @@ HOME_PROGRAMS = (
             (_P + "[turn|switch] {state} the {room} light[s|].", _P + "turn the {room} light[s|] {state}.",
              _P + "[turn|switch] {state} the [light|lamp] in the {room}.", "{room} light[s|] {state}.",
              _P + "dim the {room} [light |]to {percent}[%| percent].", "set the {room} light[s|] to {percent} percent.",
-             "lights {state} in the {room}."),
+             "lights {state} in the {room}.", "{room} light[s|] {state}[,| at|, brightness] {percent}[%| percent].",
+             "[turn|switch] {state} the {room} light[s|] at {percent} percent."),
             _DONE, "Done."),
     Program("heating", ("set_temperature", "set_thermostat", "heating_control", "setThermostat"),
             ("Set the temperature of a room.", "Controls the heating", "Changes the thermostat"),
@@ -140,6 +141,20 @@ HOME_PROGRAMS = (
              _P + "[add|open] a [task|ticket|todo] called {title} with {priority} priority.",
              _P + 'add "{title}" to my tasks.', "new {priority} priority task: {title}", "todo: {title}"),
             _of("created", "ok"), "The task is there."),
+    Program("tasks", ("list_tasks", "get_tasks", "show_todos", "listTasks"),
+            ("List all open tasks.", "Shows the to-do list", "Returns what is to be done"),
+            {"state": _choice(("status", "state"), "open", "done", about="Which tasks")},
+            ("what is on my [list|to-do list]", "show [me |]my [tasks|todos|to-do list].", "what do i have to do",
+             "list all tasks.", "which tasks are [there|left]", "show [me |]the {state} tasks.", "any {state} tasks"),
+            lambda rng: ", ".join(values.say(rng) for _ in range(rng.choice([1, 2, 3]))), "There is: {result}."),
+    Program("hotel", ("search_hotels", "find_hotels", "book_hotel", "hotelSearch"),
+            ("Search hotels in a city.", "Finds a room for some nights", "Look for a place to stay"),
+            {"city": _CITY, "nights": Slot(("nights", "days", "length"), lambda rng: rng.randint(1, 20),
+                                           ("How many nights",), kind="integer"), "day": _DAY},
+            ("[find|book|search] [me |]a hotel in {city}[ please|].", "hotels in {city} for {nights} nights.",
+             "i need a room in {city} from {day}.", "a hotel in {city} for {nights} nights from {day}.",
+             "where can i [stay|sleep] in {city}"),
+            lambda rng: f"{rng.randint(2, 60)} hotels", "There are {result}."),
     Program("contact", ("get_contact", "find_contact", "lookup_user", "getUser", "search_contacts"),
             ("Look up a contact.", "Finds a person's phone number", "Get the details of a user"),
             {"name": _PERSON},
