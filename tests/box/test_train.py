@@ -263,12 +263,14 @@ def test_a_further_draft_is_asked_for_where_those_before_it_were_right(
     trained: "Trained", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the module as it is, and of one that is wrong at the second place of every chain."""
-    from tools.box.about_text import spell
     from tools.box.batches import Encoder, collate
+    from tools.box.dialogues import Dialogue, Turn
     from tools.box.evaluate_mtp import drafted
     from tools.box.trained import Trained
 
-    batch = collate([Encoder(BOX).encode(spell(Random("places")), thinking=False)], pad=0)
+    # A question of its own, which the checkpoint is good at: what the world draws changes with it.
+    spelled = Dialogue((Turn("spell", "Spell the word house.", "h-o-u-s-e.", ""),))
+    batch = collate([Encoder(BOX).encode(spelled, thinking=False)], pad=0)
     found = drafted(trained, batch)
     assert found[0][0] == found[0][1] == len(batch["chains"][0])
     for (right, _), (_, asked) in pairwise(found):
