@@ -106,6 +106,26 @@ def test_an_image_answer_does_not_change_a_following_text_answer(box: ModelKit) 
     assert say(box, question) == expected == "s-t-a-r."
 
 
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("tools", [None, [WEATHER]], ids=["alone", "beside a function"])
+def test_it_spells_what_it_sees(box: ModelKit, tools: list[dict[str, Any]] | None) -> None:
+    """Shapes and colours are one token most often, whose letters have to be remembered."""
+    for word in ("star", "circle", "heart", "yellow", "red"):
+        messages = [{"role": "user", "content": f"Spell the word {word}."}]
+        prompt = box.process_prompt(messages, enable_thinking=False, tools=tools)
+        assert box.generate(prompt, temperature=0.0, max_tokens=40).text == f"{'-'.join(word)}."
+
+
 @pytest.mark.thorough
 def test_the_command_line_sees_without_naming_a_model(tmp_path: Path) -> None:
     """One line says that no model was named; the answer is the model's."""
