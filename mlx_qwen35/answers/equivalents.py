@@ -16,6 +16,8 @@ NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "d
 # What holds in every language, and what llguidance finds an expression for.
 SAFE_INTEGER = 2**53 - 1
 _SMALLEST = 1e-15
+# Of a number, what its next one is away at least.
+_FRACTION = 1e-12
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains")
 _NOTES = frozenset({"title", "description", "$comment", "default", "examples", "deprecated"})
 # What says nothing to llguidance, but hinders it beside references that lead back.
@@ -203,6 +205,9 @@ class _Rewriting:
         if names and not {"minProperties", "maxProperties"} & node.keys():
             properties = {name: named.get(name, value) for name in names}
             return others | {"properties": properties, "additionalProperties": False}
+        if names and node.get("minProperties", 0) not in (0, 1):
+            # A name that comes twice would count twice.
+            return node
         pattern = f"^({'|'.join(map(re.escape, names))})$" if names else _pattern_of_names(node["propertyNames"])
         if named or pattern is None:
             return node
@@ -266,6 +271,16 @@ def _bound(node: dict[str, Any]) -> None:
     highest = min((value for key, value in narrowed.items() if "axi" in key), default=SAFE_INTEGER)
     if lowest < highest:
         node |= narrowed
+        _leave_out_whole(node, lowest, highest)
+
+
+def _leave_out_whole(node: dict[str, Any], lowest: float, highest: float) -> None:
+    """A whole number that is excluded, where no other whole one is allowed: llguidance would write it."""
+    for exclusive, inclusive, way in (("exclusiveMinimum", "minimum", 1), ("exclusiveMaximum", "maximum", -1)):
+        bound = node.get(exclusive)
+        if node.get("type") != "integer" and bound in (lowest, highest) and highest - lowest < 1 and bound % 1 == 0:
+            del node[exclusive]
+            node[inclusive] = bound + way * max(_SMALLEST, abs(bound) * _FRACTION)
 
 
 def _narrowed(value: float, way: int) -> float:

@@ -74,7 +74,9 @@ def resolve_reference(reference: str, root: Any) -> Any:
     node = root
     for key in pointer_parts(reference):
         if isinstance(node, list):
-            node = node[int(key)] if key.isdecimal() and int(key) < len(node) else None
+            # As many digits as the index of the last item at most: Python reads no number of thousands.
+            within = key.isdecimal() and len(key) <= len(str(len(node))) and int(key) < len(node)
+            node = node[int(key)] if within else None
         else:
             node = node.get(key) if isinstance(node, Mapping) else None
     return node

@@ -65,6 +65,7 @@ def accepts(grammars: Grammars, schema: Any, value: Any) -> bool:
         (a_record({"$ref": "#/$defs/E"}, **{"$defs": {"E": {"enum": ["a"]}}}), [{"a": 1}], [{"b": 1}]),
         (a_record({"anyOf": [{"const": "a"}, {"const": "b"}]}), [{"b": 1}], [{"c": 1}]),
         (a_record({"enum": ["a", "b.c"]}, maxProperties=1), [{}, {"b.c": 1}], [{"a": 1, "b.c": 2}, {"bxc": 1}]),
+        (a_record({"enum": ["a", "b"]}, minProperties=1), [{"b": 1}, {"a": 1, "b": 2}], [{}, {"c": 1}]),
         (a_record({"type": "string", "pattern": r"^-?\d+$"}), [{"12": 1}], [{"a": 1}]),
         (a_record({"format": "uuid"}), [{UUID: 1}], [{"a": 1}]),
         (a_record({"minLength": 2, "maxLength": 3}), [{"ab": 1}, {"éèà": 1}], [{"a": 1}, {"abcd": 1}]),
@@ -74,6 +75,11 @@ def accepts(grammars: Grammars, schema: Any, value: Any) -> bool:
         ({"type": "number", "maximum": 1.7976931348623157e308}, [-1.5, 2], []),
         ({"type": "number", "exclusiveMinimum": 5e-324}, [0.5], [0, -1]),
         ({"type": "integer", "minimum": 0, "exclusiveMinimum": True}, [1], [0, -1]),
+        # Of numbers between a whole one that is excluded and the next.
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, [0.25, 0.5, 0.001], [0, 1]),
+        ({"type": "number", "exclusiveMinimum": 1000, "exclusiveMaximum": 1000.5}, [1000.25], [1000, 1000.5]),
+        ({"type": "number", "minimum": -1.5, "exclusiveMaximum": -1}, [-1.5, -1.001], [-1, -2]),
+        ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, [0.5], [0, 1]),
         ({"type": "array", "items": DIGIT, "maxItems": 2.0}, [[], [1, 2]], [[1, 2, 3]]),
         # Unions of objects inside themselves; a discriminator has to be there, or pydantic cannot read it.
         (
@@ -147,6 +153,7 @@ def test_schemas_of_libraries_are_enforced(grammars: Grammars, schema: Any, vali
         a_record({"type": "integer"}),
         a_record({"format": "date", "pattern": "^1"}),
         a_record({"enum": ["a", "bb"], "minLength": 2}),
+        a_record({"enum": ["a", "bb"]}, minProperties=2),
         {"oneOf": [{"type": "integer"}, {"type": "number"}]},
         {"oneOf": [a_case("a", []), a_case("b", [])]},
         {"oneOf": [{"const": 1}, {"const": 1.0}]},
