@@ -223,9 +223,9 @@ class SchemaAnalysis:
 
     def _referenced(self, reference: str, place: str) -> Accepted:
         if reference in self._resolving:
-            raise OptionError(f"{place}.$ref: {reference} leads back to itself")
+            raise OptionError(f"{place}.$ref: {shorten(reference)} leads back to itself")
         if reference not in self._resolved:
-            target = mapping_at(resolve_reference(reference, self._root), f"{place}.$ref {reference}")
+            target = mapping_at(resolve_reference(reference, self._root), f"{place}.$ref {shorten(reference)}")
             self._resolving.add(reference)
             self._resolved[reference] = self.accepted(target, place)
             self._resolving.remove(reference)
