@@ -31,6 +31,10 @@ _DIALECT = re.compile(r"^https?://json-schema\.org/(draft-0[3467]|draft/(?:2019-
 _BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = rf"({_BYTE}\.){{3}}{_BYTE}"
 _DATE = r"[12]\d{3}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))"
+# Of dates that are written as such, those of the calendar: of all years but the one before the first.
+_YEAR = r"(\d{3}[1-9]|\d\d[1-9]0|\d[1-9]00|[1-9]000)"
+_LEAP_YEAR = r"(\d\d(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
+_DAY_THAT_IS = rf"({_YEAR}-(0[13-9]|1[0-2]|02-([01]\d|2[0-8]))|{_LEAP_YEAR}-02-29)"
 _TIME = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d"
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-%s[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 _BASE64 = "^([0-9a-zA-Z+/]{4})*([0-9a-zA-Z+/]{2}==|[0-9a-zA-Z+/]{3}=)?$"
@@ -60,6 +64,12 @@ _OF_NAMES = {
     "email": r"^[a-z0-9]+([._+-][a-z0-9]+)*@[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9]+(-[a-z0-9]+)*)*\.[a-z]{2,}$",
     "ipv4": f"^{_IPV4}$",
     **_OF_LIBRARIES,
+}
+# llguidance writes leap seconds at any time of any day, leap days in any year, and the year 0: nothing reads them.
+_BESIDE_FORMATS = {
+    "date": f"^{_DAY_THAT_IS}",
+    "time": r"^[^:]*:\d\d:[0-5]\d",
+    "date-time": rf"^{_DAY_THAT_IS}[^:]*:\d\d:[0-5]\d",
 }
 # Formats that JSON Schema defines; any other is a name that only who wrote it knows, and forbids nothing.
 _FORMATS = frozenset({
@@ -315,9 +325,8 @@ def _spell_format(node: dict[str, Any]) -> None:
     elif isinstance(name, str) and name in _OF_LIBRARIES:
         node["pattern"] = _OF_LIBRARIES[name]
         del node["format"]
-    elif name in ("time", "date-time"):
-        # llguidance writes leap seconds at any time of any day, which nothing reads.
-        node["pattern"] = r"^[^:]*:\d\d:[0-5]\d"
+    elif isinstance(name, str) and name in _BESIDE_FORMATS:
+        node["pattern"] = _BESIDE_FORMATS[name]
 
 
 def _pattern_of_names(schema: Any) -> str | None:
@@ -326,6 +335,8 @@ def _pattern_of_names(schema: Any) -> str | None:
         return None
     keys = schema.keys() - _NOTES - {"type"}
     pattern = schema.get("pattern")
+    if keys == {"pattern", "format"} and pattern == _BESIDE_FORMATS.get(str(schema["format"])):
+        return _OF_NAMES[schema["format"]]
     if isinstance(pattern, str):
         # A pattern of the whole name says what its format does, as zod writes both.
         whole = pattern.startswith("^") and pattern.endswith("$")

@@ -96,7 +96,19 @@ def accepts(grammars: Grammars, schema: Any, value: Any) -> bool:
         ({"type": "string", "format": "uuid4"}, [UUID], [UUID.replace("-4", "-1")]),
         ({"$schema": "http://json-schema.org/draft/2020-12/schema#", **DIGIT}, [1], [10]),
         (a_record({"format": "date"}), [{"2024-12-31": 1}, {"2023-02-28": 1}], [{"2023-04-31": 1}, {"2023-02-30": 1}]),
+        (a_record({"format": "date-time"}), [{"2024-12-31T00:00:00Z": 1}], [{"2024-12-31": 1}]),
+        (a_record({"format": "time"}), [{"23:59:59Z": 1}], [{"23:59:60Z": 1}, {"a": 1}]),
         ({"type": "string", "format": "date-time"}, ["2026-01-02T03:04:05.6Z"], ["2026-01-02T03:04:60Z"]),
+        (
+            {"type": "string", "format": "date"},
+            ["2024-02-29", "2000-02-29", "0400-02-29", "2023-12-31", "1900-02-28", "0001-01-01"],
+            ["2023-02-29", "1900-02-29", "0000-01-01", "0000-02-29", "2024-02-30", "2024-04-31", "2024-00-01"],
+        ),
+        (
+            {"type": "string", "format": "date-time"},
+            ["2024-02-29T03:04:05Z", "2023-02-28T23:59:59+01:00"],
+            ["2023-02-29T03:04:05Z", "0000-01-01T00:00:00Z"],
+        ),
         # OpenAPI's bytes and ids; JSON Schema's that llguidance has not.
         ({"type": "string", "format": "byte"}, ["QUI="], ["QUI", "é"]),
         ({"type": "string", "format": "guid"}, [UUID], ["a"]),
