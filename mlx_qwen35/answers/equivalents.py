@@ -66,10 +66,11 @@ _OF_NAMES = {
     **_OF_LIBRARIES,
 }
 # llguidance writes leap seconds at any time of any day, leap days in any year, and the year 0: nothing reads them.
+# Small letters, which RFC 3339 advises against, Python's `datetime` does not read either.
 _BESIDE_FORMATS = {
     "date": f"^{_DAY_THAT_IS}",
-    "time": r"^[^:]*:\d\d:[0-5]\d",
-    "date-time": rf"^{_DAY_THAT_IS}[^:]*:\d\d:[0-5]\d",
+    "time": r"^[^:]*:\d\d:[0-5]\d[^z]*$",
+    "date-time": rf"^{_DAY_THAT_IS}T\d\d:\d\d:[0-5]\d[^z]*$",
 }
 # Formats that JSON Schema defines; any other is a name that only who wrote it knows, and forbids nothing.
 _FORMATS = frozenset({
