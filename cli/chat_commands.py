@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_qwen35.answers.options import Sampling
 from mlx_qwen35.cli.tab import PATHS
 from mlx_qwen35.errors import MediaError, OptionError, Qwen35Error, SessionError
-from mlx_qwen35.paths import expand
+from mlx_qwen35.paths import expand, is_file, is_there
 from mlx_qwen35.prompts.efforts import EFFORTS
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Commands:
         """Whether a line is one of a command's name, known or not, and no path that is there."""
         name = text.split(maxsplit=1)[0]
         return re.fullmatch(r"/[A-Za-z][A-Za-z_-]*", name) is not None and (
-            name in self._all or not Path(name).exists()
+            name in self._all or not is_there(Path(name))
         )
 
     def run(self, text: str) -> str | None:
@@ -132,7 +132,7 @@ class Commands:
 
         if not argument:
             raise OptionError("/image, /video: expected a path, found nothing")
-        if expand(argument, MediaError, "image").is_file():
+        if is_file(expand(argument, MediaError, "image")):
             self._chat.attach(Path(argument))
             return
         message, paths = "", list[Path]()
@@ -231,7 +231,7 @@ class Commands:
         if not argument:
             raise OptionError("/save: expected a file, found nothing")
         conversation, kit = self._chat.conversation, self._chat.kit
-        if expand(argument, OptionError, "file").exists():
+        if is_there(expand(argument, OptionError, "file")):
             sure = self._chat.confirm(f"{argument} is there already. Overwrite it?")
             if sure is None:
                 raise OptionError(f"/save: expected a file that is not there yet, found {argument}")
@@ -265,7 +265,7 @@ class Commands:
         self._chat.conversation = Conversation.load(argument)
         loaded = f"{len(self._chat.conversation.turns)} messages from {argument}"
         session = Path(f"{argument}.session").expanduser()
-        if not session.is_file():
+        if not is_file(session):
             return loaded
         try:
             return f"{loaded}; {self._chat.kit.load_session(session)} tokens need not be read again"

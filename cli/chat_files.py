@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_qwen35.errors import OptionError
-from mlx_qwen35.paths import shorten
+from mlx_qwen35.paths import is_file, is_there, shorten
 from mlx_qwen35.prompts.efforts import EFFORTS
 
 _FORMAT = "mlx-qwen35 chat 1"
@@ -40,7 +40,7 @@ def _write_whole(target: Path, content: bytes) -> None:
         target.write_bytes(content)
         return
     # What a link stands for, not the link.
-    target = target.resolve()
+    target = Path(os.path.realpath(target))
     part = target.with_name(f"{os.fsencode(target.name)[:100].decode(errors='ignore')}.{uuid.uuid4().hex}")
     try:
         part.write_bytes(content)
@@ -58,7 +58,7 @@ def read_chat(source: Path) -> dict[str, Any]:
     Raises:
         OptionError: The file is missing, or is not a saved chat; names the first place that is wrong.
     """
-    if source.exists() and not source.is_file():  # a pipe or a device may never end
+    if is_there(source) and not is_file(source):  # a pipe or a device may never end
         raise OptionError(f"{source}: expected a file, found a directory or a device")
     try:
         content = json.loads(source.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from typing import Any
 from mlx_qwen35.cli.chat_files import read_chat, write_chat
 from mlx_qwen35.cli.dropped import VIDEOS
 from mlx_qwen35.errors import MediaError, OptionError
-from mlx_qwen35.paths import expand, shorten
+from mlx_qwen35.paths import expand, is_file, shorten
 from mlx_qwen35.prompts.images import open_image, read_image_bytes
 
 
@@ -135,7 +135,7 @@ def video_part(path: str | Path, **options: Any) -> dict[str, Any]:
     """A video as a message has it; see `Conversation.attach_video`."""
     place = f"video {shorten(path)}"
     found = expand(path, MediaError, place).absolute()
-    if not found.is_file():
+    if not is_file(found):
         raise MediaError(f"{place}: expected a file, found none")
     return {"type": "video", "video": str(found), **options}
 
@@ -144,7 +144,7 @@ def is_video(path: Path) -> bool:
     """Whether a file is shown as a video: by its name, or because its picture moves."""
     if path.suffix.lower() in VIDEOS:
         return True
-    if not path.expanduser().is_file():  # to open a pipe waits for its other end
+    if not is_file(path.expanduser()):  # to open a pipe waits for its other end
         return False
     from PIL import Image
 

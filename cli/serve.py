@@ -19,6 +19,7 @@ from mlx_qwen35.cli.options import (
     size,
 )
 from mlx_qwen35.errors import OptionError
+from mlx_qwen35.paths import expand
 
 if TYPE_CHECKING:
     from mlx_qwen35.server.generation import AnswerDefaults
@@ -128,9 +129,9 @@ def run(options: argparse.Namespace) -> None:
 
     if not options.timeout > 0:
         raise OptionError(f"timeout: expected a number above 0, found {options.timeout}")
-    directory = options.allow_local_media
+    directory = options.allow_local_media and expand(options.allow_local_media, OptionError, "allow_local_media")
     policy = MediaPolicy(
-        options.allow_remote_media, directory and directory.expanduser(), max_images=options.max_images,
+        options.allow_remote_media, directory, max_images=options.max_images,
         max_videos=options.max_videos, max_video_bytes=options.max_video_bytes,
     )  # fmt: skip
     settings, defaults = settings_of(options), defaults_of(options)

@@ -16,6 +16,7 @@ from mlx_qwen35.checkpoints.hub import find_checkpoint, find_file
 from mlx_qwen35.checkpoints.mtp_heads import head_files
 from mlx_qwen35.checkpoints.reading import read_json
 from mlx_qwen35.errors import CheckpointError, CheckpointWarning, OptionError, Qwen35Error
+from mlx_qwen35.paths import expand, is_there
 from mlx_qwen35.runtime.estimates import default_limit
 from mlx_qwen35.runtime.memory import SMALLEST_STEP, MemoryGuard
 from mlx_qwen35.runtime.thread import MlxThread
@@ -142,7 +143,7 @@ def pull(name: str, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: There is none of this name, it cannot be had, or it is another architecture's.
     """
-    if Path(name).expanduser().exists() or name.count("/") != 1:
+    if is_there(expand(name, OptionError, "models pull")) or name.count("/") != 1:
         raise OptionError(f"models pull: expected a hub id like 'owner/name', found {name}")
     config = find_file(name, "config.json", revision)
     model_type = read_json(config).get("model_type")

@@ -93,6 +93,8 @@ def convert(
         raise OptionError(f"dtype: expected {', '.join(DTYPES)}, found {dtype}")
     source = Checkpoint.open(find_checkpoint(path_or_hub_id, revision=revision))
     writer = _Writer(source, quantisation, dequantize, dtype, mtp_path, on_progress)
+    if quantisation is None and group_size is not None:
+        writer.remarks.append("group_size says nothing without bits, a mode or a recipe: nothing was quantised")
     for remark in _fill(target, writer):
         if report is None:
             warnings.warn(remark, CheckpointWarning, stacklevel=2)

@@ -30,6 +30,25 @@ def expand(path: str | Path, error: type[Qwen35Error], place: str) -> Path:
     return expanded
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file: none where the system does not say, as in a directory that is not this user's.
+
+    What opens it tells the reason; `Path.is_file` would raise it, where nobody expects it.
+    """
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file, a directory or a device; see `is_file`."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def shorten(value: object, length: int = 80) -> str:
     """A value for an error message; callers pass whole files where a path is expected.
 

@@ -183,6 +183,8 @@ def test_another_family_is_refused_before_it_is_downloaded(tmp_path: Path, monke
     for name in (str(tmp_path), "name", "a/b/c"):
         with pytest.raises(OptionError, match="expected a hub id"):
             cached.pull(name)
+    with pytest.raises(OptionError, match="models pull: ~nobody-of-this-name/b: Could not determine home"):
+        cached.pull("~nobody-of-this-name/b")
 
 
 def test_no_cache_is_an_empty_one(cache: Path) -> None:

@@ -493,6 +493,14 @@ def test_what_mlx_cannot_quantise_to_is_refused(asked: tuple[Any, ...], message:
         Quantisation.of(*asked)
 
 
+def test_a_group_size_that_says_nothing_is_told(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """As mlx-lm, it is no error; but who gave it expects a smaller model."""
+    said: list[str] = []
+    convert(checkpoint_dir(DENSE), tmp_path / "out", group_size=64, report=said.append)
+    assert len([text for text in said if text.startswith("group_size says nothing without bits")]) == 1
+    assert "quantization" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
 def test_a_decoder_without_full_attention_has_an_interval_beyond_its_end(tmp_path: Path) -> None:
     """So that mlx-lm and mlx-vlm make none of its layers one of full attention."""
     source = write_checkpoint(tmp_path / "source", replace(DENSE, name="all", layer_types=("linear_attention",) * 2))

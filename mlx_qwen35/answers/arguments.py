@@ -8,6 +8,7 @@ from typing import Any
 from mlx_qwen35.answers.schemas import TYPES, has_type, resolve_reference
 
 _BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
+_LISTING = frozenset({"const", "enum"})
 # Alternatives that a value is tried against.
 _MOST_OPTIONS = 100
 # RecursionError and MemoryError: values nested too deeply for Python's parsers.
@@ -31,7 +32,7 @@ def coerce(text: str, schema: Any, root: Mapping[str, Any]) -> Any:
         root: The schema that references point into.
     """
     options = _single_types(schema, root)
-    for option in sorted(options, key=lambda option: option.get("type") == "string" and "enum" not in option):
+    for option in sorted(options, key=lambda option: option.get("type") == "string" and not _LISTING & option.keys()):
         try:
             return _convert(text, option)
         except _UNREADABLE:
@@ -77,7 +78,8 @@ def _convert(text: str, option: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: It does not fit; reading it may raise the others of `_UNREADABLE` too.
     """
-    kind, members = option.get("type"), option.get("enum", ())
+    kind = option.get("type")
+    members = [option["const"]] if "const" in option else option.get("enum", ())
     if isinstance(members, list) and not any(has_type(member, kind) for member in members):
         # A list of what has another type, as some tools are published with, says nothing.
         members = ()
@@ -91,23 +93,25 @@ def _convert(text: str, option: Mapping[str, Any]) -> Any:
         if kind == "integer" and isinstance(value, float) and value.is_integer():
             value = int(value)
     elif kind != "string" and text not in members:
-        value = _of_any_type(text)
+        value = _of_any_type(text, members)
     if kind in TYPES and not has_type(value, kind):
         raise ValueError(f"expected {kind}, found {type(value).__name__}")
-    # Python's True is an int that equals 1, JSON's is not.
-    if members and not any(
-        value == member and isinstance(value, bool) == isinstance(member, bool) for member in members
-    ):
+    if members and not _is_member(value, members):
         raise ValueError("expected a member of the enum")
     return value
 
 
-def _of_any_type(text: str) -> Any:
+def _is_member(value: Any, members: Any) -> bool:
+    """Python's True is an int that equals 1, JSON's is not."""
+    return any(value == member and isinstance(value, bool) == isinstance(member, bool) for member in members)
+
+
+def _of_any_type(text: str, members: Any) -> Any:
     try:
         value = _from_json(text)
     except _UNREADABLE:
         return text
-    same = not isinstance(value, (str, int, float)) or json.dumps(value) == text
+    same = _is_member(value, members) or not isinstance(value, (str, int, float)) or json.dumps(value) == text
     return value if same and not isinstance(value, str) else text
 
 

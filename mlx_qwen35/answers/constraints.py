@@ -234,6 +234,8 @@ def control_id(tokenizer: Tokenizer, token: str) -> int:
 
 def error_message(error: str) -> str:
     """What llguidance says, without the place in a grammar that no caller has seen."""
-    text = " ".join(_GRAMMAR_TEXT.sub("", error).split())
+    text = " ".join(_GRAMMAR_TEXT.sub("", error.replace("<non-verbose/>", "")).split())
+    # What it says of a grammar whose rules are each other's beginning.
+    text = text.replace("NoExtensionBias", "Unsatisfiable schema: a reference leads back to itself")
     # An option of llguidance's that no caller has.
     return text.replace("Enable 'coerce_one_of' option to approximate oneOf with anyOf", "Send anyOf in its place")

@@ -16,6 +16,8 @@ NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "d
 # What holds in every language, and what llguidance finds an expression for.
 SAFE_INTEGER = 2**53 - 1
 _SMALLEST = 1e-15
+# Of a number, what its next one is away at least.
+_FRACTION = 1e-12
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains")
 _NOTES = frozenset({"title", "description", "$comment", "default", "examples", "deprecated"})
 # What says nothing to llguidance, but hinders it beside references that lead back.
@@ -29,6 +31,10 @@ _DIALECT = re.compile(r"^https?://json-schema\.org/(draft-0[3467]|draft/(?:2019-
 _BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = rf"({_BYTE}\.){{3}}{_BYTE}"
 _DATE = r"[12]\d{3}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))"
+# Of dates that are written as such, those of the calendar: of all years but the one before the first.
+_YEAR = r"(\d{3}[1-9]|\d\d[1-9]0|\d[1-9]00|[1-9]000)"
+_LEAP_YEAR = r"(\d\d(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
+_DAY_THAT_IS = rf"({_YEAR}-(0[13-9]|1[0-2]|02-([01]\d|2[0-8]))|{_LEAP_YEAR}-02-29)"
 _TIME = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d"
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-%s[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 _BASE64 = "^([0-9a-zA-Z+/]{4})*([0-9a-zA-Z+/]{2}==|[0-9a-zA-Z+/]{3}=)?$"
@@ -58,6 +64,13 @@ _OF_NAMES = {
     "email": r"^[a-z0-9]+([._+-][a-z0-9]+)*@[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9]+(-[a-z0-9]+)*)*\.[a-z]{2,}$",
     "ipv4": f"^{_IPV4}$",
     **_OF_LIBRARIES,
+}
+# llguidance writes leap seconds at any time of any day, leap days in any year, and the year 0: nothing reads them.
+# Small letters, which RFC 3339 advises against, Python's `datetime` does not read either.
+_BESIDE_FORMATS = {
+    "date": f"^{_DAY_THAT_IS}",
+    "time": r"^[^:]*:\d\d:[0-5]\d[^z]*$",
+    "date-time": rf"^{_DAY_THAT_IS}T\d\d:\d\d:[0-5]\d[^z]*$",
 }
 # Formats that JSON Schema defines; any other is a name that only who wrote it knows, and forbids nothing.
 _FORMATS = frozenset({
@@ -203,6 +216,9 @@ class _Rewriting:
         if names and not {"minProperties", "maxProperties"} & node.keys():
             properties = {name: named.get(name, value) for name in names}
             return others | {"properties": properties, "additionalProperties": False}
+        if names and node.get("minProperties", 0) not in (0, 1):
+            # A name that comes twice would count twice.
+            return node
         pattern = f"^({'|'.join(map(re.escape, names))})$" if names else _pattern_of_names(node["propertyNames"])
         if named or pattern is None:
             return node
@@ -266,6 +282,16 @@ def _bound(node: dict[str, Any]) -> None:
     highest = min((value for key, value in narrowed.items() if "axi" in key), default=SAFE_INTEGER)
     if lowest < highest:
         node |= narrowed
+        _leave_out_whole(node, lowest, highest)
+
+
+def _leave_out_whole(node: dict[str, Any], lowest: float, highest: float) -> None:
+    """A whole number that is excluded, where no other whole one is allowed: llguidance would write it."""
+    for exclusive, inclusive, way in (("exclusiveMinimum", "minimum", 1), ("exclusiveMaximum", "maximum", -1)):
+        bound = node.get(exclusive)
+        if node.get("type") != "integer" and bound in (lowest, highest) and highest - lowest < 1 and bound % 1 == 0:
+            del node[exclusive]
+            node[inclusive] = bound + way * max(_SMALLEST, abs(bound) * _FRACTION)
 
 
 def _narrowed(value: float, way: int) -> float:
@@ -300,9 +326,8 @@ def _spell_format(node: dict[str, Any]) -> None:
     elif isinstance(name, str) and name in _OF_LIBRARIES:
         node["pattern"] = _OF_LIBRARIES[name]
         del node["format"]
-    elif name in ("time", "date-time"):
-        # llguidance writes leap seconds at any time of any day, which nothing reads.
-        node["pattern"] = r"^[^:]*:\d\d:[0-5]\d"
+    elif isinstance(name, str) and name in _BESIDE_FORMATS:
+        node["pattern"] = _BESIDE_FORMATS[name]
 
 
 def _pattern_of_names(schema: Any) -> str | None:
@@ -311,6 +336,8 @@ def _pattern_of_names(schema: Any) -> str | None:
         return None
     keys = schema.keys() - _NOTES - {"type"}
     pattern = schema.get("pattern")
+    if keys == {"pattern", "format"} and pattern == _BESIDE_FORMATS.get(str(schema["format"])):
+        return _OF_NAMES[schema["format"]]
     if isinstance(pattern, str):
         # A pattern of the whole name says what its format does, as zod writes both.
         whole = pattern.startswith("^") and pattern.endswith("$")

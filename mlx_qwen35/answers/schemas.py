@@ -74,7 +74,9 @@ def resolve_reference(reference: str, root: Any) -> Any:
     node = root
     for key in pointer_parts(reference):
         if isinstance(node, list):
-            node = node[int(key)] if key.isdecimal() and int(key) < len(node) else None
+            # As many digits as the index of the last item at most: Python reads no number of thousands.
+            within = key.isdecimal() and len(key) <= len(str(len(node))) and int(key) < len(node)
+            node = node[int(key)] if within else None
         else:
             node = node.get(key) if isinstance(node, Mapping) else None
     return node
@@ -221,9 +223,9 @@ class SchemaAnalysis:
 
     def _referenced(self, reference: str, place: str) -> Accepted:
         if reference in self._resolving:
-            raise OptionError(f"{place}.$ref: {reference} leads back to itself")
+            raise OptionError(f"{place}.$ref: {shorten(reference)} leads back to itself")
         if reference not in self._resolved:
-            target = mapping_at(resolve_reference(reference, self._root), f"{place}.$ref {reference}")
+            target = mapping_at(resolve_reference(reference, self._root), f"{place}.$ref {shorten(reference)}")
             self._resolving.add(reference)
             self._resolved[reference] = self.accepted(target, place)
             self._resolving.remove(reference)

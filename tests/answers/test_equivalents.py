@@ -65,6 +65,7 @@ def accepts(grammars: Grammars, schema: Any, value: Any) -> bool:
         (a_record({"$ref": "#/$defs/E"}, **{"$defs": {"E": {"enum": ["a"]}}}), [{"a": 1}], [{"b": 1}]),
         (a_record({"anyOf": [{"const": "a"}, {"const": "b"}]}), [{"b": 1}], [{"c": 1}]),
         (a_record({"enum": ["a", "b.c"]}, maxProperties=1), [{}, {"b.c": 1}], [{"a": 1, "b.c": 2}, {"bxc": 1}]),
+        (a_record({"enum": ["a", "b"]}, minProperties=1), [{"b": 1}, {"a": 1, "b": 2}], [{}, {"c": 1}]),
         (a_record({"type": "string", "pattern": r"^-?\d+$"}), [{"12": 1}], [{"a": 1}]),
         (a_record({"format": "uuid"}), [{UUID: 1}], [{"a": 1}]),
         (a_record({"minLength": 2, "maxLength": 3}), [{"ab": 1}, {"éèà": 1}], [{"a": 1}, {"abcd": 1}]),
@@ -74,6 +75,11 @@ def accepts(grammars: Grammars, schema: Any, value: Any) -> bool:
         ({"type": "number", "maximum": 1.7976931348623157e308}, [-1.5, 2], []),
         ({"type": "number", "exclusiveMinimum": 5e-324}, [0.5], [0, -1]),
         ({"type": "integer", "minimum": 0, "exclusiveMinimum": True}, [1], [0, -1]),
+        # Of numbers between a whole one that is excluded and the next.
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, [0.25, 0.5, 0.001], [0, 1]),
+        ({"type": "number", "exclusiveMinimum": 1000, "exclusiveMaximum": 1000.5}, [1000.25], [1000, 1000.5]),
+        ({"type": "number", "minimum": -1.5, "exclusiveMaximum": -1}, [-1.5, -1.001], [-1, -2]),
+        ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, [0.5], [0, 1]),
         ({"type": "array", "items": DIGIT, "maxItems": 2.0}, [[], [1, 2]], [[1, 2, 3]]),
         # Unions of objects inside themselves; a discriminator has to be there, or pydantic cannot read it.
         (
@@ -90,7 +96,20 @@ def accepts(grammars: Grammars, schema: Any, value: Any) -> bool:
         ({"type": "string", "format": "uuid4"}, [UUID], [UUID.replace("-4", "-1")]),
         ({"$schema": "http://json-schema.org/draft/2020-12/schema#", **DIGIT}, [1], [10]),
         (a_record({"format": "date"}), [{"2024-12-31": 1}, {"2023-02-28": 1}], [{"2023-04-31": 1}, {"2023-02-30": 1}]),
+        (a_record({"format": "date-time"}), [{"2024-12-31T00:00:00Z": 1}], [{"2024-12-31": 1}]),
+        (a_record({"format": "time"}), [{"23:59:59Z": 1}], [{"23:59:60Z": 1}, {"a": 1}]),
         ({"type": "string", "format": "date-time"}, ["2026-01-02T03:04:05.6Z"], ["2026-01-02T03:04:60Z"]),
+        (
+            {"type": "string", "format": "date"},
+            ["2024-02-29", "2000-02-29", "0400-02-29", "2023-12-31", "1900-02-28", "0001-01-01"],
+            ["2023-02-29", "1900-02-29", "0000-01-01", "0000-02-29", "2024-02-30", "2024-04-31", "2024-00-01"],
+        ),
+        ({"type": "string", "format": "time"}, ["03:04:05Z", "03:04:05.25-07:00"], ["03:04:05z", "03:04:60Z"]),
+        (
+            {"type": "string", "format": "date-time"},
+            ["2024-02-29T03:04:05Z", "2023-02-28T23:59:59+01:00"],
+            ["2023-02-29T03:04:05Z", "0000-01-01T00:00:00Z", "2024-01-01t00:00:00Z", "2024-01-01T00:00:00z"],
+        ),
         # OpenAPI's bytes and ids; JSON Schema's that llguidance has not.
         ({"type": "string", "format": "byte"}, ["QUI="], ["QUI", "é"]),
         ({"type": "string", "format": "guid"}, [UUID], ["a"]),
@@ -147,6 +166,7 @@ def test_schemas_of_libraries_are_enforced(grammars: Grammars, schema: Any, vali
         a_record({"type": "integer"}),
         a_record({"format": "date", "pattern": "^1"}),
         a_record({"enum": ["a", "bb"], "minLength": 2}),
+        a_record({"enum": ["a", "bb"]}, minProperties=2),
         {"oneOf": [{"type": "integer"}, {"type": "number"}]},
         {"oneOf": [a_case("a", []), a_case("b", [])]},
         {"oneOf": [{"const": 1}, {"const": 1.0}]},

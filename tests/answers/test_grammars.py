@@ -873,6 +873,22 @@ def test_a_grammar_that_becomes_too_complex_says_so(grammars: Grammars) -> None:
         constraint(mx.array([1, 2]), mx.zeros((1, WIDTH)))  # a token that was forbidden
 
 
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"$ref": "#"}, "Unsatisfiable schema: a reference leads back to itself"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "a reference leads back to itself"),
+    ],
+)
+def test_what_is_wrong_is_told_in_words(grammars: Grammars, schema: Any, message: str) -> None:
+    """llguidance notices these only where the answer begins."""
+    constraint = grammars.json_schema(schema, in_reasoning=False)
+    with pytest.raises(OptionError, match=message) as error:
+        constraint(mx.array([1]), mx.zeros((1, WIDTH)))
+    assert "non-verbose" not in str(error.value)
+    assert str(error.value) == str(error.value).strip()
+
+
 def test_llguidance_is_only_needed_for_grammars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     spec = importlib.util.spec_from_file_location("fresh", grammars_module.__file__)

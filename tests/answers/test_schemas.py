@@ -71,11 +71,14 @@ def test_a_schema_that_is_too_large_is_not_read_to_its_end() -> None:
         ("#/$defs/~01", 4),
         ("#/$defs/none", None),
         ("#/$defs/a/b/c", None),
+        ("#/$defs/list/1", 6),
+        ("#/$defs/list/2", None),
+        ("#/$defs/list/" + "9" * 5000, None),
         ("", None),
     ],
 )
 def test_where_references_lead(reference: str, target: Any) -> None:
-    root = {"$defs": {"a": {"b": 1}, "x/y": 2, "x~y": 3, "~1": 4}}
+    root = {"$defs": {"a": {"b": 1}, "x/y": 2, "x~y": 3, "~1": 4, "list": [5, 6]}}
     assert resolve_reference(reference, root) == target
 
 

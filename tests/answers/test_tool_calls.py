@@ -441,6 +441,15 @@ def test_alternatives_are_tried_in_order() -> None:
         ({"anyOf": [{"type": "string", "enum": ["1"]}, {"type": "integer"}]}, "1", "1"),
         ({"anyOf": [{"type": "string", "enum": ["1"]}, {"type": "integer"}]}, "2", 2),
         ({"anyOf": [{"type": "integer", "enum": [1]}, {"type": "string"}]}, "2", "2"),
+        # One value is a list of one; numbers are equal however they are written.
+        ({"const": "1"}, "1", "1"),
+        ({"const": "true"}, "true", "true"),
+        ({"const": 1}, "2", "2"),
+        ({"const": 1e-7}, "0.0000001", 1e-7),
+        ({"enum": [1.5, 2]}, "1.50", 1.5),
+        ({"anyOf": [{"type": "integer", "const": 1}, {"type": "string"}]}, "2", "2"),
+        ({"anyOf": [{"type": "integer"}, {"type": "string", "const": "1"}]}, "1", 1),
+        ({"anyOf": [{"type": "string", "const": "1"}, {"type": "integer"}]}, "1", "1"),
         # A list that contradicts the type, as published tools have them, says nothing.
         ({"type": "integer", "enum": ["1", "2"]}, "2", 2),
         ({"type": "boolean", "enum": ["true", "false"]}, "true", True),

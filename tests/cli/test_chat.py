@@ -452,6 +452,16 @@ def test_a_home_that_cannot_be_written_does_not_matter(checkpoint_dir: Callable[
     assert terminal.child.exitstatus == 0
 
 
+def test_a_name_that_no_file_can_have_does_not_end_the_chat(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    """Nor do other paths about which the system says nothing, as in a directory that is not this user's."""
+    name = "n" * 300
+    done = talk(checkpoint_dir(DENSE), f"/load {name}\n/save {name}\n/image {name}\n/{name}\none\n")
+    assert done.returncode == 0
+    assert done.stderr.count("File name too long") == 3
+    assert f"/{name}: no such command" in done.stderr
+    assert "tokens/s" in done.stderr
+
+
 def test_text_that_is_not_utf8_is_told(checkpoint_dir: Callable[[Shape], Path]) -> None:
     done = talk(checkpoint_dir(DENSE), b"hello\xff\n", "-m", "2")
     assert done.returncode == 2

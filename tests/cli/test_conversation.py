@@ -185,6 +185,22 @@ def test_saving_to_nowhere_is_told(tmp_path: Path) -> None:
         Conversation().save(tmp_path / "missing" / "chat.json")
 
 
+def test_nothing_is_saved_through_a_link_to_itself(tmp_path: Path) -> None:
+    link = tmp_path / "chat.json"
+    link.symlink_to(link)
+    Conversation(system="one").save(link)
+    assert Conversation.load(link).system == "one"
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 300 + ".mp4"])
+def test_names_that_no_file_can_have_are_told(name: str) -> None:
+    with pytest.raises(OptionError, match="File name too long"):
+        Conversation.load(name)
+    with pytest.raises(MediaError, match="expected a file, found none"):
+        Conversation().attach_video(name)
+    assert is_video(Path(name)) == name.endswith(".mp4")
+
+
 def test_images_may_be_named_by_url(pictures: list[Path]) -> None:
     conversation = Conversation()
     conversation.attach(pictures[1].as_uri())

@@ -88,6 +88,7 @@ def test_what_never_ends_does_not_keep_it_from_ending() -> None:
         (["--max-rows", "0"], "max_rows: expected a whole number of at least 1, found 0"),
         (["--prompt-cache-bytes", "many"], "expected a size like 512MB"),
         (["--allow-local-media", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--allow-local-media", "~nobody-of-this-name/a"], "mlx-qwen35: allow_local_media: ~nobody-of-this-name/a: "),
         (["--allowed-origins", "chat.example"], "expected an origin like https://chat.example, found 'chat.example'"),
         (["--top-p", "2"], "top_p: expected at least 0 and at most 1, found 2.0"),
         (["--chat-template-kwargs", "[1]"], "expected a JSON object, found '[1]'"),
