@@ -70,7 +70,8 @@ _OF_NAMES = {
 _BESIDE_FORMATS = {
     "date": f"^{_DAY_THAT_IS}",
     "time": r"^[^:]*:\d\d:[0-5]\d[^z]*$",
-    "date-time": rf"^{_DAY_THAT_IS}T\d\d:\d\d:[0-5]\d[^z]*$",
+    # Of most months the day above is no part: its format has the rest.
+    "date-time": rf"^{_DAY_THAT_IS}[-\d]*T\d\d:\d\d:[0-5]\d[^z]*$",
 }
 # Formats that JSON Schema defines; any other is a name that only who wrote it knows, and forbids nothing.
 _FORMATS = frozenset({
