@@ -5,8 +5,8 @@ What they know can be taken back, so that the drafts of a step are asked for at 
 """
 
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -57,6 +57,90 @@ class Closing:
         return changed
 
 
+class OpenText:
+    """Text of any length that a line ends, as a tool call's value is.
+
+    Nearly everywhere in it all text is allowed. So the grammar need not follow it, which would take a mask of the
+    whole vocabulary for each token, nor need anybody wait for a token to say what may come next: only a line that is
+    the beginning of the one that ends it is looked at.
+
+    Args:
+        begins: What is allowed where it begins, a boolean for each id: all that begins with a whole character.
+        free: The same and parts of characters.
+        end: The line that ends it, without the newline before it.
+        tokenizer: Whose tokens they are.
+        vocabulary: Its tokens, as its file writes them.
+    Raises:
+        ValueError: A token says so much at once that it has to be known what precedes it.
+    """
+
+    def __init__(
+        self,
+        begins: NDArray[np.bool_],
+        free: NDArray[np.bool_],
+        end: bytes,
+        tokenizer: Tokenizer,
+        vocabulary: Mapping[str, int],
+    ) -> None:
+        self.begins = begins
+        self.free = mx.array(free)
+        self._allowed = free
+        self._end = end
+        self._tokenizer = tokenizer
+        # Of a large vocabulary, those alone that can matter: in files a newline is "Ċ", or a byte's number.
+        rests = tuple(end[length:].decode() for length in range(len(end)))
+        marks = ("Ċ", "\n", "<0x0A>")
+        found = [token for piece, token in vocabulary.items()
+                 if piece.startswith(rests) or any(mark in piece for mark in marks)]  # fmt: skip
+        pieces = [tokenizer.token_bytes(token) for token in found]
+        # Behind these lines some tokens would end the text, and go on with what may not follow.
+        self._near = {end} | {
+            end[:length]
+            for length in range(len(end))
+            if any(piece.startswith(end[length:]) and len(piece) > len(end) - length for piece in pieces)
+        }
+        if any(piece.rpartition(b"\n")[2] in self._near for piece in pieces if b"\n" in piece):
+            raise ValueError("a token of a newline and the beginning of the line that ends a text")
+
+    def allows(self, token: int) -> bool:
+        return bool(self._allowed[token])
+
+    def line_behind(self, line: bytes, token: int) -> bytes:
+        """The line that a token goes on with, as far as it matters."""
+        return (line + self._tokenizer.token_bytes(token)).rpartition(b"\n")[2][: len(self._end) + 1]
+
+    def may_end(self, line: bytes) -> bool:
+        """Whether a line is the beginning of the one that ends the text, or that."""
+        return self._end.startswith(line)
+
+    def is_near(self, line: bytes) -> bool:
+        """Whether the grammar has to say what may follow a line."""
+        return line in self._near
+
+    def tokens(self, line: bytes) -> list[int]:
+        """Such a line, with the newline before it."""
+        return self._tokenizer.encode_text("\n" + line.decode())
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a constraint knows of its answer.
+
+    Args:
+        awaited: Those tokens that are still to come before the grammar.
+        begun: Whether the next token is the grammar's.
+        matcher: That has followed it.
+        line: The newest line, where there may be text that a line ends.
+        in_text: Whether it is of such text. The matcher stays behind then, until the line nearly ends it.
+    """
+
+    awaited: tuple[int, ...]
+    begun: bool
+    matcher: "LLMatcher"
+    line: bytes = b""
+    in_text: bool = False
+
+
 class Constraint:
     """A logits processor that leaves the tokens of one answer that its grammar allows.
 
@@ -68,6 +152,7 @@ class Constraint:
         free: Which ids may come before the grammar, a boolean for each.
         awaited: The tokens after which the grammar begins: once all have come, in this order. None begins at once.
         closing: For JSON.
+        text: For tool calls.
     """
 
     def __init__(
@@ -77,20 +162,18 @@ class Constraint:
         free: NDArray[np.bool_],
         awaited: Sequence[int],
         closing: Closing | None = None,
+        text: OpenText | None = None,
     ) -> None:
-        self._matcher = matcher
         self._place = place
         self._free = free
         self._closing = closing
-        # Those that are still to come.
-        self._awaited = tuple(awaited)
-        # Whether the next token is the grammar's.
-        self._begun = False
-        # Whether the newest token, at which nobody has looked yet, is the one that is awaited.
-        self._come: mx.array | None = None
+        self._text = text
+        self._known = _Known(tuple(awaited), False, matcher)
+        # The newest token, at which nobody has looked yet because nothing hung on it.
+        self._newest: mx.array | None = None
         self._masks: tuple[mx.array, mx.array] | None = None
         # What was known before each draft.
-        self._before: list[tuple[tuple[int, ...], bool, LLMatcher]] = []
+        self._before: list[_Known] = []
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """Forbid what may not follow the history; the first call's is the prompt, each next one is a token longer.
@@ -100,18 +183,21 @@ class Constraint:
         """
         self._before.clear()
         self._look()
-        if self._awaited:
+        known, text = self._known, self._text
+        free = text is not None and known.in_text and not text.may_end(known.line)
+        if known.awaited or free:
             # The newest token may still be computed. What is free is as fast as without a grammar because only
             # the device looks at it now; the host does so one call later.
-            self._come = tokens[-1] == self._awaited[0]
-            mx.async_eval(self._come)  # type: ignore[no-untyped-call]
-            if self._masks is None:
-                self._masks = mx.array(self._mask()), mx.array(self._free)
-            begins = self._come if len(self._awaited) == 1 else mx.array(False)
-            return _mask_logits(mx.where(begins, *self._masks), logits)
-        if self._begun:
-            self._matcher.consume_token(int(np.array(tokens[-1])))
-        return self._constrained(logits)
+            self._newest = tokens[-1]
+            mx.async_eval(self._newest)  # type: ignore[no-untyped-call]
+        if not known.awaited:
+            if known.begun and not free:
+                self._follow(int(np.array(tokens[-1])))
+            return self._constrained(logits)
+        if self._masks is None:
+            self._masks = mx.array(self._mask()), mx.array(self._free)
+        begins = tokens[-1] == known.awaited[0] if len(known.awaited) == 1 else mx.array(False)
+        return _mask_logits(mx.where(begins, *self._masks), logits)
 
     def foresee(self, draft: int, logits: mx.array) -> mx.array:
         """The same behind a draft, which may be wrong: `rewind` takes it back.
@@ -120,40 +206,74 @@ class Constraint:
             OptionError: The grammar forbids the draft, or became too complex to follow.
         """
         self._look()
-        self._before.append((self._awaited, self._begun, self._matcher))
-        if self._awaited:
-            self._awaited = self._awaited[draft == self._awaited[0] :]
-            if self._awaited:
+        self._before.append(self._known)
+        if self._known.awaited:
+            self._pass(draft)
+            if self._known.awaited:
                 assert self._masks is not None, "a draft before the first token"
                 return _mask_logits(self._masks[1], logits)
             return self._constrained(logits)
-        self._matcher = self._matcher.deep_copy()
-        self._matcher.consume_token(draft)
+        self._known = replace(self._known, matcher=self._known.matcher.deep_copy())
+        self._follow(draft)
         return self._constrained(logits)
 
     def rewind(self, count: int) -> None:
         """The last `count` drafts were wrong."""
-        self._awaited, self._begun, self._matcher = self._before[-count]
+        self._known = self._before[-count]
         del self._before[-count:]
 
     def _look(self) -> None:
         """At the last token of what is free, which is known now."""
-        come, self._come = self._come, None
-        if come is not None and come.item():
-            self._awaited = self._awaited[1:]
-            self._begun = not self._awaited
+        newest, self._newest = self._newest, None
+        if newest is None:
+            return
+        token = int(np.array(newest))
+        if self._known.awaited:
+            self._pass(token)
+        else:
+            self._follow(token)
+
+    def _pass(self, token: int) -> None:
+        """A token before the grammar."""
+        awaited = self._known.awaited
+        if token == awaited[0]:
+            self._known = replace(self._known, awaited=awaited[1:], begun=len(awaited) == 1)
+
+    def _follow(self, token: int) -> None:
+        """A token of the grammar.
+
+        Raises:
+            OptionError: It forbids the token, or became too complex to follow.
+        """
+        text, known = self._text, self._known
+        consumed = [token]
+        if text is not None:
+            line = text.line_behind(known.line, token)
+            self._known = replace(known, line=line, in_text=known.in_text and not text.is_near(line))
+            if known.in_text and text.allows(token):
+                consumed = text.tokens(line) if text.is_near(line) else []
+        for one in consumed:
+            known.matcher.consume_token(one)
+        if known.matcher.is_error():
+            raise OptionError(f"{self._place}: {error_message(known.matcher.get_error())}")
 
     def _constrained(self, logits: mx.array) -> mx.array:
-        self._begun = True
+        self._known = replace(self._known, begun=True)
+        text = self._text
+        if text is not None and self._known.in_text:
+            return _mask_logits(text.free, logits)
         allowed = self._mask()
+        if text is not None and not text.may_end(self._known.line) and np.array_equal(allowed, text.begins):
+            self._known = replace(self._known, in_text=True)
         if self._closing is not None:
             logits = self._closing(allowed, logits)
         return _mask_logits(mx.array(allowed), logits)
 
     def _mask(self) -> NDArray[np.bool_]:
-        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        if self._matcher.is_error():
-            raise OptionError(f"{self._place}: {error_message(self._matcher.get_error())}")
+        matcher = self._known.matcher
+        packed = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        if matcher.is_error():
+            raise OptionError(f"{self._place}: {error_message(matcher.get_error())}")
         return np.unpackbits(packed, count=len(self._free), bitorder="little").view(np.bool_)
 
 

@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlx_qwen35.answers.constraints import Closing, Constraint, control_id, error_message
+from mlx_qwen35.answers.constraints import Closing, Constraint, OpenText, control_id, error_message
 from mlx_qwen35.answers.equivalents import enforceable
 from mlx_qwen35.answers.loosening import loosened, shapes
 from mlx_qwen35.answers.schemas import SchemaAnalysis, alone, check_size, list_at, mapping_at
@@ -24,6 +25,9 @@ _JSON = {"whitespace_flexible": False, "lenient": False}
 _NOT_STRING = {"type": ["null", "boolean", "integer", "number", "array", "object"]}
 # What the XML can hold between `<function=` or `<parameter=` and `>`.
 _NAME = re.compile(r"[^<>\n]+")
+# A value that is text ends at the first line that is this.
+_END = b"</parameter>"
+_TEXT = r"text[lazy]: /(?s:.*)\n<\/parameter>/"
 # llguidance keeps which parameters were written in a 64-bit number; further ones may come again, and the last counts.
 _MOST_PARAMETERS = 64
 # Of the grammar of all functions, in which each parameter has what it refers to; that of 236 published ones has fewer.
@@ -59,8 +63,11 @@ class Grammars:
             token |= {"content": name, "special": True}
         self._llguidance = llguidance.LLTokenizer(json.dumps(settings), n_vocab=vocab_size, eos_token=eos)
         self._free = np.zeros(vocab_size, dtype=np.bool_)
-        self._free[list(tokenizer._backend.get_vocab().values())] = True
+        self._vocabulary = tokenizer._backend.get_vocab()
+        self._free[list(self._vocabulary.values())] = True
         self._free[eos] = False
+        self._ordinary = self._free.copy()
+        self._ordinary[[token["id"] for token in settings["added_tokens"]]] = False
         self._closing = _closing(tokenizer)
 
     def json_schema(self, schema: Mapping[str, Any], *, in_reasoning: bool, place: str = _SCHEMA_PLACE) -> Constraint:
@@ -117,27 +124,51 @@ class Grammars:
             start = f"({start}) | {answer}"
         return self._constraint(start, rules, "tools", in_reasoning, places)
 
-    def strict_tool_calls(
+    def calls_in_text(
         self,
         tools: Sequence[Mapping[str, Any]],
-        strict: Collection[str],
         *,
+        strict: Collection[str] = (),
+        hold: bool = True,
         parallel: bool = True,
         in_reasoning: bool,
     ) -> Constraint:
         """Free text, in which each call that begins is of one of these functions, and ends; further ones may follow.
 
+        Parameters are as those of `tool_calls`. Those of a function for which that cannot be had are free, and so are
+        those of one that takes other parameters than it names, if it is not strict.
+
         Args:
             tools, parallel, in_reasoning: As `tool_calls`.
-            strict: Names of those functions whose parameters follow their schemas, as there; others' are free.
+            strict: Names of those functions whose parameters have to follow their schemas.
+            hold: Whether those of the others do where they can.
         Raises:
-            OptionError: As `tool_calls`.
+            OptionError: As `tool_calls`, where a strict function cannot be called or a name cannot be written.
         """
         check_size(tools, "tools")
-        functions, places = _functions(tools, None, strict)
+        others = [(name, schema, tool) for tool in tools for name, schema in [_signature(tool)] if name not in strict]
+        free = [name for name, schema, _ in others if not hold or _takes_others(schema)]
+        try:
+            return self._calls_in_text(tools, free, parallel, in_reasoning)
+        except OptionError:
+            free += [name for name, _, tool in others if not self._can_hold(tool)]
+            return self._calls_in_text(tools, free, parallel, in_reasoning)
+
+    def _calls_in_text(
+        self, tools: Sequence[Mapping[str, Any]], free: Collection[str], parallel: bool, in_reasoning: bool
+    ) -> Constraint:
+        functions, places = _functions(tools, None, free)
         begin, rules = self._calls(functions)
         start = rf'call ("\n" <[{begin}]> call)*' if parallel else "call"
         return self._constraint(start, rules, "tools", in_reasoning, places, behind=begin)
+
+    def _can_hold(self, tool: Mapping[str, Any]) -> bool:
+        """Whether there is a grammar of a function's parameters."""
+        try:
+            self.tool_calls([tool], in_reasoning=False)
+        except OptionError:
+            return False
+        return True
 
     def _calls(self, functions: Sequence[str]) -> tuple[int, str]:
         """The token that begins a call, and the rules of what follows it."""
@@ -146,10 +177,20 @@ class Grammars:
         shared = rf"""
 call: "\n<function=" ({names}) <[{end}]>
 close: "\n</function>\n"
-text[lazy]: /(?s:.*)\n<\/parameter>/
+{_TEXT}
 anything: /(?s:.*)/
 """
         return begin, shared + "".join(functions)
+
+    @cached_property
+    def _open_text(self) -> OpenText | None:
+        """For the values of calls; None where they have to be followed token by token."""
+        packed = np.frombuffer(self._compiled(f"start: text\n{_TEXT}\n").compute_bitmask(), dtype=np.uint8)
+        begins = np.unpackbits(packed, count=len(self._free), bitorder="little").view(np.bool_)
+        try:
+            return OpenText(begins, self._ordinary, _END, self._tokenizer, self._vocabulary)
+        except ValueError:
+            return None
 
     def _loosened(self, rules: str, places: dict[str, str]) -> str:
         """The rules of tools with no more than the shape of what cannot be enforced, also in `places`."""
@@ -201,7 +242,8 @@ anything: /(?s:.*)/
                 if single.is_error():
                     raise OptionError(f"{where}: {error_message(single.get_error())}")
             raise OptionError(f"{place}: {error_message(matcher.get_error())}")
-        return Constraint(matcher, place, free, awaited, closing)
+        text = self._open_text if _TEXT in rules else None
+        return Constraint(matcher, place, free, awaited, closing, text)
 
 
 def _closing(tokenizer: Tokenizer) -> Closing | None:
@@ -230,14 +272,29 @@ def _json(schema: Mapping[str, Any], place: str) -> str:
         raise OptionError(f"{place}: {error}") from error
 
 
+def _signature(tool: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A function's name and parameters, unchecked."""
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
+    return (function.get("name"), function.get("parameters")) if isinstance(function, Mapping) else (None, None)
+
+
+def _takes_others(parameters: Any) -> bool:
+    """Whether a call may have parameters that its function does not name: an object that says nothing else, or so."""
+    if not isinstance(parameters, Mapping) or not parameters:
+        return False
+    if parameters.get("additionalProperties", False) is not False or "patternProperties" in parameters:
+        return True
+    return not parameters.keys() & {"properties", "$ref", "allOf", "anyOf", "oneOf", "additionalProperties"}
+
+
 def _functions(
-    tools: Sequence[Mapping[str, Any]], chosen: str | None, strict: Collection[str] | None = None
+    tools: Sequence[Mapping[str, Any]], chosen: str | None, free: Collection[str] = ()
 ) -> tuple[list[str], dict[str, str]]:
     """The Lark rules f0, f1, ... of functions that may be called, and where those parts stand that may not compile.
 
     Args:
         chosen: The only one that may be called; None for all.
-        strict: Those whose parameters follow their schemas; None for all.
+        free: Those that may be called with anything.
     """
     names: list[str] = []
     rules: list[str] = []
@@ -249,7 +306,7 @@ def _functions(
             place += ".function"
             function = mapping_at(function["function"], place)
         names.append(_checked_name(function.get("name"), f"{place}.name"))
-        if strict is not None and names[-1] not in strict:
+        if names[-1] in free:
             rules.append(f"f{len(rules)}: {_literal(names[-1] + '>')} anything\n")
         elif chosen in (None, names[-1]):
             parameters = mapping_at(function.get("parameters") or {}, f"{place}.parameters")

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # Tokens that no answer has: it goes on until its length ends it.
 _ENDLESS = 1 << 30
+# By which templates that write calls as Qwen3.5's do are known.
+_FUNCTION = "<function="
 # What an engine hands to a sink.
 EngineEvent = PrefillProgress | GenerationChunk | BaseException
 
@@ -79,6 +81,7 @@ class GenerationService:
         timeout: Seconds that a request may take, from its first byte to its last answer's end.
         heartbeat: After so many seconds without news comes a `ProgressEvent`.
         defaults: What counts where a request says nothing.
+        hold_calls: Whether calls follow their functions' schemas where no request asks for that.
     """
 
     def __init__(
@@ -89,8 +92,10 @@ class GenerationService:
         timeout: float = 600.0,
         heartbeat: float = 5.0,
         defaults: AnswerDefaults | None = None,
+        hold_calls: bool = True,
     ) -> None:
         self.engine, self.kit = engine, engine.kit
+        self.hold_calls = hold_calls
         self.policy, self.timeout, self.heartbeat = policy, timeout, heartbeat
         self.defaults = defaults or AnswerDefaults()
         self.threads = PreparingThreads()
@@ -200,10 +205,8 @@ class GenerationService:
             name = None if isinstance(wanted.tool_choice, str) else wanted.tool_choice["name"]
             return self.grammars.tool_calls(wanted.tools, name=name, parallel=parallel, in_reasoning=in_reasoning)
         if schema is None:
-            strict = wanted.strict_tools if wanted.tool_choice == "auto" and not wanted.continue_final_message else ()
-            if not strict:
-                return None
-            return self.grammars.strict_tool_calls(wanted.tools, strict, parallel=parallel, in_reasoning=in_reasoning)
+            held = wanted.tool_choice == "auto" and not wanted.continue_final_message
+            return self._calls_in_text(wanted, in_reasoning) if wanted.tools and held else None
         if wanted.tools and wanted.tool_choice == "auto":
             return self.grammars.tool_calls(
                 wanted.tools, schema=schema or {"type": "object"}, parallel=parallel, in_reasoning=in_reasoning
@@ -211,6 +214,23 @@ class GenerationService:
         if schema:
             return self.grammars.json_schema(schema, in_reasoning=in_reasoning)
         return self.grammars.json_object(in_reasoning=in_reasoning)
+
+    def _calls_in_text(self, wanted: GenerationRequest, in_reasoning: bool) -> LogitsProcessor | None:
+        """Nothing where no function is strict, and the template writes calls otherwise or they cannot be followed."""
+        if not wanted.strict_tools and not (self.hold_calls and _FUNCTION in (self.kit.tokenizer.chat_template or "")):
+            return None
+        try:
+            return self.grammars.calls_in_text(
+                wanted.tools,
+                strict=wanted.strict_tools,
+                hold=self.hold_calls,
+                parallel=wanted.parallel_tool_calls,
+                in_reasoning=in_reasoning,
+            )
+        except OptionError:
+            if wanted.strict_tools:
+                raise
+            return None
 
     async def run(self, prepared: PreparedRequest) -> AsyncIterator[StreamEvent]:
         """All answers of a request, as they are written; closing the iterator cancels what is left of them.

@@ -1,6 +1,7 @@
 """What is known of an answer behind drafts, and taken back where they were wrong."""
 
 from contextlib import suppress
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -16,6 +17,7 @@ from mlx_qwen35.prompts.tokenizer import Tokenizer
 
 WIDTH = 1300
 PROMPT = [7, 8, 9]
+LOGITS = mx.zeros((1, WIDTH))
 WEATHER: dict[str, Any] = {
     "name": "weather", "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}},
 }  # fmt: skip
@@ -42,7 +44,7 @@ def make(grammars: Grammars, kind: str, *, in_reasoning: bool) -> Constraint:
     if kind == "json":
         return grammars.json_schema(PERSON, in_reasoning=in_reasoning)
     if kind == "strict":
-        return grammars.strict_tool_calls([WEATHER], {"weather"}, in_reasoning=in_reasoning)
+        return grammars.calls_in_text([WEATHER], strict={"weather"}, in_reasoning=in_reasoning)
     return grammars.tool_calls([WEATHER], in_reasoning=in_reasoning)
 
 
@@ -61,7 +63,7 @@ def written(constraint: Constraint, tokenizer: Tokenizer, rng: Random, begins: l
     ends = tokenizer.eos_token_ids
     control = {4 + 5 * number: tokenizer.control_id(token) for number, token in enumerate(begins)}
     while len(found) < 2 or found[-2][0] not in ends:
-        mask = allowed(constraint(mx.array(PROMPT + [token for token, _ in found]), mx.zeros((1, WIDTH))))
+        mask = allowed(constraint(mx.array(PROMPT + [token for token, _ in found]), LOGITS))
         ending = [token for token in mask if token in ends]
         others = [token for token in mask if token not in ends]
         may_end = ending and len(found) > max(control, default=-1)
@@ -84,27 +86,93 @@ def test_behind_right_drafts_the_same_is_allowed_and_wrong_ones_leave_nothing(
         tokens = [token for token, _ in answer]
         constraint, place = make(grammars, kind, in_reasoning=in_reasoning), 0
         while place < len(answer):
-            assert allowed(constraint(mx.array(PROMPT + tokens[:place]), mx.zeros((1, WIDTH)))) == answer[place][1]
+            assert allowed(constraint(mx.array(PROMPT + tokens[:place]), LOGITS)) == answer[place][1]
             right = min(rng.randrange(5), len(answer) - 1 - place)
             for at in range(place, place + right):
-                assert allowed(constraint.foresee(tokens[at], mx.zeros((1, WIDTH)))) == answer[at + 1][1]
+                assert allowed(constraint.foresee(tokens[at], LOGITS)) == answer[at + 1][1]
             place += right
             wrong = rng.randrange(4)
             for number in range(wrong):
                 with suppress(OptionError):
                     likely = rng.random() < 0.5 and number == 0
                     constraint.foresee(rng.choice(answer[place][1]) if likely else rng.randrange(1254),
-                                       mx.zeros((1, WIDTH)))  # fmt: skip
+                                       LOGITS)  # fmt: skip
             if wrong:
                 constraint.rewind(wrong)
             place += 1
 
 
+NOTE: dict[str, Any] = {
+    "name": "note",
+    "parameters": {"properties": {"text": {"type": "string"}, "days": {"type": "integer"}}, "required": ["days"]},
+}  # fmt: skip
+VALUES = [
+    "milk", "", "milk and\neggs", "\n\n", "</parameter>", "milk </parameter>\n", "a\n</param", "a\n </parameter>\nb",
+    "\n</param\n</parame\n</", "\u6f22\u5b57 \U0001f642\n\u6f22", "</tool_call>\n<parameter=days>\n5", "a\r\nb\t\u00e9",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_text_is_as_free_as_the_grammar_says(
+    tokenizer: Tokenizer, grammars: Grammars, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """However it is cut into tokens, with drafts and without; what stands inside of a character is free there."""
+    rng = Random(value)
+    call = tokenizer.control_id("<tool_call>")
+    for _ in range(6):
+        cuts = sorted(rng.choices(range(len(value) + 1), k=3))
+        pieces = [value[at:end] for at, end in pairwise([0, *cuts, len(value)])]
+        parts = ["\n<function=note>\n<parameter=text>\n", *pieces, "\n</parameter>\n<parameter=days>\n", "12"]
+        answer = [call, *(token for part in parts for token in tokenizer.encode_text(part))]
+        found, exact = (grammars.calls_in_text([NOTE], in_reasoning=False) for _ in range(2))
+        monkeypatch.setattr(exact, "_text", None)
+        place = 0
+        while place < len(answer):
+            history = mx.array(PROMPT + answer[:place])
+            drafts = answer[place : place + rng.randrange(3)]
+            masks = [
+                [one(history, LOGITS), *(one.foresee(draft, LOGITS) for draft in drafts)] for one in (found, exact)
+            ]
+            for number, (free, right) in enumerate(zip(*masks, strict=True)):
+                whole = "\ufffd" not in tokenizer.decode(answer[1 : place + number])
+                parts = set(allowed(free)) - set(allowed(right))
+                assert set(allowed(right)) <= set(allowed(free))
+                assert not whole or not any(tokenizer.token_bytes(token)[0] < 128 for token in parts)
+            place += 1 + len(drafts)
+
+
+def test_long_text_is_not_followed_token_by_token(
+    tokenizer: Tokenizer, grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That would take a mask of the whole vocabulary each, and a wait for the token."""
+    asked: list[Constraint] = []
+    mask = Constraint._mask
+    monkeypatch.setattr(Constraint, "_mask", lambda self: (asked.append(self), mask(self))[1])
+    line = "the quick brown fox jumps over the lazy dog"
+    text = "\n<function=note>\n<parameter=text>\n" + f"{line}\n" * 20
+    answer = [tokenizer.control_id("<tool_call>"), *tokenizer.encode(text)]
+    constraint = grammars.calls_in_text([NOTE], in_reasoning=False)
+    for place in range(len(answer)):
+        constraint(mx.array(PROMPT + answer[:place]), LOGITS)
+    assert len(asked) < 80 < len(answer) / 4
+
+
+def test_a_control_token_in_text_is_forbidden(tokenizer: Tokenizer, grammars: Grammars) -> None:
+    answer = [tokenizer.control_id("<tool_call>"), *tokenizer.encode("\n<function=note>\n<parameter=text>\nmilk")]
+    constraint = grammars.calls_in_text([NOTE], in_reasoning=False)
+    for place in range(len(answer) + 1):
+        logits = constraint(mx.array(PROMPT + answer[:place]), LOGITS)
+    end = min(tokenizer.eos_token_ids)
+    assert end not in allowed(logits)
+    with pytest.raises(OptionError, match="tools"):
+        constraint.foresee(end, logits)
+
+
 def test_a_draft_that_is_forbidden_says_so(grammars: Grammars) -> None:
     constraint = make(grammars, "json", in_reasoning=False)
-    constraint(mx.array(PROMPT), mx.zeros((1, WIDTH)))
+    constraint(mx.array(PROMPT), LOGITS)
     with pytest.raises(OptionError, match="response_format"):
-        constraint.foresee(5, mx.zeros((1, WIDTH)))
+        constraint.foresee(5, LOGITS)
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -116,7 +184,7 @@ def test_a_budget_that_is_asked_again_behind_wrong_drafts(tokenizer: Tokenizer, 
     budget = ThinkingBudget(tokenizer, 3, in_reasoning=True)
 
     def forced(history: list[int]) -> Mask | None:
-        logits = mx.zeros((1, WIDTH))
+        logits = LOGITS
         found = budget(mx.array(PROMPT + history), logits)
         return None if found is logits else allowed(found)
 

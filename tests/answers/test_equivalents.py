@@ -52,7 +52,7 @@ def grammars() -> Grammars:
 
 
 def accepts(grammars: Grammars, schema: Any, value: Any) -> bool:
-    matcher = grammars.json_schema(schema, in_reasoning=False)._matcher
+    matcher = grammars.json_schema(schema, in_reasoning=False)._known.matcher
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     tokens = Tokenizer(BOX).encode(text)
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()

@@ -477,23 +477,63 @@ def test_what_strict_functions_allow(
     grammars: Grammars, tokenizer: Tokenizer, text: str, parallel: bool, allowed: bool, in_reasoning: bool
 ) -> None:
     """Any text, and calls that follow the schemas of strict functions; whatever looks like one in the reasoning."""
-    constraint = grammars.strict_tool_calls(
-        [*TOOLS, FREE], {"get_weather", "now"}, parallel=parallel, in_reasoning=in_reasoning
+    constraint = grammars.calls_in_text(
+        [*TOOLS, FREE], strict={"get_weather", "now"}, hold=False, parallel=parallel, in_reasoning=in_reasoning
     )
     before = "A <tool_call>later</tool_call>?\n</think>\n\n" if in_reasoning else ""
     assert accepts(tokenizer, constraint, before + text) == allowed
 
 
 def test_reasoning_may_end_an_answer_that_need_not_call(grammars: Grammars, tokenizer: Tokenizer) -> None:
-    constraint = grammars.strict_tool_calls([WEATHER], {"get_weather"}, in_reasoning=True)
+    constraint = grammars.calls_in_text([WEATHER], in_reasoning=True)
     assert accepts(tokenizer, constraint, "No.<tool_call>")
 
 
 def test_a_strict_function_that_cannot_be_called_is_refused_with_its_place(grammars: Grammars) -> None:
     tools = [FREE, {"name": "strict", "parameters": {"properties": {"x": {"$ref": "#/nowhere"}}}}]
-    assert grammars.strict_tool_calls(tools, {"free"}, in_reasoning=False)
     with pytest.raises(OptionError, match=re.escape("tools[1].parameters")):
-        grammars.strict_tool_calls(tools, {"strict"}, in_reasoning=False)
+        grammars.calls_in_text(tools, strict={"strict"}, in_reasoning=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        ("It is late.", True),
+        (call("free", ("x", "1")), True),
+        (call("free"), True),
+        (call("free", ("x", "one")), False),
+        (call("free", ("y", "1")), False),
+        (call("fre"), False),
+        ("<tool_call>now</tool_call>", False),
+        # What cannot be followed, and what takes more than it names.
+        (call("lost", ("x", "one"), ("y", "2")), True),
+        (call("los"), False),
+        (call("any", ("x", "one"), ("y", "2")), True),
+        (call("more", ("x", "one"), ("y", "2")), True),
+        (call("empty"), True),
+        (call("empty", ("x", "1")), False),
+        (call("bare"), True),
+        (call("bare", ("x", "1")), False),
+    ],
+)
+def test_calls_in_text_are_of_functions_that_there_are(
+    grammars: Grammars, tokenizer: Tokenizer, text: str, allowed: bool
+) -> None:
+    """By their schemas, although none is strict; one that cannot be followed frees no other."""
+    tools: list[dict[str, Any]] = [
+        FREE,
+        {"name": "lost", "parameters": {"properties": {"x": {"$ref": "#/nowhere"}}}},
+        {"name": "any", "parameters": {"type": "object"}},
+        {"name": "more", "parameters": {"properties": {"x": {"type": "integer"}}, "additionalProperties": {}}},
+        {"name": "empty", "parameters": {"type": "object", "properties": {}}},
+        {"type": "function", "function": {"name": "bare"}},
+    ]
+    assert accepts(tokenizer, grammars.calls_in_text(tools, in_reasoning=False), text) == allowed
+
+
+def test_a_name_that_cannot_be_written_is_refused(grammars: Grammars) -> None:
+    with pytest.raises(OptionError, match=re.escape("tools[1].name: expected a name without '<'")):
+        grammars.calls_in_text([FREE, {"name": "a<b"}], in_reasoning=False)
 
 
 ALL_OF = [
@@ -972,7 +1012,7 @@ def test_prescribed_text_is_never_written_by_a_control_token(tmp_path: Path, tex
         tokenizer = Tokenizer(tmp_path)
     grammars = Grammars(tokenizer, WIDTH)
     schema = {"type": "object", "properties": {text: {"enum": [text]}}, "required": [text]}
-    matcher = grammars.json_schema(schema, in_reasoning=False)._matcher
+    matcher = grammars.json_schema(schema, in_reasoning=False)._known.matcher
     tokens: list[int] = []
     while not matcher.is_accepting():
         mask = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")[:WIDTH]

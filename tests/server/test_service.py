@@ -203,7 +203,9 @@ def test_what_cannot_be_is_refused(box: ModelKit, ask: dict[str, Any], message: 
     ("settings", "kinds"),
     [
         ({}, []),
-        ({"tools": [WEATHER]}, []),
+        ({"tools": [WEATHER]}, ["Constraint"]),
+        ({"tools": [WEATHER], "tool_choice": "none"}, []),
+        ({"tools": [{"name": "a<b"}]}, []),
         ({"schema": {}}, ["Constraint"]),
         ({"schema": {"type": "object"}, "tools": [WEATHER]}, ["Constraint"]),
         ({"tools": [WEATHER], "tool_choice": "required"}, ["Constraint"]),
