@@ -136,7 +136,8 @@ _SAME = (
 )  # fmt: skip
 _SAME_TOO = (
     "same {1} though", "same {1} [too|as well]", "and the same {1}", "and the {1}", "[what|how] about the {1}",
-    "the {1} too", "but the same {1}", "and are they the same {1}", "and {1}", "is the {1} the same [too|though|then]", "same {1}",
+    "the {1} too", "but the same {1}", "and are they the same {1}", "and {1}", "is the {1} the same [too|though|then]",
+    "same {1}",
 )  # fmt: skip
 
 
