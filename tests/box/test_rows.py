@@ -42,7 +42,7 @@ def test_lists_run_from_the_side_that_was_said() -> None:
         assert start is not None
         axis, back = {"left": ("x", 0), "right": ("x", 1), "top": ("y", 0), "bottom": ("y", 1)}[start[1]]
         row = sorted(scene.things, key=lambda thing: getattr(thing, axis), reverse=bool(back))
-        words = [word for word in re.findall(r"[a-z0-9]+", answer.lower())]
+        words = re.findall(r"[a-z0-9]+", answer.lower())
         said = [word for word in words if any(word == thing.colour for thing in row)]
         if not any(thing.digits for thing in row):
             assert said == [thing.colour for thing in row]

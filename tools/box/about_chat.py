@@ -155,5 +155,6 @@ EXACTLY = (
     "Write exactly this: {}", "Say exactly this: {}", "Repeat word for word: {}", "Type this exactly as it is: {}",
     "Please copy this exactly: {}", "Copy the following exactly: {}", "exactly as it stands: {}",
     "Repeat letter for letter: {}", "Can you copy this exactly? {}", "please repeat this exactly: {}",
-    "Copy it exactly: {}", 'Copy this exactly: "{}"', "repeat exactly what i write: {}", "Give me back exactly this: {}",
+    "Copy it exactly: {}", 'Copy this exactly: "{}"', "repeat exactly what i write: {}",
+    "Give me back exactly this: {}",
 )  # fmt: skip
