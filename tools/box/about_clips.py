@@ -7,7 +7,7 @@ from random import Random
 from tools.box.about_pictures import want_numbers
 from tools.box.asking import label, told
 from tools.box.changes import free_spot, recoloured
-from tools.box.clip_questions import further
+from tools.box.clip_questions import further, stays, whether_and_what
 from tools.box.dialogues import Clip, Dialogue, Tasks, Turn
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
@@ -208,29 +208,65 @@ def _question(name: str, what: str, thing: Thing, first: Scene, rng: Random) -> 
     return ask(form, rng), "No."
 
 
-def happening(name: str, rng: Random) -> Dialogue:
-    """One clip of this kind and one to three questions about it."""
+def _happened(name: str, rng: Random, things: int = 0) -> Event:
+    """A clip of this kind whose frames are all clear; with so many things at the start, if it matters."""
     while True:
         found = EVENTS[name](rng)
         if found is None or not all(scene.is_clear() for scene in found[0].scenes):
             continue
         clip, what, thing = found
+        if things and len(clip.scenes[0].things) != things:
+            continue
         # The frames of a clip are as large as their number lets them be.
         sized = {id(scene): replace(scene, frames=len(clip.scenes)) for scene in clip.scenes}
-        clip = replace(clip, scenes=tuple(sized[id(scene)] for scene in clip.scenes))
-        reasoning = _told(what, thing)
-        asked = [
-            (further(name, what, thing, clip, rng) if rng.random() < 0.45 else None)
-            or _question(name, what, thing, clip.scenes[0], rng)
-            for _ in range(rng.choice([1, 1, 2, 3]))
-        ]
-        if rng.random() < 0.25:
-            form = rng.choice(["what is [there|shown] at the [start|beginning]", "what do you see first",
-                               "what is in the first [frame|picture]"])  # fmt: skip
-            asked.append((ask(form, rng), told(clip.scenes[0])))
-        turns_ = [Turn(name, *pair, reasoning) for pair in dict.fromkeys(asked)]
-        turns_[0] = replace(turns_[0], media=(clip,))
-        return Dialogue(tuple(turns_))
+        return replace(clip, scenes=tuple(sized[id(scene)] for scene in clip.scenes)), what, thing
+
+
+def _asked_about(name: str, found: Event, asked: list[tuple[str, str]]) -> Dialogue:
+    """The clip comes with the first question."""
+    clip, what, thing = found
+    turns_ = [Turn(name, *pair, _told(what, thing)) for pair in dict.fromkeys(asked)]
+    turns_[0] = replace(turns_[0], media=(clip,))
+    return Dialogue(tuple(turns_))
+
+
+def happening(name: str, rng: Random) -> Dialogue:
+    """One clip of this kind and one to three questions about it."""
+    found = _happened(name, rng)
+    clip, what, thing = found
+    asked = [
+        (further(name, what, thing, clip, rng) if rng.random() < 0.45 else None)
+        or _question(name, what, thing, clip.scenes[0], rng)
+        for _ in range(rng.choice([1, 1, 2, 3]))
+    ]
+    if rng.random() < 0.25:
+        form = rng.choice(["what is [there|shown] at the [start|beginning]", "what do you see first",
+                           "what is in the first [frame|picture]", "what is there to begin with"])  # fmt: skip
+        asked.append((ask(form, rng), told(clip.scenes[0])))
+    return _asked_about(name, found, asked)
+
+
+@TASKS.add("one moves, one stays", 0.06)
+def one_stays(rng: Random) -> Dialogue:
+    """Two things of which one moves: which of them does, and which does not."""
+    found = _happened("moves", rng, things=2)
+    clip, what, thing = found
+    asked = [pair for pair in (stays(thing, clip, rng) for _ in range(2)) if pair]
+    if rng.random() < 0.5 or not asked:
+        asked.insert(rng.randrange(len(asked) + 1), _question("moves", what, thing, clip.scenes[0], rng))
+    return _asked_about("moves", found, asked[: rng.choice([1, 2, 3])])
+
+
+@TASKS.add("whether and what", 0.08)
+def whether(rng: Random) -> Dialogue:
+    """Whether something appears or disappears, and what it is."""
+    name = rng.choice(["appears", "appears", "disappears", "disappears", "moves", "turns", "rests"])
+    found = _happened(name, rng)
+    asked = whether_and_what(name, found[2], rng)
+    if rng.random() < 0.3:
+        more = further(name, found[1], found[2], found[0], rng)
+        asked += [more] if more else []
+    return _asked_about(name, found, asked) if asked else whether(rng)
 
 
 @TASKS.add("clips", 1.0)

@@ -15,6 +15,12 @@ _BEFORE = (
     "keep in mind that ", "don't forget that ", "don't forget: ", "by the way, ", "just so you know, ", "hi! ",
     "well, ", "listen, ", "for later: ", "you should know that ", "let me tell you something: ", "hello, ",
 )  # fmt: skip
+# Behind what is told, and behind a question.
+_AFTER = (", remember that", ", please remember that", ", please remember", ", don't forget", ", ok", ", remember it",
+          ". remember that", ". please remember that", " - remember that", ", keep that in mind", ". don't forget that",
+          ", just so you know", ", by the way", ", you should know", ". can you remember that",
+          ". remember that for me")  # fmt: skip
+_AGAIN = (" again", " again", ", do you remember", ", can you tell me", ", remember")
 _CORRECTION = ("actually, ", "sorry, ", "no, ", "wait, ", "correction: ", "i was wrong: ", "it changed: ", "now ")
 # Told, what is asked for, and which fact it is.
 Known = tuple[Fact, str, str]
@@ -36,13 +42,21 @@ def statement(known: Known, rng: Random, before: Sequence[str] = _BEFORE, share:
     text = fill(_marked(rng.choice(known[0].told)), rng)
     text = capital_i(rng.choice(before) + text if rng.random() < share else text, rng)
     text = text[0].upper() + text[1:] if rng.random() < 0.8 else text
-    return _put(text, known) + rng.choice([".", ".", ".", ".", "", "!"])
+    text = _put(text, known)
+    if rng.random() < 0.15:
+        after = rng.choice(_AFTER)
+        after = f". {after[2:].capitalize()}" if after[0] == "." and rng.random() < 0.7 else after
+        return text + after + ("?" if "can you" in after.lower() else rng.choice([".", ".", "", "!"]))
+    return text + rng.choice([".", ".", ".", ".", "", "!"])
 
 
 def question(known: Known, rng: Random) -> str:
     """A fact as somebody asks for it."""
     form = rng.choice(known[0].asked)
-    text = typed(fill(_marked(form.rstrip(".")), rng), rng, statement=form.endswith("."))
+    text = fill(_marked(form.rstrip(".")), rng)
+    if not form.endswith(".") and rng.random() < 0.12:
+        text += rng.choice(_AGAIN)
+    text = typed(text, rng, statement=form.endswith("."))
     return _put(text if not text.isupper() else text.capitalize(), known)
 
 
@@ -73,7 +87,7 @@ def _told(known: Sequence[Known], rng: Random) -> list[Turn]:
     """In one message or in several."""
     said = [statement(one, rng) for one in known]
     if rng.random() < 0.4:
-        said = [" ".join(text if text[-1] in ".!" else f"{text}." for text in said)]
+        said = [" ".join(text if text[-1] in ".!?" else f"{text}." for text in said)]
     return [Turn("talk", text, HEARD, "A fact to remember.") for text in said]
 
 
@@ -87,7 +101,7 @@ def facts(rng: Random, between: Sequence[Maker]) -> Dialogue:
     if rng.random() < 0.15:
         asked = rng.choice(known)
         said = [statement(one, rng, share=0.1) for one in known]
-        text = " ".join(text if text[-1] in ".!" else f"{text}." for text in said)
+        text = " ".join(text if text[-1] in ".!?" else f"{text}." for text in said)
         return Dialogue((Turn("facts", f"{text} {question(asked, rng)}", answer(asked), _reasoning(asked)),))
     turns = _told(known, rng)
     if rng.random() < 0.15:

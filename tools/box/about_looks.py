@@ -205,19 +205,27 @@ def background(scene: Scene, rng: Random) -> Asked:
     return ask(form, rng), sentence(f"the background is {scene.ground.name}")
 
 
-@about_shapes(0.8)
+@about_shapes(1.2)
 def filled(scene: Scene, rng: Random) -> Asked:
     named = {name: thing for name, thing in references(scene, rng).items() if thing.kind not in ("line", NUMBER)}
     if not named:
         return None
-    name, thing = pick(named, rng)
+    outlined = {name: thing for name, thing in named.items() if not thing.filled}
+    name, thing = pick(outlined if outlined and rng.random() < 0.4 else named, rng)
+    it = f"the {name}" if len(scene.things) > 1 or rng.random() < 0.4 else "[it|it|this|the {thing}]"
     if rng.random() < 0.5:
-        form = rng.choice(["is the {0} filled or [just |]an outline", "is the {0} an outline or filled",
-                           "is the {0} filled or [empty|hollow|outlined]"])  # fmt: skip
-        return ask_about(form, rng, name), "Filled." if thing.filled else "An outline."
-    word = rng.choice(["filled", "solid", "outlined", "hollow", "only an outline"])
-    right = thing.filled == (word in ("filled", "solid"))
-    return ask_about(f"is the {{0}} {word}", rng, name), "Yes." if right else "No."
+        form = rng.choice(["is {0} filled[ in|] or [just |only |]an outline", "is {0} [just |]an outline or filled",
+                           "is {0} filled[ in|] or [empty|hollow|outlined]", "filled[ in|] or [just |]an outline",
+                           "is {0} [solid|coloured in|colored in] or [just |]an outline", "outline or filled",
+                           "is {0} drawn as an outline or filled[ in|]", "is {0} filled[ in|], or [just |]outlined",
+                           "is {0} [hollow|empty] or [solid|filled]", "is {0} an outline[,|] or filled"])  # fmt: skip
+        if "{0}" not in form and len(scene.things) > 1:
+            form = f"{{0}}: {form}"
+        return ask_about(form, rng, it), "Filled." if thing.filled else "An outline."
+    word = rng.choice(["filled", "filled in", "solid", "outlined", "hollow", "only an outline", "just an outline"])
+    right = thing.filled == (word in ("filled", "filled in", "solid"))
+    form = rng.choice(["is {0} {1}", "is {0} {1}", "is {0} {1} or not", "would you say {0} is {1}", "so {0} is {1}"])
+    return ask_about(form, rng, it, word), "Yes." if right else "No."
 
 
 @about_shapes(1.2)

@@ -54,6 +54,61 @@ def counts(scene: Scene, rng: Random) -> list[Said]:
     return found
 
 
+def _count_of(scene: Scene, kind: str, colour: str) -> int:
+    """How many things fit; an empty word fits all."""
+    return sum(kind in ("", thing.kind) and colour in ("", thing.colour) for thing in scene.things)
+
+
+_ALTOGETHER = (
+    "and altogether", "and [in all|in total|all together|overall]", "how many in total[ then|]", "altogether",
+    "in total", "and how many [{things} |][in all|altogether|in total]", "how many {things} [altogether|in all] then",
+    "and [the|all] {things}[ altogether| together|]", "what about all [of them|{things}]", "so how many in total",
+    "how many is that with the others", "and everything together", "total", "and with all the others",
+)  # fmt: skip
+
+
+def totals(scene: Scene, rng: Random) -> list[Said]:
+    """How many of a kind of which there are several, how many of these have one colour, and how many there are."""
+    kinds = [thing.kind for thing in scene.things if thing.kind != NUMBER]
+    alike = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+    if not alike:
+        return []
+    kind = rng.choice(alike)
+    name = plural(called(kind, rng))
+    form = rng.choice(["how many {0} [are there|{see}|are in the {pic}|can you count|are shown]", "how many {0}",
+                       "count the {0}.", "the number of {0}", "how many {0} does the {pic} [have|show]"])  # fmt: skip
+    found: list[Said] = [("how_many", ask(form.replace("{0}", name), rng), f"{_count_of(scene, kind, '')}.")]
+    if rng.random() < 0.35:
+        colour = rng.choice([thing.colour for thing in scene.things])
+        form = rng.choice(["how many of them are {0}", "how many of [these|those] are {0}",
+                           "how many of the {1} are {0}", "and how many of them are {0}"])  # fmt: skip
+        form = form.replace("{0}", called(colour, rng)).replace("{1}", name)
+        found.append(("how_many", ask(form, rng), f"{_count_of(scene, kind, colour)}."))
+    forms = [form for form in _ALTOGETHER if "others" not in form or len(set(kinds)) > 1]
+    found.append(("how_many", ask(rng.choice(forms), rng), f"{len(scene.things)}."))
+    return found
+
+
+def colour_counts(scene: Scene, rng: Random) -> list[Said]:
+    """How many of a colour, of others, and how many there are."""
+    colours = list(dict.fromkeys(thing.colour for thing in scene.things))
+    if len(scene.things) < 2:
+        return []
+    found: list[Said] = []
+    for number, colour in enumerate(rng.sample(colours, min(len(colours), 3))):
+        form = rng.choice(["how many {0} {things} are there", "how many {0} {things} {see}", "how many are {0}",
+                           "how many {0} ones are there", "how many of [them|the {things}] are {0}",
+                           "how many {things} are {0}", "count the {0} {things}."] if number == 0 else
+                          ["and {0}", "and how many {0} ones", "and {0} ones", "what about {0}", "and how many are {0}",
+                           "{0} ones", "how about the {0} ones"])  # fmt: skip
+        form = form.replace("{0}", called(colour, rng))
+        found.append(("how_many", ask(form, rng), f"{_count_of(scene, '', colour)}."))
+    if rng.random() < 0.4:
+        forms = [form for form in _ALTOGETHER if "others" not in form]
+        found.append(("how_many", ask(rng.choice(forms), rng), f"{len(scene.things)}."))
+    return found
+
+
 def sides(scene: Scene, rng: Random) -> list[Said]:
     """What is on one side, and on others."""
     found = []
@@ -91,7 +146,9 @@ def word_by_word(scene: Scene, rng: Random) -> list[Said]:
     return rng.sample(found, rng.randint(1, 3))
 
 
-FOLLOWING: tuple[Callable[[Scene, Random], list[Said]], ...] = (colours, places, counts, sides, word_by_word)
+FOLLOWING: tuple[Callable[[Scene, Random], list[Said]], ...] = (
+    colours, places, counts, totals, colour_counts, sides, word_by_word,
+)  # fmt: skip
 
 
 def following(scene: Scene, rng: Random) -> list[Said]:

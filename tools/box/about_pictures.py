@@ -6,9 +6,11 @@ from tools.box import about_choices as about_choices
 from tools.box import about_looks as about_looks
 from tools.box import about_numbers as about_numbers
 from tools.box import about_places as about_places
-from tools.box.about_more import following
+from tools.box import about_rows as about_rows
+from tools.box.about_more import Said, colour_counts, following, totals
 from tools.box.asking import ABOUT_NUMBERS, ABOUT_SHAPES, WEIGHTS, told
 from tools.box.dialogues import Dialogue, Picture, Tasks, Turn
+from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
 from tools.box.placing import Wanted, nothing, random_scene, random_wanted
 from tools.box.scenes import NUMBER, Scene
@@ -34,6 +36,16 @@ def want_numbers(rng: Random) -> list[Wanted]:
             for _ in range(count)]  # fmt: skip
 
 
+def want_alike(rng: Random) -> list[Wanted]:
+    """Two to four of one kind, in one colour or two, and up to two other things."""
+    kind, *others = rng.sample(SHAPES, 3)
+    colours = rng.sample(COLOURS, rng.choice([1, 2, 2, 3]))
+    wanted: list[Wanted] = [(kind, rng.choice(colours), "") for _ in range(rng.choice([2, 2, 3, 3, 4]))]
+    wanted += [(other, rng.choice([*colours, rng.choice(COLOURS)]), "") for other in others[: rng.choice([0, 1, 1, 2])]]
+    rng.shuffle(wanted)
+    return wanted
+
+
 def any_scene(rng: Random) -> Scene:
     """A picture of shapes, of numbers, or of nothing."""
     chance = rng.random()
@@ -48,6 +60,14 @@ def scene_for(task: str, rng: Random) -> Scene:
         return random_scene(rng, want_numbers)
     if task in ("describe", "how_many", "exists", "background") and rng.random() < 0.06:
         return nothing(rng)
+    if task == "filled" and rng.random() < 0.6:
+        # Most things are filled: without this, that would be the answer.
+        scene = random_scene(rng, want_shapes)
+        while all(thing.filled for thing in scene.things):
+            scene = random_scene(rng, want_shapes)
+        return scene
+    if task == "middle_of_row":
+        return random_scene(rng, lambda chance: random_wanted(3, chance))
     if task == "pointing":
         return random_scene(rng, lambda chance: [("arrow", chance.choice(COLOURS), ""), *want_shapes(chance)][:3])
     return random_scene(rng, want_shapes)
@@ -63,10 +83,13 @@ def single(task: str, rng: Random) -> Dialogue:
 
 
 # Questions that few pictures allow; they get pictures of their own.
-RARE = ("pointing", "larger", "is_larger", "distinct", "filled", "this_or_that", "more_of", "all_alike", "corners")
+RARE = (
+    "pointing", "larger", "is_larger", "distinct", "filled", "filled", "this_or_that", "more_of", "all_alike",
+    "corners", "middle_of_row", "in_order", "together",
+)  # fmt: skip
 
 
-@TASKS.add("rare questions", 0.45)
+@TASKS.add("rare questions", 0.65)
 def rare(rng: Random) -> Dialogue:
     """One of them."""
     return single(rng.choice(RARE), rng)
@@ -79,7 +102,21 @@ def in_fewer_words(rng: Random) -> Dialogue:
         scene = random_scene(rng, want_shapes)
         found = following(scene, rng)
         if len(found) > 1 or rng.random() < 0.1 * len(found):
-            break
+            return _in_turns(scene, found, rng)
+
+
+@TASKS.add("several alike", 0.1)
+def several_alike(rng: Random) -> Dialogue:
+    """How many there are of a kind or a colour of which there are several, and how many in all."""
+    while True:
+        scene = random_scene(rng, want_alike)
+        found = rng.choice([totals, totals, colour_counts])(scene, rng)
+        if found:
+            return _in_turns(scene, found, rng)
+
+
+def _in_turns(scene: Scene, found: list[Said], rng: Random) -> Dialogue:
+    """The picture comes with the first question."""
     (task, *asked), *more = found
     opening = Turn(task, asked[0], asked[1], told(scene), (Picture(scene),), rng.random() < 0.1)
     return Dialogue((opening, *(Turn(task, question, answer, told(scene)) for task, question, answer in more)))

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from random import Random
 
-from tools.box import about_both as about_both
+from tools.box.about_both import elliptical, single_things
 from tools.box.about_pictures import want_numbers
 from tools.box.about_places import place_name
 from tools.box.across import SEVERAL as SEVERAL
-from tools.box.across import Asked, about_several, ask_across, numbered, which_answer
+from tools.box.across import Asked, about_several, ask_across, in_words, numbered, summaries, which_answer
 from tools.box.asking import label, told
 from tools.box.changes import change, moved
 from tools.box.dialogues import Dialogue, Picture, Tasks, Turn
@@ -49,8 +49,10 @@ def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
             "which {pic} is {0} in",
             "in which {pic} is [there |]{0}",
             "where is {0}: in which {pic}",
-            "[what|which] [one|{pic}] has {0}",
-            "which of the {pic}s shows {0}",
+            "[what|which] [one|{pic}] [has|has got|is the one with] {0}",
+            "which of the [{1} |]{pic}s [shows|has|contains] {0}",
+            "which of the {1} [{pic}s|][ is it|] that has {0}",
+            "which of [these|them|the {1}] [shows|has] {0}",
             "in [what|which] {pic} do you see {0}",
             "in [what|which] [{pic}|one] is {0}",
             "[what|which] {pic}[ is it|,] that has {0}",
@@ -64,9 +66,8 @@ def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
             "tell me which {pic} [has|shows] {0}.",
         ]
     )
-    return ask_across(form, rng, f"the {what}" if rng.random() < 0.3 else article(what)), which_answer(
-        found[kind, colour]
-    )
+    named = f"the {what}" if rng.random() < 0.3 else article(what)
+    return ask_across(form, rng, named, in_words(scenes)), which_answer(found[kind, colour])
 
 
 def _named(scene: Scene) -> dict[str, Thing]:
@@ -217,8 +218,9 @@ def more(scenes: Sequence[Scene], rng: Random) -> Asked:
     form = rng.choice(["which {pic} [has|shows|contains] {0} {things}", "which {pic} has {0} {things}",
                        "in which {pic} are [there |]{0} {things}", "which one has {0} {things}",
                        "where are [there |]{0} {things}, in which {pic}",
-                       "which of the {pic}s has {0} {things}", "which {pic} do you see {0} {things} in"])  # fmt: skip
-    return ask_across(form, rng, word), which_answer(counts.index(best))
+                       "which of the [{1} |]{pic}s has {0} {things}", "which {pic} do you see {0} {things} in",
+                       "which has [got |]{0} {things}", "which of the {1} has {0} {things}"])  # fmt: skip
+    return ask_across(form, rng, word, in_words(scenes)), which_answer(counts.index(best))
 
 
 @about_several
@@ -328,6 +330,8 @@ def scenes_for(task: str, rng: Random) -> list[Scene]:
     """Pictures that a task across pictures may be asked about."""
     if task == "changed":
         return change(rng)
+    if task == "alike_in":
+        return single_things(rng)
     count = rng.choice([2, 2, 2, 3])
     if task in ABOUT_NUMBERS:
         return [random_scene(rng, lambda chance: want_numbers(chance)[:1]) for _ in range(count)]
@@ -341,13 +345,6 @@ def scenes_for(task: str, rng: Random) -> list[Scene]:
         return random_wanted(chance.randint(1, most), chance, kinds=kinds, colours=colours)
 
     return [random_scene(rng, want) for _ in range(count)]
-
-
-def summaries(scenes: Sequence[Scene]) -> str:
-    """Everything in every picture; also what reasoning about them writes down."""
-    return " ".join(
-        f"Picture {number}: {told(scene)[0].lower()}{told(scene)[1:]}" for number, scene in enumerate(scenes, 1)
-    )
 
 
 def _show(scenes: Sequence[Scene], questions: list[tuple[str, str, str]], rng: Random) -> Dialogue:
@@ -375,10 +372,20 @@ def several(task: str, rng: Random) -> Dialogue:
             return _show(scenes, [(task, *asked)], rng)
 
 
+@TASKS.add("in fewer words", 0.12)
+def in_fewer_words(rng: Random) -> Dialogue:
+    """A question across pictures, and others that leave out what it said."""
+    while True:
+        scenes = scenes_for(rng.choice(["alike_in", "which_picture", "which_picture"]), rng)
+        questions = elliptical(scenes, rng)
+        if len(questions) > 1:
+            return _show(scenes, questions, rng)
+
+
 @TASKS.add("several pictures", 1.0)
 def several_pictures(rng: Random) -> Dialogue:
     """One to five questions across pictures."""
-    often = ["changed"] * 3 + ["which_picture"] * 4 + ["more", "count_in", "digits_of", "where_in"]
+    often = ["changed"] * 3 + ["which_picture"] * 4 + ["more", "more", "alike_in", "count_in", "digits_of", "where_in"]
     task = rng.choice([*often, *SEVERAL])
     scenes = scenes_for(task, rng)
     names = [task]

@@ -2,6 +2,7 @@
 
 from random import Random
 
+from tools.box.about_chat import EXACTLY, exact_text, same_word, sums_in_a_row
 from tools.box.about_facts import facts as facts_between
 from tools.box.about_values import sentence
 from tools.box.about_words import words
@@ -92,8 +93,11 @@ def count(rng: Random) -> Dialogue:
     return _single("count", ask(form, rng, a=str(first), b=str(last)), f"{numbers}.", f"From {first} to {last}.")
 
 
-@TASKS.add("copy", 2.5)
+@TASKS.add("copy", 2.8)
 def copy(rng: Random) -> Dialogue:
+    if rng.random() < 0.2:
+        items = exact_text(rng)
+        return _single("copy", rng.choice(EXACTLY).replace("{}", items), items, "Every letter stays as it is.")
     chance = rng.random()
     size = rng.randint(1, 6)
     items = " ".join(
@@ -216,7 +220,11 @@ def _story(first: str, second: str, sign: str, rng: Random) -> str:
 
 @TASKS.add("talk", 2.5)
 def talk(rng: Random) -> Dialogue:
-    task, questions, answer, reasoning = rng.choice(TALK)
+    return Dialogue((_talk(rng, rng.choice(TALK)),))
+
+
+def _talk(rng: Random, about: tuple[str, tuple[str, ...], str, str]) -> Turn:
+    task, questions, answer, reasoning = about
     form = rng.choice(questions)
     text = fill(form.rstrip("."), rng)
     if rng.random() < 0.2:
@@ -224,7 +232,16 @@ def talk(rng: Random) -> Dialogue:
             f"{rng.choice(['right, ', 'ok ', 'hey ', 'well, ', 'oh, ', 'alright, ', 'so ', 'hm, '])}{hasty(text, rng)}"
         )
     statement = form.endswith(".") or task in ("greet", "thanks", "bye")
-    return _single("talk", typed(text, rng, statement=statement), answer, reasoning)
+    return Turn("talk", typed(text, rng, statement=statement), answer, reasoning)
+
+
+def parting(rng: Random) -> Dialogue:
+    """What people say behind an answer: thanks, a farewell, or how are you; thanks and a farewell at times."""
+    kinds = {kind[0]: kind for kind in TALK}
+    names = rng.choices(["thanks", "bye", "how", "self", "able", "greet"], [5, 4, 3, 1, 1, 1])
+    if names == ["thanks"] and rng.random() < 0.25:
+        names.append("bye")
+    return Dialogue(tuple(_talk(rng, kinds[name]) for name in names))
 
 
 @TASKS.add("off topic", 4.0)
@@ -284,13 +301,28 @@ def remember(rng: Random) -> Dialogue:
     return Dialogue((first, *between, last))
 
 
-@TASKS.add("facts", 2.2)
+@TASKS.add("facts", 2.7)
 def facts(rng: Random) -> Dialogue:
     """Told, and asked for later."""
     return facts_between(rng, (talk, talk, talk, add, spell, count, letters, copy, off_topic))
 
 
 TASKS.add("words", 1.7)(words)
+TASKS.add("same word", 1.1)(same_word)
+TASKS.add("sums in a row", 1.1)(sums_in_a_row)
+
+
+@TASKS.add("parting", 1.2)
+def talk_behind(rng: Random) -> Dialogue:
+    """Small talk behind anything else, which it is no part of; and at times the conversation goes on."""
+    makers: list[Maker] = [
+        add, spell, letters, count, copy, remember, facts, words, off_topic, sums_in_a_row, same_word,
+    ]  # fmt: skip
+    turns: list[Turn] = []
+    for _ in range(rng.choice([1, 1, 2])):
+        # The first ones: later ones may leave out what these say.
+        turns += [*rng.choice(makers)(rng).turns[:4], *parting(rng).turns]
+    return Dialogue(tuple(turns))
 
 
 def mixed(rng: Random) -> Dialogue:

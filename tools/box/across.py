@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from random import Random
 
+from tools.box.asking import told
 from tools.box.scenes import Scene
 from tools.box.wordings import ask
 
@@ -42,3 +43,15 @@ def ask_across(form: str, rng: Random, *names: str) -> str:
     for number, name in enumerate(names):
         form = form.replace(f"{{{number}}}", name)
     return ask(form, rng)
+
+
+def in_words(scenes: Sequence[Scene]) -> str:
+    """How many there are."""
+    return _CARDINALS[len(scenes) - 1]
+
+
+def summaries(scenes: Sequence[Scene]) -> str:
+    """Everything in every picture; also what reasoning about them writes down."""
+    return " ".join(
+        f"Picture {number}: {told(scene)[0].lower()}{told(scene)[1:]}" for number, scene in enumerate(scenes, 1)
+    )

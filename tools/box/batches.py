@@ -79,6 +79,9 @@ def draw_dialogue(rng: Random, world: World = WORLD) -> Dialogue:
         # Who looks at a picture asks for other things too.
         extra = rng.choice([*[about_text.off_topic_with_picture] * 4, about_text.add, about_text.spell])(rng).turns
         dialogue = replace(dialogue, turns=(*dialogue.turns, *extra[:2]))
+    if rng.random() < 0.03 and not dialogue.turns[-1].tool_calls:
+        # Whatever it was about, somebody says thanks at the end.
+        dialogue = replace(dialogue, turns=(*dialogue.turns, *about_text.parting(rng).turns))
     return replace(dialogue, system=rng.choice(SYSTEM)) if rng.random() < 0.12 else dialogue
 
 
