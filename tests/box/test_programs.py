@@ -170,7 +170,7 @@ def test_a_few_words_are_enough() -> None:
         "book_table": r"(can you )?book a table for \d+ tonight",
     }
     for name, form in wanted.items():
-        questions = [request(described(_program(name), Random(n)), Random(f"{n}")).question for n in range(1500)]
+        questions = (request(described(_program(name), Random(n)), Random(f"{n}")).question for n in range(3000))
         assert any(re.match(form, question.rstrip(".?!").lower()) for question in questions), name
 
 
@@ -254,11 +254,20 @@ def test_what_no_program_does_gets_one_honest_sentence() -> None:
         (refused,) = [turn for turn in dialogue.turns if turn.answer == HONEST]
         assert not refused.tool_calls
         beside += any(turn.tool_calls for turn in dialogue.turns)
-        tools = str(dialogue.tools)
-        if "weather" in refused.question.lower():
-            assert "internet" not in tools
-            assert "search engine" not in tools
     assert 10 < beside < 60
+
+
+def test_what_another_function_might_do_as_well_is_not_refused() -> None:
+    for number in range(400):
+        dialogue = no_program(Random(f"might-{number}"))
+        (question,) = [turn.question.lower() for turn in dialogue.turns if turn.answer == HONEST]
+        names = {tool["function"]["name"] for tool in dialogue.tools}
+        if "weather" in question or " to do" in question:
+            assert not names & {*_program("web_search").names, "fetch_url"}
+        if question.startswith(("grep", "cat ", "rm ", "ls ")):
+            assert not names & set(_program("run_command").names)
+        if "wake me" in question:
+            assert not names & {*_program("set_timer").names, *_program("set_alarm").names}
 
 
 def test_a_picture_or_a_sum_may_be_asked_about_while_functions_are_there() -> None:

@@ -25,7 +25,7 @@ ALL = (*FILE_PROGRAMS, *FACT_PROGRAMS, *DAY_PROGRAMS, *HOME_PROGRAMS, *TRADE_PRO
 FAMILIES = (
     ("read", "write", "list", "delete", "move", "grep", "shell", "fetch", "tests", "info"),
     ("weather", "time", "stock", "money", "units", "search", "translate", "sums"),
-    ("event", "events", "reminder", "alarm", "timer", "task", "tasks", "note", "mail", "mails", "message", "contact"),
+    ("event", "events", "reminder", "alarm", "timer", "task", "lists", "note", "mail", "mails", "message", "contact"),
     ("light", "heating", "lock", "volume", "music", "timer", "timers", "device"),
     ("route", "flight", "table", "weather", "money", "hotel", "time"),
     ("shopping", "lists", "orders", "order", "price", "money"),
@@ -51,7 +51,13 @@ _QUESTIONS = ("what", "how", "is", "do", "which", "where", "who", "can", "could"
 _POLITE = (" please", " pls", ", please", " thanks", ", thanks", " plz", " now")
 # Requests that a search would serve as well.
 _LOOKED_UP = ("weather", "time", "stock", "money", "units", "translate", "contact", "price", "route", "hotel", "flight")
-_SEARCHES = ("search", "fetch", "shell")
+_SEARCHES = {"search", "fetch", "shell"}
+# What one of these is asked for, another might do.
+_CLOSE: tuple[set[str], ...] = (
+    {"timer", "alarm", "reminder", "event"}, {"lists", "shopping", "order"}, {"route", "flight"},
+    {"message", "mail"}, {"money", "units"},
+)  # fmt: skip
+_IN_A_SHELL = {"read", "write", "list", "delete", "move", "grep", "tests", "info", "fetch"}
 
 
 @dataclass(frozen=True)
@@ -282,13 +288,18 @@ def program_call(rng: Random) -> Dialogue:
     return Dialogue(tuple(found), tools=_tools(there))
 
 
+def _might_serve(missing: str, there: set[str]) -> bool:
+    """Whether it does sums itself, a search finds what is known, or something else does nearly what is asked for."""
+    if missing == "sums" or (missing in _LOOKED_UP and there & _SEARCHES):
+        return True
+    return (missing in _IN_A_SHELL and "shell" in there) or any(missing in close and there & close for close in _CLOSE)
+
+
 @TASKS.add("no program", 0.2)
 def no_program(rng: Random) -> Dialogue:
     """What none of them does: one sentence says so, before or after what one of them does."""
     missing, *there = several(rng.choice([2, 3, 3, 4]), rng)
-    names = {one.program.group for one in there}
-    if missing.program.group == "sums" or (missing.program.group in _LOOKED_UP and names.intersection(_SEARCHES)):
-        # It can do sums, and a search finds what is known.
+    if _might_serve(missing.program.group, {one.program.group for one in there}):
         return no_program(rng)
     refused = Turn("no_function", request(missing, rng).question, HONEST, "I do not know about that.")
     found: tuple[Turn, ...] = (refused,)

@@ -34,7 +34,7 @@ def _shuffled(found: Mapping[str, Any], rng: Random) -> dict[str, Any]:
 
 def returned(result: Any, arguments: Mapping[str, Any], rng: Random) -> str:
     """As text. Objects hold more than what is asked for: what the function was given, numbers of their own."""
-    given = arguments if rng.random() < 0.4 else {}
+    given: Mapping[str, Any] = arguments if rng.random() < 0.4 else {}
     if isinstance(result, dict):
         found = _shuffled({**_beside(rng), **given, **result}, rng)
         if rng.random() < 0.15:
@@ -50,8 +50,8 @@ def returned(result: Any, arguments: Mapping[str, Any], rng: Random) -> str:
     if chance < 0.6:
         return str(result)
     if str(result).lower() in ("ok", "done", "success", "true"):
-        state = rng.choice([{"status": "ok"}, {"success": True}, {"status": "success"}, {"ok": True}])
-        return _dumped(_shuffled({**_beside(rng), **given, **state}, rng), rng)
+        states: list[dict[str, Any]] = [{"status": "ok"}, {"success": True}, {"status": "success"}, {"ok": True}]
+        return _dumped(_shuffled({**_beside(rng), **given, **rng.choice(states)}, rng), rng)
     if chance < 0.8:
         return _dumped({"result": result}, rng)
     name = rng.choice(["result", "result", "output", "value", "text", "data"])
