@@ -18,6 +18,7 @@ from tools.box.about_programs import (
     described,
     follow_up,
     mentioned,
+    might_serve,
     no_call,
     no_program,
     program_call,
@@ -247,17 +248,21 @@ def test_the_runtime_reads_the_calls_back() -> None:
 
 def test_what_no_program_does_gets_one_honest_sentence() -> None:
     """Before or after what one of them does, at times."""
-    beside = 0
+    beside = after = 0
     for number in range(80):
         dialogue = no_program(Random(f"none-{number}"))
         assert dialogue.tools
         (refused,) = [turn for turn in dialogue.turns if turn.answer == HONEST]
         assert not refused.tool_calls
         beside += any(turn.tool_calls for turn in dialogue.turns)
+        after += dialogue.turns[-1].answer == HONEST and len(dialogue.turns) > 1
     assert 10 < beside < 60
+    assert after
 
 
 def test_what_another_function_might_do_as_well_is_not_refused() -> None:
+    assert might_serve("weather", {"light", "search"})
+    assert not might_serve("weather", {"light"})
     for number in range(400):
         dialogue = no_program(Random(f"might-{number}"))
         (question,) = [turn.question.lower() for turn in dialogue.turns if turn.answer == HONEST]

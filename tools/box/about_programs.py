@@ -227,8 +227,11 @@ def _answered(asked: Request, result: Any) -> str:
     program, answer = asked.one.program, asked.answer
     if any(f"{{{key}}}" in answer and key not in asked.values for key in program.slots):
         answer = "{result}." if "{result}" in answer else "Done."
-    fields = result if isinstance(result, Mapping) else {"result": ", ".join(result) or "nothing"} \
-        if isinstance(result, list) else {"result": result}  # fmt: skip
+    fields: Mapping[str, Any] = {"result": result}
+    if isinstance(result, Mapping):
+        fields = result
+    elif isinstance(result, list):
+        fields = {"result": ", ".join(result) or "nothing"}
     text = answer.format(**{key: said(value) for key, value in {**asked.values, **fields}.items()})
     return text[0].upper() + text[1:]
 
@@ -288,7 +291,7 @@ def program_call(rng: Random) -> Dialogue:
     return Dialogue(tuple(found), tools=_tools(there))
 
 
-def _might_serve(missing: str, there: set[str]) -> bool:
+def might_serve(missing: str, there: set[str]) -> bool:
     """Whether it does sums itself, a search finds what is known, or something else does nearly what is asked for."""
     if missing == "sums" or (missing in _LOOKED_UP and there & _SEARCHES):
         return True
@@ -299,7 +302,7 @@ def _might_serve(missing: str, there: set[str]) -> bool:
 def no_program(rng: Random) -> Dialogue:
     """What none of them does: one sentence says so, before or after what one of them does."""
     missing, *there = several(rng.choice([2, 3, 3, 4]), rng)
-    if _might_serve(missing.program.group, {one.program.group for one in there}):
+    if might_serve(missing.program.group, {one.program.group for one in there}):
         return no_program(rng)
     refused = Turn("no_function", request(missing, rng).question, HONEST, "I do not know about that.")
     found: tuple[Turn, ...] = (refused,)
