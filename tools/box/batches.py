@@ -23,7 +23,6 @@ from tools.box import (
     about_programs,
     about_several,
     about_text,
-    about_tools,
 )
 from tools.box.cutting import cut
 from tools.box.dialogues import Clip, Dialogue, Picture, Tasks, Turn
@@ -38,20 +37,17 @@ from tools.box.scenes import Scene
 World = tuple[tuple[Tasks, float], ...]
 WORLD: World = (
     (about_pictures.TASKS, 11.0), (about_several.TASKS, 5.0), (about_next.TASKS, 3.0), (about_clips.TASKS, 3.5),
-    (about_text.TASKS, 6.5), (about_text.LONG, 0.2), (about_tools.TASKS, 1.0), (about_functions.TASKS, 3.5),
-    (about_programs.TASKS, 3.0),
+    (about_text.TASKS, 6.5), (about_text.LONG, 0.2), (about_functions.TASKS, 3.5), (about_programs.TASKS, 4.0),
 )  # fmt: skip
 # For a run that continues another on a CPU: less of what takes many tokens, and more calls of functions.
 CONTINUED: World = (
     (about_pictures.TASKS, 5.5), (about_several.TASKS, 4.5), (about_next.TASKS, 1.8), (about_clips.TASKS, 3.5),
-    (about_text.TASKS, 7.0), (about_text.LONG, 0.1), (about_tools.TASKS, 1.0), (about_functions.TASKS, 3.5),
-    (about_programs.TASKS, 7.0),
+    (about_text.TASKS, 7.0), (about_text.LONG, 0.1), (about_functions.TASKS, 3.5), (about_programs.TASKS, 8.0),
 )  # fmt: skip
 # For the MTP module alone: drafts are asked for behind long conversations too.
 TO_DRAFT: World = (
     (about_pictures.TASKS, 4.0), (about_several.TASKS, 2.0), (about_clips.TASKS, 1.0), (about_text.TASKS, 2.0),
-    (about_text.LONG, 8.0), (about_tools.TASKS, 1.0), (about_functions.TASKS, 2.0),
-    (about_programs.TASKS, 1.0),
+    (about_text.LONG, 8.0), (about_functions.TASKS, 2.0), (about_programs.TASKS, 2.0),
 )  # fmt: skip
 # How many of MTP's drafts are chained in training.
 DEPTHS = 4

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.prompts.positions import MediaLayout, MediaSpan
 from mlx_qwen35.prompts.prompt import Prompt
-from tools.box import about_functions, about_pictures, about_programs, about_several, about_text, about_tools
+from tools.box import about_functions, about_pictures, about_programs, about_several, about_text
 from tools.box.asking import ABOUT_SHAPES
 from tools.box.dialogues import Dialogue, Turn
 
@@ -62,8 +62,7 @@ def tasks() -> dict[str, dict[str, Callable[[Random], Dialogue]]]:
         "several pictures": {name: partial(about_several.several, name) for name in about_several.SEVERAL},
         "text": {name: maker for name, maker in about_text.TASKS.makers.items() if name != "off topic"},
         "off-topic": {"off topic": about_text.off_topic},
-        "tools": about_tools.TASKS.makers
-        | about_functions.TASKS.makers
+        "tools": about_functions.TASKS.makers
         | about_programs.TASKS.makers
         | {"any call": about_functions.single, "program": about_programs.single},
     }
@@ -271,7 +270,7 @@ def main() -> None:
             for group, names in tasks().items()
         }
         report[mode] = as_report(scores)
-        calls = [scores["tools"][name] for name in ("call", "any call")]
+        calls = [scores["tools"][name] for name in ("program", "any call")]
         well_formed = sum(score.well_formed for score in calls) / sum(score.asked for score in calls)
         report[mode]["tools"]["well-formed calls"] = round(well_formed, 4)
         print(mode, {group: shares["all"] for group, shares in report[mode].items()})

@@ -24,7 +24,6 @@ from tools.box import (
     about_programs,
     about_several,
     about_text,
-    about_tools,
 )
 from tools.box.batches import Batch, Encoder, collate
 from tools.box.evaluate import SEED
@@ -36,7 +35,6 @@ KINDS = {
     "several pictures": about_several.TASKS,
     "clips": about_clips.TASKS,
     "text": about_text.TASKS,
-    "tools": about_tools.TASKS,
     "functions": about_functions.TASKS,
     "programs": about_programs.TASKS,
 }

@@ -11,13 +11,31 @@ ROOMS = ("kitchen", "bedroom", "hall", "office", "garage", "bathroom", "living r
 CURRENCIES = ("USD", "EUR", "GBP", "JPY", "CHF", "SEK", "CAD", "AUD", "INR", "NOK")
 DOORS = ("front door", "back door", "garage door", "gate", "cellar door", "car", "safe", "windows")
 _ROOTS = ("", "", "", "./", "src/", "docs/", "/tmp/", "/etc/", "/var/log/", "~/", "data/", "tests/")
-_BARE_FILES = ("README", "Makefile", "LICENSE", "/etc/passwd", "/etc/fstab", ".gitignore", "Dockerfile", ".env")
+_BARE_FILES = (
+    "README.md",
+    "README.md",
+    "src/app.py",
+    "notes/todo.txt",
+    "package.json",
+    "CHANGELOG.md",
+    "TODO",
+    "README",
+    "Makefile",
+    "LICENSE",
+    "/etc/passwd",
+    "/etc/fstab",
+    ".gitignore",
+    "Dockerfile",
+    ".env",
+)
 _KINDS_OF = ("best", "cheap", "good", "new", "old", "small", "nearby", "famous", "open", "free")
 _COMMANDS = (
     "git {verb}", "git log -{n}", "git checkout {word}", "ls -{letters}", "ls {folder}", "cat {file}", "python {file}",
     "python3 -m {word}", "npm run {word}", "npm install {word}", "pip install {word}", "mkdir {word}", "pwd", "df -h",
     "echo {word}", "grep -r {word} {folder}", "make {word}", "make", "cargo build", "docker ps", "rm {file}", "whoami",
     "head -{n} {file}", "wc -l {file}", "curl {url}", "ps aux", "uname -a", "pytest {file}", "cp {file} {folder}",
+    "npm test", "npm start", "npm run build", "make test", "make clean", "cargo test", "go test ./...", "pytest -q",
+    "git commit -m {word}", "python -m pytest {file}", "ruff check .", "yarn {word}", "npx {word}", "{name}",
 )  # fmt: skip
 _OPERATORS = ("+", "-", "*", "/", "*", "/", "**", "%")
 
@@ -25,12 +43,35 @@ _OPERATORS = ("+", "-", "*", "/", "*", "/", "**", "%")
 def city(rng: Random) -> str:
     """One of those that everybody knows, or of those that nobody does."""
     name = rng.choice(CITIES) if rng.random() < 0.6 else word(rng).capitalize()
+    # Who types in a hurry writes none of it large; a call gives it as it stands.
+    name = name.lower() if rng.random() < 0.15 else name
     return f"{rng.choice(['New', 'Port', 'San', 'Saint'])} {name}" if rng.random() < 0.05 else name
 
 
 def path(rng: Random) -> str:
-    """'src/plan.py', '/etc/fstab'."""
-    return rng.choice(_BARE_FILES) if rng.random() < 0.12 else rng.choice(_ROOTS) + file_name(rng)
+    """'src/plan.py', '/etc/fstab', 'PLAN.md', 'notes/todo.txt'."""
+    chance = rng.random()
+    if chance < 0.15:
+        return rng.choice(_BARE_FILES)
+    name = file_name(rng)
+    if chance < 0.25:
+        stem, ending = name.rsplit(".", 1)
+        name = rng.choice([f"{stem.upper()}.{ending}", f"{stem.upper()}.md", f"{camel(rng)}.{ending}"])
+    return (f"{word(rng)}/" if chance > 0.85 else rng.choice(_ROOTS)) + name
+
+
+def camel(rng: Random) -> str:
+    """'LampRiver'."""
+    return word(rng).capitalize() + word(rng).capitalize()
+
+
+def identifier(rng: Random) -> str:
+    """A name in code: 'parse_args', 'getLamp', 'MAX_SIZE', 'lamp'."""
+    verb = rng.choice(["parse", "get", "set", "load", "save", "is", "make", "read", "find", "run", "init", "to"])
+    noun = rng.choice(["args", word(rng), word(rng), word(rng), "name", "file", "config"])
+    return rng.choice([f"{verb}_{noun}", f"{verb}_{noun}", verb + noun.capitalize(), f"{verb}_{noun}_{word(rng)}",
+                       f"{noun}_{word(rng)}".upper(), noun.upper(), "TODO", "FIXME", camel(rng), noun, noun,
+                       f"{noun}.{verb}", f"{verb}_{noun}()"])  # fmt: skip
 
 
 def folder(rng: Random) -> str:
@@ -66,7 +107,7 @@ def command(rng: Random) -> str:
     verb = rng.choice(["status", "diff", "log", "push", "pull", "commit", "branch", "fetch", "stash", "blame"])
     return form.format(
         verb=verb, n=rng.randint(1, 50), word=word(rng), letters=letters, folder=folder(rng), file=path(rng),
-        url=url(rng),
+        url=url(rng), name=identifier(rng),
     )  # fmt: skip
 
 
@@ -103,11 +144,16 @@ def say(rng: Random) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(rng.choice([1, 1, 2, 3, 4])))
 
 
+def subject(rng: Random) -> str:
+    """What a mail or a meeting is about."""
+    return say(rng).capitalize()
+
+
 def day(rng: Random) -> str:
     """'Friday', 'tomorrow', '2027-03-09', '3 May'."""
     weekdays = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
     return rng.choice([
-        rng.choice(weekdays), rng.choice(weekdays), "today", "tomorrow",
+        rng.choice(weekdays), rng.choice(weekdays), "today", "tomorrow", "tonight",
         f"20{rng.randint(24, 30)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}",
         f"{rng.randint(1, 28)} {rng.choice(['January', 'April', 'May', 'June', 'August', 'October'])}",
         f"next {rng.choice(weekdays)}",

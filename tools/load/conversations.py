@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from tools.box import about_pictures, about_several, about_text, about_tools
+from tools.box import about_pictures, about_programs, about_several, about_text
 from tools.box.dialogues import Dialogue, Picture
 
 POOL = 60
@@ -65,7 +65,7 @@ LONG: Json = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 16, "maxIt
 TASKS = {
     "text": (about_text.TASKS,),
     "image": (about_pictures.TASKS, about_several.TASKS),
-    "tools": (about_tools.TASKS,),
+    "tools": (about_programs.TASKS,),
 }
 KINDS = (*TASKS, "schema")
 
