@@ -69,6 +69,9 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--strict", action="store_true", help="refuse fields that would change nothing")
     parser.add_argument("--strict-model", action="store_true", help="refuse other names of the model than its own")
+    parser.add_argument(
+        "--free-tool-calls", action="store_true", help="hold calls to functions that are not strict to no schema"
+    )
     parser.add_argument("--max-stored", type=int, default=256, help="responses that are kept by id; default: 256")
     parser.add_argument(
         "--max-stored-bytes", type=size, default=64 * 2**20, metavar="SIZE", help="all of them; default: 64MiB"
@@ -145,7 +148,9 @@ def run(options: argparse.Namespace) -> None:
             _tell(f"--host {options.host} lets in who reaches this machine, and no key is set; {KEY_VARIABLE} sets one")
         with load_kit(options) as kit:
             engine = Engine(kit, **{name: value for name, value in limits.items() if value is not None})
-            service = GenerationService(engine, policy, timeout=options.timeout, defaults=defaults)
+            service = GenerationService(
+                engine, policy, timeout=options.timeout, defaults=defaults, hold_calls=not options.free_tool_calls
+            )
             app = make_app(service, settings)
             url = url_of(options.host, sockets[0].getsockname()[1])
             server = Server(

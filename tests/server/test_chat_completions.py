@@ -9,6 +9,8 @@ import pytest
 
 from mlx_qwen35 import ModelKit
 from mlx_qwen35.answers.results import TokenLogprob
+from mlx_qwen35.checkpoints.files import BOX
+from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.server.protocols.common import token_logprob
 from tests.server.clients import BLUE_SQUARE, PARIS, RED_CIRCLE, SPELL, TOOLS, WEATHER, chat, raw, seen
 from tests.server.conftest import Running
@@ -140,6 +142,24 @@ def test_tool_calls(client: Any) -> None:
     result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
     answer = chat(client, [*PARIS, choice.message.model_dump(exclude_none=True), result], tools=TOOLS)
     assert answer.choices[0].message.content == "It is sunny in Paris."
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_call_is_of_a_function_that_there_is(client: Any, seed: int) -> None:
+    """By its schema, although nothing is strict; this model would write other names, and other things behind them."""
+    kinds = {"mode": {"enum": ["quick", "slow"]}, "level": {"type": "integer", "minimum": 10, "maximum": 99}}
+    tool = {"name": "zvorka", "parameters": {"type": "object", "properties": kinds, "required": ["mode"]}}
+    begins = Tokenizer(BOX).control_id("<tool_call>")
+    found = chat(
+        client, PARIS, tools=[{"type": "function", "function": tool}], logit_bias={begins: 100}, seed=seed,
+        parallel_tool_calls=False, temperature=1.0, max_tokens=80,
+    )  # fmt: skip
+    assert found.choices[0].finish_reason == "tool_calls"
+    (call,) = found.choices[0].message.tool_calls
+    arguments = json.loads(call.function.arguments)
+    assert call.function.name == "zvorka"
+    assert arguments["mode"] in kinds["mode"]["enum"]
+    assert arguments.get("level", 10) in range(10, 100)
 
 
 def test_tool_choice(client: Any) -> None:

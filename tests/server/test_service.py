@@ -13,6 +13,7 @@ import pytest
 
 from mlx_qwen35 import Engine, ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
+from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import GenerationCancelled, KitClosedError, OptionError
 from mlx_qwen35.server.generation import (
     AnswerDefaults,
@@ -223,6 +224,20 @@ def test_each_answer_is_held_to_what_was_asked(box: ModelKit, settings: dict[str
     assert found == [kinds, kinds]
     # They keep count of their answer, so no two answers share one.
     assert not {id(x) for x in made[0]} & {id(x) for x in made[1]}
+
+
+def test_calls_are_held_to_no_schema_where_that_is_not_wanted(box: ModelKit) -> None:
+    """Nor where the template writes them in another form; those of strict functions are."""
+
+    def made(service: GenerationService, **settings: Any) -> list[str]:
+        (request,) = service.prepare(GenerationRequest(QUESTION, tools=[WEATHER], **settings)).requests
+        return [type(one).__name__ for one in request.make_processors() if not isfunction(one)]
+
+    free = GenerationService(Scripted(box, []), MediaPolicy(), hold_calls=False)  # type: ignore[arg-type]
+    assert (made(free), made(free, strict_tools={"weather"})) == ([], ["Constraint"])
+    template = (box.tokenizer.chat_template or "").replace("<function=", "<call ")
+    with ModelKit.load(BOX, chat_template=template) as kit:
+        assert made(GenerationService(Scripted(kit, []), MediaPolicy())) == []  # type: ignore[arg-type]
 
 
 def test_a_full_queue_refuses_before_anything_is_prepared(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
