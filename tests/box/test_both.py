@@ -1,5 +1,6 @@
 """Questions across pictures: what is said to be in both is in both."""
 
+import re
 from random import Random
 
 import pytest
@@ -8,6 +9,9 @@ from tools.box import about_next, about_several
 from tools.box.about_several import SEVERAL, several
 from tools.box.asking import told
 from tools.box.dialogues import Picture
+from tools.box.outlines import SHAPES
+from tools.box.palette import COLOURS
+from tools.box.scenes import NUMBER
 
 
 def _scenes(task: str, number: int) -> tuple[list[set[str]], str, str]:
@@ -29,6 +33,34 @@ def test_the_picture_with_the_larger_number() -> None:
         numbers = [int("".join(word for word in found if word.isdigit())) for found in words]
         right = max(numbers) if any(word in question for word in ("larg", "big", "high")) else min(numbers)
         assert answer in (f"{right}.", f"Picture {numbers.index(right) + 1}.")
+
+
+def test_which_picture_it_is_in_stands_behind_what_they_show() -> None:
+    """Of the pictures up to that one: none of them but the last has what is asked for."""
+    for number in range(40):
+        words, _, answer = _scenes("which_picture", number)
+        listed, _, last = answer[:-1].lower().rpartition(": picture ")
+        parts = listed.split("; ")
+        assert len(parts) == int(last)
+        assert all(any(word in part for word in found if word) for found, part in zip(words, parts, strict=False))
+        assert [set(re.findall(r"[a-z]+", part)) & {*SHAPES, *COLOURS} for part in parts] == [
+            {word for word in found if word.isalpha() and word != NUMBER} for found in words[: int(last)]
+        ]
+
+
+@pytest.mark.parametrize("key", ["shape", "color"])
+def test_whether_they_are_alike_stands_behind_what_they_are(key: str) -> None:
+    """Yes about as often as no."""
+    said = []
+    for number in range(120):
+        words, question, answer = _scenes("alike_in", number)
+        if key == ("color" if "colo" in question else "shape"):
+            names = [found & {*(SHAPES if key == "shape" else COLOURS)} for found in words]
+            right = "yes" if all(name == names[0] for name in names) else "no"
+            assert answer.endswith(f": {right}."), (question, answer)
+            assert all(f" {next(iter(name))}" in answer.lower() for name in names)
+            said.append(right)
+    assert 0.3 < said.count("yes") / len(said) < 0.7
 
 
 def test_who_shows_one_picture_after_another_asks_about_the_newest() -> None:

@@ -28,12 +28,12 @@ def test_most_conversations_say_something_else_in_between() -> None:
 def test_what_was_put_right_is_what_counts() -> None:
     """Of two homes, the later one is asked for."""
     checked = 0
-    for number in range(1500):
+    for number in range(3000):
         dialogue = facts(Random(f"home-{number}"))
         homes = [
             turn.question for turn in dialogue.turns if turn.answer == HEARD and "i live in" in turn.question.lower()
         ]
-        asked = [turn for turn in dialogue.turns if turn.question.lower().startswith("where do i live")]
+        asked = [turn for turn in dialogue.turns if "do i live" in turn.question.lower()]
         if len(homes) == 2 and asked:
             assert asked[0].answer.removeprefix("In ")[:-1] in homes[1]
             checked += 1

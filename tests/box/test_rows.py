@@ -6,7 +6,9 @@ from random import Random
 import pytest
 
 from tools.box import about_more, about_pictures, wordings
+from tools.box.asking import counted
 from tools.box.dialogues import Picture, Turn
+from tools.box.placing import random_scene
 from tools.box.scenes import Scene
 
 
@@ -83,12 +85,23 @@ def test_several_alike_are_counted_and_then_all() -> None:
                 if "in the" not in question and not colours:
                     assert turn.answer == f"{len(scene.things)}.", turn
             elif len(colours) == 1 and " of th" not in question:
-                assert turn.answer == f"{sum(thing.colour == colours[0] for thing in scene.things)}.", turn
+                assert turn.answer == counted([thing for thing in scene.things if thing.colour == colours[0]]), turn
 
 
 def test_a_kind_is_counted_by_colour_too() -> None:
     for number in range(30):
         scene = _scene(about_pictures.several_alike(Random(f"kinds-{number}")).turns[0])
         said = about_more.totals(scene, Random(number))
-        assert int(said[0][2][:-1]) >= 2 if said else True
-        assert all(int(answer[:-1]) <= int(said[-1][2][:-1]) for _, _, answer in said)
+        found = [int(answer[:-1].rpartition(" ")[2]) for _, _, answer in said]
+        assert found[0] >= 2 if found else True
+        assert all(count <= found[-1] for count in found)
+
+
+def test_what_is_counted_is_named_first() -> None:
+    """As many things as the number says; none is a number alone."""
+    scene = random_scene(Random(2), lambda rng: [("star", "red", ""), ("heart", "red", ""), ("star", "blue", "")])
+    things = sorted(scene.things, key=lambda thing: (thing.kind, thing.colour))
+    assert counted(things) == "A red heart, a blue star and a red star: 3."
+    assert counted(things[1:]) == "A blue star and a red star: 2."
+    assert counted(things[:1]) == "A red heart: 1."
+    assert counted([]) == "0."

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from tools.box.asking import Asked, about_shapes, absent, ask_about, label, pick, references, told, which
+from tools.box.asking import Asked, about_shapes, absent, ask_about, counted, label, pick, references, told, which
 from tools.box.outlines import DIRECTIONS, SHAPES
 from tools.box.palette import COLOURS
 from tools.box.scenes import NUMBER, Scene
@@ -121,10 +121,11 @@ def how_many(scene: Scene, rng: Random) -> Asked:
     seen = [(thing.kind, thing.colour) for thing in scene.things]
     other = (rng.choice(SHAPES), rng.choice(COLOURS))
     kind, name = rng.choice(seen) if seen and rng.random() < 0.75 else other
-    right = [(key == "colour" or one == kind) and (key == "kind" or hue == name) for one, hue in seen]
+    meant = [thing for thing in scene.things
+             if (key == "colour" or thing.kind == kind) and (key == "kind" or thing.colour == name)]  # fmt: skip
     what = "{things}" if key == "colour" else plural(called(kind, rng))
     what = what if key == "kind" else f"{called(name, rng)} {what}"
-    return ask_about(rng.choice(forms), rng, what), f"{sum(right)}."
+    return ask_about(rng.choice(forms), rng, what), counted(meant)
 
 
 @about_shapes(4.0)

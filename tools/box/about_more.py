@@ -4,7 +4,7 @@ from collections.abc import Callable
 from random import Random
 
 from tools.box.about_places import place_name
-from tools.box.asking import label, references, told
+from tools.box.asking import counted, label, references, told
 from tools.box.scenes import NUMBER, Scene, Thing
 from tools.box.wordings import ask, called, plural, sentence
 
@@ -49,14 +49,13 @@ def counts(scene: Scene, rng: Random) -> list[Said]:
         form = (
             "how many {0} are there" if number == 0 else rng.choice(["and {0}", "and how many {0}", "what about {0}"])
         )
-        count = sum(thing.kind == kind for thing in scene.things)
-        found.append(("how_many", ask(form.replace("{0}", name), rng), f"{count}."))
+        found.append(("how_many", ask(form.replace("{0}", name), rng), _count_of(scene, kind, "")))
     return found
 
 
-def _count_of(scene: Scene, kind: str, colour: str) -> int:
+def _count_of(scene: Scene, kind: str, colour: str) -> str:
     """How many things fit; an empty word fits all."""
-    return sum(kind in ("", thing.kind) and colour in ("", thing.colour) for thing in scene.things)
+    return counted([thing for thing in scene.things if kind in ("", thing.kind) and colour in ("", thing.colour)])
 
 
 _ALTOGETHER = (
@@ -77,13 +76,13 @@ def totals(scene: Scene, rng: Random) -> list[Said]:
     name = plural(called(kind, rng))
     form = rng.choice(["how many {0} [are there|{see}|are in the {pic}|can you count|are shown]", "how many {0}",
                        "count the {0}.", "the number of {0}", "how many {0} does the {pic} [have|show]"])  # fmt: skip
-    found: list[Said] = [("how_many", ask(form.replace("{0}", name), rng), f"{_count_of(scene, kind, '')}.")]
+    found: list[Said] = [("how_many", ask(form.replace("{0}", name), rng), _count_of(scene, kind, ""))]
     if rng.random() < 0.35:
         colour = rng.choice([thing.colour for thing in scene.things])
         form = rng.choice(["how many of them are {0}", "how many of [these|those] are {0}",
                            "how many of the {1} are {0}", "and how many of them are {0}"])  # fmt: skip
         form = form.replace("{0}", called(colour, rng)).replace("{1}", name)
-        found.append(("how_many", ask(form, rng), f"{_count_of(scene, kind, colour)}."))
+        found.append(("how_many", ask(form, rng), _count_of(scene, kind, colour)))
     forms = [form for form in _ALTOGETHER if "others" not in form or len(set(kinds)) > 1]
     found.append(("how_many", ask(rng.choice(forms), rng), f"{len(scene.things)}."))
     return found
@@ -102,7 +101,7 @@ def colour_counts(scene: Scene, rng: Random) -> list[Said]:
                           ["and {0}", "and how many {0} ones", "and {0} ones", "what about {0}", "and how many are {0}",
                            "{0} ones", "how about the {0} ones"])  # fmt: skip
         form = form.replace("{0}", called(colour, rng))
-        found.append(("how_many", ask(form, rng), f"{_count_of(scene, '', colour)}."))
+        found.append(("how_many", ask(form, rng), _count_of(scene, "", colour)))
     if rng.random() < 0.4:
         forms = [form for form in _ALTOGETHER if "others" not in form]
         found.append(("how_many", ask(rng.choice(forms), rng), f"{len(scene.things)}."))

@@ -105,7 +105,7 @@ def in_fewer_words(rng: Random) -> Dialogue:
             return _in_turns(scene, found, rng)
 
 
-@TASKS.add("several alike", 0.1)
+@TASKS.add("several alike", 0.2)
 def several_alike(rng: Random) -> Dialogue:
     """How many there are of a kind or a colour of which there are several, and how many in all."""
     while True:

@@ -1,6 +1,6 @@
 """How questions about one picture are put together, and what they may call the things in it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from tools.box.outlines import SHAPES
@@ -45,6 +45,11 @@ def label(thing: Thing) -> str:
 def told(scene: Scene) -> str:
     """Everything in a picture; also what a short reasoning writes down."""
     return sentence(listing([label(thing) for thing in scene.things])) if scene.things else NOTHING
+
+
+def counted(things: Sequence[Thing]) -> str:
+    """How many of all things these are. They are named first: what it has written, a small model can count."""
+    return sentence(f"{listing([label(thing) for thing in things])}: {len(things)}") if things else "0."
 
 
 def references(scene: Scene, rng: Random) -> dict[str, Thing]:

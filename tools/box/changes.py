@@ -1,14 +1,16 @@
-"""Pairs of pictures that differ in one thing."""
+"""Pairs of pictures that differ in one thing, and what changed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
 
+from tools.box.across import Asked, about_several
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
 from tools.box.placing import Wanted, random_scene, random_wanted, seen_against
 from tools.box.scenes import Scene, Thing, make_thing
+from tools.box.wordings import article, ask, sentence
 
 
 def moved(before: Thing, after: Thing) -> str:
@@ -80,3 +82,59 @@ def free_spot(thing: Thing, others: Sequence[Thing], scene: Scene, rng: Random) 
         if not any(spot.overlaps(other, 0.03 * min(scene.width, scene.height)) for other in others):
             return spot
     return None
+
+
+@about_several
+def changed(scenes: Sequence[Scene], rng: Random) -> Asked:
+    if len(scenes) != 2:
+        return None
+    before, after = ({thing.kind: thing for thing in scene.things} for scene in scenes)
+    form = rng.choice(
+        [
+            "what changed",
+            "what [has |]changed between [picture 1 and picture 2|the {pic}s|the two {pic}s]",
+            "what is [different|new] in [picture 2|the second {pic}|image 2]",
+            "what is the difference",
+            "[find|spot|name] the difference.",
+            "what is different",
+            "compare the [two |]{pic}s.",
+            "how do the {pic}s differ",
+            "how [is|does] the second {pic} [different|differ]",
+            "what happened[| between the {pic}s]",
+            "what [is|are] the [change|changes|differences|difference][| between them]",
+            "what did i change",
+            "how did the {pic} change",
+            "what has become different",
+            "tell me what [changed|is different].",
+            "what changed from the first {pic} to the second",
+            "is [anything|something] different, and what",
+        ]
+    )
+    second = "[in|from] [the second {pic}|the second one|picture 2|the 2nd {pic}]"
+    # Which of the changes it was may be in the question.
+    own = rng.random() < 0.3
+    for kind, thing in before.items():
+        if kind not in after:
+            if own:
+                form = rng.choice([f"what is [missing|gone][| {second}]",
+                                   "what [has disappeared|disappeared|went away]",
+                                   "what did i [remove|take away|delete]", f"what has gone[| {second}]",
+                                   "[what|which {thing}] is not there any more", "what was [removed|taken away]",
+                                   "what is no longer [there|in the second {pic}]"])  # fmt: skip
+            return ask(form, rng), sentence(f"the {kind} is gone")
+        if after[kind].colour != thing.colour:
+            if own:
+                form = rng.choice(["[what|which {thing}] changed its {color}", "what has another {color}",
+                                   "which {thing} has a [different|new] {color}"])  # fmt: skip
+            return ask(form, rng), sentence(f"the {kind} is now {after[kind].colour}")
+        if (after[kind].x, after[kind].y) != (thing.x, thing.y):
+            if own:
+                form = rng.choice(["[what|which {thing}] [moved|has moved|was moved]", "what is somewhere else",
+                                   "[what|which {thing}] is in another place"])  # fmt: skip
+            return ask(form, rng), sentence(f"the {kind} moved {moved(thing, after[kind])}")
+    new = [thing for kind, thing in after.items() if kind not in before]
+    if new and own:
+        form = rng.choice([f"what was added[| {second}]", "what did i add", f"what is new[| {second}]",
+                           "what [has appeared|appeared|came along]", f"what is [additional|extra][| {second}]",
+                           "[what|which {thing}] was not there [before|in the first {pic}]"])  # fmt: skip
+    return ask(form, rng), sentence(f"{article(new[0].name)} appeared" if new else "nothing changed")
