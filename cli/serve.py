@@ -151,6 +151,7 @@ def run(options: argparse.Namespace) -> None:
             service = GenerationService(
                 engine, policy, timeout=options.timeout, defaults=defaults, hold_calls=not options.free_tool_calls
             )
+            service.make_grammars_soon()
             app = make_app(service, settings)
             url = url_of(options.host, sockets[0].getsockname()[1])
             server = Server(

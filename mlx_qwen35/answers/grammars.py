@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,6 +68,7 @@ class Grammars:
         self._ordinary = self._free.copy()
         self._ordinary[[token["id"] for token in settings["added_tokens"]]] = False
         self._closing = _closing(tokenizer)
+        self._text = self._open_text()
 
     def json_schema(self, schema: Mapping[str, Any], *, in_reasoning: bool, place: str = _SCHEMA_PLACE) -> Constraint:
         """JSON that is valid by a schema; properties come in the schema's order.
@@ -182,7 +182,6 @@ anything: /(?s:.*)/
 """
         return begin, shared + "".join(functions)
 
-    @cached_property
     def _open_text(self) -> OpenText | None:
         """For the values of calls; None where they have to be followed token by token."""
         packed = np.frombuffer(self._compiled(f"start: text\n{_TEXT}\n").compute_bitmask(), dtype=np.uint8)
@@ -242,7 +241,7 @@ anything: /(?s:.*)/
                 if single.is_error():
                     raise OptionError(f"{where}: {error_message(single.get_error())}")
             raise OptionError(f"{place}: {error_message(matcher.get_error())}")
-        text = self._open_text if _TEXT in rules else None
+        text = self._text if _TEXT in rules else None
         return Constraint(matcher, place, free, awaited, closing, text)
 
 

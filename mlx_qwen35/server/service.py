@@ -3,10 +3,11 @@
 import asyncio
 import math
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mlx_qwen35 import Engine
@@ -96,16 +97,32 @@ class GenerationService:
     ) -> None:
         self.engine, self.kit = engine, engine.kit
         self.hold_calls = hold_calls
+        self._grammars: Grammars | None = None
+        self._making = threading.Lock()
         self.policy, self.timeout, self.heartbeat = policy, timeout, heartbeat
         self.defaults = defaults or AnswerDefaults()
         self.threads = PreparingThreads()
         # Where images come from may be slow, and videos are long: nobody's text waits behind them.
         self.media_threads = PreparingThreads()
 
-    @cached_property
-    def grammars(self) -> Grammars:
-        """Made on first use: takes a moment for a large vocabulary."""
-        return Grammars(self.kit.tokenizer, self.kit.config.text.vocab_size)
+    def make_grammars(self) -> Grammars:
+        """Made once, by whoever comes first: takes a second for a large vocabulary."""
+        with self._making:
+            if self._grammars is None:
+                self._grammars = Grammars(self.kit.tokenizer, self.kit.config.text.vocab_size)
+            return self._grammars
+
+    def make_grammars_soon(self) -> threading.Thread:
+        """In a thread of its own, so that the first request with tools need not wait for them."""
+
+        def make() -> None:
+            # Without llguidance, requests that need it say so.
+            with suppress(OptionError):
+                self.make_grammars()
+
+        thread = threading.Thread(target=make, name="mlx-qwen35-grammars", daemon=True)
+        thread.start()
+        return thread
 
     def reserve(self, answers: int) -> "list[Reservation]":
         """Places in the engine's queue, taken before anything is fetched, decoded or tokenised for them.
@@ -203,24 +220,26 @@ class GenerationService:
                 raise OptionError("tool_choice: expected tools to choose from, found none")
             # A schema beside it is for an answer's text, of which there is none.
             name = None if isinstance(wanted.tool_choice, str) else wanted.tool_choice["name"]
-            return self.grammars.tool_calls(wanted.tools, name=name, parallel=parallel, in_reasoning=in_reasoning)
+            return self.make_grammars().tool_calls(
+                wanted.tools, name=name, parallel=parallel, in_reasoning=in_reasoning
+            )
         if schema is None:
             held = wanted.tool_choice == "auto" and not wanted.continue_final_message
             return self._calls_in_text(wanted, in_reasoning) if wanted.tools and held else None
         if wanted.tools and wanted.tool_choice == "auto":
-            return self.grammars.tool_calls(
+            return self.make_grammars().tool_calls(
                 wanted.tools, schema=schema or {"type": "object"}, parallel=parallel, in_reasoning=in_reasoning
             )
         if schema:
-            return self.grammars.json_schema(schema, in_reasoning=in_reasoning)
-        return self.grammars.json_object(in_reasoning=in_reasoning)
+            return self.make_grammars().json_schema(schema, in_reasoning=in_reasoning)
+        return self.make_grammars().json_object(in_reasoning=in_reasoning)
 
     def _calls_in_text(self, wanted: GenerationRequest, in_reasoning: bool) -> LogitsProcessor | None:
         """Nothing where no function is strict, and the template writes calls otherwise or they cannot be followed."""
         if not wanted.strict_tools and not (self.hold_calls and _FUNCTION in (self.kit.tokenizer.chat_template or "")):
             return None
         try:
-            return self.grammars.calls_in_text(
+            return self.make_grammars().calls_in_text(
                 wanted.tools,
                 strict=wanted.strict_tools,
                 hold=self.hold_calls,

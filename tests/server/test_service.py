@@ -15,6 +15,7 @@ from mlx_qwen35 import Engine, ModelKit
 from mlx_qwen35.answers.results import GenerationChunk, PrefillProgress
 from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import GenerationCancelled, KitClosedError, OptionError
+from mlx_qwen35.server import service as service_module
 from mlx_qwen35.server.generation import (
     AnswerDefaults,
     DeltaEvent,
@@ -583,7 +584,8 @@ def test_what_a_grammar_of_calls_is_made_of(
 ) -> None:
     """Beside calls an answer is JSON where that was asked for: an object if nothing more is said."""
     service, asked = service_of(box), []
-    service.__dict__["grammars"] = SimpleNamespace(tool_calls=lambda tools, **options: asked.append((tools, options)))
+    made_of = SimpleNamespace(tool_calls=lambda tools, **options: asked.append((tools, options)))
+    service.__dict__["make_grammars"] = lambda: made_of
     service.prepare(
         GenerationRequest(
             QUESTION, tools=[WEATHER], tool_choice=choice, schema=schema, parallel_tool_calls=parallel,
@@ -591,3 +593,29 @@ def test_what_a_grammar_of_calls_is_made_of(
         )
     )  # fmt: skip
     assert asked == [([WEATHER], made)]
+
+
+def test_grammars_are_made_once_by_whoever_comes_first(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    real = service_module.Grammars
+    monkeypatch.setattr(service_module, "Grammars", lambda *of: (made.append(of), time.sleep(0.05), real(*of))[2])
+    service = service_of(box)
+    threads = [service.make_grammars_soon() for _ in range(3)]
+    service.prepare(GenerationRequest(QUESTION, tools=[WEATHER]))
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+
+
+def test_a_server_without_llguidance_still_takes_tools(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before there were grammars of calls; what needs one says so."""
+
+    def missing(*of: object) -> None:
+        raise OptionError("structured output needs llguidance")
+
+    monkeypatch.setattr(service_module, "Grammars", missing)
+    service = service_of(box)
+    service.make_grammars_soon().join()
+    service.prepare(GenerationRequest(QUESTION, tools=[WEATHER]))
+    with pytest.raises(OptionError, match="needs llguidance"):
+        service.prepare(GenerationRequest(QUESTION, tools=[WEATHER], strict_tools={"weather"}))
