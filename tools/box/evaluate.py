@@ -2,7 +2,8 @@
 
     python -m tools.box.evaluate --model mlx_qwen35/box --count 30 --out docs/box/answers.json
 
-Seeds of this script never occur in training. An answer counts if it is right to the letter.
+Seeds of this script never occur in training. An answer counts if it is right to the letter; one that names first what it
+counts or compares, if what it says of that is.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from tools.box.asking import ABOUT_SHAPES
 from tools.box.dialogues import Dialogue, Turn
 
 SEED = "held-out"
+# Tasks whose answers name first what they count or compare.
+NAMED_FIRST = ("how_many", "which_picture", "alike_in", "same")
 CALL = re.compile(
     r"<tool_call>\n<function=(?P<name>[^>\n]+)>\n(?P<parameters>(<parameter=[^>\n]+>\n.*?\n</parameter>\n)*)"
     r"</function>\n</tool_call>",
@@ -168,6 +171,11 @@ def ask(
     return result.text.strip(), expected_text(dialogue.turns[-1])
 
 
+def concluded(name: str, answer: str) -> str:
+    """What an answer to a task comes to."""
+    return answer.rpartition(": ")[2].lower() if name in NAMED_FIRST else answer
+
+
 def score(
     kit: ModelKit, group: str, name: str, count: int, *, thinking: bool, disturbance: Disturbance = Disturbance.NONE
 ) -> Score:
@@ -176,9 +184,10 @@ def score(
     for dialogue in questions(tasks()[group][name], name, count):
         found, expected = ask(kit, dialogue, thinking=thinking, disturbance=disturbance)
         found_score.asked += 1
-        found_score.right += found == expected
+        right = concluded(name, found) == concluded(name, expected)
+        found_score.right += right
         found_score.well_formed += bool(CALL.fullmatch(found)) == bool(dialogue.turns[-1].tool_calls)
-        if found != expected:
+        if not right:
             found_score.wrong.append(f"{dialogue.turns[-1].question} -> {found!r}, not {expected!r}")
     return found_score
 
