@@ -2,8 +2,8 @@
 
     python -m tools.box.evaluate --model mlx_qwen35/box --count 30 --out docs/box/answers.json
 
-Seeds of this script never occur in training. An answer counts if it is right to the letter; one that names first what it
-counts or compares, if what it says of that is.
+Seeds of this script never occur in training. An answer counts if it is right to the letter; one that names first what
+it counts or compares, if what it says of that is.
 """
 
 import argparse
