@@ -470,8 +470,12 @@ def test_the_model_decides_whether_to_call(server: Running, name: str, streamed:
 @pytest.mark.some(2)
 @streamed_or_whole
 @every_protocol
-def test_a_strict_function_is_called_by_its_schema(server: Running, name: str, streamed: bool) -> None:
-    """Wherever the model decides to call: it would say Paris. Others are called as it likes, and text is left alone."""
+def test_a_function_is_called_by_its_schema(
+    server: Running, monkeypatch: pytest.MonkeyPatch, name: str, streamed: bool
+) -> None:
+    """Wherever the model decides to call: it would say Paris. Text is left alone, and so are calls where that is wanted
+    and the function is not strict.
+    """
 
     def asked(text: str, strict: bool) -> dict[str, Any]:
         body = deepcopy(with_functions(name, text))
@@ -482,7 +486,14 @@ def test_a_strict_function_is_called_by_its_schema(server: Running, name: str, s
             described[key] = CITIES | {"properties": {"city": {"enum": ["Oslo", "Rome"]}}}
         return body
 
-    for strict, cities in ((False, {"Paris"}), (True, {"Oslo", "Rome"})):
+    schema = {"Oslo", "Rome"}
+    for hold, strict, cities in (
+        (True, False, schema),
+        (True, True, schema),
+        (False, True, schema),
+        (False, False, {"Paris"}),
+    ):
+        monkeypatch.setattr(server.service, "hold_calls", hold)
         found = answer(server, name, asked(PARIS[0]["content"], strict), streamed=streamed)
         ((called, arguments),) = found.calls
         assert (called, json.loads(arguments).keys(), found.reason) == ("get_weather", {"city"}, "tool_calls")
