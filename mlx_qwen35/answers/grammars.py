@@ -149,18 +149,18 @@ class Grammars:
         others = [(name, schema, tool) for tool in tools for name, schema in [_signature(tool)] if name not in strict]
         free = [name for name, schema, _ in others if not hold or _takes_others(schema)]
         try:
-            return self._calls_in_text(tools, free, parallel, in_reasoning)
+            return self._calls_in_text(tools, free, parallel, in_reasoning, bool(strict))
         except OptionError:
             free += [name for name, _, tool in others if not self._can_hold(tool)]
-            return self._calls_in_text(tools, free, parallel, in_reasoning)
+            return self._calls_in_text(tools, free, parallel, in_reasoning, bool(strict))
 
     def _calls_in_text(
-        self, tools: Sequence[Mapping[str, Any]], free: Collection[str], parallel: bool, in_reasoning: bool
+        self, tools: Sequence[Mapping[str, Any]], free: Collection[str], parallel: bool, in_reasoning: bool, firm: bool
     ) -> Constraint:
         functions, places = _functions(tools, None, free)
         begin, rules = self._calls(functions)
         start = rf'call ("\n" <[{begin}]> call)*' if parallel else "call"
-        return self._constraint(start, rules, "tools", in_reasoning, places, behind=begin)
+        return self._constraint(start, rules, "tools", in_reasoning, places, behind=begin, firm=firm)
 
     def _can_hold(self, tool: Mapping[str, Any]) -> bool:
         """Whether there is a grammar of a function's parameters."""
@@ -214,12 +214,14 @@ anything: /(?s:.*)/
         places: Mapping[str, str] | None = None,
         closing: Closing | None = None,
         behind: int | None = None,
+        firm: bool = True,
     ) -> Constraint:
         """A matcher for rules in Lark.
 
         Args:
             places: Where those parts stand that may not compile.
             behind: The token that the grammar begins after, which need not come; None requires an answer by it.
+            firm: See `Constraint`.
         """
         awaited = [control_id(self._tokenizer, "</think>")] if in_reasoning else []
         free = self._free
@@ -242,7 +244,7 @@ anything: /(?s:.*)/
                     raise OptionError(f"{where}: {error_message(single.get_error())}")
             raise OptionError(f"{place}: {error_message(matcher.get_error())}")
         text = self._text if _TEXT in rules else None
-        return Constraint(matcher, place, free, awaited, closing, text)
+        return Constraint(matcher, place, free, awaited, closing, text, firm)
 
 
 def _closing(tokenizer: Tokenizer) -> Closing | None:
