@@ -6,6 +6,7 @@ What they know can be taken back, so that the drafts of a step are asked for at 
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -177,6 +178,13 @@ class Constraint:
         self._masks: tuple[mx.array, mx.array] | None = None
         # What was known before each draft.
         self._before: list[_Known] = []
+
+    def again(self) -> "Constraint":
+        """The same for another answer; this one must not have been asked yet."""
+        other = copy(self)
+        other._known = replace(self._known, matcher=self._known.matcher.deep_copy())
+        other._before = []
+        return other
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """Forbid what may not follow the history; the first call's is the prompt, each next one is a token longer.
