@@ -510,6 +510,8 @@ def test_a_strict_function_that_cannot_be_called_is_refused_with_its_place(gramm
         (call("los"), False),
         (call("any", ("x", "one"), ("y", "2")), True),
         (call("more", ("x", "one"), ("y", "2")), True),
+        (call("part", ("x", "one"), ("y", "2")), True),
+        (call("then", ("x", "1"), ("y", "2")), True),
         (call("empty"), True),
         (call("empty", ("x", "1")), False),
         (call("bare"), True),
@@ -525,9 +527,12 @@ def test_calls_in_text_are_of_functions_that_there_are(
         {"name": "lost", "parameters": {"properties": {"x": {"$ref": "#/nowhere"}}}},
         {"name": "any", "parameters": {"type": "object"}},
         {"name": "more", "parameters": {"properties": {"x": {"type": "integer"}}, "additionalProperties": {}}},
+        {"name": "part", "parameters": {"$ref": "#/$defs/p", "$defs": {"p": {"anyOf": [{"type": "object"}]}}}},
+        {"name": "then", "parameters": {"properties": {"x": {"type": "integer"}},
+                                        "dependentSchemas": {"x": {"properties": {"y": {}}}}}},
         {"name": "empty", "parameters": {"type": "object", "properties": {}}},
         {"type": "function", "function": {"name": "bare"}},
-    ]
+    ]  # fmt: skip
     assert accepts(tokenizer, grammars.calls_in_text(tools, in_reasoning=False), text) == allowed
 
 
