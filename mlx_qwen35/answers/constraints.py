@@ -6,6 +6,7 @@ What they know can be taken back, so that the drafts of a step are asked for at 
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -153,6 +154,7 @@ class Constraint:
         awaited: The tokens after which the grammar begins: once all have come, in this order. None begins at once.
         closing: For JSON.
         text: For tool calls.
+        firm: Whether an answer fails that the grammar can no longer be followed in; otherwise all is free from there.
     """
 
     def __init__(
@@ -163,8 +165,10 @@ class Constraint:
         awaited: Sequence[int],
         closing: Closing | None = None,
         text: OpenText | None = None,
+        firm: bool = True,
     ) -> None:
         self._place = place
+        self._firm = firm
         self._free = free
         self._closing = closing
         self._text = text
@@ -174,6 +178,13 @@ class Constraint:
         self._masks: tuple[mx.array, mx.array] | None = None
         # What was known before each draft.
         self._before: list[_Known] = []
+
+    def again(self) -> "Constraint":
+        """The same for another answer; this one must not have been asked yet."""
+        other = copy(self)
+        other._known = replace(self._known, matcher=self._known.matcher.deep_copy())
+        other._before = []
+        return other
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """Forbid what may not follow the history; the first call's is the prompt, each next one is a token longer.
@@ -243,7 +254,7 @@ class Constraint:
         """A token of the grammar.
 
         Raises:
-            OptionError: It forbids the token, or became too complex to follow.
+            OptionError: It forbids the token, or became too complex to follow, and has to be followed.
         """
         text, known = self._text, self._known
         consumed = [token]
@@ -254,8 +265,18 @@ class Constraint:
                 consumed = text.tokens(line) if text.is_near(line) else []
         for one in consumed:
             known.matcher.consume_token(one)
-        if known.matcher.is_error():
-            raise OptionError(f"{self._place}: {error_message(known.matcher.get_error())}")
+        self._is_lost()
+
+    def _is_lost(self) -> bool:
+        """Whether the grammar cannot be followed any more.
+
+        Raises:
+            OptionError: So it is, and has to be.
+        """
+        matcher = self._known.matcher
+        if self._firm and matcher.is_error():
+            raise OptionError(f"{self._place}: {error_message(matcher.get_error())}")
+        return bool(matcher.is_error())
 
     def _constrained(self, logits: mx.array) -> mx.array:
         self._known = replace(self._known, begun=True)
@@ -270,10 +291,9 @@ class Constraint:
         return _mask_logits(mx.array(allowed), logits)
 
     def _mask(self) -> NDArray[np.bool_]:
-        matcher = self._known.matcher
-        packed = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-        if matcher.is_error():
-            raise OptionError(f"{self._place}: {error_message(matcher.get_error())}")
+        packed = np.frombuffer(self._known.matcher.compute_bitmask(), dtype=np.uint8)
+        if self._is_lost():
+            return self._free
         return np.unpackbits(packed, count=len(self._free), bitorder="little").view(np.bool_)
 
 

@@ -3,14 +3,16 @@
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlx_qwen35.answers.arguments import mapping_or_empty
 from mlx_qwen35.answers.constraints import Closing, Constraint, OpenText, control_id, error_message
 from mlx_qwen35.answers.equivalents import enforceable
 from mlx_qwen35.answers.loosening import loosened, shapes
-from mlx_qwen35.answers.schemas import SchemaAnalysis, alone, check_size, list_at, mapping_at
+from mlx_qwen35.answers.schemas import SchemaAnalysis, alone, check_size, list_at, mapping_at, resolve_reference
 from mlx_qwen35.answers.tightening import tightened
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
@@ -31,6 +33,11 @@ _TEXT = r"text[lazy]: /(?s:.*)\n<\/parameter>/"
 _MOST_PARAMETERS = 64
 # Of the grammar of all functions, in which each parameter has what it refers to; that of 236 published ones has fewer.
 _MOST_CHARACTERS = 2_000_000
+# Where further properties may be named: in alternatives and parts, which are followed, and for what is given.
+_UNIONS = ("allOf", "anyOf", "oneOf")
+_DEPENDENT = ("dependentSchemas", "dependencies")
+# Lists of functions whose calls are known: programs send the same ones with every request.
+_KEPT = 8
 
 
 class Grammars:
@@ -69,6 +76,7 @@ class Grammars:
         self._ordinary[[token["id"] for token in settings["added_tokens"]]] = False
         self._closing = _closing(tokenizer)
         self._text = self._open_text()
+        self._kept = lru_cache(_KEPT)(self._calls_of)
 
     def json_schema(self, schema: Mapping[str, Any], *, in_reasoning: bool, place: str = _SCHEMA_PLACE) -> Constraint:
         """JSON that is valid by a schema; properties come in the schema's order.
@@ -146,21 +154,32 @@ class Grammars:
             OptionError: As `tool_calls`, where a strict function cannot be called or a name cannot be written.
         """
         check_size(tools, "tools")
+        try:
+            described = json.dumps(tools)
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"tools: {error}") from error
+        return self._kept(described, frozenset(strict), hold, parallel, in_reasoning).again()
+
+    def _calls_of(
+        self, described: str, strict: Collection[str], hold: bool, parallel: bool, in_reasoning: bool
+    ) -> Constraint:
+        """What `calls_in_text` makes others of; takes half a second for 200 functions."""
+        tools = json.loads(described)
         others = [(name, schema, tool) for tool in tools for name, schema in [_signature(tool)] if name not in strict]
         free = [name for name, schema, _ in others if not hold or _takes_others(schema)]
         try:
-            return self._calls_in_text(tools, free, parallel, in_reasoning)
+            return self._calls_in_text(tools, free, parallel, in_reasoning, bool(strict))
         except OptionError:
             free += [name for name, _, tool in others if not self._can_hold(tool)]
-            return self._calls_in_text(tools, free, parallel, in_reasoning)
+            return self._calls_in_text(tools, free, parallel, in_reasoning, bool(strict))
 
     def _calls_in_text(
-        self, tools: Sequence[Mapping[str, Any]], free: Collection[str], parallel: bool, in_reasoning: bool
+        self, tools: Sequence[Mapping[str, Any]], free: Collection[str], parallel: bool, in_reasoning: bool, firm: bool
     ) -> Constraint:
         functions, places = _functions(tools, None, free)
         begin, rules = self._calls(functions)
         start = rf'call ("\n" <[{begin}]> call)*' if parallel else "call"
-        return self._constraint(start, rules, "tools", in_reasoning, places, behind=begin)
+        return self._constraint(start, rules, "tools", in_reasoning, places, behind=begin, firm=firm)
 
     def _can_hold(self, tool: Mapping[str, Any]) -> bool:
         """Whether there is a grammar of a function's parameters."""
@@ -214,12 +233,14 @@ anything: /(?s:.*)/
         places: Mapping[str, str] | None = None,
         closing: Closing | None = None,
         behind: int | None = None,
+        firm: bool = True,
     ) -> Constraint:
         """A matcher for rules in Lark.
 
         Args:
             places: Where those parts stand that may not compile.
             behind: The token that the grammar begins after, which need not come; None requires an answer by it.
+            firm: See `Constraint`.
         """
         awaited = [control_id(self._tokenizer, "</think>")] if in_reasoning else []
         free = self._free
@@ -242,7 +263,7 @@ anything: /(?s:.*)/
                     raise OptionError(f"{where}: {error_message(single.get_error())}")
             raise OptionError(f"{place}: {error_message(matcher.get_error())}")
         text = self._text if _TEXT in rules else None
-        return Constraint(matcher, place, free, awaited, closing, text)
+        return Constraint(matcher, place, free, awaited, closing, text, firm)
 
 
 def _closing(tokenizer: Tokenizer) -> Closing | None:
@@ -281,9 +302,25 @@ def _takes_others(parameters: Any) -> bool:
     """Whether a call may have parameters that its function does not name: an object that says nothing else, or so."""
     if not isinstance(parameters, Mapping) or not parameters:
         return False
-    if parameters.get("additionalProperties", False) is not False or "patternProperties" in parameters:
-        return True
-    return not parameters.keys() & {"properties", "$ref", "allOf", "anyOf", "oneOf", "additionalProperties"}
+    found = shapes(parameters)
+    names = {name for shape in found for name in mapping_or_empty(shape.get("properties"))}
+    pending: list[Any] = [parameters]
+    seen: set[int] = set()
+    while pending:
+        node = mapping_or_empty(pending.pop())
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.get("additionalProperties", False) is not False or "patternProperties" in node:
+            return True
+        if mapping_or_empty(node.get("properties")).keys() - names:
+            return True
+        if isinstance(node.get("$ref"), str):
+            pending.append(resolve_reference(node["$ref"], parameters))
+        pending += [part for key in _UNIONS if isinstance(node.get(key), list) for part in node[key]]
+        pending += [node.get("then"), node.get("else")]
+        pending += [part for key in _DEPENDENT for part in mapping_or_empty(node.get(key)).values()]
+    return "additionalProperties" not in parameters and any("properties" not in shape for shape in found)
 
 
 def _functions(

@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from llguidance import LLParserLimits
 
 from mlx_qwen35.answers.constraints import Constraint, MinTokens, ThinkingBudget
 from mlx_qwen35.answers.grammars import Grammars
@@ -159,13 +160,40 @@ def test_long_text_is_not_followed_token_by_token(
 
 def test_a_control_token_in_text_is_forbidden(tokenizer: Tokenizer, grammars: Grammars) -> None:
     answer = [tokenizer.control_id("<tool_call>"), *tokenizer.encode("\n<function=note>\n<parameter=text>\nmilk")]
-    constraint = grammars.calls_in_text([NOTE], in_reasoning=False)
+    constraint = grammars.calls_in_text([NOTE], strict={"note"}, in_reasoning=False)
     for place in range(len(answer) + 1):
         logits = constraint(mx.array(PROMPT + answer[:place]), LOGITS)
     end = min(tokenizer.eos_token_ids)
     assert end not in allowed(logits)
     with pytest.raises(OptionError, match="tools"):
         constraint.foresee(end, logits)
+
+
+def follow(constraint: Constraint, answer: list[int]) -> None:
+    for place in range(len(answer)):
+        constraint(mx.array(PROMPT + answer[:place]), LOGITS)
+
+
+MANY = {"name": "many", "parameters": {"properties": {f"a{number}": {"type": "integer"} for number in range(30)}}}
+
+
+@pytest.mark.parametrize("drafted", [False, True])
+def test_a_call_that_becomes_too_complex_is_free_where_it_need_not_be_followed(
+    tokenizer: Tokenizer, grammars: Grammars, monkeypatch: pytest.MonkeyPatch, drafted: bool
+) -> None:
+    """llguidance counts only while it follows, as with 1000 parameters: the answer must not fail in its middle."""
+    monkeypatch.setattr(grammars, "_limits", LLParserLimits(verbose_errors=False, max_items_in_row=20))
+    call = tokenizer.control_id("<tool_call>")
+    answer = [call, *tokenizer.encode("\n<function=many>\n<parameter=none>\n</tool_call>"), *tokenizer.eos_token_ids]
+    constraint = grammars.calls_in_text([MANY], in_reasoning=False)
+    logits = constraint(mx.array(PROMPT), LOGITS)
+    for place, token in enumerate(answer):
+        assert token in allowed(logits)
+        history = mx.array(PROMPT + answer[: place + 1])
+        logits = constraint.foresee(token, LOGITS) if drafted else constraint(history, LOGITS)
+    strict = grammars.calls_in_text([MANY], strict={"many"}, in_reasoning=False)
+    with pytest.raises(OptionError, match="tools: Parser Error"):
+        follow(strict, answer)
 
 
 def test_a_draft_that_is_forbidden_says_so(grammars: Grammars) -> None:

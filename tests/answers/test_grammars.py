@@ -510,6 +510,8 @@ def test_a_strict_function_that_cannot_be_called_is_refused_with_its_place(gramm
         (call("los"), False),
         (call("any", ("x", "one"), ("y", "2")), True),
         (call("more", ("x", "one"), ("y", "2")), True),
+        (call("part", ("x", "one"), ("y", "2")), True),
+        (call("then", ("x", "1"), ("y", "2")), True),
         (call("empty"), True),
         (call("empty", ("x", "1")), False),
         (call("bare"), True),
@@ -525,10 +527,29 @@ def test_calls_in_text_are_of_functions_that_there_are(
         {"name": "lost", "parameters": {"properties": {"x": {"$ref": "#/nowhere"}}}},
         {"name": "any", "parameters": {"type": "object"}},
         {"name": "more", "parameters": {"properties": {"x": {"type": "integer"}}, "additionalProperties": {}}},
+        {"name": "part", "parameters": {"$ref": "#/$defs/p", "$defs": {"p": {"anyOf": [{"type": "object"}]}}}},
+        {"name": "then", "parameters": {"properties": {"x": {"type": "integer"}},
+                                        "dependentSchemas": {"x": {"properties": {"y": {}}}}}},
         {"name": "empty", "parameters": {"type": "object", "properties": {}}},
         {"type": "function", "function": {"name": "bare"}},
-    ]
+    ]  # fmt: skip
     assert accepts(tokenizer, grammars.calls_in_text(tools, in_reasoning=False), text) == allowed
+
+
+def test_the_same_functions_are_looked_at_once(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs send hundreds with every request, and ask for several answers to one: each has its own."""
+    grammars, compiled = Grammars(tokenizer, WIDTH), []
+    compile = grammars._compiled
+    monkeypatch.setattr(grammars, "_compiled", lambda grammar: (compiled.append(grammar), compile(grammar))[1])
+    for _ in range(3):
+        constraint = grammars.calls_in_text([dict(FREE)], in_reasoning=False)
+        assert accepts(tokenizer, constraint, call("free", ("x", "1")))
+    assert len(compiled) == 1
+    assert not accepts(tokenizer, grammars.calls_in_text([{**FREE, "name": "other"}], in_reasoning=False), call("free"))
+    assert len(compiled) == 2
+    again = [grammars.calls_in_text([FREE], parallel=parallel, in_reasoning=False) for parallel in (False, True)]
+    both = "\n".join([call("free")] * 2)
+    assert [accepts(tokenizer, constraint, both) for constraint in again] == [False, True]
 
 
 def test_a_name_that_cannot_be_written_is_refused(grammars: Grammars) -> None:
