@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlx_qwen35.answers.arguments import mapping_or_empty
 from mlx_qwen35.answers.constraints import Closing, Constraint, OpenText, control_id, error_message
 from mlx_qwen35.answers.equivalents import enforceable
-from mlx_qwen35.answers.loosening import loosened, shapes
-from mlx_qwen35.answers.schemas import SchemaAnalysis, alone, check_size, list_at, mapping_at, resolve_reference
+from mlx_qwen35.answers.loosening import loosened, shapes, takes_others
+from mlx_qwen35.answers.schemas import SchemaAnalysis, alone, check_size, list_at, mapping_at
 from mlx_qwen35.answers.tightening import tightened
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
@@ -33,9 +32,6 @@ _TEXT = r"text[lazy]: /(?s:.*)\n<\/parameter>/"
 _MOST_PARAMETERS = 64
 # Of the grammar of all functions, in which each parameter has what it refers to; that of 236 published ones has fewer.
 _MOST_CHARACTERS = 2_000_000
-# Where further properties may be named: in alternatives and parts, which are followed, and for what is given.
-_UNIONS = ("allOf", "anyOf", "oneOf")
-_DEPENDENT = ("dependentSchemas", "dependencies")
 # Lists of functions whose calls are known: programs send the same ones with every request.
 _KEPT = 8
 
@@ -166,7 +162,7 @@ class Grammars:
         """What `calls_in_text` makes others of; takes half a second for 200 functions."""
         tools = json.loads(described)
         others = [(name, schema, tool) for tool in tools for name, schema in [_signature(tool)] if name not in strict]
-        free = [name for name, schema, _ in others if not hold or _takes_others(schema)]
+        free = [name for name, schema, _ in others if not hold or takes_others(schema)]
         try:
             return self._calls_in_text(tools, free, parallel, in_reasoning, bool(strict))
         except OptionError:
@@ -296,31 +292,6 @@ def _signature(tool: Mapping[str, Any]) -> tuple[Any, Any]:
     """A function's name and parameters, unchecked."""
     function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
     return (function.get("name"), function.get("parameters")) if isinstance(function, Mapping) else (None, None)
-
-
-def _takes_others(parameters: Any) -> bool:
-    """Whether a call may have parameters that its function does not name: an object that says nothing else, or so."""
-    if not isinstance(parameters, Mapping) or not parameters:
-        return False
-    found = shapes(parameters)
-    names = {name for shape in found for name in mapping_or_empty(shape.get("properties"))}
-    pending: list[Any] = [parameters]
-    seen: set[int] = set()
-    while pending:
-        node = mapping_or_empty(pending.pop())
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if node.get("additionalProperties", False) is not False or "patternProperties" in node:
-            return True
-        if mapping_or_empty(node.get("properties")).keys() - names:
-            return True
-        if isinstance(node.get("$ref"), str):
-            pending.append(resolve_reference(node["$ref"], parameters))
-        pending += [part for key in _UNIONS if isinstance(node.get(key), list) for part in node[key]]
-        pending += [node.get("then"), node.get("else")]
-        pending += [part for key in _DEPENDENT for part in mapping_or_empty(node.get(key)).values()]
-    return "additionalProperties" not in parameters and any("properties" not in shape for shape in found)
 
 
 def _functions(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from mlx_qwen35.answers.arguments import mapping_or_empty
 from mlx_qwen35.answers.equivalents import DATA, NAMED
 from mlx_qwen35.answers.schemas import has_type, resolve_reference
 
@@ -15,6 +16,9 @@ _SHAPE = frozenset({
     "type", "enum", "const", "properties", "required", "additionalProperties", "items", "prefixItems", "anyOf", "allOf",
     "$ref", "$defs", "definitions",
 })  # fmt: skip
+# Where further properties may be named: in alternatives and parts, which are followed, and for what is given.
+_UNIONS = ("allOf", "anyOf", "oneOf")
+_DEPENDENT = ("dependentSchemas", "dependencies")
 # Shapes that the parameters of a function may have; schemas inside each other of which they are made, and all that
 # are looked at, for references may lead back and unions multiply.
 _MOST_SHAPES = 64
@@ -71,6 +75,31 @@ def with_all_properties(root: Mapping[str, Any]) -> Mapping[str, Any]:
                 options[name].append(schema)
     properties = {name: found[0] if len(found) == 1 else {"anyOf": found} for name, found in options.items()}
     return {**root, "properties": properties}
+
+
+def takes_others(parameters: Any) -> bool:
+    """Whether a call may have parameters that its function does not name: an object that says nothing else, or so."""
+    if not isinstance(parameters, Mapping) or not parameters:
+        return False
+    found = shapes(parameters)
+    names = {name for shape in found for name in mapping_or_empty(shape.get("properties"))}
+    pending: list[Any] = [parameters]
+    seen: set[int] = set()
+    while pending:
+        node = mapping_or_empty(pending.pop())
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.get("additionalProperties", False) is not False or "patternProperties" in node:
+            return True
+        if mapping_or_empty(node.get("properties")).keys() - names:
+            return True
+        if isinstance(node.get("$ref"), str):
+            pending.append(resolve_reference(node["$ref"], parameters))
+        pending += [part for key in _UNIONS if isinstance(node.get(key), list) for part in node[key]]
+        pending += [node.get("then"), node.get("else")]
+        pending += [part for key in _DEPENDENT for part in mapping_or_empty(node.get(key)).values()]
+    return "additionalProperties" not in parameters and any("properties" not in shape for shape in found)
 
 
 def _shapes(node: Any, root: Mapping[str, Any], levels: int, visits: Iterator[int]) -> list[dict[str, Any]]:
