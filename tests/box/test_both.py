@@ -11,7 +11,6 @@ from tools.box.asking import told
 from tools.box.dialogues import Picture
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
-from tools.box.scenes import NUMBER
 
 
 def _scenes(task: str, number: int) -> tuple[list[set[str]], str, str]:
@@ -35,33 +34,28 @@ def test_the_picture_with_the_larger_number() -> None:
         assert answer in (f"{right}.", f"Picture {numbers.index(right) + 1}.")
 
 
-def test_which_picture_it_is_in_stands_behind_what_they_show() -> None:
-    """Of the pictures up to that one: none of them but the last has what is asked for."""
+def test_the_picture_that_is_named_has_what_was_asked_for() -> None:
+    checked = 0
     for number in range(40):
         words, question, answer = _scenes("which_picture", number)
-        listed, _, last = answer[:-1].lower().rpartition(": picture ")
-        parts = listed.split("; ")
-        assert len(parts) == int(last)
         asked = {word for word in re.findall(r"[a-z]+", question) if word in SHAPES or word in COLOURS}
-        assert asked <= words[int(last) - 1]
-        assert [set(re.findall(r"[a-z]+", part)) & {*SHAPES, *COLOURS} for part in parts] == [
-            {word for word in found if word.isalpha() and word != NUMBER} for found in words[: int(last)]
-        ]
+        assert asked <= words[int(answer.removeprefix("Picture ")[:-1]) - 1]
+        checked += bool(asked)
+    assert checked > 20
 
 
 @pytest.mark.parametrize("key", ["shape", "color"])
-def test_whether_they_are_alike_stands_behind_what_they_are(key: str) -> None:
+def test_whether_they_are_alike(key: str) -> None:
     """Yes about as often as no."""
     said = []
     for number in range(120):
         words, question, answer = _scenes("alike_in", number)
         if key == ("color" if "colo" in question else "shape"):
             names = [found & {*(SHAPES if key == "shape" else COLOURS)} for found in words]
-            right = "yes" if all(name == names[0] for name in names) else "no"
-            assert answer.endswith(f": {right}."), (question, answer)
-            assert all(f" {next(iter(name))}" in answer.lower() for name in names)
+            right = "Yes." if all(name == names[0] for name in names) else "No."
+            assert answer == right, question
             said.append(right)
-    assert 0.3 < said.count("yes") / len(said) < 0.7
+    assert 0.3 < said.count("Yes.") / len(said) < 0.7
 
 
 def test_who_shows_one_picture_after_another_asks_about_the_newest() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
-from tools.box.across import Asked, about_several, ask_across, found_in, in_words, numbered, shown, which_answer
+from tools.box.across import Asked, about_several, ask_across, in_words, numbered, which_answer
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
 from tools.box.placing import Wanted, random_scene
@@ -128,11 +128,6 @@ def _alike(scenes: Sequence[Scene], key: str) -> bool | None:
     return len({getattr(scene.things[0], key) for scene in scenes}) == 1
 
 
-def _seen_alike(scenes: Sequence[Scene], same: bool) -> str:
-    """Whether they are, behind what they are."""
-    return sentence(f"{shown(scenes)}: {'yes' if same else 'no'}")
-
-
 _SAME = (
     "are [they|these|the {0} of them|the {0} {things}|the {things}] the same {1}", "same {1}",
     "do [they|these|the {0}|the {pic}s|the {0} {pic}s] [have|show] the same {1}", "is it the same {1}[| in {0}]",
@@ -155,7 +150,7 @@ def alike_in(scenes: Sequence[Scene], rng: Random) -> Asked:
         return None
     form = rng.choice(_SAME).replace("[| in {0}]", "[| in both]" if len(scenes) == 2 else "[| in all]")
     word = "shape" if key == "kind" else "{color}"
-    return ask_across(form, rng, in_words(scenes), word), _seen_alike(scenes, same)
+    return ask_across(form, rng, in_words(scenes), word), "Yes." if same else "No."
 
 
 # A task's name, a question and its answer.
@@ -171,7 +166,7 @@ def _same_and_same(scenes: Sequence[Scene], rng: Random) -> list[Said]:
         if yes is not None:
             form = rng.choice(_SAME_TOO if number else [form for form in _SAME if "[| in {0}]" not in form])
             word = "shape" if key == "kind" else "{color}"
-            found.append(("alike_in", ask_across(form, rng, in_words(scenes), word), _seen_alike(scenes, yes)))
+            found.append(("alike_in", ask_across(form, rng, in_words(scenes), word), "Yes." if yes else "No."))
     return found
 
 
@@ -187,7 +182,7 @@ def _which_and_which(scenes: Sequence[Scene], rng: Random) -> list[Said]:
                            "where is the {0}, in which {pic}"] if number == 0 else
                           ["and the {0}", "and the {0}", "what about the {0}", "the {0}", "and which has the {0}",
                            "and where is the {0}", "how about the {0}", "which has the {0} then"])  # fmt: skip
-        answer = found_in(scenes, holders[kind].index(True))
+        answer = which_answer(holders[kind].index(True))
         found.append(("which_picture", ask_across(form, rng, called(kind, rng), in_words(scenes)), answer))
     return found
 

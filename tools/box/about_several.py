@@ -11,10 +11,8 @@ from tools.box.across import (
     Asked,
     about_several,
     ask_across,
-    found_in,
     in_words,
     numbered,
-    shown,
     summaries,
     which_answer,
 )
@@ -77,7 +75,7 @@ def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
         ]
     )
     named = f"the {what}" if rng.random() < 0.3 else article(what)
-    return ask_across(form, rng, named, in_words(scenes)), found_in(scenes, found[kind, colour])
+    return ask_across(form, rng, named, in_words(scenes)), which_answer(found[kind, colour])
 
 
 def _named(scene: Scene) -> dict[str, Thing]:
@@ -254,8 +252,7 @@ def same(scenes: Sequence[Scene], rng: Random) -> Asked:
         return ask(form, rng), "Yes." if sorted(one) == sorted(other) else "No."
     key = rng.randrange(2)
     form = rng.choice(["are they the same {0}", "do both have the same {0}", "is the {0} the same in both {pic}s"])
-    right = "yes" if one[0][key] == other[0][key] else "no"
-    return ask_across(form, rng, ("shape", "{color}")[key]), sentence(f"{shown(scenes)}: {right}")
+    return ask_across(form, rng, ("shape", "{color}")[key]), "Yes." if one[0][key] == other[0][key] else "No."
 
 
 @about_several
@@ -340,7 +337,7 @@ def in_fewer_words(rng: Random) -> Dialogue:
 @TASKS.add("several pictures", 1.0)
 def several_pictures(rng: Random) -> Dialogue:
     """One to five questions across pictures."""
-    often = ["changed"] * 3 + ["which_picture"] * 4 + ["more", "more", "alike_in", "count_in", "digits_of", "where_in"]
+    often = ["changed"] * 3 + ["which_picture"] * 8 + ["more", "more", "alike_in", "count_in", "digits_of", "where_in"]
     task = rng.choice([*often, *SEVERAL])
     scenes = scenes_for(task, rng)
     names = [task]

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from random import Random
 
-from tools.box.asking import label, told
+from tools.box.asking import told
 from tools.box.scenes import Scene
-from tools.box.wordings import ask, listing, sentence
+from tools.box.wordings import ask
 
 Asked = tuple[str, str] | None
 Asker = Callable[[Sequence[Scene], Random], Asked]
@@ -36,16 +36,6 @@ def numbered(number: int, rng: Random, of: int = 0) -> str:
 def which_answer(number: int) -> str:
     """As answers name a picture."""
     return f"Picture {number + 1}."
-
-
-def found_in(scenes: Sequence[Scene], number: int) -> str:
-    """In which picture something is, behind what the pictures up to that one show: so it can be read off."""
-    return sentence(f"{shown(scenes[: number + 1])}: picture {number + 1}")
-
-
-def shown(scenes: Sequence[Scene]) -> str:
-    """'a red star and a blue star; a red circle'."""
-    return "; ".join(listing([label(thing) for thing in scene.things] or ["nothing"]) for scene in scenes)
 
 
 def ask_across(form: str, rng: Random, *names: str) -> str:

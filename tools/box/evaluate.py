@@ -3,7 +3,7 @@
     python -m tools.box.evaluate --model mlx_qwen35/box --count 30 --out docs/box/answers.json
 
 Seeds of this script never occur in training. An answer counts if it is right to the letter; one that names first what
-it counts or compares, if what it says of that is.
+it counts, if the number is.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from tools.box.asking import ABOUT_SHAPES
 from tools.box.dialogues import Dialogue, Turn
 
 SEED = "held-out"
-# Tasks whose answers name first what they count or compare.
-NAMED_FIRST = ("how_many", "which_picture", "alike_in", "same")
+# Tasks whose answers name first what they count.
+NAMED_FIRST = ("how_many",)
 CALL = re.compile(
     r"<tool_call>\n<function=(?P<name>[^>\n]+)>\n(?P<parameters>(<parameter=[^>\n]+>\n.*?\n</parameter>\n)*)"
     r"</function>\n</tool_call>",
