@@ -178,6 +178,8 @@ class Constraint:
         self._masks: tuple[mx.array, mx.array] | None = None
         # What was known before each draft.
         self._before: list[_Known] = []
+        # Whether nobody said what the drafts behind the newest token were.
+        self._unseen = False
 
     def again(self) -> "Constraint":
         """The same for another answer; this one must not have been asked yet."""
@@ -193,6 +195,7 @@ class Constraint:
             OptionError: The grammar became too complex to follow.
         """
         self._before.clear()
+        self._unseen = False
         self._look()
         known, text = self._known, self._text
         free = text is not None and known.in_text and not text.may_end(known.line)
@@ -210,12 +213,36 @@ class Constraint:
         begins = tokens[-1] == known.awaited[0] if len(known.awaited) == 1 else mx.array(False)
         return _mask_logits(mx.where(begins, *self._masks), logits)
 
-    def foresee(self, draft: int, logits: mx.array) -> mx.array:
+    @property
+    def is_free(self) -> bool:
+        """Whether drafts need not be known, as nothing hangs on them but where the grammar begins: see `counted`."""
+        self._look()
+        return bool(self._known.awaited)
+
+    def counted(self, read: Sequence[int], count: int) -> int:
+        """How many of a step's first `count` choices count where its drafts were not known: none behind an awaited
+        token but that which was asked for by a call.
+
+        Args:
+            read: The step's tokens, the first of them known.
+        """
+        if not self._unseen or self._known.awaited[0] not in read[:count]:
+            return count
+        return max(1, read.index(self._known.awaited[0]))
+
+    def foresee(self, draft: int | None, logits: mx.array) -> mx.array:
         """The same behind a draft, which may be wrong: `rewind` takes it back.
 
+        Args:
+            draft: None where it is not known, which `is_free` has to allow.
         Raises:
             OptionError: The grammar forbids the draft, or became too complex to follow.
         """
+        if draft is None:
+            assert self._masks is not None, "a draft before the first token"
+            self._before.append(self._known)
+            self._unseen = True
+            return _mask_logits(self._masks[1], logits)
         self._look()
         self._before.append(self._known)
         if self._known.awaited:

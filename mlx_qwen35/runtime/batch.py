@@ -181,7 +181,7 @@ class Batch:
             drafts = read[number][1:]
             if isinstance(chosen, Choices):
                 right = next((at for at, draft in enumerate(drafts) if own[at].token != draft), len(drafts))
-                found.append(own[: right + 1])
+                found.append(own[: row.chooser.counted(read[number], right + 1)])
                 row.chooser.rewind(width - len(found[-1]))
             else:
                 place = slice(number, number + 1)

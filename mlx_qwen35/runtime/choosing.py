@@ -34,8 +34,8 @@ class Chooser:
         own = [f for f in (request.sampler, *request.processors) if f is not None]
         # Whether all places of a step may be asked for at once.
         self.foresees = all(hasattr(function, "rewind") for function in own)
-        # Whether they have to know the drafts for that.
-        self.needs_drafts = any(hasattr(function, "foresee") for function in own)
+        # Those that may have to know the drafts for that.
+        self._foreseeing = [function for function in own if hasattr(function, "foresee")]
         # The likeliest tokens that are to be told of each place.
         self.top = request.top_logprobs
         # What went wrong in code that the caller brought along, and at which call.
@@ -45,15 +45,34 @@ class Chooser:
         # Token ids that processors get: the prompt's last one and the answer.
         self.history: mx.array | None = None
 
-    def processed(self, token: mx.array, logits: mx.array, draft: int | None = None) -> mx.array:
+    @property
+    def needs_drafts(self) -> bool:
+        """Whether the drafts of a step have to be known before it is chosen from; if not, see `counted`."""
+        return any(not getattr(function, "is_free", False) for function in self._foreseeing)
+
+    def counted(self, read: Sequence[int], count: int) -> int:
+        """How many of a step's first `count` choices were made as they have to be, behind drafts that were not known.
+
+        Args:
+            read: The step's tokens.
+        """
+        for function in self._foreseeing:
+            if hasattr(function, "counted"):
+                count = function.counted(read, count)
+        return count
+
+    def processed(
+        self, token: mx.array, logits: mx.array, draft: int | None = None, *, behind: bool = False
+    ) -> mx.array:
         """Logits (1, V) as the processors leave them behind a token (1,).
 
         Args:
             draft: The token, for those that have to know it, if it may be wrong.
+            behind: Whether it is such a draft.
         """
         self.history = token if self.history is None else mx.concatenate([self.history, token])
         for processor in self.processors:
-            foresee = None if draft is None else getattr(processor, "foresee", None)
+            foresee = getattr(processor, "foresee", None) if behind else None
             function, newest = (processor, self.history) if foresee is None else (foresee, draft)
             logits = self._guarded("logits_processors", function, lambda _, same: same, newest, logits)
         return logits
@@ -251,6 +270,7 @@ def _given(
                         tokens[row : row + 1, place],
                         here[row : row + 1],
                         drafts[row][place] if drafts and place else draft,
+                        behind=place > 0 or draft is not None,
                     )
                     if chooser.processors
                     else here[row : row + 1]

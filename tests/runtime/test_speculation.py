@@ -332,6 +332,51 @@ def test_a_grammar_and_a_thinking_budget_hold_with_right_and_wrong_drafts(
         same(drafting(DENSE, "mtp", 7).generate(prompt, **given(plain)), expected)
 
 
+class Pushed:
+    """Has a token come at one place of the answer."""
+
+    def __init__(self, token: int, place: int) -> None:
+        self._token, self._place = token, place
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        here = (mx.arange(logits.shape[-1]) == self._token) & (tokens.shape[0] == 1 + self._place)
+        return mx.where(here, 1e4, logits)
+
+    def rewind(self, count: int) -> None:
+        """Nothing: it goes by the history's length."""
+
+
+@pytest.mark.parametrize("in_reasoning", [False, True])
+def test_a_call_in_free_text_is_held_with_right_and_wrong_drafts(
+    plain: ModelKit, drafting: Load, oracle: Callable[..., None], in_reasoning: bool
+) -> None:
+    """Before it drafts need not be known; none of them counts behind the token that it begins with."""
+    grammars, prompt = Grammars(plain.tokenizer, plain.config.text.vocab_size), [*ids(6, 12), 301]
+    end_think, call = (plain.tokenizer.control_id(token) for token in ("</think>", "<tool_call>"))
+
+    def given() -> dict[str, Any]:
+        pushed = [Pushed(end_think, 5)] * in_reasoning + [Pushed(call, 9)]
+        held = grammars.calls_in_text([WEATHER], parallel=False, in_reasoning=in_reasoning)
+        return GREEDY | {"max_tokens": 60, "logits_processors": [*pushed, held]}
+
+    expected = plain.generate(prompt, **given())
+    assert "<tool_call>\n<function=weather>\n" in expected.text
+    for patterns in PATTERNS.values():
+        oracle({301: expected}, {301: patterns})
+        same(drafting(DENSE, "mtp", 7).generate(prompt, **given()), expected)
+
+
+def test_drafts_in_free_text_are_not_waited_for(plain: ModelKit) -> None:
+    grammars = Grammars(plain.tokenizer, plain.config.text.vocab_size)
+    call, held = plain.tokenizer.control_id("<tool_call>"), grammars.calls_in_text([WEATHER], in_reasoning=False)
+    chooser = Chooser(plain.request(ids(1, 4), logits_processors=[held], **GREEDY))
+    logits = mx.zeros((1, plain.config.text.vocab_size))
+    for token, needed in ((5, False), (6, False), (call, False), (7, True)):
+        assert not chooser.needs_drafts or needed
+        chooser.processed(mx.array([token]), logits)
+    assert chooser.needs_drafts
+
+
 def test_a_grammar_beside_what_cannot_be_taken_back_ends_inside_a_step(
     plain: ModelKit, drafting: Load, oracle: Callable[..., None]
 ) -> None:
