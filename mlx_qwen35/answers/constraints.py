@@ -5,7 +5,7 @@ What they know can be taken back, so that the drafts of a step are asked for at 
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_qwen35.answers.open_text import OpenText
 from mlx_qwen35.answers.sampling import whole_number
 from mlx_qwen35.errors import OptionError
 from mlx_qwen35.prompts.tokenizer import Tokenizer
@@ -56,71 +57,6 @@ class Closing:
         changed = mx.array(logits)
         changed[:, token] = mx.logaddexp(logits[:, token], wish.astype(logits.dtype))
         return changed
-
-
-class OpenText:
-    """Text of any length that a line ends, as a tool call's value is.
-
-    Nearly everywhere in it all text is allowed. So the grammar need not follow it, which would take a mask of the
-    whole vocabulary for each token, nor need anybody wait for a token to say what may come next: only a line that is
-    the beginning of the one that ends it is looked at.
-
-    Args:
-        begins: What is allowed where it begins, a boolean for each id: all that begins with a whole character.
-        free: The same and parts of characters.
-        end: The line that ends it, without the newline before it.
-        tokenizer: Whose tokens they are.
-        vocabulary: Its tokens, as its file writes them.
-    Raises:
-        ValueError: A token says so much at once that it has to be known what precedes it.
-    """
-
-    def __init__(
-        self,
-        begins: NDArray[np.bool_],
-        free: NDArray[np.bool_],
-        end: bytes,
-        tokenizer: Tokenizer,
-        vocabulary: Mapping[str, int],
-    ) -> None:
-        self.begins = begins
-        self.free = mx.array(free)
-        self._allowed = free
-        self._end = end
-        self._tokenizer = tokenizer
-        # Of a large vocabulary, those alone that can matter: in files a newline is "Ċ", or a byte's number.
-        rests = tuple(end[length:].decode() for length in range(len(end)))
-        marks = ("Ċ", "\n", "<0x0A>")
-        found = [token for piece, token in vocabulary.items()
-                 if piece.startswith(rests) or any(mark in piece for mark in marks)]  # fmt: skip
-        pieces = [tokenizer.token_bytes(token) for token in found]
-        # Behind these lines some tokens would end the text, and go on with what may not follow.
-        self._near = {end} | {
-            end[:length]
-            for length in range(len(end))
-            if any(piece.startswith(end[length:]) and len(piece) > len(end) - length for piece in pieces)
-        }
-        if any(piece.rpartition(b"\n")[2] in self._near for piece in pieces if b"\n" in piece):
-            raise ValueError("a token of a newline and the beginning of the line that ends a text")
-
-    def allows(self, token: int) -> bool:
-        return bool(self._allowed[token])
-
-    def line_behind(self, line: bytes, token: int) -> bytes:
-        """The line that a token goes on with, as far as it matters."""
-        return (line + self._tokenizer.token_bytes(token)).rpartition(b"\n")[2][: len(self._end) + 1]
-
-    def may_end(self, line: bytes) -> bool:
-        """Whether a line is the beginning of the one that ends the text, or that."""
-        return self._end.startswith(line)
-
-    def is_near(self, line: bytes) -> bool:
-        """Whether the grammar has to say what may follow a line."""
-        return line in self._near
-
-    def tokens(self, line: bytes) -> list[int]:
-        """Such a line, with the newline before it."""
-        return self._tokenizer.encode_text("\n" + line.decode())
 
 
 @dataclass(frozen=True)
@@ -178,8 +114,9 @@ class Constraint:
         self._masks: tuple[mx.array, mx.array] | None = None
         # What was known before each draft.
         self._before: list[_Known] = []
-        # Whether nobody said what the drafts behind the newest token were.
+        # Whether nobody said what the drafts behind the newest token were, and those that were right.
         self._unseen = False
+        self._right: list[int] = []
 
     def again(self) -> "Constraint":
         """The same for another answer; this one must not have been asked yet."""
@@ -197,8 +134,7 @@ class Constraint:
         self._before.clear()
         self._unseen = False
         self._look()
-        known, text = self._known, self._text
-        free = text is not None and known.in_text and not text.may_end(known.line)
+        known, free = self._known, self._in_free_text
         if known.awaited or free:
             # The newest token may still be computed. What is free is as fast as without a grammar because only
             # the device looks at it now; the host does so one call later.
@@ -215,20 +151,38 @@ class Constraint:
 
     @property
     def is_free(self) -> bool:
-        """Whether drafts need not be known, as nothing hangs on them but where the grammar begins: see `counted`."""
+        """Whether drafts need not be known, as little hangs on them, which `counted` sees to."""
         self._look()
-        return bool(self._known.awaited)
+        return bool(self._known.awaited) or self._in_free_text
+
+    @property
+    def _in_free_text(self) -> bool:
+        """Whether all text may follow whatever the next token is."""
+        return self._text is not None and self._known.in_text and not self._text.may_end(self._known.line)
 
     def counted(self, read: Sequence[int], count: int) -> int:
-        """How many of a step's first `count` choices count where its drafts were not known: none behind an awaited
-        token but that which was asked for by a call.
+        """How many of a step's first `count` choices count: where its drafts were not known, none behind one that the
+        grammar begins or goes on after.
 
         Args:
-            read: The step's tokens, the first of them known.
+            read: The step's tokens, the first of them the newest.
         """
-        if not self._unseen or self._known.awaited[0] not in read[:count]:
+        if not self._unseen:
             return count
-        return max(1, read.index(self._known.awaited[0]))
+        line = self._known.line
+        for place, token in enumerate(read[:count]):
+            if self._known.awaited:
+                asked = token == self._known.awaited[0]
+            else:
+                assert self._text is not None, "drafts behind a token that has to be followed"
+                line = self._text.line_behind(line, token)
+                asked = self._text.is_near(line)
+            if asked:
+                # A call asked what may follow the first token.
+                count = max(1, place)
+                break
+        self._right = list(read[1:count])
+        return count
 
     def foresee(self, draft: int | None, logits: mx.array) -> mx.array:
         """The same behind a draft, which may be wrong: `rewind` takes it back.
@@ -239,17 +193,15 @@ class Constraint:
             OptionError: The grammar forbids the draft, or became too complex to follow.
         """
         if draft is None:
-            assert self._masks is not None, "a draft before the first token"
             self._before.append(self._known)
             self._unseen = True
-            return _mask_logits(self._masks[1], logits)
+            return _mask_logits(self._free_mask, logits)
         self._look()
         self._before.append(self._known)
         if self._known.awaited:
             self._pass(draft)
             if self._known.awaited:
-                assert self._masks is not None, "a draft before the first token"
-                return _mask_logits(self._masks[1], logits)
+                return _mask_logits(self._free_mask, logits)
             return self._constrained(logits)
         self._known = replace(self._known, matcher=self._known.matcher.deep_copy())
         self._follow(draft)
@@ -259,17 +211,28 @@ class Constraint:
         """The last `count` drafts were wrong."""
         self._known = self._before[-count]
         del self._before[-count:]
+        del self._right[len(self._before) :]
 
     def _look(self) -> None:
-        """At the last token of what is free, which is known now."""
+        """At the last tokens of what is free, which are known now."""
         newest, self._newest = self._newest, None
+        right, self._right = self._right, []
         if newest is None:
             return
-        token = int(np.array(newest))
-        if self._known.awaited:
-            self._pass(token)
-        else:
-            self._follow(token)
+        for token in (int(np.array(newest)), *right):
+            if self._known.awaited:
+                self._pass(token)
+            else:
+                self._follow(token)
+
+    @property
+    def _free_mask(self) -> mx.array:
+        """Of what is free, before the grammar or in a text."""
+        if not self._known.awaited:
+            assert self._text is not None, "no text is free"
+            return self._text.free
+        assert self._masks is not None, "a draft before the first token"
+        return self._masks[1]
 
     def _pass(self, token: int) -> None:
         """A token before the grammar."""

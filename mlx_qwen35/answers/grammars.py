@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlx_qwen35.answers.constraints import Closing, Constraint, OpenText, control_id, error_message
+from mlx_qwen35.answers.constraints import Closing, Constraint, control_id, error_message
 from mlx_qwen35.answers.equivalents import enforceable
 from mlx_qwen35.answers.loosening import loosened, shapes, takes_others
+from mlx_qwen35.answers.open_text import OpenText
 from mlx_qwen35.answers.schemas import SchemaAnalysis, alone, check_size, list_at, mapping_at
 from mlx_qwen35.answers.tightening import tightened
 from mlx_qwen35.errors import OptionError

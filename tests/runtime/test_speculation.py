@@ -366,6 +366,30 @@ def test_a_call_in_free_text_is_held_with_right_and_wrong_drafts(
         same(drafting(DENSE, "mtp", 7).generate(prompt, **given()), expected)
 
 
+def test_a_text_in_a_call_is_held_with_right_and_wrong_drafts(
+    plain: ModelKit, drafting: Load, oracle: Callable[..., None]
+) -> None:
+    """In it drafts need not be known; none counts behind a line that nearly ends it."""
+    grammars, prompt = Grammars(plain.tokenizer, plain.config.text.vocab_size), [*ids(6, 12), 301]
+    note = {"name": "note", "parameters": {"properties": {"text": {"type": "string"}}, "required": ["text"]}}
+    call, ends = plain.tokenizer.control_id("<tool_call>"), plain.tokenizer.encode("\n</parameter>\n</function>\n")
+    nearly = plain.tokenizer.encode("\n</parameter then\n</\n")
+
+    def given() -> dict[str, Any]:
+        pushed = [Pushed(call, 3), *(Pushed(token, 40 + at) for at, token in enumerate(nearly))]
+        pushed += [Pushed(token, 60 + at) for at, token in enumerate(ends)]
+        held = grammars.calls_in_text([note], parallel=False, in_reasoning=False)
+        return GREEDY | {"max_tokens": 90, "logits_processors": [*pushed, held]}
+
+    expected = plain.generate(prompt, **given())
+    assert expected.finish_reason == "stop"
+    assert expected.text.endswith("\n</parameter>\n</function>\n</tool_call>")
+    assert "\n</parameter then\n</\n" in expected.text
+    for patterns in PATTERNS.values():
+        oracle({301: expected}, {301: patterns})
+        same(drafting(DENSE, "mtp", 7).generate(prompt, **given()), expected)
+
+
 def test_drafts_in_free_text_are_not_waited_for(plain: ModelKit) -> None:
     grammars = Grammars(plain.tokenizer, plain.config.text.vocab_size)
     call, held = plain.tokenizer.control_id("<tool_call>"), grammars.calls_in_text([WEATHER], in_reasoning=False)
