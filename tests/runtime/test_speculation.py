@@ -372,7 +372,7 @@ def test_a_text_in_a_call_is_held_with_right_and_wrong_drafts(
     """In it drafts need not be known; none counts behind a line that nearly ends it."""
     grammars, prompt = Grammars(plain.tokenizer, plain.config.text.vocab_size), [*ids(6, 12), 301]
     note = {"name": "note", "parameters": {"properties": {"text": {"type": "string"}}, "required": ["text"]}}
-    call, ends = plain.tokenizer.control_id("<tool_call>"), plain.tokenizer.encode("\n</parameter>\n</function>\n")
+    call, ends = plain.tokenizer.control_id("<tool_call>"), plain.tokenizer.encode("\n</parameter>")
     nearly = plain.tokenizer.encode("\n</parameter then\n</\n")
 
     def given() -> dict[str, Any]:
