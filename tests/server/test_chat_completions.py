@@ -141,7 +141,7 @@ def test_tool_calls(client: Any) -> None:
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
     result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
     answer = chat(client, [*PARIS, choice.message.model_dump(exclude_none=True), result], tools=TOOLS)
-    assert answer.choices[0].message.content == "It is sunny in Paris."
+    assert answer.choices[0].message.content == "In Paris it is sunny."
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -23,7 +23,7 @@ def test_anthropic_messages(claude: Any) -> None:
     assert (use.name, use.input) == ("get_weather", {"city": "Paris"})
     result = {"type": "tool_result", "tool_use_id": use.id, "content": "sunny"}
     turns = [*PARIS, {"role": "assistant", "content": called.content}, {"role": "user", "content": [result]}]
-    assert ask(turns, tools=tools).content[0].text == "It is sunny in Paris."
+    assert ask(turns, tools=tools).content[0].text == "In Paris it is sunny."
     stopped = ask(SPELL, stop_sequences=["-a"])
     assert (stopped.content[0].text, stopped.stop_reason, stopped.stop_sequence) == ("s-t", "stop_sequence", "-a")
     thinking = ask(SPELL, thinking={"type": "enabled", "budget_tokens": 1024})

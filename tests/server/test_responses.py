@@ -30,7 +30,7 @@ def test_responses(client: Any) -> None:
     assert json.loads(call.arguments) == {"city": "Paris"}
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
     items = [{"role": "user", "content": PARIS[0]["content"]}, call.model_dump(exclude_none=True), result]
-    assert client.responses.create(input=items, tools=tools, **options).output_text == "It is sunny in Paris."
+    assert client.responses.create(input=items, tools=tools, **options).output_text == "In Paris it is sunny."
     text = {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}}}  # fmt: skip # noqa: E501
     assert json.loads(client.responses.create(input="Hello!", text=text, **options).output_text).keys() == {"a"}
     thinking = client.responses.create(
