@@ -189,14 +189,14 @@ before got wrong in them is what the world has been given, so that they are no j
 
 ### What is counted is named first
 
-An author who knew neither `tools.box` nor the judge wrote 277 graded questions. The weights before were right in 206 of
-them and in none of six that asked how many there are of one kind or colour: of two to five things alike, among others,
-they said 1 each time. The decoder reads a picture before it knows the question, and cannot count what it was not asked
-for; it can name the things that are meant, and count what it has written: "A red star and a blue star: 2." The world
-got such answers, and more of what the author's questions, and others' before them, found wanting: things of a kind
-among others, rows and lists in order, shapes with colours that only others have, small talk behind any other turn,
-sums that go on, functions with results of many fields, requests in few words and what leans on the request before. One
-way of describing functions that programs have took the place of two.
+An author who knew neither `tools.box` nor the judge wrote 277 graded questions. The weights before were right in 206
+of them and in none of six that asked how many there are of one kind or colour: of two to five things alike, among
+others, they said 1 each time. The decoder reads a picture before it knows the question, and cannot count what it was
+not asked for; it can name the things that are meant, and count what it has written: "A red star and a blue star: 2."
+The world got such answers; of the author's other questions nothing was seen when the rest was added, which others'
+before them had found wanting: things of a kind among others, rows and lists in order, shapes with colours that only
+others have, small talk behind any other turn, sums that go on, functions with results of many fields, requests in few
+words and what leans on the request before. One way of describing functions that programs have took the place of two.
 
     python -m tools.box.train --continue-from BEFORE --out build/one --device cpu --seed 20267 \\
         --steps 1500 --rate 1e-3 --batch-tokens 4096 --pool 96 --workers 1 --compile
@@ -209,9 +209,10 @@ way of describing functions that programs have took the place of two.
     python -m tools.box.average BEFORE build/four --share 0.75 --out build/averaged
 
 BEFORE is `mlx_qwen35/box` as of 4be08fd; the tools are those of e43cd3c, 850a09b, 207dfb2 and 872181f. The second and
-third run were stopped, as the world had changed. In the third one, which of several pictures shows a thing was answered
-behind a list of what they show, in the last one by its number alone again. **What is in the package is the average of
-the last line.** The judge's questions of seed 104 had not been asked before, nor had the author's:
+third run were stopped, as the world had changed. In the third one, which of several pictures shows a thing was
+answered behind a list of what they show, in the last one by its number alone again. **What is in the package is the
+average of the last line.** The judge's questions of seed 104 had not been asked before, nor had the author's but of
+the weights before:
 
 | group, seed 104 | before | share 0.5 | share 0.75 | the end itself |
 |---|--:|--:|--:|--:|
