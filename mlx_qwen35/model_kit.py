@@ -189,7 +189,9 @@ class ModelKit(PromptMaking, SessionFiles):
         sampling = options_from(self.checkpoint.generation_config, of_sampling)
         sampling.check_vocabulary(vocab_size)
         step_size = _step_size(options.get("prefill_step_size"))
-        plan = self._plan(ready, self._most_tokens(options.get("max_tokens")), step_size)
+        most_tokens, asked = self._most_tokens(options.get("max_tokens")), options.get("prompt_logprobs")
+        scored = None if asked is None else whole_number("prompt_logprobs", asked, 0, vocab_size - 1)
+        plan = self._plan(ready, most_tokens, step_size, scored=scored is not None)
         sampler, stop = options.get("sampler"), options.get("stop")
         return Request(
             prompt=ready,
@@ -200,8 +202,9 @@ class ModelKit(PromptMaking, SessionFiles):
             stop=check_stop(self.checkpoint.generation_config.get("stop_strings") if stop is None else stop),
             logprobs=check_flag("logprobs", options.get("logprobs", False)),
             top_logprobs=whole_number("top_logprobs", options.get("top_logprobs", 0), 0, vocab_size - 1),
+            prompt_logprobs=scored,
             started=started,
-            cache_prompt=check_flag("cache_prompt", options.get("cache_prompt", True)),
+            cache_prompt=check_flag("cache_prompt", options.get("cache_prompt", True)) and scored is None,
             sampler=check_function("sampler", sampler) if sampler is not None else None,
             thinking_budget=self._thinking_budget(ready, options.get("thinking_budget")),
             processors=check_functions("logits_processors", options.get("logits_processors", ())),
@@ -328,15 +331,17 @@ class ModelKit(PromptMaking, SessionFiles):
             if on_progress is not None and on_progress(item.processed, item.total) is False:
                 raise GenerationCancelled(f"cancelled after {item.processed} of {item.total} prompt tokens")
 
-    def _plan(self, prompt: Prompt, new_tokens: int, step_size: int) -> Plan:
+    def _plan(self, prompt: Prompt, new_tokens: int, step_size: int, *, scored: bool = False) -> Plan:
         """How a prompt and its answer fit into the context and into memory.
 
+        Args:
+            scored: Whether the prompt's own tokens get log probabilities.
         Raises:
             InsufficientMemoryError: They do not.
         """
         length, unseen = len(prompt.input_ids), self.vision.unseen_patches(prompt)
         new_tokens = min(new_tokens, self.context_length - length)
-        kept = self.vision.features.nbytes + self.guard.embeddings(sum(unseen))
+        kept = self.vision.features.nbytes + self.guard.embeddings(sum(unseen)) + self.guard.scoring * scored
         return self.guard.plan(length, new_tokens, step_size, max(unseen, default=0), kept)
 
     def _most_tokens(self, given: int | None) -> int:

@@ -33,6 +33,9 @@ class GenerationOptions(Sampling, total=False):
         stop: At most 256 strings that end the answer, and are not part of it; None for the checkpoint's own
             `stop_strings`.
         logprobs, top_logprobs: Give each token's log probability, and so many most likely tokens in its place.
+        prompt_logprobs: Give the log probability of each of the prompt's own tokens behind the first one, and so many
+            of the likeliest tokens in its place, with the first chunk; None for none. The whole prompt is read for
+            that, and nothing of it remembered.
         prefill_step_size: Tokens of the prompt that are read at once, fewer where memory asks for it;
             None for 2048, on the CPU 512.
         cache_prompt: Begin where an earlier prompt was the same, and let later ones do so; False reads
@@ -50,6 +53,7 @@ class GenerationOptions(Sampling, total=False):
     stop: str | Sequence[str] | None
     logprobs: bool
     top_logprobs: int
+    prompt_logprobs: int | None
     prefill_step_size: int | None
     cache_prompt: bool
     thinking_budget: int | None

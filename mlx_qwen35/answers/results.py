@@ -87,6 +87,8 @@ class GenerationChunk:
         stop_string: The stop string that ended the answer, on the last chunk.
         stats: On the last chunk, else None.
         held: Characters of the answer that come with a later chunk: they may be the beginning of a stop string.
+        prompt_logprobs: Of the prompt's tokens behind the first one; on request, on the first chunk.
+        prompt_top_logprobs: The likeliest tokens in the place of each of these, best first; on request.
     """
 
     text: str
@@ -99,6 +101,8 @@ class GenerationChunk:
     stop_string: str | None = None
     stats: GenerationStats | None = None
     held: int = 0
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_top_logprobs: tuple[tuple[TokenLogprob, ...], ...] | None = None
 
     def __repr__(self) -> str:
         values = ((field, getattr(self, field.name)) for field in fields(self))
@@ -118,6 +122,8 @@ class GenerationResult:
     stats: GenerationStats
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_top_logprobs: tuple[tuple[TokenLogprob, ...], ...] | None = None
 
     def __repr__(self) -> str:
         thought = f", reasoning={shorten(repr(self.reasoning))}" if self.reasoning else ""
@@ -146,4 +152,6 @@ class GenerationResult:
             stats=last.stats,
             logprobs=logprobs or None,
             top_logprobs=tops or None,
+            prompt_logprobs=chunks[0].prompt_logprobs,
+            prompt_top_logprobs=chunks[0].prompt_top_logprobs,
         )

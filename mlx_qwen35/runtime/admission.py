@@ -96,6 +96,7 @@ class MemoryAdmission:
             unwritten = guard.held(request.tokens) - guard.held(prompt)
             # What was encoded waits there until it is read.
             waiting = guard.embeddings(sum(request.unseen))
+            waiting += guard.scoring if request.prompt_logprobs is not None else 0
             step = max(step, guard.passing(prompt, job.step_size, max(request.unseen, default=0)) + waiting - unwritten)
         return caches, step
 

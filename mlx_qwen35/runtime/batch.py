@@ -32,6 +32,7 @@ class Row:
         images_encoded, frames_encoded: What the vision tower had to look at.
         began, first: `time.perf_counter()` of the row's beginning, and of its first token.
         finished: Its answer has ended, and only its place in the batch is left.
+        prompt_scores: The prompt's tokens behind the first, as far as they are read, if the request asks for them.
     """
 
     job: Job
@@ -44,6 +45,7 @@ class Row:
     frames_encoded: int = 0
     first: float = 0.0
     finished: bool = False
+    prompt_scores: list[Choice] = field(default_factory=list)
     chooser: Chooser = field(init=False)
 
     @property

@@ -42,17 +42,23 @@ class Decoder:
         caches = self.model.make_cache()
         return SequenceState(quantized(caches if self.module is None else caches + self.module.make_cache(), self.kv))
 
-    def read(self, tokens: mx.array, following: mx.array, state: SequenceState) -> None:
+    def read(self, tokens: mx.array, following: mx.array, state: SequenceState) -> mx.array:
         """Read a chunk of every prompt; nothing is computed yet.
 
         Args:
             tokens, following: (B, L) each; the second stand one place further on in the prompt.
+        Returns:
+            Hidden states (B, L, hidden_size); of a model without a module, what they alone need is computed only for
+            whoever looks at them.
         """
-        if self.module is None:
-            # The logits are never evaluated, so the vocabulary projection is not computed.
-            self.model(tokens, cache=state.caches)
-        else:
-            self.module(self._embedded(following), self._hidden(tokens, state), state.caches[self._of_module])
+        hidden = self._hidden(tokens, state)
+        if self.module is not None:
+            self.module(self._embedded(following), hidden, state.caches[self._of_module])
+        return hidden
+
+    def project(self, hidden: mx.array) -> mx.array:
+        """Logits (B, L, V) of hidden states (B, L, hidden_size)."""
+        return self.model.language_model.project(hidden)  # type: ignore[no-any-return]
 
     def step(self, tokens: mx.array, state: SequenceState) -> tuple[mx.array, mx.array | None]:
         """Read a few tokens of every row, of which `settle` will say how many stay.
@@ -67,7 +73,7 @@ class Decoder:
         if self.module is None:
             return self.model(tokens, cache=state.caches), None
         hidden = self._hidden(tokens, state)
-        return self.model.language_model.project(hidden), hidden
+        return self.project(hidden), hidden
 
     def settle(self, state: SequenceState, length: int, kept: Sequence[int]) -> None:
         """Of the `length` tokens of the last step keep the first `kept[row]` of every row, at least one."""

@@ -7,6 +7,7 @@ computes it, to the last bit. Rows of a pool are merged as soon as there are two
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +20,7 @@ from mlx_qwen35.runtime.admission import MemoryAdmission
 from mlx_qwen35.runtime.batch import Batch, Row
 from mlx_qwen35.runtime.choosing import Choice, Chooser
 from mlx_qwen35.runtime.decoder import Decoder
+from mlx_qwen35.runtime.prompt_scores import score
 from mlx_qwen35.runtime.request import Event, Job
 from mlx_qwen35.runtime.scheduler import Encode, Read
 from mlx_qwen35.runtime.speculation import Speculation
@@ -111,8 +113,14 @@ class Executor:
             following = np.append(ids[step.start + 1 : step.stop + 1], ids[-1])
             tokens[:, row, : lengths[row]] = ids[step.start : step.stop], following[: lengths[row]]
         with reading_together([reading.state for _, _, reading in chunks], lengths) as state:
-            self._decoder.read(mx.array(tokens[0]), mx.array(tokens[1]), state)
+            hidden = self._decoder.read(mx.array(tokens[0]), mx.array(tokens[1]), state)
         mx.eval([cache.state for _, _, reading in chunks for cache in reading.state.caches])
+        for row, ((job, _, _), length) in enumerate(zip(chunks, lengths, strict=True)):
+            most = job.request.prompt_logprobs
+            if most is not None:
+                self._rows[job].prompt_scores += score(
+                    self._decoder, hidden[row, :length], tokens[1, row, :length].tolist(), most
+                )
         mx.clear_cache()
         for job, step, reading in chunks:
             if step.snapshot and reading.snapshots is not None:
@@ -268,7 +276,24 @@ class Executor:
             stop_string=piece.stop_string,
             stats=None if finish_reason is None else self._stats(row, now),
             held=row.text.held,
+            **(self._of_prompt(row) if count == 1 else {}),
         )
+
+    def _of_prompt(self, row: Row) -> dict[str, Any]:
+        """What the first chunk of an answer tells of the prompt's own tokens."""
+        most = row.job.request.prompt_logprobs
+        if most is None:
+            return {}
+        found: dict[str, Any] = {
+            "prompt_logprobs": tuple(
+                TokenLogprob(choice.token, self._tokenizer.decode([choice.token]), choice.logprob)
+                for choice in row.prompt_scores
+            )
+        }
+        if most:
+            found["prompt_top_logprobs"] = tuple(self._named(choice.top) for choice in row.prompt_scores)
+        row.prompt_scores = []
+        return found
 
     def _named(self, top: Sequence[tuple[int, float]]) -> tuple[TokenLogprob, ...]:
         # Which of the tokens that cannot come would be among the likeliest is chance.

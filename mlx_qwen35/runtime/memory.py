@@ -19,6 +19,7 @@ from mlx_qwen35.runtime.estimates import (
     prefill_bytes,
     written_out_bytes,
 )
+from mlx_qwen35.runtime.prompt_scores import AT_ONCE
 from mlx_qwen35.state.kv_quantization import KvQuantization
 
 # mlx-lm's KVCache grows by 256 tokens, so up to so many are spare.
@@ -158,6 +159,11 @@ class MemoryGuard:
             layer = 2 * text.num_key_value_heads * text.head_dim * (self.dtype_size + 4)
             passing += rows * (tokens + _SPARE_TOKENS) * layer
         return max(passing, self.encoding(patches))
+
+    @property
+    def scoring(self) -> int:
+        """Bytes that come and go while the tokens of a prompt are scored, some of them at a time."""
+        return AT_ONCE * 3 * 4 * self.config.text.vocab_size
 
     def encoding(self, patches: int) -> int:
         """Bytes that come and go while an image of so many patches is encoded; 0 for none."""

@@ -35,6 +35,8 @@ class Request:
         stop: Strings that end the answer; they are not part of it.
         logprobs: Give each token's log probability.
         top_logprobs: Give so many most likely tokens at each position.
+        prompt_logprobs: Give the log probabilities of the prompt's tokens, and so many of the likeliest in the place of
+            each; None for none.
         started: `time.perf_counter()` when the caller asked.
         cache_prompt: Begin where an earlier prompt was the same, and keep what is read for later ones.
         sampler: Chooses tokens in place of `options`; see `ModelKit.request`.
@@ -52,6 +54,7 @@ class Request:
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     top_logprobs: int = 0
+    prompt_logprobs: int | None = None
     started: float = 0.0
     cache_prompt: bool = True
     sampler: "Sampler | None" = None

@@ -37,7 +37,7 @@ class StateLayout:
     marks: tuple[tuple[ArrayLayout, ...], ...]
 
     @classmethod
-    def of(cls, read: Callable[[mx.array, mx.array, SequenceState], None], state: SequenceState) -> "StateLayout":
+    def of(cls, read: Callable[[mx.array, mx.array, SequenceState], object], state: SequenceState) -> "StateLayout":
         """From what one token would become; nothing is computed. Only where MLX runs.
 
         Args:

@@ -56,6 +56,17 @@ def test_a_prompt_is_read_in_the_room_of_its_answer(guard: MemoryGuard) -> None:
     assert held(ledger, "activations") == reading - (guard.held(210) - guard.held(200))
 
 
+def test_a_prompt_whose_tokens_are_scored_takes_more_while_it_is_read(guard: MemoryGuard) -> None:
+    ledger = Ledger(10**9)
+    admission = MemoryAdmission(guard, ledger)
+    plain = job(200, 1, step=128)
+    admission.update([plain])
+    before = held(ledger, "activations")
+    scored = Job(replace(plain.request, prompt_logprobs=0), plain.sink)
+    admission.update([scored])
+    assert held(ledger, "activations") == before + guard.scoring
+
+
 def test_requests_that_run_alone_add_up_and_rows_are_padded_to_the_longest(guard: MemoryGuard) -> None:
     ledger = Ledger(10**9)
     admission = MemoryAdmission(guard, ledger)

@@ -57,7 +57,8 @@ from tools.load.malformed import Malformed
         ("/v1/chat/completions", {"messages": SPELL, "top_logprobs": 3}, ["top_logprobs", "logprobs"]),
         ("/v1/chat/completions", {"messages": SPELL, "tool_choice": "required"}, ["tool_choice"]),
         ("/v1/chat/completions", {"messages": SPELL, "logit_bias": {"a": 1}}, ["logit_bias"]),
-        ("/v1/completions", {"prompt": "a", "echo": True}, ["echo"]),
+        ("/v1/completions", {"prompt": "a", "suffix": "b"}, ["suffix"]),
+        ("/v1/chat/completions", {"messages": SPELL, "echo": True}, ["echo"]),
         ("/v1/completions", {"prompt": "a", "best_of": 2}, ["best_of"]),
         ("/v1/responses", {"input": "a", "background": True}, ["background"]),
         ("/v1/responses", {"input": [{"type": "video_call"}]}, ["input.0.type"]),
@@ -69,7 +70,6 @@ from tools.load.malformed import Malformed
         ("/v1/chat/completions", {"messages": [*SPELL, {"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": '{"a":' * 500 + "1" + "}" * 500}}]}]}, ["arguments"]),  # noqa: E501
         ("/v1/responses", '{"input": "a", "metadata": {"a": "\\ud800"}}', ["body"]),
         ("/v1/completions", {"prompt": []}, ["prompt"]),
-        ("/v1/completions", {"prompt": "a", "suffix": "b"}, ["suffix"]),
         ("/v1/responses", {"input": [{"role": "user", "content": "a"}, {"role": "assistant", "content": [{"type": "input_image", "image_url": "b"}]}]}, ["input[1].content[0]"]),  # noqa: E501
         ("/v1/messages", {"model": "box", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": [{"type": "image", "source": {"type": "url", "url": "b"}}]}], "max_tokens": 5}, ["image"]),  # noqa: E501
         ("/v1/messages", {"model": "box", "messages": SPELL}, ["max_tokens"]),

@@ -154,6 +154,69 @@ def test_log_probabilities_without_candidates() -> None:
     assert found["choices"][0]["logprobs"] == expected
 
 
+# The prompt in front of its answer
+
+GIVEN = {
+    "prompt_logprobs": (TokenLogprob(1, "<1>", -0.5), TokenLogprob(2, "<2>", -float("inf"))),
+    "prompt_top_logprobs": ((TokenLogprob(7, "<7>", -0.25),), (TokenLogprob(5, "<5>", -1.0),)),
+}
+ECHOED = {
+    "tokens": ["<0>", "<1>", "<2>", "<7>"],
+    "token_logprobs": [None, -0.5, -9999.0, -0.25],
+    "top_logprobs": [None, {"<7>": -0.25, "<1>": -0.5}, {"<5>": -1.0, "<2>": -9999.0}, {"<7>": -0.25}],
+    "text_offset": [0, 3, 6, 9],
+}
+
+
+def test_what_is_read_for_an_echo() -> None:
+    assert "prompt_logprobs" not in translated("hi", echo=True)[0].options
+    assert "prompt_logprobs" not in translated("hi", logprobs=3)[0].options
+    assert translated("hi", echo=True, logprobs=3)[0].options["prompt_logprobs"] == 3
+    assert translated("hi", echo=True, logprobs=0)[0].options["prompt_logprobs"] == 0
+    # With nothing to write one token is written all the same, and not told.
+    assert translated("hi", echo=True, max_tokens=0)[0].options["max_tokens"] == 1
+    assert translated("hi", max_tokens=0)[0].options["max_tokens"] == 0
+
+
+def test_prompts_are_echoed_as_they_were_given_or_as_what_their_tokens_stand_for() -> None:
+    events = [delta("a"), delta("b", index=1), finish(), finish(index=1)]
+    found = answered(events, prompts=2, lengths=(3, 2), echo=True)
+    assert [choice["text"] for choice in found["choices"]] == ["hia", "hib"]
+    ids = context(COMPLETIONS, {"prompt": [[0, 1, 2], [0, 1]], "echo": True}, prompts=2, lengths=(3, 2))
+    assert [choice["text"] for choice in whole(COMPLETIONS, events, ids)["choices"]] == ["<0><1><2>a", "<0><1>b"]
+    alone = context(COMPLETIONS, {"prompt": [0, 1, 2], "echo": True, "n": 2}, lengths=(3,))
+    assert [choice["text"] for choice in whole(COMPLETIONS, events, alone)["choices"]] == ["<0><1><2>a", "<0><1><2>b"]
+
+
+def test_log_probabilities_of_an_echo() -> None:
+    """The first token has none; each further one is among the likeliest, as in an answer; offsets go on."""
+    events = [delta("a", logprob=-0.25, top_logprobs=TOPS[:1], **GIVEN), finish()]
+    asked = context(COMPLETIONS, {"prompt": [0, 1, 2], "echo": True, "logprobs": 1}, lengths=(3,))
+    expected = choice("<0><1><2>a", reason="stop", logprobs=ECHOED)
+    assert whole(COMPLETIONS, events, asked)["choices"] == [expected]
+
+
+def test_an_echo_alone_has_nothing_of_the_answer() -> None:
+    fields = {"prompt": [0, 1, 2], "echo": True, "logprobs": 1, "max_tokens": 0}
+    asked = context(COMPLETIONS, fields, lengths=(3,))
+    events = [delta("a", logprob=-0.25, top_logprobs=TOPS[:1], **GIVEN), finish("stop", Usage(3, 0, 1))]
+    found = whole(COMPLETIONS, events, asked)
+    logprobs = {name: values[:3] for name, values in ECHOED.items()}
+    assert found["choices"] == [choice("<0><1><2>", reason="length", logprobs=logprobs)]
+    assert (found["usage"]["completion_tokens"], found["usage"]["total_tokens"]) == (0, 3)
+    streams = [read(part) for part in streamed(COMPLETIONS, events, asked)]
+    told = [part["choices"][0] for part in streams[:-1]]
+    assert told == [choice("<0><1><2>", logprobs=logprobs), choice(reason="length")]
+
+
+def test_an_echo_in_a_stream_comes_once_and_though_nothing_else_does() -> None:
+    assert [part["choices"][0]["text"] for part in parts([delta("a"), delta("b"), finish()], echo=True)[:-1]] == [
+        "hia", "b", ""
+    ]  # fmt: skip
+    assert [part["choices"][0]["text"] for part in parts([finish()], echo=True)[:-1]] == ["hi"]
+    assert answered([finish()], echo=True)["choices"][0]["text"] == "hi"
+
+
 def parts(events: list[Any], **fields: Any) -> list[Any]:
     asked = context(COMPLETIONS, {"prompt": "hi", "stream": True, **fields})
     return [read(part) for part in streamed(COMPLETIONS, events, asked)]
