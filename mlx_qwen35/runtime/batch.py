@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
+from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.answers.text import AnswerText
 from mlx_qwen35.runtime.choosing import Choice, Choices, Chooser, choose_together
 from mlx_qwen35.runtime.decoder import Decoder
@@ -32,7 +33,8 @@ class Row:
         images_encoded, frames_encoded: What the vision tower had to look at.
         began, first: `time.perf_counter()` of the row's beginning, and of its first token.
         finished: Its answer has ended, and only its place in the batch is left.
-        prompt_scores: The prompt's tokens behind the first, as far as they are read, if the request asks for them.
+        prompt_scores: The prompt's tokens behind the first, as far as they are read, and the likeliest in the place of
+            each; if the request asks for them.
     """
 
     job: Job
@@ -45,7 +47,7 @@ class Row:
     frames_encoded: int = 0
     first: float = 0.0
     finished: bool = False
-    prompt_scores: list[Choice] = field(default_factory=list)
+    prompt_scores: list[tuple[TokenLogprob, tuple[TokenLogprob, ...]]] = field(default_factory=list)
     chooser: Chooser = field(init=False)
 
     @property

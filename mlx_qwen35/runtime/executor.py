@@ -118,9 +118,12 @@ class Executor:
         for row, ((job, _, _), length) in enumerate(zip(chunks, lengths, strict=True)):
             most = job.request.prompt_logprobs
             if most is not None:
-                self._rows[job].prompt_scores += score(
-                    self._decoder, hidden[row, :length], tokens[1, row, :length].tolist(), most
-                )
+                # Named chunk by chunk: of a long prompt together, others would wait for it.
+                self._rows[job].prompt_scores += [
+                    (TokenLogprob(choice.token, self._tokenizer.decode([choice.token]), choice.logprob),
+                     self._named(choice.top[:most]))
+                    for choice in score(self._decoder, hidden[row, :length], tokens[1, row, :length].tolist(), most)
+                ]  # fmt: skip
         mx.clear_cache()
         for job, step, reading in chunks:
             if step.snapshot and reading.snapshots is not None:
@@ -284,14 +287,9 @@ class Executor:
         most = row.job.request.prompt_logprobs
         if most is None:
             return {}
-        found: dict[str, Any] = {
-            "prompt_logprobs": tuple(
-                TokenLogprob(choice.token, self._tokenizer.decode([choice.token]), choice.logprob)
-                for choice in row.prompt_scores
-            )
-        }
+        found: dict[str, Any] = {"prompt_logprobs": tuple(given for given, _ in row.prompt_scores)}
         if most:
-            found["prompt_top_logprobs"] = tuple(self._named(choice.top) for choice in row.prompt_scores)
+            found["prompt_top_logprobs"] = tuple(top for _, top in row.prompt_scores)
         row.prompt_scores = []
         return found
 
