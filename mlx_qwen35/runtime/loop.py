@@ -32,7 +32,8 @@ class Loop:
         self._wishes: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._awake = False
         self._closed = False
-        self._timer: threading.Timer | None = None
+        # Whether somebody will wake it to look for what has waited long enough.
+        self._comes_back = False
 
     def submit(self, job: Job) -> None:
         """Run a job.
@@ -248,7 +249,13 @@ class Loop:
                 # Those behind it may fit now.
                 self._wake()
                 break
-        if stalled and (self._timer is None or not self._timer.is_alive()):
-            self._timer = threading.Timer(PATIENCE / 4, self.wake)
-            self._timer.daemon = True
-            self._timer.start()
+        if stalled and not self._comes_back:
+            self._comes_back = True
+            timer = threading.Timer(PATIENCE / 4, self._come_back)
+            timer.daemon = True
+            timer.start()
+
+    def _come_back(self) -> None:
+        # Before the loop is woken, which may look before this thread has ended.
+        self._comes_back = False
+        self.wake()

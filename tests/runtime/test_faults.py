@@ -362,6 +362,35 @@ def test_a_second_stream_that_memory_has_no_room_for_is_refused(narrow: ModelKit
     assert next(narrow.stream(IDS_OF_A_PROMPT, **LONG)).token == 5
 
 
+def test_one_that_is_refused_for_want_of_memory_does_not_depend_on_when_a_timer_ends(
+    narrow: ModelKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop may look again before the thread that woke it has ended; it used to wait for ever then."""
+
+    class Lingering(threading.Timer):
+        def run(self) -> None:
+            super().run()
+            time.sleep(1.0)
+
+    monkeypatch.setattr(threading, "Timer", Lingering)
+    first, second = (narrow.stream(IDS_OF_A_PROMPT, **LONG) for _ in range(2))
+    next(first)
+    found: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            next(second)
+        except BaseException as error:
+            found.append(error)
+
+    waiting = threading.Thread(target=ask)
+    waiting.start()
+    waiting.join(30)
+    narrow.close()
+    waiting.join(30)
+    assert [type(error) for error in found] == [InsufficientMemoryError]
+
+
 def test_a_stream_waits_for_one_that_goes_on_however_long_that_takes(narrow: ModelKit) -> None:
     first = narrow.stream(IDS_OF_A_PROMPT, **LONG)
     next(first)
