@@ -1,4 +1,4 @@
-"""Checkpoints that other programs quantised: FP8, NVFP4, MXFP4, AWQ, GPTQ, compressed-tensors, AutoRound, Quark.
+"""Checkpoints in other programs' formats: FP8, NVFP4, MXFP4, AWQ, GPTQ, compressed-tensors, AutoRound, Quark, torchao.
 
 What a module holds says how it is stored, more surely than config.json does, which is read only for what tensors do
 not tell. Whatever MLX has a mode for stays packed; FP8 and groups that MLX does not have become plain weights.
@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_qwen35.checkpoints import unpacking
+from mlx_qwen35.checkpoints import torchao, unpacking
 from mlx_qwen35.checkpoints.headers import TensorHeader, weight_bytes
 from mlx_qwen35.checkpoints.layouts import canonical_names
 from mlx_qwen35.errors import CheckpointError
@@ -20,6 +20,7 @@ from mlx_qwen35.paths import shorten
 
 METHODS = (
     "fp8", "fbgemm_fp8", "modelopt", "compressed-tensors", "awq", "gptq", "mxfp4", "mxfp8", "auto-round", "quark",
+    "torchao",
 )  # fmt: skip
 # Of Quark's weights; its unsigned bytes could not be told from E4M3.
 _QUARK = ("fp4", "fp8_e4m3")
@@ -123,6 +124,7 @@ def to_mlx(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[s
     settings = Settings.of(config)
     _check_method(settings, weights, foreign)
     _check_inputs(weights)
+    torchao.check(weights, settings.raw)
     for path, parts in modules.items():
         if path not in foreign:
             out |= {f"{path}.{part}": value for part, value in parts.items()}
@@ -174,6 +176,8 @@ def _follows(path: str, name: str, parts: unpacking.Parts) -> bool:
 
 def _split(name: str) -> tuple[str, str]:
     """A tensor's module and what it is of it."""
+    if found := torchao.split(name):
+        return found
     if match := _EXPERTS.match(name):
         part = match["part"]
         return match["path"], _EXPERT_PARTS.get(part, part)
