@@ -49,6 +49,8 @@ _UNUSED = (
     "input_scale", "input_global_scale", "input_zero_point", "activation_scale", "output_scale",
     "q_scale", "k_scale", "v_scale",
 )  # fmt: skip
+# Ends of names that only these programs write, for an error: not all of them leave settings in config.json.
+_PROGRAMS = {"._data": "optimum-quanto", ".absmax": "bitsandbytes", ".SCB": "bitsandbytes", ".W_q": "HQQ"}
 # Stacked experts are parameters, not modules: what belongs to them is joined to the name by an underscore.
 _EXPERTS = re.compile(r"(?P<path>.*\.experts\.(gate_up_proj|down_proj))(_(?P<part>\w+))?$")
 _EXPERT_PARTS = {None: "weight", "scale_inv": "weight_scale_inv", "scale": "weight_scale", "scale_2": "weight_scale_2"}
@@ -125,6 +127,7 @@ def to_mlx(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[s
     _check_method(settings, weights, foreign)
     _check_inputs(weights)
     torchao.check(weights, settings.raw)
+    _check_program(weights)
     for path, parts in modules.items():
         if path not in foreign:
             out |= {f"{path}.{part}": value for part, value in parts.items()}
@@ -218,6 +221,17 @@ def _check_inputs(weights: Mapping[str, mx.array]) -> None:
             f"{scaled[0]}: expected layers whose inputs are taken as they are, found {len(scaled)} with a scale for "
             "them, as ModelOpt's AWQ and SmoothQuant have; take the original checkpoint, or a conversion to MLX"
         )
+
+
+def _check_program(weights: Mapping[str, mx.array]) -> None:
+    """A format that is not read, without settings that name it."""
+    for name in weights:
+        program = next((program for end, program in _PROGRAMS.items() if name.endswith(end)), None)
+        if program:
+            raise CheckpointError(
+                f"{name}: expected weights as {', '.join(METHODS)} have them, found {program}'s; take the original "
+                "checkpoint, or a conversion to MLX"
+            )
 
 
 def _is_plain(name: str, value: mx.array) -> bool:
