@@ -6,7 +6,7 @@ from typing import Any
 
 from mlx_qwen35.checkpoints.config import MODEL_TYPES
 from mlx_qwen35.checkpoints.reading import GGUF, is_file, is_gguf, read_json
-from mlx_qwen35.checkpoints.weight_files import INDEX, parts_in
+from mlx_qwen35.checkpoints.weight_files import INDEX, PICKLED, parts_in
 from mlx_qwen35.errors import CheckpointError
 from mlx_qwen35.paths import shorten
 
@@ -18,7 +18,6 @@ _RELATIVES = {
     "qwen3_vl": "it is of the family before Qwen3.5",
     "qwen3_vl_moe": "it is of the family before Qwen3.5",
 }
-_PICKLED = (".bin", ".pt", ".pth")
 _PARTS = {"language_model": "a decoder", "vision_tower": "a vision tower", "mtp": "an MTP head"}
 
 
@@ -81,7 +80,7 @@ def _without_config(directory: Path, names: list[str], entries: list[Path]) -> I
         yield f"It holds folders with checkpoints: name one of them ({found})."
     elif any(name.endswith(".safetensors") for name in names):
         yield "It holds weights without a config.json, which says what they are: copy it from the original."
-    elif not any(name.endswith(_PICKLED) for name in names):
+    elif not any(name.endswith(PICKLED) for name in names):
         shown = shorten(", ".join(entry.name for entry in entries[:8]), 200)
         yield f"Nothing in it is a checkpoint's: it holds {shown}{' and more' if len(entries) > 8 else ''}."
 
@@ -98,7 +97,7 @@ def _base(directory: Path) -> str:
 def _about_weights(directory: Path, names: list[str]) -> Iterator[str]:
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
-        pickled = [name for name in names if name.endswith(_PICKLED)]
+        pickled = [name for name in names if name.endswith(PICKLED)]
         if pickled:
             yield f"Its weights are pickled ({shorten(pickled[0])}), which is not read: such files may run programs."
         elif INDEX in names:

@@ -1,4 +1,4 @@
-"""Checkpoints that other programs quantised: FP8, NVFP4, MXFP4, AWQ, GPTQ, compressed-tensors, AutoRound, Quark.
+"""Checkpoints in other programs' formats: FP8, NVFP4, MXFP4, AWQ, GPTQ, compressed-tensors, AutoRound, Quark, torchao.
 
 What a module holds says how it is stored, more surely than config.json does, which is read only for what tensors do
 not tell. Whatever MLX has a mode for stays packed; FP8 and groups that MLX does not have become plain weights.
@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_qwen35.checkpoints import unpacking
+from mlx_qwen35.checkpoints import torchao, unpacking
 from mlx_qwen35.checkpoints.headers import TensorHeader, weight_bytes
 from mlx_qwen35.checkpoints.layouts import canonical_names
 from mlx_qwen35.errors import CheckpointError
@@ -20,6 +20,7 @@ from mlx_qwen35.paths import shorten
 
 METHODS = (
     "fp8", "fbgemm_fp8", "modelopt", "compressed-tensors", "awq", "gptq", "mxfp4", "mxfp8", "auto-round", "quark",
+    "torchao",
 )  # fmt: skip
 # Of Quark's weights; its unsigned bytes could not be told from E4M3.
 _QUARK = ("fp4", "fp8_e4m3")
@@ -48,6 +49,8 @@ _UNUSED = (
     "input_scale", "input_global_scale", "input_zero_point", "activation_scale", "output_scale",
     "q_scale", "k_scale", "v_scale",
 )  # fmt: skip
+# Ends of names that only these programs write, for an error: not all of them leave settings in config.json.
+_PROGRAMS = {"._data": "optimum-quanto", ".absmax": "bitsandbytes", ".SCB": "bitsandbytes", ".W_q": "HQQ"}
 # Stacked experts are parameters, not modules: what belongs to them is joined to the name by an underscore.
 _EXPERTS = re.compile(r"(?P<path>.*\.experts\.(gate_up_proj|down_proj))(_(?P<part>\w+))?$")
 _EXPERT_PARTS = {None: "weight", "scale_inv": "weight_scale_inv", "scale": "weight_scale", "scale_2": "weight_scale_2"}
@@ -123,6 +126,8 @@ def to_mlx(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[s
     settings = Settings.of(config)
     _check_method(settings, weights, foreign)
     _check_inputs(weights)
+    torchao.check(weights, settings.raw)
+    _check_program(weights)
     for path, parts in modules.items():
         if path not in foreign:
             out |= {f"{path}.{part}": value for part, value in parts.items()}
@@ -174,6 +179,8 @@ def _follows(path: str, name: str, parts: unpacking.Parts) -> bool:
 
 def _split(name: str) -> tuple[str, str]:
     """A tensor's module and what it is of it."""
+    if found := torchao.split(name):
+        return found
     if match := _EXPERTS.match(name):
         part = match["part"]
         return match["path"], _EXPERT_PARTS.get(part, part)
@@ -214,6 +221,17 @@ def _check_inputs(weights: Mapping[str, mx.array]) -> None:
             f"{scaled[0]}: expected layers whose inputs are taken as they are, found {len(scaled)} with a scale for "
             "them, as ModelOpt's AWQ and SmoothQuant have; take the original checkpoint, or a conversion to MLX"
         )
+
+
+def _check_program(weights: Mapping[str, mx.array]) -> None:
+    """A format that is not read, without settings that name it."""
+    for name in weights:
+        program = next((program for end, program in _PROGRAMS.items() if name.endswith(end)), None)
+        if program:
+            raise CheckpointError(
+                f"{name}: expected weights as {', '.join(METHODS)} have them, found {program}'s; take the original "
+                "checkpoint, or a conversion to MLX"
+            )
 
 
 def _is_plain(name: str, value: mx.array) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_qwen35.checkpoints.config import ModelConfig
 from mlx_qwen35.checkpoints.layouts import canonical_names
+from mlx_qwen35.checkpoints.reading import other_content
 from mlx_qwen35.errors import CheckpointError
 
 # What the safetensors library itself allows.
@@ -34,6 +35,8 @@ def read_headers(files: Iterable[Path]) -> Iterator[TensorHeader]:
     for path in files:
         header: Any = None
         with path.open("rb") as file:
+            start = file.read(64)
+            file.seek(0)
             try:
                 (length,) = struct.unpack("<Q", file.read(8))
                 fits = length < min(path.stat().st_size, MAX_HEADER_BYTES)
@@ -56,7 +59,7 @@ def read_headers(files: Iterable[Path]) -> Iterator[TensorHeader]:
         except (KeyError, TypeError, ValueError, OverflowError):
             header = None
         if header is None:
-            raise CheckpointError(f"{path}: expected a safetensors file, found something else")
+            raise CheckpointError(f"{path}: expected a safetensors file, found {other_content(path, start)}")
         if 8 + length + data > path.stat().st_size:
             raise CheckpointError(
                 f"{path}: expected {8 + length + data} bytes, found {path.stat().st_size}; it is cut short"

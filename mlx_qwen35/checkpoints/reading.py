@@ -12,6 +12,7 @@ from mlx_qwen35.paths import shorten
 MAX_TEXT_BYTES = 128 * 2**20
 MAX_LEVELS = 100
 # What to say to whoever names a file, a directory or a repository of llama.cpp's.
+_LFS = b"version https://git-lfs.github.com/"
 GGUF = "llama.cpp's format (GGUF) is not read: take the checkpoint in safetensors, the original or a conversion to MLX"
 
 
@@ -45,6 +46,13 @@ def is_gguf(directory: Path) -> bool:
     return "gguf" in "/".join(directory.parts[-3:]).lower() or any(directory.glob("*.gguf"))
 
 
+def other_content(path: Path, start: bytes) -> str:
+    """What a file is instead of what it should be, by its first bytes: a clone may hold pointers to files alone."""
+    if start.startswith(_LFS):
+        return f"a pointer of Git LFS to it; fetch the files themselves (`git lfs pull` in {shorten(path.parent)})"
+    return "something else"
+
+
 def is_file(path: Path) -> bool:
     """Whether there is a regular file; False too for names that the system does not take."""
     try:
@@ -74,7 +82,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise _too_deep(path) from None
     except ValueError as error:
-        raise ConfigError(f"{path}: expected JSON, found {error}") from error
+        found = other_content(path, data) if data.startswith(_LFS) else error
+        raise ConfigError(f"{path}: expected JSON, found {found}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected a JSON object, found {type(value).__name__}")
     _check_depth(value, path)

@@ -71,7 +71,8 @@ def affine(
         return {"weight": _view(weight, mx.uint32), "scales": scales, "biases": (-zeros * scales).astype(dtype)}
     if groups is None:
         groups = mx.arange(into) // stored
-    integers = unpack(weight, bits)
+    # A tower's layers may have any number of inputs: 4304 in Qwen3.5's largest.
+    integers = _unpack_some(weight, bits, into)
     scales, zeros = scales.astype(mx.float32)[..., groups], zeros.astype(mx.float32)[..., groups]
     return {"weight": ((integers - zeros) * scales).astype(dtype)}
 

@@ -10,6 +10,8 @@ from mlx_qwen35.paths import shorten
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# Files of torch's own format, which may run programs.
+PICKLED = (".bin", ".pt", ".pth")
 
 
 def find_weight_files(directory: Path, *, vision: bool) -> list[Path]:
@@ -66,8 +68,8 @@ def _may_be_beside(name: str) -> bool:
 def _single_or_sharded(directory: Path) -> list[Path]:
     found = sorted(filter(is_file, directory.glob("model*.safetensors")))
     if not found:
-        pickled = sorted(path.name for path in directory.glob("*.bin"))
-        hint = f" (only {', '.join(pickled)}; pickled weights are not read)" if pickled else ""
+        pickled = sorted(path.name for path in directory.glob("*") if path.suffix in PICKLED)
+        hint = f" (only {shorten(', '.join(pickled), 500)}; pickled weights are not read)" if pickled else ""
         if others := sorted(path.name for path in directory.glob("*.safetensors") if is_file(path)):
             hint = f" (only {shorten(', '.join(others))}; rename it if it holds the weights of a whole checkpoint)"
         hint = f"; {GGUF}" if is_gguf(directory) else hint

@@ -234,6 +234,25 @@ def test_a_format_that_nobody_reads_is_refused_by_name(tmp_path: Path, checkpoin
 
 
 @pytest.mark.parametrize(
+    ("part", "program"),
+    [
+        ("weight._data", "optimum-quanto"),
+        ("weight._data._data", "optimum-quanto"),
+        ("weight.absmax", "bitsandbytes"),
+        ("SCB", "bitsandbytes"),
+        ("W_q", "HQQ"),
+    ],
+)
+def test_a_format_without_settings_is_refused_by_the_names_of_its_tensors(part: str, program: str) -> None:
+    """optimum-quanto leaves config.json as it was."""
+    name = f"model.layers.0.mlp.up_proj.{part}"
+    with pytest.raises(
+        CheckpointError, match=rf"^{name}: expected .*, found {program}'s; take the original checkpoint"
+    ):
+        to_mlx({name: mx.zeros((8, 8), mx.uint8)}, {})
+
+
+@pytest.mark.parametrize(
     ("name", "packing"),
     [
         ("GPTQ", "auto_gptq"),

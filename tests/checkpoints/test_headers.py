@@ -48,6 +48,14 @@ def test_the_end_of_a_file_is_that_of_its_last_tensor_wherever_the_header_names_
         list(read_headers([written(tmp_path / "cut.safetensors", entries, bytes(23))]))
 
 
+def test_a_pointer_in_place_of_a_file_is_told_and_how_to_get_the_file(tmp_path: Path) -> None:
+    """What git leaves of a clone without its LFS."""
+    path = tmp_path / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 1234\n")
+    with pytest.raises(CheckpointError, match=rf"found a pointer of Git LFS to it; .*`git lfs pull` in {tmp_path}\)$"):
+        list(read_headers([path]))
+
+
 @pytest.mark.parametrize("missing", [1, 7, 8, 9, 39])
 def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, missing: int) -> None:
     """By a byte as well as by all of its data, with how much there should be."""

@@ -92,6 +92,16 @@ def test_a_depth_that_python_cannot_follow_is_too_deep(tmp_path: Path) -> None:
         read_json(path)
 
 
+def test_a_pointer_of_git_lfs_is_told_from_other_texts(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 1234\n")
+    with pytest.raises(ConfigError, match=r"expected JSON, found a pointer of Git LFS to it; fetch the files"):
+        read_json(path)
+    path.write_text("version 2")
+    with pytest.raises(ConfigError, match=r"expected JSON, found Expecting value"):
+        read_json(path)
+
+
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     """A pipe would never end."""
     os.mkfifo(tmp_path / "pipe")

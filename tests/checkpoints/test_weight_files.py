@@ -175,9 +175,11 @@ def test_of_llama_cpp_s_format_it_is_said_that_it_is_not_read(tmp_path: Path, na
         find_weight_files(directory, vision=False)
 
 
-def test_pickled_weights_are_named_where_there_are_no_others(directory: Path) -> None:
-    (directory / SINGLE).rename(directory / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"found none \(only pytorch_model.bin; pickled weights are not read\)$"):
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "qmodel.pt", "model.pth"])
+def test_pickled_weights_are_named_where_there_are_no_others(directory: Path, name: str) -> None:
+    """HQQ's `save_quantized` writes qmodel.pt."""
+    (directory / SINGLE).rename(directory / name)
+    with pytest.raises(CheckpointError, match=rf"found none \(only {name}; pickled weights are not read\)$"):
         find_weight_files(directory, vision=True)
 
 
