@@ -11,8 +11,9 @@ from mlx_qwen35.paths import shorten
 # The largest of Qwen's, tokenizer.json, has 13 MB.
 MAX_TEXT_BYTES = 128 * 2**20
 MAX_LEVELS = 100
-# What to say to whoever names a file, a directory or a repository of llama.cpp's.
+# How a pointer of Git LFS begins.
 _LFS = b"version https://git-lfs.github.com/"
+# What to say to whoever names a file, a directory or a repository of llama.cpp's.
 GGUF = "llama.cpp's format (GGUF) is not read: take the checkpoint in safetensors, the original or a conversion to MLX"
 
 
