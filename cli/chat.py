@@ -114,7 +114,7 @@ class Chat:
         for line in lines:
             if not line.strip():
                 continue
-            if line.split()[0] in ("/exit", "/quit") and not line[0].isspace():
+            if self.commands.leaves(line) and not line[0].isspace():
                 return
             leaves = lines.confirm("Leave the chat?") if line.lower() in _BARE else None
             if leaves:

@@ -86,6 +86,8 @@ class Commands:
             Command("/exit, /quit", "leave; so does Ctrl-D", lambda _: None),
         )  # fmt: skip
         self._all = {name: command for command in everything for name in re.findall(r"/[a-z-]+", command.usage)}
+        # As other programs call them.
+        self._all |= {"/?": self._all["/help"], "/bye": self._all["/exit"]}
 
     def completable(self) -> dict[str, Sequence[str]]:
         """The commands, and the values that each takes, for Tab."""
@@ -94,9 +96,13 @@ class Commands:
     def is_command(self, text: str) -> bool:
         """Whether a line is one of a command's name, known or not, and no path that is there."""
         name = text.split(maxsplit=1)[0]
-        return re.fullmatch(r"/[A-Za-z][A-Za-z_-]*", name) is not None and (
-            name in self._all or not is_there(Path(name))
+        return name in self._all or (
+            re.fullmatch(r"/[A-Za-z][A-Za-z_-]*", name) is not None and not is_there(Path(name))
         )
+
+    def leaves(self, text: str) -> bool:
+        """Whether a line ends the chat."""
+        return self._all.get(text.split(maxsplit=1)[0]) is self._all["/exit"]
 
     def run(self, text: str) -> str | None:
         """Carry a command out; returns what there is to say.
@@ -176,18 +182,29 @@ class Commands:
     def _set(self, argument: str) -> str:
         given = self._chat.arguments
         if not argument:
-            lines = [f"{name:<20}{given.get(name, 'as the model has it')}" for name in SETTINGS]
-            return "\n".join(lines)
+            return "\n".join(f"{name:<20}{self._setting(name)}" for name in SETTINGS)
         name, _, value = argument.replace("=", " ", 1).partition(" ")
         name, value = name.replace("-", "_"), value.strip()
         if name not in SETTINGS:
             raise OptionError(f"/set: expected one of {', '.join(SETTINGS)}, found {name}")
         if value == "default":
             given.pop(name, None)
-            return f"{name}: as the model has it"
-        if value:
+        elif value:
             given[name] = read_setting(name, value)
-        return f"{name}: {given.get(name, 'as the model has it')}"
+        return f"{name}: {self._setting(name)}"
+
+    def _setting(self, name: str) -> str:
+        """What a setting is, with the model's own value where there is one."""
+        if name in self._chat.arguments:
+            return str(self._chat.arguments[name])
+        from mlx_qwen35.answers.sampling import default_max_tokens, options_from
+        from mlx_qwen35.model_kit import MAX_TOKENS
+
+        defaults = self._chat.kit.checkpoint.generation_config
+        own = getattr(options_from(defaults, {}), name, None)
+        if name == "max_tokens":
+            own = default_max_tokens(defaults) or MAX_TOKENS
+        return "as the model has it" + (f" ({own})" if own is not None else "")
 
     def _regenerate(self, argument: str) -> str | None:
         from mlx_qwen35.answers.sampling import options_from

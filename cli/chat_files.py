@@ -68,7 +68,9 @@ def read_chat(source: Path) -> dict[str, Any]:
         raise OptionError(f"{source}: cannot be read ({error.strerror or error})") from error
     except RecursionError as error:
         raise OptionError(f"{source}: expected a saved chat, found values too deep inside each other") from error
-    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{source}: expected a saved chat, found what is no text") from error
+    except ValueError as error:  # no JSON, or a number of thousands of digits
         raise OptionError(f"{source}: expected a saved chat, found {error}") from error
     known = isinstance(content, dict) and content.get("format") == _FORMAT
     if not known or not isinstance(content.get("messages"), list):

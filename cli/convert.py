@@ -33,8 +33,9 @@ def add_parser(commands: Any) -> None:
         "--mode", "--q-mode", choices=modes, help="how to quantise; all but affine need no --bits; default: affine"
     )
     parser.add_argument(
-        "--recipe", "--quant-predicate", choices=recipes, help="more bits for some matrices; default: none"
-    )
+        "--recipe", "--quant-predicate", choices=recipes, metavar="RECIPE",
+        help=f"more bits for some matrices: {', '.join(recipes)}; default: none",
+    )  # fmt: skip
     parser.add_argument(
         "--dequantize", "-d", action="store_true", help="restore plain weights first, however they are quantised"
     )

@@ -5,7 +5,8 @@ import dataclasses
 import json
 from typing import Any
 
-from mlx_qwen35.errors import Qwen35Error
+from mlx_qwen35.cli.options import MODEL_HELP, add_model_name, model_of
+from mlx_qwen35.errors import OptionError, Qwen35Error
 
 
 def add_parser(commands: Any) -> None:
@@ -15,7 +16,8 @@ def add_parser(commands: Any) -> None:
         help="examine a checkpoint",
         description="Report what a checkpoint holds and needs, then load it and check that it works.",
     )
-    parser.add_argument("model", metavar="MODEL", help="checkpoint directory or hub id")
+    parser.add_argument("directory", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    add_model_name(parser)  # as every other command has it
     parser.add_argument("--no-check", action="store_true", help="only report, do not load the weights")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -25,7 +27,11 @@ def run(options: argparse.Namespace) -> None:
     """Print the report; a failed check is an error of the user's checkpoint."""
     from mlx_qwen35.doctor import examine, self_check
 
-    report = examine(options.model)
+    if options.directory and options.model:
+        raise OptionError(f"--model: expected one checkpoint, found {options.directory} and {options.model}")
+    options.model = options.directory or options.model
+    model = model_of(options)
+    report = examine(model)
     if not options.json:
         gib = 2**30
         quantised = report.quantization and {k: v for k, v in report.quantization.items() if not isinstance(v, dict)}
@@ -47,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
             print(f"{name + ':':<14}{value}")
         for note in report.notes:
             print(note)
-    checks = [] if options.no_check else self_check(options.model)
+    checks = [] if options.no_check else self_check(model)
     if options.json:
         whole = {**dataclasses.asdict(report), "checks": [dataclasses.asdict(check) for check in checks]}
         print(json.dumps(whole, default=str, ensure_ascii=False))
@@ -56,4 +62,4 @@ def run(options: argparse.Namespace) -> None:
             print(f"{'ok' if check.passed else 'FAILED'}: {check.name} ({check.found})")
     failed = [check.name for check in checks if not check.passed]
     if failed:
-        raise Qwen35Error(f"{options.model}: the self-check failed: {'; '.join(failed)}")
+        raise Qwen35Error(f"{model}: the self-check failed: {'; '.join(failed)}")

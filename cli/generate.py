@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import stat
 import sys
 from typing import Any
@@ -17,7 +18,8 @@ from mlx_qwen35.cli.options import (
     rendering_arguments,
     video_options,
 )
-from mlx_qwen35.errors import OptionError
+from mlx_qwen35.errors import MediaError, OptionError
+from mlx_qwen35.paths import expand, is_there, shorten
 
 
 def add_parser(commands: Any) -> None:
@@ -64,6 +66,18 @@ def _read_input() -> str:
         raise OptionError(f"standard input: expected text, found {error}") from error
 
 
+def check_media(options: argparse.Namespace) -> None:
+    """Whether the files of pictures and videos are there, before a large model is loaded for nothing.
+
+    Raises:
+        MediaError: One is not. What URLs lead to, and what files hold, is seen when they are read.
+    """
+    for name in ("image", "video"):
+        for path in getattr(options, name):
+            if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", path) and not is_there(expand(path, MediaError, f"--{name}")):
+                raise MediaError(f"--{name}: {shorten(path)}: No such file or directory")
+
+
 def run(options: argparse.Namespace) -> None:
     """Answer one prompt on stdout."""
     text = read_prompt(options.prompt)
@@ -75,6 +89,7 @@ def run(options: argparse.Namespace) -> None:
     if options.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": options.system_prompt})
     answering, rendering = generation_arguments(options), rendering_arguments(options)
+    check_media(options)
     with load_kit(options) as kit:
         if options.json:
             prompt = kit.process_prompt(messages, **rendering)

@@ -35,6 +35,8 @@ COMMANDS = {
     "rm": "models rm ID",
     "quantize": "convert --bits 4",
 }
+# What other programs have as a command too, and is a flag.
+FLAG_COMMANDS = {"help": "--help", "version": "--version"}
 
 
 def hint(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:

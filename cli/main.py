@@ -86,8 +86,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if own[:1] == ["launch"] and "--" in own:
         at = own.index("--")
         own, further = own[:at], own[at + 1 :]
-    from mlx_qwen35.cli.habits import wrong_beginning
+    from mlx_qwen35.cli.habits import FLAG_COMMANDS, wrong_beginning
 
+    if own and own[0] in FLAG_COMMANDS:  # `help chat` is `chat --help`
+        own = [*own[1:], FLAG_COMMANDS[own[0]]]
     parser = build_parser()
     if wrong := wrong_beginning(own):
         parser.error(wrong)

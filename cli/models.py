@@ -22,6 +22,7 @@ def add_parser(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     listing = actions.add_parser(
         "list",
+        aliases=["ls"],
         help="what is there",
         description="Size, bits, pictures, MTP module, and whether it fits into this machine's memory.",
     )
@@ -31,7 +32,9 @@ def add_parser(commands: Any) -> None:
     pull.add_argument("id", metavar="ID", help="hub id, like mlx-community/Qwen3.5-4B-MLX-4bit")
     pull.add_argument("--revision", help="branch, tag or commit; default: main")
     pull.set_defaults(run=run_pull)
-    remove = actions.add_parser("rm", help="remove one", description="Remove a checkpoint from the hub's cache.")
+    remove = actions.add_parser(
+        "rm", aliases=["remove"], help="remove one", description="Remove a checkpoint from the hub's cache."
+    )
     remove.add_argument("id", metavar="ID", help="hub id, as the list has it")
     remove.add_argument("--yes", "-y", action="store_true", help="do not ask")
     remove.set_defaults(run=run_remove)

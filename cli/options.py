@@ -1,6 +1,7 @@
 """Flags that several commands share, under the names of mlx-lm's and mlx-vlm's."""
 
 import argparse
+import difflib
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from mlx_qwen35 import ModelKit
@@ -41,6 +42,20 @@ class Parser(argparse.ArgumentParser):
                 f"{self.prog} --help has its flags\n",
             )  # fmt: skip
         return options, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """What is wrong, in one line and the words of all other errors: forty flags' usage would hide it."""
+        for kind, words in (("int", "a whole number"), ("float", "a number")):
+            message = message.replace(f"invalid {kind} value: ", f"expected {words}, found ")
+        message = re.sub(r"invalid choice: (.*?) \(choose from (.*)\)", _wrong_choice, message)
+        inside = "commands" if self._subparsers is not None else "flags"
+        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}; {self.prog} --help has its {inside}\n")
+
+
+def _wrong_choice(match: re.Match[str]) -> str:
+    found, known = match[1], match[2].replace("'", "").split(", ")
+    close = difflib.get_close_matches(found.strip("'"), known, 1)
+    return f"expected one of {', '.join(known)}, found {found}{f' (did you mean {close[0]}?)' if close else ''}"
 
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -226,7 +241,8 @@ def _add_thinking_flags(parser: argparse._ActionsContainer) -> None:
     thinking.add_argument(
         "--reasoning-effort",
         choices=EFFORTS,
-        help="how much to think; the template decides what that means; default: not said",
+        metavar="LEVEL",  # all of them are wider than a terminal
+        help=f"how much to think: {', '.join(EFFORTS)}; the template decides what that means; default: not said",
     )
     parser.add_argument(
         "--thinking-budget", type=int, metavar="N",

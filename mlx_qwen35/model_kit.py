@@ -21,6 +21,7 @@ from mlx_qwen35.answers.sampling import (
     whole_number,
 )
 from mlx_qwen35.answers.text import check_stop
+from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import GenerationCancelled, OptionError, PromptError
 from mlx_qwen35.patches.operations import choose_operations
 from mlx_qwen35.prompts.builder import FramesCallback, Messages, PromptBuilder, TokenIds, ask
@@ -79,7 +80,7 @@ class ModelKit(PromptMaking, SessionFiles):
 
     @classmethod
     def load(
-        cls, path_or_hub_id: str | Path, *, adapter_path: str | Path | None = None, revision: str | None = None,
+        cls, path_or_hub_id: str | Path = BOX, *, adapter_path: str | Path | None = None, revision: str | None = None,
         chat_template: str | Path | None = None, max_pixels: int | None = None, prompt_cache_bytes: int | None = None,
         prompt_cache_dir: str | Path | None = None, prompt_cache_dir_bytes: int | None = None,
         prompt_cache_write_bytes: int | None = None, image_cache_bytes: int = IMAGE_CACHE_BYTES,
@@ -87,7 +88,7 @@ class ModelKit(PromptMaking, SessionFiles):
         gated_delta: str | None = None, speculate: str = "auto", draft_tokens: int | None = None,
         mtp_path: str | Path | None = None, kv_bits: int | None = None, kv_group_size: int | None = None,
     ) -> Self:  # fmt: skip
-        """Load a checkpoint directory or a hub repository.
+        """Load a checkpoint directory or a hub repository; of neither, the small model in the package.
 
         Args:
             adapter_path: An adapter made by mlx_lm.lora, mlx-vlm or peft.
@@ -135,15 +136,17 @@ class ModelKit(PromptMaking, SessionFiles):
         )  # fmt: skip
         return cls(load(options), max_pixels=max_pixels, max_context=max_context)
 
-    def logits(self, prompt: Prompt, *, prefill_step_size: int | None = None) -> mx.array:
+    def logits(self, prompt: Prompt | Messages | str | TokenIds, *, prefill_step_size: int | None = None) -> mx.array:
         """Teacher-forced logits of every position, shape (S, vocab_size), float32.
 
         Args:
+            prompt: From `process_prompt`, or anything that it takes.
             prefill_step_size: Tokens per chunk; None reads the prompt in one piece.
         Raises:
-            PromptError, ContextLengthError: It is no prompt, or longer than the model's context.
+            PromptError, MediaError, ContextLengthError: It is no prompt, or longer than the model's context.
             InsufficientMemoryError: There is no room for it.
         """
+        prompt = self._ready(prompt, False)
         self._prompts.check(prompt, 0, self.context_length)
         if prefill_step_size is not None:
             whole_number("prefill_step_size", prefill_step_size, 1)

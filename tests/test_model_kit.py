@@ -23,6 +23,7 @@ from PIL import Image
 
 from mlx_qwen35 import Engine, ModelKit, model_kit
 from mlx_qwen35.answers.results import GenerationStats
+from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.errors import (
     ContextLengthError,
     GenerationCancelled,
@@ -141,6 +142,18 @@ def test_logprobs_equal_the_logits(kit: ModelKit) -> None:
     expected = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
     assert first.logprob == pytest.approx(expected[first.token], abs=1e-4)
     assert next(iter(kit.stream(prompt, temperature=0.0))).logprob is None
+
+
+def test_logits_are_of_whatever_a_prompt_is_made_of(kit: ModelKit) -> None:
+    made = kit.process_prompt([USER])
+    expected = np.array(kit.logits(made))
+    for prompt in ([USER], list(made.input_ids)):
+        np.testing.assert_array_equal(np.array(kit.logits(prompt)), expected)
+
+
+def test_without_a_name_the_model_in_the_package_is_loaded() -> None:
+    with ModelKit.load() as kit:
+        assert kit.checkpoint.directory == BOX
 
 
 def test_generate_joins_the_stream(kit: ModelKit) -> None:

@@ -275,9 +275,9 @@ def fill_sources(media: Sequence[MediaPart], given: Sequence[Any] | None, name: 
     return [replace(part, source=next(rest)) if part.source is None else part for part in media]
 
 
-def _checked_list(value: Any, place: str) -> list[Any]:
+def _checked_list(value: Any, place: str, expected: str = "a list with at least one entry") -> list[Any]:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence) or not value:
-        raise PromptError(f"{place}: expected a list with at least one entry, found {_found(value)}")
+        raise PromptError(f"{place}: expected {expected}, found {_found(value)}")
     return list(value)
 
 
@@ -316,7 +316,7 @@ def _message(message: Any, place: str, hide: Any, splits: Callable[[], bool], me
     elif content is None or content == []:
         out["content"] = content
     else:
-        parts = _checked_list(content, f"{place}.content")
+        parts = _checked_list(content, f"{place}.content", "text or a list of parts")
         out["content"] = [_part(part, f"{place}.content[{number}]", hide, media) for number, part in enumerate(parts)]
     return out
 

@@ -483,7 +483,9 @@ def test_settings_are_read_checked_and_undone(checkpoint_dir: Callable[[Shape], 
         "/max-tokens 0": "max_tokens: expected a whole number of at least 1, found 0",
         "/set temprature 1": "/set: expected one of frequency_penalty, ",
         "/set temperature": "temperature: 1.5",
-        "/set temperature default": "temperature: as the model has it",
+        "/set temperature default": "temperature: as the model has it (0.0)",
+        "/set max_tokens default": "max_tokens: as the model has it (4096)",
+        "/set seed": "seed: as the model has it",
         "hello": " tokens at ",
         "/set": "top_k               7",
         "/regenerat": "/regenerat: no such command; /regenerate is one; /help lists them",
@@ -492,6 +494,18 @@ def test_settings_are_read_checked_and_undone(checkpoint_dir: Callable[[Shape], 
     said = iter(done.stderr.splitlines())
     for line, expected in lines.items():
         assert any(expected in other for other in said), line
+
+
+def test_help_and_leaving_have_the_names_of_other_programs(checkpoint_dir: Callable[[Shape], Path]) -> None:
+    done = talk(checkpoint_dir(DENSE), "/?\n/bye\n/nope\n")
+    assert "/regenerate" in done.stderr
+    assert "no such command" not in done.stderr
+    assert " tokens at " not in done.stderr
+
+
+def test_a_file_that_is_no_text_is_no_saved_chat(checkpoint_dir: Callable[[Shape], Path], picture: Path) -> None:
+    said = talk(checkpoint_dir(DENSE), f"/load {picture}\n").stderr
+    assert f"{picture}: expected a saved chat, found what is no text\n" in said
 
 
 def test_every_setting_reaches_the_answer(checkpoint_dir: Callable[[Shape], Path]) -> None:

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from mlx_qwen35 import ModelKit
+from mlx_qwen35.checkpoints.files import BOX
 from mlx_qwen35.cli.generate import comes_by_itself
 from mlx_qwen35.cli.main import main
 from mlx_qwen35.cli.options import size
@@ -254,6 +255,8 @@ def test_a_system_prompt_and_a_pixel_budget_count(model: str, picture: str, tmp_
         (["generate", "-p", " ", "--model", "MODEL"], "--prompt: expected some text, found none"),
         (["generate", "-p", "hi", "--model", "MODEL", "--image", "/no.png"], "/no.png: No such file or directory"),
         # Before anything is loaded.
+        (["generate", "-p", "a", "--model", "/nowhere", "--image", "/no.png"], "--image: /no.png: No such file or"),
+        (["generate", "-p", "a", "--model", "/nowhere", "--video", "no.mp4"], "--video: no.mp4: No such file or"),
         (["generate", "-p", "hi", "--model", "/nowhere", "--temp", "-1"], "temperature: expected at least 0, found -1"),
         (["generate", "-p", "hi", "--model", "/nowhere", "-m", "0"], "max_tokens: expected a whole number of at least"),
         (["generate", "-p", "hi", "--model", "/nowhere", "--stop", ""], "stop: expected strings of at least one"),
@@ -261,6 +264,7 @@ def test_a_system_prompt_and_a_pixel_budget_count(model: str, picture: str, tmp_
         (["generate", "-p", "hi", "--model", "MODEL", "--adapter-path", "/no"], "/no: expected adapter_config.json"),
         (["chat", "--model", "/nowhere"], "/nowhere: expected an existing directory"),
         (["doctor", "/nowhere"], "/nowhere: expected an existing directory"),
+        (["doctor", "/nowhere", "--model", "MODEL"], "--model: expected one checkpoint, found /nowhere and "),
         (["convert", "--model", "/nowhere", "--out", "OUT"], "/nowhere: expected an existing directory"),
         (["convert", "--model", "MODEL", "--out", "MODEL"], "expected a directory that does not exist yet"),
     ],
@@ -346,6 +350,20 @@ def test_convert_and_doctor(model: str, tmp_path: Path) -> None:
     report = json.loads(run("doctor", out, "--json").stdout)
     assert report["layout"] == "mlx-vlm"
     assert all(check["passed"] for check in report["checks"])
+
+
+def test_the_doctor_takes_a_model_as_the_other_commands_do(model: str, tmp_path: Path) -> None:
+    for arguments, variable in ((["--model", model], "/nowhere"), ([], model)):
+        done = run("doctor", "--no-check", "--json", *arguments, MLX_QWEN35_MODEL=variable)
+        assert json.loads(done.stdout)["directory"] == model
+    done = run("doctor", "--no-check", "--json", MLX_QWEN35_MODEL="")
+    assert json.loads(done.stdout)["directory"] == str(BOX)
+    assert "no model named, so this is the small one" in done.stderr
+
+
+def test_what_urls_lead_to_is_seen_when_they_are_read(model: str, picture: str) -> None:
+    done = run("generate", "--model", model, "-p", "hi", "--no-think", "-m", "2", "--image", Path(picture).as_uri())
+    assert done.returncode == 0
 
 
 def test_doctor_fails_where_vision_is_blind(tmp_path: Path, checkpoint_dir: Callable[[Shape], Path]) -> None:

@@ -15,7 +15,7 @@ from tests.cli.test_commands import run
     ("words", "expected"),
     [
         (["mod"], {"models"}),
-        (["models", ""], {"list", "pull", "rm"}),
+        (["models", ""], {"list", "ls", "pull", "rm", "remove"}),
         (["generate", "--temp"], {"--temp", "--temperature"}),
         (["serve", "--log-level", "w"], {"warning"}),
         (["chat", "--image", "pic"], {"picture.png"}),

@@ -1,6 +1,7 @@
 """What people type who come from other programs."""
 
 import argparse
+import contextlib
 import re
 from pathlib import Path
 from unittest import mock
@@ -106,7 +107,23 @@ def test_the_parents_names_of_the_same_flags(line: str, named: str, value: objec
     ],
 )
 def test_a_line_that_begins_with_no_command(capsys: pytest.CaptureFixture[str], line: str, told: str) -> None:
-    assert refused(capsys, *line.split()).endswith(f"mlx-qwen35: error: {told}\n")
+    assert refused(capsys, *line.split()) == (f"mlx-qwen35: {told}; mlx-qwen35 --help has its commands\n")
+
+
+@pytest.mark.parametrize(("line", "like"), [("help chat", "chat --help"), ("help", "--help"), ("version", "-V")])
+def test_help_and_version_are_commands_too(capsys: pytest.CaptureFixture[str], line: str, like: str) -> None:
+    said = []
+    for words in (line, like):
+        with contextlib.suppress(SystemExit):
+            parse(words.split())
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != ""
+
+
+@pytest.mark.parametrize(("line", "like"), [("models ls --json", "list"), ("models remove a/b", "rm")])
+def test_actions_have_the_names_of_other_programs(line: str, like: str) -> None:
+    command, _, *further = line.split()
+    assert parse(line.split()).run == parse([command, like, *further]).run
 
 
 @pytest.mark.parametrize(("line", "bits"), [("-q", 4), ("-q --q-bits 8", 8), ("-q --q-mode mxfp8", None), ("", None)])

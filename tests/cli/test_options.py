@@ -1,6 +1,10 @@
 """Flags."""
 
 import argparse
+import re
+from unittest import mock
+
+import pytest
 
 from mlx_qwen35.bench import kv, restart, serve, speed, video
 from mlx_qwen35.cli.completion import all_actions
@@ -75,3 +79,34 @@ def test_a_default_of_the_parser_is_the_one_in_words() -> None:
             counted += 1
             assert size(words.split(";")[0]) == action.default, action.option_strings
     assert counted > 8
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "chat -m x",
+            "chat: --max-tokens/-m: expected a whole number, found 'x'; mlx-qwen35 chat --help has its flags",
+        ),
+        ("chat --temp x", "chat: --temperature/--temp: expected a number, found 'x'; mlx-qwen35 chat --help has its"),
+        ("convert -q", "convert: the following arguments are required: --model/--hf-path, --out/--mlx-path; mlx-"),
+        ("chat --kv-bits 3", "chat: --kv-bits: expected one of 8, 4, found 3; mlx-qwen35 chat --help has its flags"),
+        ("models pul", "ACTION: expected one of list, ls, pull, rm, remove, found 'pul' (did you mean pull?); mlx-"),
+    ],
+)
+def test_a_wrong_flag_is_told_in_one_line(capsys: pytest.CaptureFixture[str], line: str, told: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args(line.split())
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (2, 1)
+    assert told in said
+
+
+def test_help_is_no_wider_than_the_terminal() -> None:
+    parser = build_parser()
+    (commands,) = (action for action in parser._actions if action.dest == "command")
+    assert isinstance(commands.choices, dict)
+    with mock.patch.dict("os.environ", COLUMNS="80"):
+        shown = [command.format_help() for command in (parser, *commands.choices.values())]
+    wide = [line for text in shown for line in text.splitlines() if len(line) > 80]
+    assert [line for line in wide if not re.match(r"  --chat-template-kwargs JSON,", line)] == []

@@ -311,8 +311,8 @@ def test_what_cannot_be_is_refused_before_any_work(
     for ask in (text_only.stream, text_only.logits):
         with pytest.raises(VisionUnavailableError, match=r"prompt\.media\[0\]: this checkpoint cannot see images"):
             ask(picture)
-    with pytest.raises(PromptError, match="prompt: expected a Prompt from process_prompt, found list"):
-        kit.logits([1, 2])  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="prompt: expected messages, a string or token ids, found int"):
+        kit.logits(5)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="logits_processors: expected a list of functions, found NoneType"):
         kit.stream([1, 2], logits_processors=None)
     with pytest.raises(OptionError, match=r"logits_processors\[0\]: expected a function, found int"):
