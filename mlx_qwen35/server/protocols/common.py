@@ -124,7 +124,7 @@ class CompletionFields(SamplingFields):
     """What chat and plain completions have in common."""
 
     stream_options: StreamOptions | None = None
-    n: Whole | None = Field(None, ge=1, le=16)
+    n: Whole | None = Field(None, ge=1, le=128)
 
     @property
     def include_usage(self) -> bool:

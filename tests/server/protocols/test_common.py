@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.answers.tool_calls import ToolCall
@@ -47,6 +48,12 @@ def test_what_other_servers_take_for_off_is_off() -> None:
             assert request.options["max_tokens"] == most
     (request,) = CompletionRequest.model_validate({"prompt": "a", "max_tokens": -1}).generation_requests()
     assert request.options["max_tokens"] is None
+
+
+def test_answers_are_as_many_as_openai_has_them() -> None:
+    assert CompletionFields.model_validate({"n": 128}).n == 128
+    with pytest.raises(ValidationError):
+        CompletionFields.model_validate({"n": 129})
 
 
 def test_an_empty_stop_is_none() -> None:
