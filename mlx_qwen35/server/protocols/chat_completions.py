@@ -129,7 +129,7 @@ class ChatCompletionRequest(TemplateFields, CompletionFields):
     reasoning: Reasoning | None = None
     thinking: Thinking | None = None
     add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
+    continue_final_message: bool | None = None
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""
@@ -158,7 +158,7 @@ class ChatCompletionRequest(TemplateFields, CompletionFields):
                 parallel_tool_calls=self.parallel_tool_calls is not False,
                 enable_thinking=_one("enable_thinking", enable_thinking, "thinking.type", thinking.switch),
                 template=template,
-                continue_final_message=self.continue_final_message,
+                continue_final_message=bool(self.continue_final_message),
                 effort=effort,
                 thinking_budget=_one("thinking_budget", budget, "thinking.budget_tokens", thinking.budget_tokens),
                 schema=self._schema(),

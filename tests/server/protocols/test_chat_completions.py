@@ -210,6 +210,11 @@ def test_the_last_message_is_continued_where_that_is_asked_for() -> None:
         assert str(error) == "add_generation_prompt: expected the opposite of continue_final_message"
 
 
+def test_whether_to_continue_may_be_null() -> None:
+    assert translated(continue_final_message=None).continue_final_message is False
+    assert translated(continue_final_message=None, add_generation_prompt=True).continue_final_message is False
+
+
 def test_an_effort_is_passed_on() -> None:
     """What it means is for the checkpoint's template to say."""
     found = translated(reasoning_effort="low", enable_thinking=False, thinking_budget=3)
@@ -233,6 +238,13 @@ def test_messages_are_passed_on_without_what_the_template_has_no_use_for() -> No
         {"role": "tool", "content": "4", "tool_call_id": "call_1"},
         {"role": "user"},
     ]
+
+
+def test_a_call_without_arguments_has_none() -> None:
+    for function in ({"name": "f"}, {"name": "f", "arguments": None}, {"name": "f", "arguments": "{}"}):
+        answer = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": function}]}
+        found = translated(messages=[*ASK, answer, *ASK]).prompt[1]["tool_calls"]
+        assert found == [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]
 
 
 def test_what_an_earlier_answer_refused_is_its_text() -> None:
