@@ -92,6 +92,11 @@ class Engine:
         """Requests whose turn has not come."""
         return sum(job.status is Status.WAITING for job in self._jobs())
 
+    @property
+    def capacity(self) -> int:
+        """Requests that it has places for, those that wait included."""
+        return self._max_waiting + self._pool.max_rows
+
     def reserve(self) -> Reservation:
         """A place for a request that is still to be prepared; `submit` takes it over.
 
@@ -101,7 +106,7 @@ class Engine:
         """
         with self._lock:
             self._check_accepting()
-            if self._places >= self._max_waiting + self._pool.max_rows:
+            if self._places >= self.capacity:
                 raise EngineFullError(f"expected at most {self._max_waiting} requests that wait, found as many")
             self._places += 1
         return Reservation(self._give_back)

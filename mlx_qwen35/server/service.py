@@ -129,7 +129,10 @@ class GenerationService:
 
         Raises:
             EngineFullError: There are not as many.
+            OptionError: There never are: whoever tries again would do so for ever.
         """
+        if answers > (most := self.engine.capacity):
+            raise OptionError(f"n: expected at most {most} answers to one request here, found {answers}")
         places: list[Reservation] = []
         try:
             for _ in range(answers):

@@ -365,6 +365,7 @@ def test_a_fault_is_told_to_everyone_and_the_next_request_works(
 
 def test_the_queue_is_bounded(kit: ModelKit) -> None:
     engine = Engine(kit, max_rows=1, max_waiting=1)
+    assert engine.capacity == 2
     callers = [Caller(engine, ask(kit, "text", max_tokens=50)) for _ in range(2)]
     with pytest.raises(EngineFullError, match="at most 1 requests"):
         engine.submit(ask(kit, "text", max_tokens=2), lambda event: None)

@@ -1,6 +1,7 @@
 """What becomes of a model's words between engine and protocol, word by word."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -264,9 +265,22 @@ def test_a_full_queue_refuses_before_anything_is_prepared(box: ModelKit, monkeyp
 def test_a_request_that_gets_only_some_of_its_places_gives_them_back(box: ModelKit) -> None:
     with serving(box, max_rows=2, max_waiting=0) as running:
         path, body = "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+        place = running.engine.reserve()
         for _ in range(2):
-            assert raw(running.url, path, body | {"n": 3})[0] == 429
+            assert raw(running.url, path, body | {"n": 2})[0] == 429
+        place.release()
         assert raw(running.url, path, body | {"n": 2})[0] == 200
+
+
+def test_more_answers_than_there_are_places_are_refused_for_good(box: ModelKit) -> None:
+    """A status that says "later" would be asked again for ever."""
+    said = "n: expected at most 3 answers to one request here, found 4"
+    with serving(box, max_rows=2, max_waiting=1) as running:
+        chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+        for path, body in (("chat/completions", chat | {"n": 4}), ("completions", {"prompt": ["a", "b"], "n": 2})):
+            status, _, text = raw(running.url, f"/v1/{path}", body)
+            assert (status, json.loads(text)["error"]["message"]) == (400, said)
+        assert raw(running.url, "/v1/completions", {"prompt": ["a", "b", "c"], "max_tokens": 1})[0] == 200
 
 
 def test_slow_preparation_does_not_hold_shutting_down_up(box: ModelKit, monkeypatch: pytest.MonkeyPatch) -> None:

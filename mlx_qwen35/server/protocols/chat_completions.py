@@ -48,7 +48,7 @@ class Message(WireObject):
     }
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Items[dict[str, JsonValue]] | None = None
+    content: str | Items[str | dict[str, JsonValue]] | None = None
     tool_calls: Items[AnyCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
@@ -68,14 +68,30 @@ class JsonSchema(WireObject):
 
     without_effect: ClassVar = frozenset({"strict", "description", "name"})
 
-    schema_: dict[str, JsonValue] = Field(alias="schema")
+    schema_: dict[str, JsonValue] | None = Field(None, alias="schema")
 
 
 class SchemaFormat(WireObject):
-    """JSON that follows a schema."""
+    """JSON that follows a schema; where there is only its name, which OpenAI allows, any object.
+
+    The schema stands beside the type in the documentation of llama.cpp's server, and in Anthropic's protocol.
+    """
 
     type: Literal["json_schema"]
-    json_schema: JsonSchema
+    json_schema: JsonSchema | None = None
+    schema_: dict[str, JsonValue] | None = Field(None, alias="schema")
+
+    @property
+    def wanted(self) -> dict[str, JsonValue]:
+        """The schema, from either place.
+
+        Raises:
+            ApiError: There is none in either, or there are two.
+        """
+        named = self.json_schema.schema_ if self.json_schema else None
+        if self.json_schema is None and self.schema_ is None:
+            raise invalid_request("response_format.json_schema: field required", "response_format.json_schema")
+        return _one("response_format.json_schema.schema", named, "response_format.schema", self.schema_) or {}
 
 
 ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
@@ -129,7 +145,7 @@ class ChatCompletionRequest(TemplateFields, CompletionFields):
     reasoning: Reasoning | None = None
     thinking: Thinking | None = None
     add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
+    continue_final_message: bool | None = None
 
     def generation_requests(self) -> list[GenerationRequest]:
         """See `PromptBody`; always one."""
@@ -158,7 +174,7 @@ class ChatCompletionRequest(TemplateFields, CompletionFields):
                 parallel_tool_calls=self.parallel_tool_calls is not False,
                 enable_thinking=_one("enable_thinking", enable_thinking, "thinking.type", thinking.switch),
                 template=template,
-                continue_final_message=self.continue_final_message,
+                continue_final_message=bool(self.continue_final_message),
                 effort=effort,
                 thinking_budget=_one("thinking_budget", budget, "thinking.budget_tokens", thinking.budget_tokens),
                 schema=self._schema(),
@@ -174,7 +190,7 @@ class ChatCompletionRequest(TemplateFields, CompletionFields):
 
     def _schema(self) -> dict[str, JsonValue] | None:
         if isinstance(self.response_format, SchemaFormat):
-            return self.response_format.json_schema.schema_
+            return self.response_format.wanted
         return self.response_format.schema_ or {} if isinstance(self.response_format, ObjectFormat) else None
 
 
@@ -197,8 +213,10 @@ def message_of(message: Message, place: str) -> dict[str, Any]:
     Raises:
         ApiError: It holds a file that is no text.
     """
-    content = message.content
+    content, thoughts = message.content, None
     if isinstance(content, list):
+        if message.role == "assistant":
+            content, thoughts = _without_thoughts(content)
         content = [_part(part, f"{place}.content[{at}]") for at, part in enumerate(content)]
     kept: dict[str, Any] = {"role": message.role}
     # Where it is missing, perhaps misspelled, and the message needs one, that is told.
@@ -213,11 +231,30 @@ def message_of(message: Message, place: str) -> dict[str, Any]:
         kept |= {
             name: value for name in ("reasoning_content", "reasoning") if (value := getattr(message, name)) is not None
         }
+        if thoughts and not kept.keys() & {"reasoning_content", "reasoning"}:
+            kept["reasoning_content"] = thoughts
     return kept
 
 
-def _part(part: dict[str, JsonValue], place: str) -> dict[str, JsonValue]:
-    """A content part; text in place of a file of text, or of an earlier answer's refusal."""
+def _without_thoughts(content: list[Any]) -> tuple[list[Any], str]:
+    """The parts of an earlier answer, and the reasoning that stands among them, as vLLM and Mistral have it."""
+    parts, thoughts = [], ""
+    for part in content:
+        thought = part.get("thinking") if isinstance(part, dict) and part.get("type") == "thinking" else None
+        if isinstance(thought, list):
+            # Mistral's are parts in turn.
+            thought = "".join(str(piece.get("text") or "") for piece in thought if isinstance(piece, dict))
+        if isinstance(thought, str):
+            thoughts += thought
+        else:
+            parts.append(part)
+    return parts, thoughts
+
+
+def _part(part: str | dict[str, JsonValue], place: str) -> dict[str, JsonValue]:
+    """A content part; text in place of a file of text, of an earlier answer's refusal, or of a text alone."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
     if part.get("type") == "refusal":
         return {"type": "text", "text": part.get("refusal")}
     if part.get("type") != "file":

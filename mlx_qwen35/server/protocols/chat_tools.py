@@ -15,7 +15,7 @@ class CallFunction(WireObject):
     """A call's function; `arguments` is JSON text."""
 
     name: str
-    arguments: str | dict[str, JsonValue] = "{}"
+    arguments: str | dict[str, JsonValue] | None = None
 
 
 class CallCustom(WireObject):
@@ -52,7 +52,8 @@ class MessageToolCall(WireObject):
     @property
     def called(self) -> dict[str, Any]:
         """The function's name and its arguments."""
-        return {"name": self.function.name, "arguments": self.function.arguments}
+        arguments = self.function.arguments
+        return {"name": self.function.name, "arguments": "{}" if arguments is None else arguments}
 
 
 AnyCall = Annotated[

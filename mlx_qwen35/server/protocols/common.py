@@ -69,7 +69,7 @@ class ObjectFormat(WireObject):
 class StreamOptions(WireObject):
     """What a stream holds beside the answer."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class SamplingFields(GenerationBody):
@@ -80,20 +80,25 @@ class SamplingFields(GenerationBody):
     top_k: Whole | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    # The same for llama.cpp's server, LM Studio and Ollama.
+    repeat_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     seed: Whole | None = None
     stop: str | Items[str] | None = None
     min_tokens: Whole | None = Field(None, ge=0)
-    ignore_eos: bool = False
+    ignore_eos: bool | None = None
 
     def sampling(self) -> dict[str, Any]:
         """Options of `ModelKit.request`.
 
         Raises:
-            ApiError: A key of `logit_bias` is no token id.
+            ApiError: A key of `logit_bias` is no token id, or a penalty has two values.
         """
+        penalty = self.repeat_penalty if self.repetition_penalty is None else self.repetition_penalty
+        if self.repeat_penalty not in (None, penalty):
+            raise invalid_request("repetition_penalty: found another repeat_penalty", "repetition_penalty")
         names = (
             "temperature",
             "top_p",
@@ -105,9 +110,8 @@ class SamplingFields(GenerationBody):
         )
         options = {name: getattr(self, name) for name in (*names, "seed")}
         options |= {name: value for name in ("min_tokens", "ignore_eos") if (value := getattr(self, name))}
-        if self.repetition_penalty == 0:
-            # The default of mlx-lm's server, which is off there.
-            options["repetition_penalty"] = 1.0
+        # 0 is the default of mlx-lm's server, and off there.
+        options["repetition_penalty"] = 1.0 if penalty == 0 else penalty
         # A form's empty field comes along as an empty text, at which nothing can stop.
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
         options["stop"] = stop and [text for text in stop if text]
@@ -124,7 +128,7 @@ class CompletionFields(SamplingFields):
     """What chat and plain completions have in common."""
 
     stream_options: StreamOptions | None = None
-    n: Whole | None = Field(None, ge=1, le=16)
+    n: Whole | None = Field(None, ge=1, le=128)
 
     @property
     def include_usage(self) -> bool:

@@ -22,7 +22,7 @@ from mlx_qwen35.server.protocols.common import (
 )
 from mlx_qwen35.server.wire import Items, Whole, invalid_request, sse
 
-MAX_PROMPTS = 16
+MAX_PROMPTS = 128
 
 
 class CompletionRequest(CompletionFields):

@@ -76,7 +76,7 @@ class ToolChoice(WireObject):
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: bool | None = None
 
 
 class JsonFormat(WireObject):

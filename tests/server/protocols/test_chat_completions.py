@@ -167,6 +167,19 @@ def test_forms_of_an_answer() -> None:
     assert translated(response_format={"type": "json_object", "schema": SCHEMA}).schema == SCHEMA
 
 
+def test_a_schema_stands_in_either_place() -> None:
+    """Beside the type as llama.cpp's server documents it; OpenAI's may have a name alone."""
+    form = {"type": "json_schema"}
+    for named in ({}, {"json_schema": None}, {"json_schema": {"name": "x"}}, {"json_schema": {"schema": SCHEMA}}):
+        assert translated(response_format={**form, **named, "schema": SCHEMA}).schema == SCHEMA
+    for named in ({"name": "x"}, {"name": "x", "schema": None}, {"schema": {}}):
+        assert translated(response_format={**form, "json_schema": named}).schema == {}
+    error = refused(response_format=form)
+    assert (str(error), error.param) == ("response_format.json_schema: field required", "response_format.json_schema")
+    error = refused(response_format={**form, "json_schema": {"schema": {"type": "object"}}, "schema": SCHEMA})
+    assert str(error) == "response_format.json_schema.schema: found another response_format.schema"
+
+
 def test_calls_may_be_several_unless_they_may_not() -> None:
     for asked, expected in ((None, True), (True, True), (False, False)):
         assert translated(parallel_tool_calls=asked).parallel_tool_calls is expected
@@ -210,6 +223,11 @@ def test_the_last_message_is_continued_where_that_is_asked_for() -> None:
         assert str(error) == "add_generation_prompt: expected the opposite of continue_final_message"
 
 
+def test_whether_to_continue_may_be_null() -> None:
+    assert translated(continue_final_message=None).continue_final_message is False
+    assert translated(continue_final_message=None, add_generation_prompt=True).continue_final_message is False
+
+
 def test_an_effort_is_passed_on() -> None:
     """What it means is for the checkpoint's template to say."""
     found = translated(reasoning_effort="low", enable_thinking=False, thinking_budget=3)
@@ -233,6 +251,35 @@ def test_messages_are_passed_on_without_what_the_template_has_no_use_for() -> No
         {"role": "tool", "content": "4", "tool_call_id": "call_1"},
         {"role": "user"},
     ]
+
+
+def test_a_part_may_be_a_text_alone() -> None:
+    messages = [{"role": "user", "content": ["a", {"type": "text", "text": "b"}]}]
+    content = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert translated(messages=messages).prompt == [{"role": "user", "content": content}]
+
+
+@pytest.mark.parametrize("thinking", ["Hm.", [{"type": "text", "text": "H"}, {"type": "text", "text": "m."}]])
+def test_reasoning_may_be_a_part_of_an_earlier_answer(thinking: Any) -> None:
+    """As vLLM takes it, and as Mistral writes it."""
+    said, thought = {"type": "text", "text": "b"}, {"type": "thinking", "thinking": thinking}
+    answer = {"role": "assistant", "content": [thought, said]}
+    found = translated(messages=[*ASK, answer, *ASK]).prompt[1]
+    assert found == {"role": "assistant", "content": [said], "reasoning_content": "Hm."}
+    assert translated(messages=[*ASK, answer | {"content": [thought]}, *ASK]).prompt[1]["content"] == []
+    for name in ("reasoning", "reasoning_content"):
+        found = translated(messages=[*ASK, answer | {name: "Yes."}, *ASK]).prompt[1]
+        assert found == {"role": "assistant", "content": [said], name: "Yes."}
+    # Nobody else thinks.
+    asked = {"role": "user", "content": [thought]}
+    assert translated(messages=[asked]).prompt == [asked]
+
+
+def test_a_call_without_arguments_has_none() -> None:
+    for function in ({"name": "f"}, {"name": "f", "arguments": None}, {"name": "f", "arguments": "{}"}):
+        answer = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": function}]}
+        found = translated(messages=[*ASK, answer, *ASK]).prompt[1]["tool_calls"]
+        assert found == [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]
 
 
 def test_what_an_earlier_answer_refused_is_its_text() -> None:

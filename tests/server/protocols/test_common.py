@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from mlx_qwen35.answers.results import TokenLogprob
 from mlx_qwen35.answers.tool_calls import ToolCall
@@ -47,6 +48,28 @@ def test_what_other_servers_take_for_off_is_off() -> None:
             assert request.options["max_tokens"] == most
     (request,) = CompletionRequest.model_validate({"prompt": "a", "max_tokens": -1}).generation_requests()
     assert request.options["max_tokens"] is None
+
+
+def test_a_penalty_has_either_name() -> None:
+    assert SamplingFields.model_validate({"repeat_penalty": 1.1}).sampling()["repetition_penalty"] == 1.1
+    both = {"repeat_penalty": 1.1, "repetition_penalty": 1.1}
+    assert SamplingFields.model_validate(both).sampling()["repetition_penalty"] == 1.1
+    with pytest.raises(ApiError, match="^repetition_penalty: found another repeat_penalty$") as error:
+        SamplingFields.model_validate(both | {"repeat_penalty": 1.0}).sampling()
+    assert error.value.param == "repetition_penalty"
+
+
+def test_what_is_null_is_as_if_it_were_not_there() -> None:
+    """Programs write every field of their types, those that nobody has set as null."""
+    nothing = {"ignore_eos": None, "stream_options": {"include_usage": None}}
+    body = CompletionFields.model_validate(nothing)
+    assert (body.sampling(), body.include_usage) == (CompletionFields().sampling(), False)
+
+
+def test_answers_are_as_many_as_openai_has_them() -> None:
+    assert CompletionFields.model_validate({"n": 128}).n == 128
+    with pytest.raises(ValidationError):
+        CompletionFields.model_validate({"n": 129})
 
 
 def test_an_empty_stop_is_none() -> None:

@@ -71,9 +71,14 @@ def test_log_probabilities_that_are_not_wanted() -> None:
     assert translated("hi", logprobs=False)[0].options["logprobs"] is False
 
 
-@pytest.mark.parametrize("prompt", [[], ["a"] * 17, [[1]] * 17])
+def test_a_batch_is_as_large_as_clients_make_them() -> None:
+    """LangChain's have 20 prompts."""
+    assert len(translated(["a"] * 128)) == 128
+
+
+@pytest.mark.parametrize("prompt", [[], ["a"] * 129, [[1]] * 129])
 def test_no_prompt_and_too_many_are_refused(prompt: Any) -> None:
-    with pytest.raises(ApiError, match="^prompt: expected 1 to 16 prompts$") as error:
+    with pytest.raises(ApiError, match="^prompt: expected 1 to 128 prompts$") as error:
         translated(prompt)
     assert (error.value.status, error.value.param) == (400, "prompt")
 

@@ -123,6 +123,7 @@ def test_choices(asked: dict[str, Any], choice: Any) -> None:
     for parallel in (True, False):
         found = counted(tool_choice=asked | {"disable_parallel_tool_use": not parallel})
         assert (found.tool_choice, found.parallel_tool_calls) == (choice, parallel)
+    assert counted(tool_choice=asked | {"disable_parallel_tool_use": None}).parallel_tool_calls
 
 
 def test_a_choice_has_a_name_if_it_is_a_tool() -> None:
