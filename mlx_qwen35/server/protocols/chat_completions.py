@@ -33,6 +33,7 @@ from mlx_qwen35.server.protocols.common import (
     progress_comment,
 )
 from mlx_qwen35.server.protocols.files import SEND_DATA, file_text
+from mlx_qwen35.server.protocols.message_blocks import ImageBlock
 from mlx_qwen35.server.wire import Items, Whole, WireObject, invalid_request, sse
 
 T = TypeVar("T")
@@ -252,11 +253,24 @@ def _without_thoughts(content: list[Any]) -> tuple[list[Any], str]:
 
 
 def _part(part: str | dict[str, JsonValue], place: str) -> dict[str, JsonValue]:
-    """A content part; text in place of a file of text, of an earlier answer's refusal, or of a text alone."""
+    """A content part; text in place of a file of text, of an earlier answer's refusal, or of a text alone.
+
+    An image may come as Anthropic's protocol or MCP has it: programs that speak several mix them up, or hand on what
+    a tool gave them.
+    """
     if isinstance(part, str):
         return {"type": "text", "text": part}
     if part.get("type") == "refusal":
         return {"type": "text", "text": part.get("refusal")}
+    if part.get("type") == "image" and isinstance(part.get("data"), str):
+        media_type = part.get("mimeType") or "image/*"
+        part = {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": part["data"]}}
+    if part.get("type") == "image" and isinstance(part.get("source"), dict):
+        try:
+            return ImageBlock.model_validate(part).part
+        except ValidationError:
+            expected = "an object with type base64, media_type and data, or with type url and url"
+            raise invalid_request(f"{place}.source: expected {expected}", place) from None
     if part.get("type") != "file":
         return part
     try:

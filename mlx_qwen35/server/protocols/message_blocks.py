@@ -49,6 +49,13 @@ class ImageBlock(Block):
     type: Literal["image"]
     source: Annotated[Base64Source | UrlSource, Field(discriminator="type")]
 
+    @property
+    def part(self) -> dict[str, Any]:
+        """The same in OpenAI's form."""
+        source = self.source
+        url = source.url if isinstance(source, UrlSource) else f"data:{source.media_type};base64,{source.data}"
+        return {"type": "image_url", "image_url": {"url": url}}
+
 
 class VideoBlock(Block):
     """A video, which Anthropic's messages have not; it is refused by name."""
@@ -220,9 +227,7 @@ def _parts(blocks: Sequence[Any]) -> list[dict[str, Any]]:
             if not is_changing(block.text):
                 out.append({"type": "text", "text": block.text})
         elif isinstance(block, ImageBlock):
-            source = block.source
-            url = source.url if isinstance(source, UrlSource) else f"data:{source.media_type};base64,{source.data}"
-            out.append({"type": "image_url", "image_url": {"url": url}})
+            out.append(block.part)
         elif isinstance(block, VideoBlock):
             raise invalid_request(
                 "messages: expected text, images and documents, found a video; Anthropic's messages have none: send it "

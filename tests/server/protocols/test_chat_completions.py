@@ -253,6 +253,26 @@ def test_messages_are_passed_on_without_what_the_template_has_no_use_for() -> No
     ]
 
 
+@pytest.mark.parametrize(
+    ("part", "url"),
+    [
+        ({"source": {"type": "base64", "media_type": "image/png", "data": "QQ=="}}, "data:image/png;base64,QQ=="),
+        ({"source": {"type": "url", "url": "https://a/b.png"}}, "https://a/b.png"),
+        ({"data": "QQ==", "mimeType": "image/png"}, "data:image/png;base64,QQ=="),
+        ({"data": "QQ=="}, "data:image/*;base64,QQ=="),
+    ],
+)
+def test_an_image_may_come_as_in_anthropics_protocol_or_mcp(part: dict[str, Any], url: str) -> None:
+    (found,) = translated(messages=[{"role": "user", "content": [{"type": "image", **part}]}]).prompt
+    assert found["content"] == [{"type": "image_url", "image_url": {"url": url}}]
+
+
+def test_an_image_in_another_form_is_refused_with_what_it_may_be() -> None:
+    expected = r"^messages\[0\].content\[0\].source: expected an object with type base64, media_type and data, or with"
+    with pytest.raises(ApiError, match=expected):
+        translated(messages=[{"role": "user", "content": [{"type": "image", "source": {"type": "file"}}]}])
+
+
 def test_a_part_may_be_a_text_alone() -> None:
     messages = [{"role": "user", "content": ["a", {"type": "text", "text": "b"}]}]
     content = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
