@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
             "model type": report.model_type,
             "layout": report.layout,
             "tensors": ", ".join(f"{count} {name}" for name, count in sorted(report.dtypes.items())),
-            "quantisation": quantised or "none",
+            "quantisation": ", ".join(f"{key} {value}" for key, value in (quantised or {}).items()) or "none",
             "vision": "yes" if report.vision else "no",
             "MTP": "yes" if report.mtp else "no",
             "weights": f"{report.parameters_bytes / gib:.2f} GiB",

@@ -236,7 +236,7 @@ class ModelKit(PromptMaking, SessionFiles):
         Raises:
             See `stream`.
         """
-        check_names(options, ChatOptions)
+        check_names(options, ChatOptions, "images", "videos")
         messages = ask(question, images, videos) if isinstance(question, str) else question
         rendering: Any = {name: value for name, value in options.items() if name in RENDERING}
         further: Any = {name: value for name, value in options.items() if name not in RENDERING - {"on_frames"}}

@@ -713,6 +713,8 @@ def test_unknown_options_are_refused_with_all_that_there_are(kit: ModelKit) -> N
     for call, further in calls.values():
         with pytest.raises(OptionError, match=rf"temprature: .*\b{further}\b.*top_p.*; did you mean temperature\?"):
             call("hello", temprature=1.0)
+    with pytest.raises(OptionError, match=r"unknown option image: .*\bimages\b.*; did you mean images\?"):
+        kit.chat("hello", image="a.png")  # type: ignore[call-arg]
 
 
 def test_what_chat_hands_on_is_what_a_prompt_takes() -> None:

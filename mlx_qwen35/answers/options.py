@@ -62,13 +62,15 @@ class GenerationOptions(Sampling, total=False):
     logits_processors: Sequence[LogitsProcessor]
 
 
-def check_names(given: Mapping[str, Any], expected: type) -> None:
+def check_names(given: Mapping[str, Any], expected: type, *arguments: str) -> None:
     """Refuse options that a TypedDict does not have.
 
+    Args:
+        arguments: Further ones that a function has names of its own for.
     Raises:
         OptionError: There are some; names all that it has, and those that are spelled almost so.
     """
-    names = sorted(expected.__annotations__)
+    names = sorted({*expected.__annotations__, *arguments})
     unknown = sorted(given.keys() - set(names))
     if unknown:
         close = [name for option in unknown for name in difflib.get_close_matches(option, names, 1)]

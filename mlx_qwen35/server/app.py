@@ -51,6 +51,8 @@ COUNTS: dict[str, tuple[type[PromptBody], dict[str, str]]] = {
 UNUSED_HEADER = "X-Unused-Fields"
 # What is wrong most often where a path is.
 BASE_URLS = "the base URL of OpenAI's clients ends with /v1, that of Anthropic's does not"
+# Ollama and LM Studio have /api beside OpenAI's paths, and clients that speak nothing else.
+OTHERS = "Ollama's and LM Studio's own APIs are not served: choose OpenAI-compatible, whose base URL ends with /v1"
 SERVED = "here are chat completions, completions, responses, messages and models, and no embeddings, sound or files"
 # Of a request, in the header.
 MAX_NAMED = 30
@@ -253,7 +255,8 @@ async def _tell_no_route(request: Request, error: Exception) -> Response:
         path = request.url.path
         # An address that is right already is not to be doubted: a program wants what is not here, like embeddings.
         right = path.startswith("/v1/") and not path.startswith("/v1/v1/")
-        message = f"no such path: {shorten(path)}; {SERVED if right else BASE_URLS}"
+        hint = OTHERS if path.startswith("/api/") else SERVED if right else BASE_URLS
+        message = f"no such path: {shorten(path)}; {hint}"
         return error_response(ApiError(404, "not_found_error", message), request.url.path)
     if error.status_code != 405:
         return error_response(ApiError(error.status_code, "invalid_request_error", str(error.detail)), request.url.path)

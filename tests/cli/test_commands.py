@@ -341,7 +341,7 @@ def test_convert_and_doctor(model: str, tmp_path: Path) -> None:
         "layout:       mlx-vlm",
         "vision:       yes",
         "MTP:          yes",
-        "'bits': 8",
+        "quantisation: bits 8, group_size 64",
         "mlx-lm 0.",
         "different logits",
     ):

@@ -55,14 +55,15 @@ def test_an_address_is_doubted_only_where_it_is_wrong(server: Running) -> None:
         ("/v1/audio/speech", {"input": "a"}, "no embeddings, sound"),
         ("/v1/v1/chat/completions", {"messages": SPELL}, "base URL of OpenAI's clients ends with /v1"),
         ("/v1/v1/messages", {"messages": SPELL}, "that of Anthropic's does not"),
-        ("/api/chat", {"messages": SPELL}, "base URL of OpenAI's clients ends with /v1"),
+        ("/chat", {"messages": SPELL}, "base URL of OpenAI's clients ends with /v1"),
+        ("/api/chat", {"messages": SPELL}, "Ollama's and LM Studio's own APIs are not served"),
     ):
         status, _, text = raw(server.url, path, body)
         told = json.loads(text)["error"]["message"]
         assert status == 404
         assert told.startswith(f"no such path: {path}; ")
         assert reason in told
-        assert ("base URL" in told) == ("base URL" in reason or "Anthropic" in reason)
+        assert ("base URL" in told) == any(name in reason for name in ("base URL", "Anthropic", "Ollama"))
 
 
 @pytest.mark.parametrize(
