@@ -188,6 +188,7 @@ def connect(url: str, key: str, seconds: float = _PROBE_SECONDS) -> Connection |
 def _json(url: str, headers: dict[str, str], seconds: float) -> dict[str, Any]:
     """An object that is answered; an empty one where there is none."""
     # Most of the time that a --help would take.
+    import urllib.error
     import urllib.request
 
     # No proxy of the environment: it would not find this machine.
@@ -195,6 +196,10 @@ def _json(url: str, headers: dict[str, str], seconds: float) -> dict[str, Any]:
     try:
         with opener.open(urllib.request.Request(url, headers=headers), timeout=seconds) as response:
             found = json.load(response)
+    except urllib.error.HTTPError as error:
+        # An answer too, which is open until it is closed.
+        error.close()
+        return {}
     except (OSError, ValueError):  # a URLError is an OSError
         return {}
     return found if isinstance(found, dict) else {}

@@ -53,8 +53,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def _wrong_choice(match: re.Match[str]) -> str:
-    found, known = match[1], match[2].replace("'", "").split(", ")
-    close = difflib.get_close_matches(found.strip("'"), known, 1)
+    # Which of them has quotes differs from one Python to the next.
+    found, known = match[1].strip("'"), match[2].replace("'", "").split(", ")
+    close = difflib.get_close_matches(found, known, 1)
     return f"expected one of {', '.join(known)}, found {found}{f' (did you mean {close[0]}?)' if close else ''}"
 
 

@@ -91,7 +91,7 @@ def test_a_default_of_the_parser_is_the_one_in_words() -> None:
         ("chat --temp x", "chat: --temperature/--temp: expected a number, found 'x'; mlx-qwen35 chat --help has its"),
         ("convert -q", "convert: the following arguments are required: --model/--hf-path, --out/--mlx-path; mlx-"),
         ("chat --kv-bits 3", "chat: --kv-bits: expected one of 8, 4, found 3; mlx-qwen35 chat --help has its flags"),
-        ("models pul", "ACTION: expected one of list, ls, pull, rm, remove, found 'pul' (did you mean pull?); mlx-"),
+        ("models pul", "ACTION: expected one of list, ls, pull, rm, remove, found pul (did you mean pull?); mlx-"),
     ],
 )
 def test_a_wrong_flag_is_told_in_one_line(capsys: pytest.CaptureFixture[str], line: str, told: str) -> None:
@@ -109,4 +109,5 @@ def test_help_is_no_wider_than_the_terminal() -> None:
     with mock.patch.dict("os.environ", COLUMNS="80"):
         shown = [command.format_help() for command in (parser, *commands.choices.values())]
     wide = [line for text in shown for line in text.splitlines() if len(line) > 80]
-    assert [line for line in wide if not re.match(r"  --chat-template-kwargs JSON,", line)] == []
+    # Which names Python repeats the JSON behind differs from one Python to the next.
+    assert [line for line in wide if not re.match(r"  --chat-template-kwargs( JSON)?,", line)] == []
