@@ -12,6 +12,38 @@ from mlx_qwen35.runtime import loop
 FILES = (str(Path(loop.__file__).parent), threading.__file__)
 
 
+def may_leave_locks_held() -> bool:
+    """Whether this Python lets Ctrl-C in between a lock's taking and its `with` block, as 3.14 does and 3.11 does not.
+
+    Nothing that is written in Python can be safe from that. It takes a signal in these nanoseconds.
+    """
+    lock = threading.RLock()
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> None:
+        if event == "c_return" and getattr(argument, "__name__", "") == "__enter__":
+            raise KeyboardInterrupt
+
+    before = sys.getprofile()
+    sys.setprofile(interrupt)
+    try:
+        with lock:
+            pass
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(before)
+    return not _free(lock)
+
+
+def _free(lock: "threading.RLock") -> bool:
+    """Whether another thread can have it."""
+    found: list[bool] = []
+    other = threading.Thread(target=lambda: found.append(lock.acquire(blocking=False)))
+    other.start()
+    other.join()
+    return found == [True]
+
+
 class _Interrupting:
     """At the n-th moment at which Python would look for a signal: a function begins, or one in C has ended."""
 

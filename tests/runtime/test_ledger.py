@@ -8,7 +8,7 @@ import pytest
 
 from mlx_qwen35.errors import InsufficientMemoryError
 from mlx_qwen35.runtime.ledger import ImageLeases, Lease, Ledger
-from tests.runtime.interrupting import interrupted_anywhere
+from tests.runtime.interrupting import interrupted_anywhere, may_leave_locks_held
 
 
 def kept(ledger: Ledger, nbytes: int) -> tuple[Lease, list[int]]:
@@ -252,6 +252,7 @@ def test_threads_that_race_never_hold_more_than_the_limit() -> None:
     assert parent.held == 0
 
 
+@pytest.mark.skipif(may_leave_locks_held(), reason="this Python lets Ctrl-C in behind a lock's taking, in any program")
 def test_ctrl_c_at_any_moment_leaves_the_ledger_to_others() -> None:
     """In front of the code by which a Condition is left, it would have been held for ever."""
     ledger = Ledger(1000, parent=Ledger(1000))
