@@ -11,7 +11,6 @@ from tools.box.asking import told
 from tools.box.dialogues import Picture
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
-from tools.box.wordings import plural
 
 
 def _scenes(task: str, number: int) -> tuple[list[set[str]], str, str]:
@@ -40,28 +39,9 @@ def test_the_picture_that_is_named_has_what_was_asked_for() -> None:
     for number in range(40):
         words, question, answer = _scenes("which_picture", number)
         asked = {word for word in re.findall(r"[a-z]+", question) if word in SHAPES or word in COLOURS}
-        found = re.fullmatch(r"(.+) (?:is|are) in picture (\d)\.", answer)
-        assert found, answer
-        named, number_of = found.groups()
-        said = {word for word in re.findall(r"[a-z]+", named) if word in SHAPES or word in COLOURS}
-        assert said
-        assert asked <= said <= words[int(number_of) - 1], (question, answer)
+        assert asked <= words[int(answer.removeprefix("Picture ")[:-1]) - 1]
         checked += bool(asked)
     assert checked > 20
-
-
-def test_what_is_counted_in_a_picture_is_named_and_is_in_one() -> None:
-    """As many names as the number says, all of them of things that are meant and in one of the pictures."""
-    for number in range(40):
-        words, question, answer = _scenes("count_in", number)
-        named, _, count = answer[:-1].rpartition(": ")
-        names = re.split(", | and ", named.lower()) if named else []
-        assert len(names) == int(count), (question, answer)
-        for kind in SHAPES:
-            if plural(kind) in question:
-                assert all(name.endswith(kind) for name in names), (question, answer)
-        assert any(all(word in found for name in names for word in name.split()[1:] if word != "number")
-                   for found in words), (question, answer)  # fmt: skip
 
 
 @pytest.mark.parametrize("key", ["shape", "color"])

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
-from tools.box.across import Asked, about_several, ask_across, found_in, in_words, numbered, which_answer
-from tools.box.asking import counted
+from tools.box.across import Asked, about_several, ask_across, in_words, numbered, which_answer
 from tools.box.outlines import SHAPES
 from tools.box.palette import COLOURS
 from tools.box.placing import Wanted, random_scene
@@ -183,8 +182,7 @@ def _which_and_which(scenes: Sequence[Scene], rng: Random) -> list[Said]:
                            "where is the {0}, in which {pic}"] if number == 0 else
                           ["and the {0}", "and the {0}", "what about the {0}", "the {0}", "and which has the {0}",
                            "and where is the {0}", "how about the {0}", "which has the {0} then"])  # fmt: skip
-        holder = holders[kind].index(True)
-        answer = found_in([thing for thing in scenes[holder].things if thing.kind == kind], holder)
+        answer = which_answer(holders[kind].index(True))
         found.append(("which_picture", ask_across(form, rng, called(kind, rng), in_words(scenes)), answer))
     return found
 
@@ -209,7 +207,7 @@ def _more_and_fewer(scenes: Sequence[Scene], rng: Random) -> list[Said]:
             form = rng.choice(
                 ["and in {0}", "and {0}", "what about {0}"] if rng.random() < 0.8 else ["how many in {0}"]
             )
-        found.append(("count_in", ask_across(form, rng, of), counted(scenes[number].things)))
+        found.append(("count_in", ask_across(form, rng, of), f"{counts[number]}."))
     if found and found[-1][0] == "count_in" and rng.random() < 0.5:
         form = rng.choice(["and altogether", "and in all", "how many in total[ then|]", "and in total",
                            "and all together", "how many altogether"])  # fmt: skip

@@ -11,13 +11,12 @@ from tools.box.across import (
     Asked,
     about_several,
     ask_across,
-    found_in,
     in_words,
     numbered,
     summaries,
     which_answer,
 )
-from tools.box.asking import counted, label, told
+from tools.box.asking import label, told
 from tools.box.changes import change
 from tools.box.dialogues import Dialogue, Picture, Tasks, Turn
 from tools.box.outlines import SHAPES
@@ -76,9 +75,7 @@ def which_picture(scenes: Sequence[Scene], rng: Random) -> Asked:
         ]
     )
     named = f"the {what}" if rng.random() < 0.3 else article(what)
-    number = found[kind, colour]
-    meant = [thing for thing in scenes[number].things if kind in ("", thing.kind) and colour in ("", thing.colour)]
-    return ask_across(form, rng, named, in_words(scenes)), found_in(meant, number)
+    return ask_across(form, rng, named, in_words(scenes)), which_answer(found[kind, colour])
 
 
 def _named(scene: Scene) -> dict[str, Thing]:
@@ -187,11 +184,11 @@ def count_in(scenes: Sequence[Scene], rng: Random) -> Asked:
                 "how many are in {0}",
             ]
         )
-        return ask_across(form, rng, numbered(number, rng, len(scenes))), counted(things)
+        return ask_across(form, rng, numbered(number, rng, len(scenes))), f"{len(things)}."
     form = rng.choice(["how many {1} are [there |]in {0}", "how many {1} {see} in {0}", "count the {1} in {0}."])
     kind = rng.choice(things).kind if things and rng.random() < 0.7 else rng.choice(SHAPES)
-    meant = [thing for thing in things if thing.kind == kind]
-    return ask_across(form, rng, numbered(number, rng, len(scenes)), plural(called(kind, rng))), counted(meant)
+    count = sum(thing.kind == kind for thing in things)
+    return ask_across(form, rng, numbered(number, rng, len(scenes)), plural(called(kind, rng))), f"{count}."
 
 
 @about_several

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from random import Random
 
-from tools.box.asking import label, told, which
-from tools.box.scenes import Scene, Thing
-from tools.box.wordings import ask, listing, sentence
+from tools.box.asking import told
+from tools.box.scenes import Scene
+from tools.box.wordings import ask
 
 Asked = tuple[str, str] | None
 Asker = Callable[[Sequence[Scene], Random], Asked]
@@ -36,16 +36,6 @@ def numbered(number: int, rng: Random, of: int = 0) -> str:
 def which_answer(number: int) -> str:
     """As answers name a picture."""
     return f"Picture {number + 1}."
-
-
-def found_in(things: Sequence[Thing], number: int) -> str:
-    """Where these things are. They are named first: what it has written, a small model finds again.
-
-    A thing that is alone has "the", several are listed as they are when a picture is described.
-    """
-    if len(things) == 1:
-        return sentence(f"{which(things[0])} is in picture {number + 1}")
-    return sentence(f"{listing([label(thing) for thing in things])} are in picture {number + 1}")
 
 
 def ask_across(form: str, rng: Random, *names: str) -> str:

@@ -41,7 +41,7 @@ WORLD: World = (
 )  # fmt: skip
 # For a run that continues another on a CPU: less of what takes many tokens, and more calls of functions.
 CONTINUED: World = (
-    (about_pictures.TASKS, 7.0), (about_several.TASKS, 6.5), (about_next.TASKS, 1.8), (about_clips.TASKS, 4.0),
+    (about_pictures.TASKS, 5.5), (about_several.TASKS, 5.5), (about_next.TASKS, 1.8), (about_clips.TASKS, 4.0),
     (about_text.TASKS, 7.0), (about_text.LONG, 0.1), (about_functions.TASKS, 3.5), (about_programs.TASKS, 8.0),
 )  # fmt: skip
 # For the MTP module alone: drafts are asked for behind long conversations too.

@@ -30,7 +30,7 @@ from tools.box.dialogues import Dialogue, Turn
 
 SEED = "held-out"
 # Tasks whose answers name first what they count.
-NAMED_FIRST = {"how_many": ": ", "count_in": ": ", "which_picture": " in "}
+NAMED_FIRST = ("how_many",)
 CALL = re.compile(
     r"<tool_call>\n<function=(?P<name>[^>\n]+)>\n(?P<parameters>(<parameter=[^>\n]+>\n.*?\n</parameter>\n)*)"
     r"</function>\n</tool_call>",
@@ -173,7 +173,7 @@ def ask(
 
 def concluded(name: str, answer: str) -> str:
     """What an answer to a task comes to."""
-    return answer.rpartition(NAMED_FIRST[name])[2].lower() if name in NAMED_FIRST else answer
+    return answer.rpartition(": ")[2].lower() if name in NAMED_FIRST else answer
 
 
 def score(
