@@ -25,6 +25,8 @@ SERVE = (sys.executable, "-m", "mlx_qwen35.cli.main", "serve")
 _PROBE_SECONDS = 2.0
 _READY_SECONDS = 5.0
 _STOP_SECONDS = 10.0
+# What a terminal or the system sends to end a program; Ctrl-C is the launched program's.
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 _SHOWN_LINES = 5
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -61,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     path = shutil.which(options.program)
     if path is None:
         raise OptionError(f"{options.program}: expected it on PATH, found none; {program.install} installs it")
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
     with (
         tempfile.TemporaryDirectory(prefix="mlx-qwen35-") as place,
@@ -82,11 +84,10 @@ def run_program(command: Sequence[str], setup: Setup) -> int:
     # Ctrl-C goes to the program as well, and it is for the program to say what it means. It is not ignored here:
     # that would be inherited.
     before = signal.signal(signal.SIGINT, lambda number, frame: None)
-    process = subprocess.Popen(command, env=environment | dict(setup.environment))
     try:
-        status = process.wait()
+        with running(command, env=environment | dict(setup.environment)) as process:
+            status = process.wait()
     finally:
-        stop(process)
         signal.signal(signal.SIGINT, before)
     return status if status >= 0 else 128 - status
 
@@ -127,7 +128,7 @@ def started(options: argparse.Namespace, place: Path) -> Iterator[Connection]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     key = secrets.token_urlsafe(32)
-    process = subprocess.Popen(
+    with running(
         [
             *SERVE, "--port", str(port), "--log-level", "warning", "--timeout", str(PATIENCE // 1000),
             *server_arguments(options),
@@ -135,25 +136,24 @@ def started(options: argparse.Namespace, place: Path) -> Iterator[Connection]:
         env=os.environ | {KEY_VARIABLE: key}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         # A Ctrl-C for the program is none for its server.
         stderr=subprocess.PIPE, process_group=0,
-    )  # fmt: skip
-    assert process.stderr is not None
-    log = Log(process.stderr, place / "server.log")
-    try:
-        while (server := connect(f"http://127.0.0.1:{port}", key, _READY_SECONDS)) is None:
-            if process.poll() is not None:
-                log.finish()
-                sys.exit(process.returncode if process.returncode > 0 else 1)
-            time.sleep(0.1)
-        log.shown = False
-        yield server
-    finally:
-        early = process.poll()
-        stop(process)
-        log.finish()
-        if early is not None and not log.shown:
-            print(
-                f"mlx-qwen35: the server ended early, with status {early}", *log.last_lines(), sep="\n", file=sys.stderr
-            )
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        log = Log(process.stderr, place / "server.log")
+        try:
+            while (server := connect(f"http://127.0.0.1:{port}", key, _READY_SECONDS)) is None:
+                if process.poll() is not None:
+                    log.finish()
+                    sys.exit(process.returncode if process.returncode > 0 else 1)
+                time.sleep(0.1)
+            log.shown = False
+            yield server
+        finally:
+            early = process.poll()
+            stop(process)
+            log.finish()
+            if early is not None and not log.shown:
+                told = f"mlx-qwen35: the server ended early, with status {early}"
+                print(told, *log.last_lines(), sep="\n", file=sys.stderr)
 
 
 def server_arguments(options: argparse.Namespace) -> list[str]:
@@ -203,6 +203,29 @@ def _json(url: str, headers: dict[str, str], seconds: float) -> dict[str, Any]:
     except (OSError, ValueError):  # a URLError is an OSError
         return {}
     return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def running(command: Sequence[str], **options: Any) -> "Iterator[subprocess.Popen[bytes]]":
+    """A process that ends with the block, whatever ends that.
+
+    What would end this process while the other one starts, and nobody could end it yet, is heeded when it has started.
+    """
+    early: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: early.append(number)) for number in ENDING}
+    process = None
+    try:
+        try:
+            process = subprocess.Popen(command, **options)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if early:
+            sys.exit(128 + early[0])
+        yield process
+    finally:
+        if process is not None:
+            stop(process)
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:

@@ -188,6 +188,36 @@ def test_what_ends_it_ends_the_program_and_the_server_and_ctrl_c_is_the_programs
     assert is_gone(url)
 
 
+# Told to end in the moment in which a process of this name has started and nobody has it yet.
+TOLD_EARLY = """
+import os, signal, subprocess, sys
+
+class Popen(subprocess.Popen):
+    def __init__(self, command, **options):
+        super().__init__(command, **options)
+        if {part!r} in " ".join(command):
+            print(self.pid, flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+subprocess.Popen = Popen
+"""
+
+
+@pytest.mark.parametrize("part", ["/claude", "serve_forever"])
+def test_what_ends_it_while_a_process_starts_ends_that_too(install: Callable[[str, str], None], part: str) -> None:
+    """It was left behind, and held the terminal or the port."""
+    install("claude", WAITS)
+    code = TOLD_EARLY.format(part=part) + LAUNCHES
+    command = [sys.executable, "-c", code, "launch", "claude", "--model", "m"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, process_group=0) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert process.wait(SECONDS) == 143
+        # It was waited for, so that the number is nobody's.
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_signals_are_the_main_thread_s(tmp_path: Path) -> None:
     """One that reached the thread which reads a server's log would not end the wait for the program."""
     reading, writing = os.pipe()
