@@ -196,13 +196,15 @@ class ModelKit(PromptMaking, SessionFiles):
         scored = None if asked is None else whole_number("prompt_logprobs", asked, 0, vocab_size - 1)
         plan = self._plan(ready, most_tokens, step_size, scored=scored is not None)
         sampler, stop = options.get("sampler"), options.get("stop")
+        ends = self._ends(options.get("stop_token_ids", ()))
         return Request(
             prompt=ready,
             options=sampling,
             max_tokens=plan.tokens - len(ready.input_ids),
             prefill_step_size=plan.step_size,
-            min_tokens=self._min_tokens(options.get("min_tokens", 0), options.get("max_tokens")),
+            min_tokens=self._min_tokens(options.get("min_tokens", 0), options.get("max_tokens"), ends),
             stop=check_stop(self.checkpoint.generation_config.get("stop_strings") if stop is None else stop),
+            stop_token_ids=ends,
             logprobs=check_flag("logprobs", options.get("logprobs", False)),
             top_logprobs=whole_number("top_logprobs", options.get("top_logprobs", 0), 0, vocab_size - 1),
             prompt_logprobs=scored,
@@ -352,9 +354,15 @@ class ModelKit(PromptMaking, SessionFiles):
             return default_max_tokens(self.checkpoint.generation_config) or MAX_TOKENS
         return whole_number("max_tokens", given, 1)
 
-    def _min_tokens(self, given: int, most: int | None) -> MinTokens | None:
+    def _min_tokens(self, given: int, most: int | None, ends: frozenset[int]) -> MinTokens | None:
         count = whole_number("min_tokens", given, 0, most)
-        return MinTokens(count, self.tokenizer.eos_token_ids) if count else None
+        return MinTokens(count, self.tokenizer.eos_token_ids | ends) if count else None
+
+    def _ends(self, given: Any) -> frozenset[int]:
+        if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+            raise OptionError(f"stop_token_ids: expected a list of token ids, found {type(given).__name__}")
+        last = self.config.text.vocab_size - 1
+        return frozenset(whole_number(f"stop_token_ids[{at}]", token, 0, last) for at, token in enumerate(given))
 
     def _thinking_budget(self, prompt: Prompt, given: int | None) -> ThinkingBudget | None:
         budget = prompt.thinking_budget if given is None else whole_number("thinking_budget", given, 0)

@@ -201,6 +201,34 @@ def test_an_answer_may_have_a_least_length(kit: ModelKit) -> None:
             kit.request(prompt, min_tokens=wrong, max_tokens=9)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("speculate", ["off", "mtp", "lookup"])
+def test_further_tokens_may_end_an_answer(fresh: Callable[..., ModelKit], speculate: str) -> None:
+    """As an end token: it is among the tokens, and no text; drafts do not run past it. Not before the least length."""
+    kit = fresh(speculate=speculate)
+    prompt = kit.process_prompt([USER], enable_thinking=False)
+    whole = kit.generate(prompt, max_tokens=24, temperature=0.0, logit_bias={IDS["<|im_end|>"]: -200.0})
+    options: dict[str, Any] = {"max_tokens": 24, "temperature": 0.0, "logit_bias": {IDS["<|im_end|>"]: -200.0}}
+    end = whole.tokens[5]
+    first = whole.tokens.index(end)
+    for ends in ([end], [end, 0], (IDS["<|im_start|>"], end)):
+        found = kit.generate(prompt, stop_token_ids=ends, **options)
+        assert (found.tokens, found.finish_reason) == (whole.tokens[: first + 1], "stop")
+        assert found.text == kit.tokenizer.decode(whole.tokens[:first]).lstrip("\n")
+    later = kit.generate(prompt, stop_token_ids=[end], min_tokens=first + 2, **options)
+    assert end not in later.tokens[: first + 2]
+    assert len(later.tokens) > first + 2
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [([-1], r"\[0\]: expected a whole number from 0 to"), ([1, 10**9], r"\[1\]: expected a whole"),
+     ("1", ": expected a list"), (7, ": expected a list of token ids, found int")],
+)  # fmt: skip
+def test_what_is_no_token_ends_no_answer(kit: ModelKit, given: Any, told: str) -> None:
+    with pytest.raises(OptionError, match=f"^stop_token_ids{told}"):
+        kit.request([1, 2], stop_token_ids=given)
+
+
 def test_reasoning_is_separate(kit: ModelKit) -> None:
     (token,) = kit.tokenize("a")
     result = kit.generate([USER], logit_bias={token: 200.0}, max_tokens=3)

@@ -32,6 +32,8 @@ class GenerationOptions(Sampling, total=False):
             are not chosen and stop strings do not count before, unless a grammar leaves nothing else.
         stop: At most 256 strings that end the answer, and are not part of it; None for the checkpoint's own
             `stop_strings`.
+        stop_token_ids: Tokens that end the answer as an end-of-sequence token does, their text no part of it; in the
+            reasoning as well, and not before `min_tokens`.
         logprobs, top_logprobs: Give each token's log probability, and so many most likely tokens in its place.
         prompt_logprobs: Give the log probability of each of the prompt's own tokens behind the first one, and so many
             of the likeliest tokens in its place, with the first chunk; None for none. The whole prompt is read for
@@ -51,6 +53,7 @@ class GenerationOptions(Sampling, total=False):
     max_tokens: int | None
     min_tokens: int
     stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int]
     logprobs: bool
     top_logprobs: int
     prompt_logprobs: int | None

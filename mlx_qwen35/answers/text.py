@@ -18,7 +18,7 @@ class Piece:
     Args:
         text: New text of the answer.
         reasoning: New text of the reasoning.
-        stopped: Whether a stop string or an end-of-sequence token ended the answer.
+        stopped: Whether a stop string or a token that ends it, as that of the sequence's end, ended the answer.
         stop_string: The stop string that did.
     """
 
@@ -63,16 +63,18 @@ class AnswerText:
         in_reasoning: The prompt ends inside an open `<think>`.
         stop: Strings that end the answer; they are not part of it.
         min_tokens: So many tokens have to come before a stop string counts.
+        ends: Tokens that end the answer as an end-of-sequence token does.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, in_reasoning: bool = False, stop: tuple[str, ...] = (), min_tokens: int = 0
-    ) -> None:
+        self, tokenizer: Tokenizer, *, in_reasoning: bool = False, stop: tuple[str, ...] = (), min_tokens: int = 0,
+        ends: frozenset[int] = frozenset(),
+    ) -> None:  # fmt: skip
         self._tokenizer = tokenizer
         self._detokenizer = tokenizer.detokenizer()
         self._think = tokenizer.control_id("<think>")
         self._end_think = tokenizer.control_id("</think>")
-        self._stop = stop
+        self._stop, self._ends = stop, ends | tokenizer.eos_token_ids
         self._tokens_until_stop = min_tokens
         self._in_reasoning = in_reasoning
         self._held = ""
@@ -91,7 +93,7 @@ class AnswerText:
 
     def add(self, token: int) -> Piece:
         """The text that one more token gives; after `stopped` no token may follow."""
-        if token in self._tokenizer.eos_token_ids:
+        if token in self._ends:
             return self._close(stopped=True)
         piece = self._add(token)
         self._tokens_until_stop -= 1

@@ -81,6 +81,7 @@ class Executor:
             self._tokenizer,
             in_reasoning=request.prompt.in_reasoning,
             stop=request.stop,
+            ends=request.stop_token_ids,
             min_tokens=request.min_tokens.count if request.min_tokens else 0,
         )
         record = self._speculation.record(request.prompt.input_ids.tolist())

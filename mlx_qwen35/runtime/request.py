@@ -33,6 +33,7 @@ class Request:
         prefill_step_size: Tokens of the prompt that are read at once, at most.
         min_tokens: Keeps the answer from ending before it has so many.
         stop: Strings that end the answer; they are not part of it.
+        stop_token_ids: Tokens that do, beside those of the sequence's end.
         logprobs: Give each token's log probability.
         top_logprobs: Give so many most likely tokens at each position.
         prompt_logprobs: Give the log probabilities of the prompt's tokens, and so many of the likeliest in the place of
@@ -52,6 +53,7 @@ class Request:
     prefill_step_size: int
     min_tokens: "MinTokens | None" = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
     logprobs: bool = False
     top_logprobs: int = 0
     prompt_logprobs: int | None = None

@@ -224,11 +224,14 @@ def test_several_answers_and_seeds(client: Any) -> None:
     assert 3 * 12 >= one.usage.completion_tokens > 12
 
 
-def test_stop_strings_and_length(client: Any) -> None:
+def test_stop_strings_stop_tokens_and_length(client: Any, box: ModelKit) -> None:
     openai = pytest.importorskip("openai", reason="needs the test extra")
     stopped = chat(client, SPELL, stop=["-a"]).choices[0]
     assert (stopped.message.content, stopped.finish_reason) == ("s-t", "stop")
     assert chat(client, SPELL, max_tokens=2).choices[0].finish_reason == "length"
+    (end,) = box.tokenizer.encode_text("-r")
+    stopped = chat(client, SPELL, extra_body={"stop_token_ids": [end]}).choices[0]
+    assert (stopped.message.content, stopped.finish_reason) == ("s-t-a", "stop")
     assert chat(client, SPELL, max_tokens=openai.omit, max_completion_tokens=2).usage.completion_tokens == 2
 
 

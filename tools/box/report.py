@@ -237,8 +237,8 @@ did not help: of 40 held-out questions each, which picture shows a thing was rig
 32, what changed in 24 after 20. The judge's seed 105, not asked before, gives 208 of 240 to an average of half and half
 and 204 to what is in the package, the author's questions 221 and 223. Another 200 steps with that question in more
 than a quarter of the dialogues left it at 31 of 60. **Nothing of it is in the package, and the world is as it
-was.** A linear probe finds a token's picture from the first attention layer's output on (100 %, 61 % in front of it), so
-that only the second one can fetch it by what the token shows, and nothing has made it do so.
+was.** A linear probe finds a token's picture from the first attention layer's output on (100 %, 61 % in front of it),
+so that only the second one can fetch it by what the token shows, and nothing has made it do so.
 
 ### What the third run does otherwise
 

@@ -26,7 +26,7 @@ ELSEWHERE = {
         ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar"),
         "send response_format with a JSON schema",
     ),
-    **dict.fromkeys(("stop_token_ids", "bad_words"), "send stop or logit_bias"),
+    "bad_words": "send logit_bias",
     **dict.fromkeys(("adapters", "adapter_path"), "start the server with --adapter-path"),
     **dict.fromkeys(("use_beam_search", "best_of", "echo", "suffix"), "not supported"),
 }
@@ -87,6 +87,7 @@ class SamplingFields(GenerationBody):
     logit_bias: dict[str, float] | None = None
     seed: Whole | None = None
     stop: str | Items[str] | None = None
+    stop_token_ids: Items[Whole] | None = None
     min_tokens: Whole | None = Field(None, ge=0)
     ignore_eos: bool | None = None
 
@@ -109,7 +110,8 @@ class SamplingFields(GenerationBody):
             "frequency_penalty",
         )
         options = {name: getattr(self, name) for name in (*names, "seed")}
-        options |= {name: value for name in ("min_tokens", "ignore_eos") if (value := getattr(self, name))}
+        further = ("stop_token_ids", "min_tokens", "ignore_eos")
+        options |= {name: value for name in further if (value := getattr(self, name))}
         # 0 is the default of mlx-lm's server, and off there.
         options["repetition_penalty"] = 1.0 if penalty == 0 else penalty
         # A form's empty field comes along as an empty text, at which nothing can stop.

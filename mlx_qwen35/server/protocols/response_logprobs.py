@@ -31,7 +31,8 @@ class MessageLogprobs:
         if delta.chunk.in_reasoning:
             self.drop()
             return []
-        if delta.chunk.token not in self._tokenizer.eos_token_ids:
+        # One that ends the answer is no text of it.
+        if delta.chunk.finish_reason != "stop" or delta.chunk.stop_string is not None:
             self._waiting.append(found)
         if not begun and not delta.text and not found["token"].strip("\n"):
             self.drop()

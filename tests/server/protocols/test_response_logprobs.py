@@ -25,8 +25,13 @@ def entry(token: int) -> dict[str, Any]:
 
 ANSWERS: dict[str, tuple[list[Any], list[int]]] = {
     "one token a piece": ([scored("a", token=1), scored("b", token=2)], [1, 2]),
-    "the last token ends the answer": ([scored("a", token=1), scored(token=0)], [1]),
-    "what was held back comes with the end": ([scored("a", token=1), scored(token=2), scored("bc", token=0)], [1, 2]),
+    "the last token ends the answer": ([scored("a", token=1), scored(token=0, finish_reason="stop")], [1]),
+    "what was held back comes with the end": (
+        [scored("a", token=1), scored(token=2), scored("bc", token=0, finish_reason="stop")], [1, 2]
+    ),
+    "a token ends the answer that is none of the model's ends": (
+        [scored("a", token=1), scored(token=2), scored("bc", token=5, finish_reason="stop")], [1, 2]
+    ),
     "half a character": ([scored(token=1), scored("é", token=2)], [1, 2]),
     "reasoning": (
         [scored(token=9), scored("", "r", token=1, in_reasoning=True), scored(token=2, in_reasoning=True),

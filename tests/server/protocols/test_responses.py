@@ -92,7 +92,7 @@ def test_what_other_servers_have_besides_is_honoured_as_in_chat_completions() ->
     [
         ("structured_outputs", {"regex": "a"}, "send text.format with a JSON schema"),
         ("use_beam_search", True, "not supported"),
-        ("stop_token_ids", [7], "send stop or logit_bias"),
+        ("bad_words", ["a"], "send logit_bias"),
     ],
 )
 def test_what_other_servers_have_and_answers_would_be_others_without_is_refused(
