@@ -124,6 +124,17 @@ def _whole(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_whole)]
 
 
+def agreed(name: str, value: T | None, other_name: str, other: T | None) -> T | None:
+    """What two fields say that mean the same.
+
+    Raises:
+        ApiError: They say different things.
+    """
+    if None not in (value, other) and value != other:
+        raise invalid_request(f"{name}: found another {other_name}", name)
+    return other if value is None else value
+
+
 class ApiError(Exception):
     """An error that the client is told, in the form of the protocol that it speaks.
 

@@ -1,5 +1,6 @@
 """Plain completions, as OpenAI's own client sees them."""
 
+import json
 from typing import Any
 
 
@@ -40,3 +41,16 @@ def test_a_prompt_is_echoed_with_the_log_probabilities_of_its_tokens(client: Any
     assert scored.usage.completion_tokens == 0
     assert scored.usage.prompt_tokens == len(found.tokens)
     assert scored.usage.prompt_tokens_details.cached_tokens == 0
+
+
+def test_an_answer_follows_a_schema(client: Any) -> None:
+    """Every prompt's does, and an echo stands in front of it as it is."""
+    schema = {"type": "object", "properties": {"letters": {"type": "integer"}}, "required": ["letters"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "count", "schema": schema}}
+    found = client.completions.create(
+        model="box", prompt=["1, 2", "Once"], temperature=0, max_tokens=40, echo=True,
+        extra_body={"response_format": wanted},
+    )  # fmt: skip
+    for choice, prompt in zip(found.choices, ("1, 2", "Once"), strict=True):
+        assert choice.text.startswith(prompt)
+        assert list(json.loads(choice.text.removeprefix(prompt))) == ["letters"]

@@ -1,7 +1,7 @@
 """OpenAI's chat completions: `POST /v1/chat/completions`."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
@@ -22,9 +22,7 @@ from mlx_qwen35.server.protocols.common import (
     LABELS,
     CompletionFields,
     MaxTokens,
-    ObjectFormat,
     TemplateFields,
-    TextFormat,
     Thinking,
     completion_head,
     completion_usage,
@@ -34,7 +32,7 @@ from mlx_qwen35.server.protocols.common import (
 )
 from mlx_qwen35.server.protocols.files import SEND_DATA, file_text
 from mlx_qwen35.server.protocols.message_blocks import ImageBlock
-from mlx_qwen35.server.wire import Items, Whole, WireObject, invalid_request, sse
+from mlx_qwen35.server.wire import Items, Whole, WireObject, agreed, invalid_request, sse
 
 T = TypeVar("T")
 
@@ -62,40 +60,6 @@ class FileOfPart(WireObject):
     filename: str | None = None
     file_data: str | None = None
     file_id: str | None = None
-
-
-class JsonSchema(WireObject):
-    """A named JSON schema."""
-
-    without_effect: ClassVar = frozenset({"strict", "description", "name"})
-
-    schema_: dict[str, JsonValue] | None = Field(None, alias="schema")
-
-
-class SchemaFormat(WireObject):
-    """JSON that follows a schema; where there is only its name, which OpenAI allows, any object.
-
-    The schema stands beside the type in the documentation of llama.cpp's server, and in Anthropic's protocol.
-    """
-
-    type: Literal["json_schema"]
-    json_schema: JsonSchema | None = None
-    schema_: dict[str, JsonValue] | None = Field(None, alias="schema")
-
-    @property
-    def wanted(self) -> dict[str, JsonValue]:
-        """The schema, from either place.
-
-        Raises:
-            ApiError: There is none in either, or there are two.
-        """
-        named = self.json_schema.schema_ if self.json_schema else None
-        if self.json_schema is None and self.schema_ is None:
-            raise invalid_request("response_format.json_schema: field required", "response_format.json_schema")
-        return _one("response_format.json_schema.schema", named, "response_format.schema", self.schema_) or {}
-
-
-ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
 
 
 class Reasoning(WireObject):
@@ -137,7 +101,6 @@ class ChatCompletionRequest(TemplateFields, CompletionFields):
     tools: Items[Tool] | None = None
     tool_choice: Literal["auto", "none", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
     max_tokens: MaxTokens = None
     max_completion_tokens: MaxTokens = None
     logprobs: bool | None = None
@@ -158,9 +121,9 @@ class ChatCompletionRequest(TemplateFields, CompletionFields):
             raise invalid_request("add_generation_prompt: expected the opposite of continue_final_message")
         template, enable_thinking = self.template()
         reasoning, thinking = self.reasoning or Reasoning(), self.thinking or Thinking(type="auto")
-        enable_thinking = _one("enable_thinking", enable_thinking, "reasoning.enabled", reasoning.thinking)
-        effort = _one("reasoning_effort", self.reasoning_effort, "reasoning.effort", reasoning.effort)
-        budget = _one("thinking_budget", self.thinking_budget, "reasoning.max_tokens", reasoning.max_tokens)
+        enable_thinking = agreed("enable_thinking", enable_thinking, "reasoning.enabled", reasoning.thinking)
+        effort = agreed("reasoning_effort", self.reasoning_effort, "reasoning.effort", reasoning.effort)
+        budget = agreed("thinking_budget", self.thinking_budget, "reasoning.max_tokens", reasoning.max_tokens)
         # A switch that is off stands above the effort that is set beside it.
         if False in (reasoning.enabled, thinking.switch):
             effort = "none"
@@ -173,12 +136,12 @@ class ChatCompletionRequest(TemplateFields, CompletionFields):
                 strict_tools=functions.strict,
                 tool_choice=choice,
                 parallel_tool_calls=self.parallel_tool_calls is not False,
-                enable_thinking=_one("enable_thinking", enable_thinking, "thinking.type", thinking.switch),
+                enable_thinking=agreed("enable_thinking", enable_thinking, "thinking.type", thinking.switch),
                 template=template,
                 continue_final_message=bool(self.continue_final_message),
                 effort=effort,
-                thinking_budget=_one("thinking_budget", budget, "thinking.budget_tokens", thinking.budget_tokens),
-                schema=self._schema(),
+                thinking_budget=agreed("thinking_budget", budget, "thinking.budget_tokens", thinking.budget_tokens),
+                schema=self.answer_schema,
                 n=self.n or 1,
                 options={
                     **self.sampling(),
@@ -188,22 +151,6 @@ class ChatCompletionRequest(TemplateFields, CompletionFields):
                 },
             )
         ]
-
-    def _schema(self) -> dict[str, JsonValue] | None:
-        if isinstance(self.response_format, SchemaFormat):
-            return self.response_format.wanted
-        return self.response_format.schema_ or {} if isinstance(self.response_format, ObjectFormat) else None
-
-
-def _one(name: str, value: T | None, other_name: str, other: T | None) -> T | None:
-    """What two fields say that mean the same.
-
-    Raises:
-        ApiError: They say different things.
-    """
-    if None not in (value, other) and value != other:
-        raise invalid_request(f"{name}: found another {other_name}", name)
-    return other if value is None else value
 
 
 def message_of(message: Message, place: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from mlx_qwen35.paths import shorten
 from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.server.generation import DeltaEvent, ProgressEvent, Usage
 from mlx_qwen35.server.protocols.base import GenerationBody
+from mlx_qwen35.server.protocols.response_format import ResponseFormat, schema_of
 from mlx_qwen35.server.wire import ApiError, Items, Whole, WireObject, invalid_request
 
 # Labels, and services that are not here.
@@ -51,19 +52,6 @@ class Thinking(WireObject):
     def switch(self) -> bool | None:
         """Whether to think; None where that is left open."""
         return {"enabled": True, "disabled": False}.get(self.type)
-
-
-class TextFormat(WireObject):
-    """Free text."""
-
-    type: Literal["text"]
-
-
-class ObjectFormat(WireObject):
-    """Any JSON object; one that follows a schema, where llama.cpp's server and others take one."""
-
-    type: Literal["json_object"]
-    schema_: dict[str, JsonValue] | None = Field(None, alias="schema")
 
 
 class StreamOptions(WireObject):
@@ -131,6 +119,16 @@ class CompletionFields(SamplingFields):
 
     stream_options: StreamOptions | None = None
     n: Whole | None = Field(None, ge=1, le=128)
+    response_format: ResponseFormat | None = None
+
+    @property
+    def answer_schema(self) -> dict[str, JsonValue] | None:
+        """What the answer follows, {} for any object; None for free text.
+
+        Raises:
+            ApiError: There is no schema where there has to be one, or there are two.
+        """
+        return schema_of(self.response_format)
 
     @property
     def include_usage(self) -> bool:

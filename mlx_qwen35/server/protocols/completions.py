@@ -70,7 +70,8 @@ class CompletionRequest(CompletionFields):
             raise invalid_request("prompt: expected some text, found none: there is no token to begin with", "prompt")
         if not 0 < len(prompts) <= MAX_PROMPTS:
             raise invalid_request(f"prompt: expected 1 to {MAX_PROMPTS} prompts", "prompt")
-        return [GenerationRequest(prompt=prompt, n=self.n or 1, options=options) for prompt in prompts]
+        schema = self.answer_schema
+        return [GenerationRequest(prompt=prompt, n=self.n or 1, schema=schema, options=options) for prompt in prompts]
 
 
 # Log probabilities in the form of plain completions: a list for each kind of value.

@@ -21,14 +21,13 @@ from mlx_qwen35.server.generation import (
 from mlx_qwen35.server.protocols.base import AnswerContext, ApiProtocol
 from mlx_qwen35.server.protocols.common import (
     ELSEWHERE,
-    ObjectFormat,
     SamplingFields,
     TemplateFields,
-    TextFormat,
     new_id,
     openai_error,
     progress_comment,
 )
+from mlx_qwen35.server.protocols.response_format import ObjectFormat, TextFormat
 from mlx_qwen35.server.protocols.response_items import Item, MessageItem, as_json, messages_of, resolved, sealed
 from mlx_qwen35.server.protocols.response_logprobs import MessageLogprobs
 from mlx_qwen35.server.protocols.response_tools import NamedTool, Tool, call_item, choose, functions_of, shown

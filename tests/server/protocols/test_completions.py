@@ -39,6 +39,19 @@ def test_a_request_with_everything() -> None:
     assert translated("hi", max_tokens=None)[0].options["max_tokens"] is None
 
 
+@pytest.mark.parametrize(
+    ("wanted", "schema"),
+    [
+        ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}}}, {"type": "integer"}),
+        ({"type": "json_object"}, {}),
+        ({"type": "text"}, None),
+        (None, None),
+    ],
+)
+def test_an_answer_may_follow_a_schema_as_in_a_chat(wanted: Any, schema: Any) -> None:
+    assert [found.schema for found in translated(["hi", "ho"], response_format=wanted)] == [schema] * 2
+
+
 def test_the_best_of_all_answers_are_all_of_them() -> None:
     assert translated("hi", n=2, best_of=2) == translated("hi", n=2)
     assert translated("hi", best_of=1) == translated("hi")
