@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # Tokens that no answer has: it goes on until its length ends it.
 _ENDLESS = 1 << 30
+# Of the prompts of one request: each is an object of some 300 bytes until all are answered.
+MAX_PROMPT_LOGPROBS = 2**21
 # By which templates that write calls as Qwen3.5's do are known.
 _FUNCTION = "<function="
 # What an engine hands to a sink.
@@ -69,8 +71,19 @@ class PreparedRequest:
     def join(
         cls, several: Sequence["PreparedRequest"], places: "Sequence[Reservation]" = (), deadline: float | None = None
     ) -> "PreparedRequest":
-        """Several prompts with the same settings, answered together."""
+        """Several prompts with the same settings, answered together.
+
+        Raises:
+            OptionError: They ask for more log probabilities of their prompts than memory should hold.
+        """
         requests = tuple(request for prepared in several for request in prepared.requests)
+        asked = [request for request in requests if request.prompt_logprobs is not None]
+        values = sum(len(request.prompt.input_ids) * (1 + (request.prompt_logprobs or 0)) for request in asked)
+        if values > MAX_PROMPT_LOGPROBS:
+            raise OptionError(
+                f"logprobs: expected at most {MAX_PROMPT_LOGPROBS} of all prompts together, with echo, found {values}; "
+                "ask for fewer of the likeliest, or with fewer prompts at once"
+            )
         return cls(several[0].generation, requests, tuple(places), deadline)
 
 

@@ -360,6 +360,22 @@ def test_answers_count_the_tokens_of_their_own_prompt_and_what_was_read_before(b
     assert [(end.index, end.usage.prompt, end.usage.cached) for end in ends] == [(0, 4, 3), (1, 6, 3)]
 
 
+def test_log_probabilities_of_prompts_are_no_more_than_memory_should_hold(
+    box: ModelKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all prompts of a request together, each token and its rivals; what asks for none does not count."""
+    monkeypatch.setattr(service_module, "MAX_PROMPT_LOGPROBS", 30)
+    service = service_of(box)
+
+    def asked(length: int, most: int | None, n: int = 1) -> PreparedRequest:
+        return service.prepare(GenerationRequest([1] * length, n=n, options={"prompt_logprobs": most}))
+
+    assert len(PreparedRequest.join([asked(5, 2), asked(15, 0), asked(99, None)]).requests) == 3
+    for several in ([asked(5, 2), asked(16, 0)], [asked(6, 4), asked(1, 0)], [asked(4, 3, n=2)]):
+        with pytest.raises(OptionError, match="^logprobs: expected at most 30 of all prompts .*, found 3"):
+            PreparedRequest.join(several)
+
+
 def test_tokens_of_the_reasoning_are_counted_whether_or_not_they_have_text(box: ModelKit) -> None:
     chunks = [
         GenerationChunk("", "Well", 1, in_reasoning=True),
