@@ -114,17 +114,21 @@ class Executor:
             following = np.append(ids[step.start + 1 : step.stop + 1], ids[-1])
             tokens[:, row, : lengths[row]] = ids[step.start : step.stop], following[: lengths[row]]
         with reading_together([reading.state for _, _, reading in chunks], lengths) as state:
-            hidden = self._decoder.read(mx.array(tokens[0]), mx.array(tokens[1]), state)
+            hidden: mx.array | None = self._decoder.read(mx.array(tokens[0]), mx.array(tokens[1]), state)
+        if all(job.request.prompt_logprobs is None for job, _, _ in chunks):
+            # Whoever holds it holds what it is computed from.
+            hidden = None
         mx.eval([cache.state for _, _, reading in chunks for cache in reading.state.caches])
         for row, ((job, _, _), length) in enumerate(zip(chunks, lengths, strict=True)):
             most = job.request.prompt_logprobs
-            if most is not None:
+            if hidden is not None and most is not None:
                 # Named chunk by chunk: of a long prompt together, others would wait for it.
                 self._rows[job].prompt_scores += [
                     (TokenLogprob(choice.token, self._tokenizer.decode([choice.token]), choice.logprob),
                      self._named(choice.top[:most]))
                     for choice in score(self._decoder, hidden[row, :length], tokens[1, row, :length].tolist(), most)
                 ]  # fmt: skip
+        del hidden
         mx.clear_cache()
         for job, step, reading in chunks:
             if step.snapshot and reading.snapshots is not None:

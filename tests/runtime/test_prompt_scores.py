@@ -1,8 +1,10 @@
 """Log probabilities of a prompt's own tokens are those of its teacher-forced logits, whichever way it is read."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -113,3 +115,40 @@ def test_the_memory_that_scoring_takes_is_counted(fresh: Callable[..., ModelKit]
 def test_what_is_no_number_of_tokens_is_refused(kit: ModelKit, given: Any) -> None:
     with pytest.raises(OptionError, match="prompt_logprobs: expected"):
         kit.request([1, 2, 3], prompt_logprobs=given)
+
+
+@pytest.mark.parametrize("most", [None, 1])
+def test_what_scores_are_made_of_is_held_no_longer_than_they_need(
+    fresh: Callable[..., ModelKit], monkeypatch: pytest.MonkeyPatch, most: int | None
+) -> None:
+    """Not while the caches are computed where nobody asks, nor when the device's free memory is given back."""
+    kit = fresh()
+    read, held = kit._loop._executor._decoder.read, []
+
+    class Hidden:
+        def __init__(self, array: mx.array) -> None:
+            self.array = array
+
+        def __getitem__(self, place: Any) -> mx.array:
+            return self.array[place]
+
+    def reading(*arguments: Any) -> Any:
+        found = Hidden(read(*arguments))
+        held.append(weakref.ref(found))
+        return found
+
+    seen: dict[str, list[bool]] = {"eval": [], "clear_cache": []}
+    for name, times in seen.items():
+        own = getattr(mx, name)
+
+        def watching(*arguments: Any, own: Any = own, times: list[bool] = times) -> None:
+            times.extend(ref() is not None for ref in held)
+            own(*arguments)
+
+        monkeypatch.setattr(mx, name, watching)
+    monkeypatch.setattr(kit._loop._executor._decoder, "read", reading)
+    kit.generate(list(range(30)), prompt_logprobs=most, **OPTIONS)
+    assert held
+    assert any(seen["eval"]) == (most is not None)
+    assert seen["clear_cache"]
+    assert not any(seen["clear_cache"])
