@@ -234,6 +234,18 @@ def test_pictures_are_made_fit_for_the_server(chat: Chat) -> None:
     assert found == [[4096, 16, "data:image/png;base64"], [20, 20, "data:image/png;base64"]]
 
 
+def test_pictures_stand_in_the_order_in_which_they_came(chat: Chat) -> None:
+    """However long each takes: "the second picture" is the second one that was handed over."""
+    large = Image.effect_noise((4000, 3000), 90)
+    chat.hand_over("paste", encoded(large, "JPEG"), "large.jpg", "image/jpeg")
+    chat.hand_over("paste", encoded(Image.new("RGB", (20, 20), "red")), "small.png")
+    expect(chat.thumbnails).to_have_count(2)
+    widths = chat.thumbnails.evaluate_all("async all => { await Promise.all(all.map(one => one.decode())); "
+                                          "return all.map(one => one.naturalWidth); }")  # fmt: skip
+    assert widths[0] > 1000
+    assert widths[1] == 20
+
+
 def test_a_file_that_cannot_be_used_is_refused_with_the_reason_when_it_is_added(chat: Chat, circle: bytes) -> None:
     photograph = encoded(drawn("circle", "red", 128), "JPEG")
     for data, name, kind, reason in (

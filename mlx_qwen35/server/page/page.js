@@ -380,11 +380,17 @@ function fail(text) {
 
 // What is sent next
 
-async function addFiles(files) {
+let added = Promise.resolve(); // in the order in which they came, however long each takes
+
+function addFiles(files) {
   if (editing && turns[editing.at].role === "assistant") return notify("An answer is text only.");
   notify("");
   adding++;
   update();
+  return added = added.then(() => addOneByOne(files));
+}
+
+async function addOneByOne(files) {
   for (const file of files) {
     try {
       const one = await mediaOf(file);
