@@ -28,7 +28,7 @@ _STOP_SECONDS = 10.0
 # What a terminal or the system sends to end a program; Ctrl-C is the launched program's.
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 _SHOWN_LINES = 5
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_HANDLED = (signal.SIGINT, *ENDING)
 
 
 def add_parser(commands: Any) -> None:
@@ -251,7 +251,7 @@ class Log:
         self._source, self._path = source, path
         self._thread = threading.Thread(target=self._copy, daemon=True)
         # Signals are for the main thread, which waits for the program: one that came here would not wake it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         self._thread.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

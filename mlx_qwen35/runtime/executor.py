@@ -125,7 +125,7 @@ class Executor:
                 # Named chunk by chunk: of a long prompt together, others would wait for it.
                 self._rows[job].prompt_scores += [
                     (TokenLogprob(choice.token, self._tokenizer.decode([choice.token]), choice.logprob),
-                     self._named(choice.top[:most]))
+                     self._named(choice.top))
                     for choice in score(self._decoder, hidden[row, :length], tokens[1, row, :length].tolist(), most)
                 ]  # fmt: skip
         del hidden

@@ -15,7 +15,7 @@ from mlx_qwen35.prompts.tokenizer import Tokenizer
 from mlx_qwen35.server.generation import DeltaEvent, ProgressEvent, Usage
 from mlx_qwen35.server.protocols.base import GenerationBody
 from mlx_qwen35.server.protocols.response_format import ResponseFormat, schema_of
-from mlx_qwen35.server.wire import ApiError, Items, Whole, WireObject, invalid_request
+from mlx_qwen35.server.wire import ApiError, Items, Whole, WireObject, agreed, invalid_request
 
 # Labels, and services that are not here.
 LABELS = frozenset({
@@ -85,9 +85,7 @@ class SamplingFields(GenerationBody):
         Raises:
             ApiError: A key of `logit_bias` is no token id, or a penalty has two values.
         """
-        penalty = self.repeat_penalty if self.repetition_penalty is None else self.repetition_penalty
-        if self.repeat_penalty not in (None, penalty):
-            raise invalid_request("repetition_penalty: found another repeat_penalty", "repetition_penalty")
+        penalty = agreed("repetition_penalty", self.repetition_penalty, "repeat_penalty", self.repeat_penalty)
         names = (
             "temperature",
             "top_p",
